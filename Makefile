@@ -1,0 +1,49 @@
+# make sample: a clip from the default checkpoint.  make test: the tests.  Both build .venv first, once.
+PYTHON ?= python3
+# Any pip requirement, to choose the build of torch in a new environment: make sample TORCH=torch==2.13.0
+TORCH ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+# The clip of `make sample`: λ = 0.15 so that it moves; steps and guidance as the checkpoint's card advises.
+PROMPT ?= panda face on a sky blue background
+SAMPLE ?= --lam 0.15 --steps 25 --guidance 5 --out out/sample.gif
+
+.PHONY: sample test test-reference lint bench fixtures clean help
+
+help:  ## say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+sample: $(READY)  ## make a clip: out/sample.gif, its contact sheet and its settings
+	@$(RUN) -m zs2.sample "$(PROMPT)" $(SAMPLE)
+
+test: $(READY)  ## run the tests
+	@$(RUN) -m pytest
+
+test-reference: $(READY)  ## compare live with diffusers and transformers, at full size (installs both)
+	@$(RUN) -m pip install -q -e ".[reference]"
+	@$(RUN) -m pytest -m reference
+
+lint: $(READY)  ## check format, style and types
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy zs2
+
+bench: $(READY)  ## time the attention kinds in a UNet of Stable Diffusion 1.5's size
+	@$(RUN) benchmarks/unet_step.py
+
+fixtures: $(READY)  ## make the tests' reference outputs again (installs diffusers and transformers)
+	@$(RUN) -m pip install -q -e ".[reference]"
+	@$(RUN) tests/fixtures/make.py
+
+clean:  ## remove the environment, caches and outputs
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "zs2 needs Python 3.11 or newer: make PYTHON=python3.11 …")'
+	@echo "setting up $(VENV), once: about a minute, longer where torch must be downloaded"
+	@$(PYTHON) -m venv $(VENV)
+	@if [ -n "$(TORCH)" ] && ! [ -e $(READY) ]; then $(RUN) -m pip install -q "$(TORCH)"; fi
+	@$(RUN) -m pip install -q -e ".[dev,video]"
+	@touch $(READY)
