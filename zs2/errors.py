@@ -1,0 +1,32 @@
+"""The one error type for what a user gave: the command lines print it as one line and exit with 2."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Sequence
+
+
+class InputError(ValueError):
+    """Something the user gave can't be used; the message says what was got, what was expected and what to do."""
+
+
+def choose(what: str, got: str, options: Sequence[str]) -> str:
+    """Return `got` if it is one of `options`; otherwise raise an `InputError` with the nearest name."""
+    if got in options:
+        return got
+    near = difflib.get_close_matches(str(got), options, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise InputError(f"unknown {what} {got!r}: expected one of {', '.join(options)}{hint}")
+
+
+def whole(what: str, got: object, least: int, most: int | None = None) -> int:
+    """Return `got` as an int if it is a whole number from `least` to `most`; otherwise raise an `InputError`."""
+    span = f"at least {least}" if most is None else f"from {least} to {most}"
+    try:
+        number = operator.index(got)  # type: ignore[arg-type]
+    except TypeError:
+        raise InputError(f"{what} is {got!r}: expected a whole number, {span}") from None
+    if number < least or (most is not None and number > most):
+        raise InputError(f"{what} is {number}: expected {span}")
+    return number

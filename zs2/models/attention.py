@@ -1,0 +1,123 @@
+"""Attention, the transformer block, and the spatial transformer of the UNet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zs2.models.layers import FeedForward
+from zs2.models.temporal import Momentum
+
+# Keys and values of a text, (branches or branches·frames, n, c) each, for one cross-attention layer.
+TextKV = tuple[Tensor, Tensor]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, *, causal: bool = False, upcast: bool = False) -> Tensor:
+    """Multi-head attention of already projected tensors.
+
+    Where k and v have fewer rows than q, consecutive rows of q share one: q's rows are folded into its length, so that
+    shared keys and values are neither copied nor projected twice.
+
+    Args:
+        q: (b, n, c). k, v: (b', m, c), b a multiple of b'. heads: c is split among them.
+        causal: tokens see only themselves and those before. upcast: compute in float32.
+    Returns: (b, n, c)
+    """
+    rows, folded = q, q.reshape(k.shape[0], -1, q.shape[-1])  # (b', b/b'·n, c)
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (folded, k, v))  # (b', heads, tokens, c/heads)
+    if upcast:
+        q, k, v = q.float(), k.float(), v.float()
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return out.transpose(1, 2).reshape(rows.shape).to(rows.dtype)
+
+
+@dataclass
+class Call:
+    """What one call of the UNet hands down to its attention layers, in their order: nothing is kept on a module."""
+
+    frames: int
+    text: Iterator[TextKV]
+    states: Iterator[Tensor | None]  # momentum states of the chunk of frames before
+    next_states: list[Tensor | None] = field(default_factory=list)
+
+
+class Attention(nn.Module):
+    """The projections of one attention layer. Keys and values are projected without bias in the UNet."""
+
+    def __init__(self, dim: int, context_dim: int, heads: int, *, bias: bool = False, upcast: bool = False) -> None:
+        super().__init__()
+        self.heads, self.upcast = heads, upcast
+        self.to_q = nn.Linear(dim, dim, bias)
+        self.to_k = nn.Linear(context_dim, dim, bias)
+        self.to_v = nn.Linear(context_dim, dim, bias)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim), nn.Identity()])  # [1] was a dropout
+
+    def keys_values(self, context: Tensor) -> TextKV:
+        """(b', m, context_dim) → keys and values, (b', m, dim) each"""
+        return self.to_k(context), self.to_v(context)
+
+    def forward(self, x: Tensor, keys_values: TextKV) -> Tensor:
+        """x (b, n, dim) attends to projected keys and values (b', m, dim), b a multiple of b' → (b, n, dim)"""
+        return self.to_out[0](attend(self.to_q(x), *keys_values, self.heads, upcast=self.upcast))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention over space, with momentum over frames; cross-attention to the text; feed-forward."""
+
+    def __init__(self, dim: int, context_dim: int, heads: int, momentum: Momentum, *, upcast: bool) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn1 = Attention(dim, dim, heads, upcast=upcast)
+        self.norm2 = nn.LayerNorm(dim)
+        self.attn2 = Attention(dim, context_dim, heads, upcast=upcast)
+        self.norm3 = nn.LayerNorm(dim)
+        self.ff = FeedForward(dim)
+
+    def forward(self, x: Tensor, call: Call) -> Tensor:
+        """(b, n, dim) → (b, n, dim), b = branches × frames"""
+        h = self.norm1(x)
+        blended, state = self.momentum.blend(h, call.frames, next(call.states))
+        call.next_states.append(state)
+        x = x + self.attn1(h, self.attn1.keys_values(blended))
+        x = x + self.attn2(self.norm2(x), next(call.text))
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of a feature map, between two projections, around a skip.
+
+    SD 1 projects by 1×1 convolutions, SD 2 and XL by linear layers: the same product, weights of another shape.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        context_dim: int,
+        heads: int,
+        layers: int,
+        momentum: Momentum,
+        *,
+        groups: int,
+        linear: bool,
+        upcast: bool,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)  # not the resnets' eps
+        self.proj_in = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, context_dim, heads, momentum, upcast=upcast) for _ in range(layers)
+        )
+        self.proj_out = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, call: Call) -> Tensor:
+        """(b, c, h, w) → (b, c, h, w)"""
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (b, h·w, c)
+        tokens = F.linear(tokens, self.proj_in.weight.flatten(1), self.proj_in.bias)
+        for block in self.transformer_blocks:
+            tokens = block(tokens, call)
+        tokens = F.linear(tokens, self.proj_out.weight.flatten(1), self.proj_out.bias)
+        return x + tokens.transpose(1, 2).reshape(x.shape)

@@ -1,0 +1,132 @@
+"""CLIP's text tower (Radford et al. 2021), as Stable Diffusion conditions on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zs2.config import TextConfig
+from zs2.models.attention import attend
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """The sigmoid approximation of GELU that OpenAI's CLIP was trained with."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with biases."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, causal: bool) -> Tensor:
+        """(b, n, c) → (b, n, c)"""
+        return self.out_proj(attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.heads, causal=causal))
+
+
+class MLP(nn.Module):
+    """Two linear layers around the activation."""
+
+    def __init__(self, dim: int, inner_dim: int, activation: str) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]
+        self.fc1 = nn.Linear(dim, inner_dim)
+        self.fc2 = nn.Linear(inner_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, n, c) → (b, n, c)"""
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class Layer(nn.Module):
+    """A pre-norm transformer layer."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.self_attn = SelfAttention(config.hidden_size, config.num_attention_heads)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.mlp = MLP(config.hidden_size, config.intermediate_size, config.hidden_act)
+
+    def forward(self, x: Tensor, causal: bool) -> Tensor:
+        """(b, n, c) → (b, n, c)"""
+        x = x + self.self_attn(self.layer_norm1(x), causal)
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class Layers(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+
+
+class Embeddings(nn.Module):
+    """Token and position embeddings."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(b, n) → (b, n, c)"""
+        return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
+
+
+class TextTransformer(nn.Module):
+    """Embeddings, causal layers, final norm."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        self.encoder = Layers(config)
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(b, n) → (b, n, c)"""
+        x = self.embeddings(ids)
+        for layer in self.encoder.layers:
+            x = layer(x, causal=True)
+        return self.final_layer_norm(x)
+
+
+class TextEncoder(nn.Module):
+    """The text tower; its projection into the space shared with images is optional, and only metrics use it."""
+
+    def __init__(self, config: TextConfig, projection: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.text_model = TextTransformer(config)
+        self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False) if projection else None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids (b, n) → hidden states after the final norm (b, n, c): the UNet's context."""
+        return self.text_model(ids)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids (b, n) → the end token's hidden state, projected: (b, projection_dim).
+
+        Raises: ValueError if the checkpoint has no `text_projection`.
+        """
+        if self.text_projection is None:
+            raise ValueError("this text encoder has no text_projection: its embedding can't be compared with images")
+        # old configurations say eos_token_id 2, which no prompt has: there the end token is the largest id
+        is_end = ids == (
+            ids.max(dim=1, keepdim=True).values if self.config.eos_token_id == 2 else self.config.eos_token_id
+        )
+        end = is_end.int().argmax(dim=1)
+        return self.text_projection(self(ids)[torch.arange(len(ids)), end])

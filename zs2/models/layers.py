@@ -1,0 +1,108 @@
+"""The parts that the UNet and the VAE are made of. Parameter names are those of the diffusers layout."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def timestep_embedding(t: Tensor, dim: int, *, flip_sin_to_cos: bool, freq_shift: float) -> Tensor:
+    """Sinusoids of the timestep (Ho et al. 2020; "Attention Is All You Need").
+
+    Args:
+        t: timesteps (b,). dim: width, even.
+        flip_sin_to_cos: cosines first. freq_shift: 0 or 1, what is taken from the half width in the exponent's divisor.
+    Returns: (b, dim), float32.
+    """
+    half = dim // 2
+    exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / (half - freq_shift)
+    angles = t.float()[:, None] * exponent.exp()[None]
+    waves = [angles.cos(), angles.sin()] if flip_sin_to_cos else [angles.sin(), angles.cos()]
+    return torch.cat(waves, dim=1)
+
+
+class TimestepEmbedding(nn.Module):
+    """Two linear layers from the sinusoids to the embedding that every resnet block adds."""
+
+    def __init__(self, dim: int, embed_dim: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(dim, embed_dim)
+        self.linear_2 = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, dim) → (b, embed_dim)"""
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+class ResnetBlock(nn.Module):
+    """GroupNorm, SiLU, convolution, twice, around a skip; the UNet's also adds the projected time embedding."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, groups: int, eps: float, embed_dim: int | None) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = None if embed_dim is None else nn.Linear(embed_dim, out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """x (b, c, h, w), activated time embedding (1 or b, embed_dim) → (b, c', h, w)"""
+        h = self.conv1(F.silu(self.norm1(x)))
+        if self.time_emb_proj is not None:
+            h = h + self.time_emb_proj(embedding)[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class Downsample(nn.Module):
+    """Halve height and width by a strided convolution; padding 0 means the VAE's own: one row and column at the end."""
+
+    def __init__(self, channels: int, padding: int) -> None:
+        super().__init__()
+        self.padding = padding
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) → (b, c, ⌈h/2⌉, ⌈w/2⌉)"""
+        return self.conv(x if self.padding else F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour enlargement to a given size, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """(b, c, h, w) → (b, c, *size)"""
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+
+
+class GEGLU(nn.Module):
+    """A linear layer to twice the width, one half gated by the GELU of the other (Shazeer 2020)."""
+
+    def __init__(self, dim: int, inner_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, 2 * inner_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, n, dim) → (b, n, inner_dim)"""
+        x, gate = self.proj(x).chunk(2, dim=-1)
+        return x * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """The transformer's feed-forward: GEGLU at four times the width, and back."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.net = nn.ModuleList([GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim)])  # [1] was a dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, n, dim) → (b, n, dim)"""
+        return self.net[2](self.net[0](x))

@@ -1,0 +1,220 @@
+"""The denoising UNet of Stable Diffusion, with momentum over frames in every self-attention.
+
+One topology for every family; the configuration says how many levels there are, which have transformers, and how wide
+and deep they are. Parameter names are those of the diffusers layout, and no attention kind adds a parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zs2.config import UNetConfig
+from zs2.errors import InputError
+from zs2.models.attention import Attention, Call, SpatialTransformer, TextKV
+from zs2.models.layers import Downsample, ResnetBlock, TimestepEmbedding, Upsample, timestep_embedding
+from zs2.models.temporal import Momentum
+
+States = Sequence[Tensor | None]
+
+
+def resnet_blocks(config: UNetConfig, widths: Sequence[tuple[int, int]]) -> nn.ModuleList:
+    """A resnet block for each (channels in, channels out)."""
+    return nn.ModuleList(
+        ResnetBlock(
+            n_in,
+            n_out,
+            groups=config.norm_num_groups,
+            eps=config.norm_eps,
+            embed_dim=4 * config.block_out_channels[0],
+        )
+        for n_in, n_out in widths
+    )
+
+
+def transformers(config: UNetConfig, level: int, momentum: Momentum, count: int) -> nn.ModuleList:
+    """So many spatial transformers of one level's size."""
+    return nn.ModuleList(
+        SpatialTransformer(
+            config.block_out_channels[level],
+            config.cross_attention_dim,
+            config.heads[level],
+            config.transformer_layers[level],
+            momentum,
+            groups=config.norm_num_groups,
+            linear=config.use_linear_projection,
+            upcast=config.upcast_attention,
+        )
+        for _ in range(count)
+    )
+
+
+class Level(nn.Module):
+    """Resnet blocks, each followed by a transformer where the level has them, and a change of resolution at the end."""
+
+    def __init__(self, config: UNetConfig, level: int, momentum: Momentum, widths: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        self.resnets = resnet_blocks(config, widths)
+        self.attentions = transformers(config, level, momentum, len(widths) if config.attention[level] else 0)
+
+    def layer(self, i: int, x: Tensor, embedding: Tensor, call: Call) -> Tensor:
+        """Resnet i and its transformer: (b, c, h, w) → (b, c', h, w)"""
+        x = self.resnets[i](x, embedding)
+        return self.attentions[i](x, call) if self.attentions else x
+
+
+class DownLevel(Level):
+    """A level on the way down; every intermediate is kept for the way up."""
+
+    def __init__(self, config: UNetConfig, level: int, momentum: Momentum) -> None:
+        channels = config.block_out_channels
+        layers = config.layers_per_block[level]
+        widths = [(channels[max(level - 1, 0)], channels[level])] + [(channels[level],) * 2] * (layers - 1)
+        super().__init__(config, level, momentum, widths)
+        last = level == len(channels) - 1
+        self.downsamplers = nn.ModuleList([] if last else [Downsample(channels[level], config.downsample_padding)])
+
+    def forward(self, x: Tensor, embedding: Tensor, call: Call) -> list[Tensor]:
+        """x (b, c, h, w) → what each layer made, (b, c', h, w) each, and the smaller one if the level halves"""
+        kept = []
+        for i in range(len(self.resnets)):
+            x = self.layer(i, x, embedding, call)
+            kept.append(x)
+        for downsample in self.downsamplers:
+            kept.append(downsample(kept[-1]))
+        return kept
+
+
+class MidLevel(nn.Module):
+    """Resnet, transformer, resnet at the smallest resolution."""
+
+    def __init__(self, config: UNetConfig, momentum: Momentum) -> None:
+        super().__init__()
+        self.resnets = resnet_blocks(config, [(config.block_out_channels[-1],) * 2] * 2)
+        self.attentions = transformers(config, len(config.heads) - 1, momentum, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor, call: Call) -> Tensor:
+        """(b, c, h, w) → (b, c, h, w)"""
+        x = self.attentions[0](self.resnets[0](x, embedding), call)
+        return self.resnets[1](x, embedding)
+
+
+class UpLevel(Level):
+    """A level on the way up; each layer first appends one of the kept feature maps."""
+
+    def __init__(self, config: UNetConfig, level: int, momentum: Momentum) -> None:
+        channels = config.block_out_channels
+        width = channels[level]
+        below = channels[min(level + 1, len(channels) - 1)]
+        layers = config.layers_per_block[level]
+        # the level's own maps are as wide as itself; the last one comes from above, before the level's first resnet
+        skips = [width] * layers + [channels[max(level - 1, 0)]]
+        widths = [(x + skip, width) for x, skip in zip([below] + [width] * layers, skips, strict=True)]
+        super().__init__(config, level, momentum, widths)
+        self.upsamplers = nn.ModuleList([Upsample(width)] if level > 0 else [])
+
+    def forward(self, x: Tensor, skips: list[Tensor], embedding: Tensor, call: Call) -> Tensor:
+        """x (b, c, h, w), with skips (taken from the end of the list) → (b, c', h', w') of the next level's skip"""
+        for i in range(len(self.resnets)):
+            x = self.layer(i, torch.cat([x, skips.pop()], dim=1), embedding, call)
+        for upsample in self.upsamplers:
+            x = upsample(x, skips[-1].shape[-2:])  # the skip's size: a halved odd size does not double back
+        return x
+
+
+class UNet(nn.Module):
+    """Predict the noise (or v, or x0: as trained) of the frames of a clip.
+
+    Args:
+        config: from `unet/config.json`.
+        attn: attention over frames: `sa`, `cfa`, `tma`, `tma-two-tap` (see temporal.py).
+        mu: momentum in [0, 1], for `tma` and `tma-two-tap`.
+    Raises: InputError for an unknown kind or a mu outside [0, 1].
+    """
+
+    def __init__(self, config: UNetConfig, attn: str = "tma", mu: float = 0.98) -> None:
+        super().__init__()
+        self.config = config
+        self.momentum = momentum = Momentum(attn, mu)
+        channels = config.block_out_channels
+        levels = range(len(channels))
+        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
+        self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0])
+        self.down_blocks = nn.ModuleList(DownLevel(config, level, momentum) for level in levels)
+        self.mid_block = MidLevel(config, momentum)
+        self.up_blocks = nn.ModuleList(UpLevel(config, level, momentum) for level in reversed(levels))
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[0], config.norm_eps)
+        self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
+
+    def cross_attentions(self) -> list[Attention]:
+        """The cross-attention layers, in the order in which a call meets them."""
+        transformers = [a for level in (*self.down_blocks, self.mid_block, *self.up_blocks) for a in level.attentions]
+        return [block.attn2 for transformer in transformers for block in transformer.transformer_blocks]
+
+    def text_keys_values(self, context: Tensor) -> list[TextKV]:
+        """Project a text to the keys and values of every cross-attention: once a clip, not once a step.
+
+        Args:
+            context: (branches, n, c), or (branches·F, n, c) for one prompt a frame, of the UNet's dtype.
+        Returns: what `forward` takes as its context.
+        """
+        return [attention.keys_values(context) for attention in self.cross_attentions()]
+
+    @overload
+    def forward(self, x: Tensor, t: int | Tensor, context: Tensor | Sequence[TextKV], *, frames: int) -> Tensor: ...
+
+    @overload
+    def forward(
+        self, x: Tensor, t: int | Tensor, context: Tensor | Sequence[TextKV], *, frames: int, carry: States
+    ) -> tuple[Tensor, States]: ...
+
+    def forward(
+        self,
+        x: Tensor,
+        t: int | Tensor,
+        context: Tensor | Sequence[TextKV],
+        *,
+        frames: int,
+        carry: States | None = None,
+    ) -> Tensor | tuple[Tensor, States]:
+        """One evaluation.
+
+        Args:
+            x: (branches·F, C, H, W), frames innermost. t: one timestep for all, or one a row.
+            context: text (branches, n, c), or (branches·F, n, c); or what `text_keys_values` made of it.
+            frames: F. carry: for a clip in chunks of frames: `()` for the first, then what the last call returned.
+        Returns: the prediction, shaped as x; with a carry, (prediction, carry for the next chunk).
+        Raises: InputError where the shapes do not fit together.
+        """
+        if frames < 1 or x.shape[0] % frames:
+            raise InputError(f"{x.shape[0]} latents do not divide into branches of {frames} frames")
+        text = self.text_keys_values(context) if isinstance(context, Tensor) else context
+        rows = text[0][0].shape[0]
+        if rows not in (x.shape[0] // frames, x.shape[0]):
+            raise InputError(
+                f"{rows} texts for {x.shape[0]} latents of {frames} frames: expected one a branch or one a latent"
+            )
+        call = Call(frames, iter(text), iter(carry or [None] * len(text)))
+
+        t = torch.as_tensor(t, device=x.device).reshape(-1)
+        waves = timestep_embedding(
+            t,
+            self.config.block_out_channels[0],
+            flip_sin_to_cos=self.config.flip_sin_to_cos,
+            freq_shift=self.config.freq_shift,
+        )
+        embedding = F.silu(self.time_embedding(waves.to(x.dtype)))  # (1 or b, embed_dim)
+
+        x = self.conv_in(x)
+        skips = [x]
+        for down in self.down_blocks:
+            skips += down(skips[-1], embedding, call)
+        x = self.mid_block(skips[-1], embedding, call)
+        for up in self.up_blocks:
+            x = up(x, skips, embedding, call)
+        x = self.conv_out(F.silu(self.conv_norm_out(x)))
+        return x if carry is None else (x, call.next_states)

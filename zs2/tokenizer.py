@@ -1,0 +1,117 @@
+"""CLIP's byte-pair tokenizer, built on `tokenizers` from a checkpoint's own vocabulary."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Encoding, Regex, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE
+from torch import Tensor
+
+from zs2.errors import InputError
+from zs2.files import read_json
+
+# The pieces that OpenAI's CLIP splits a prompt into before merging bytes.
+PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+SPECIAL = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+SPECIAL["pad_token"] = "<|endoftext|>"
+
+
+class Tokenizer:
+    """Prompts to token ids: start, words, end, padding.
+
+    Args:
+        vocab: token to id. merges: pairs, first merged first.
+        special: `bos_token`, `eos_token`, `unk_token`, `pad_token`, as strings or as their JSON.
+        max_length: tokens of a prompt, with start and end.
+    Raises: InputError if a special token is not in the vocabulary.
+    """
+
+    def __init__(
+        self, vocab: dict[str, int], merges: list[tuple[str, str]], special: dict[str, Any], max_length: int
+    ) -> None:
+        tokens = {name: _added_token(special.get(name, default)) for name, default in SPECIAL.items()}
+        for name, token in tokens.items():
+            if token.content not in vocab:
+                raise InputError(f"tokenizer: {name} {token.content!r} is not in its vocabulary of {len(vocab)}")
+        bos, eos = (tokens[name].content for name in ("bos_token", "eos_token"))
+        self.max_length = max_length
+        self.pad_id = vocab[tokens["pad_token"].content]
+        self.eos_id = vocab[eos]
+        unknown = tokens["unk_token"].content
+        self.backend = Backend(BPE(vocab, merges, unk_token=unknown, end_of_word_suffix="</w>"))
+        self.backend.normalizer = normalizers.Sequence(
+            [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+        )
+        self.backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(PIECES), behavior="removed", invert=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        )
+        self.backend.post_processor = processors.RobertaProcessing(
+            (eos, vocab[eos]), (bos, vocab[bos]), trim_offsets=False, add_prefix_space=False
+        )
+        self.backend.add_special_tokens(list(tokens.values()))
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, max_length: int | None = None) -> Tokenizer:
+        """Read `vocab.json` and `merges.txt`, or `tokenizer.json`, and what the configuration files say.
+
+        Args:
+            max_length: tokens of a prompt where `tokenizer_config.json` does not say.
+        Raises: InputError if files are missing or are not a byte-pair vocabulary.
+        """
+        folder = Path(folder)
+        config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+        special = {name: config[name] for name in SPECIAL if config.get(name)}
+        # as transformers does: newer files describe each token in one table, older ones in a file that wins
+        if "added_tokens_decoder" in config:
+            table = {token["content"]: token for token in config["added_tokens_decoder"].values()}
+            special = {name: table.get(token, token) for name, token in special.items() if isinstance(token, str)}
+        elif (folder / "special_tokens_map.json").exists():
+            special |= read_json(folder / "special_tokens_map.json")
+        try:
+            if (folder / "vocab.json").exists():
+                vocab = read_json(folder / "vocab.json")
+                lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+                merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+            else:
+                model = read_json(folder / "tokenizer.json")["model"]
+                vocab = model["vocab"]
+                merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+            limits = [n for n in (config.get("model_max_length"), max_length) if n is not None]
+            return cls(vocab, [(a, b) for a, b in merges], special, min(limits))
+        except InputError:
+            raise
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{folder.name}: no CLIP vocabulary ({error}): expected vocab.json and merges.txt, or tokenizer.json"
+            ) from error
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts to ids (b, max_length), int64. Warns, quoting what was cut, if a prompt is too long."""
+        return torch.tensor([self._encode(prompt) for prompt in prompts], dtype=torch.int64)
+
+    def _encode(self, prompt: str) -> list[int]:
+        encoding: Encoding = self.backend.encode(prompt)
+        ids = encoding.ids
+        if len(ids) > self.max_length:
+            kept = self.max_length - 1
+            cut = prompt[encoding.offsets[kept][0] :].strip()
+            warnings.warn(
+                f"the prompt has {len(ids)} tokens, this model reads {self.max_length}: cut off {cut!r}", stacklevel=4
+            )
+            ids = [*ids[:kept], self.eos_id]
+        return ids + [self.pad_id] * (self.max_length - len(ids))
+
+
+def _added_token(token: str | dict[str, Any]) -> AddedToken:
+    if isinstance(token, str):
+        return AddedToken(token, special=True, normalized=False)
+    return AddedToken(**{k: v for k, v in token.items() if k not in ("special", "__type", "id")}, special=True)
