@@ -1,0 +1,187 @@
+"""Temporal momentum: the recursion, its limits, its matrix, its chunks. (Against diffusers: test_parity.py.)"""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zs2.checkpoint import Checkpoint
+from zs2.config import ATTENTION_KINDS
+from zs2.errors import InputError
+from zs2.models.attention import Attention
+from zs2.models.temporal import Momentum
+from zs2.models.unet import UNet
+
+EMOJI64 = Path(__file__).parent.parent / "weights" / "emoji64"
+FRAMES = st.integers(1, 9)
+MU = st.floats(0, 1)
+
+
+def hidden(frames, branches=2, seed=0, n=3, c=4):
+    return torch.randn(branches * frames, n, c, generator=torch.Generator().manual_seed(seed))
+
+
+def matrix(frames, mu, kind="tma"):
+    """U of the paper: U[i, 0] = μⁱ, U[i, j] = (1−μ)·μ^(i−j); of the second listing: two taps."""
+    u = torch.zeros(frames, frames, dtype=torch.float64)
+    for i, j in itertools.product(range(frames), repeat=2):
+        if kind == "tma":
+            u[i, j] = mu**i if j == 0 else (1 - mu) * mu ** (i - j) if j <= i else 0
+        else:
+            u[i, j] += (1 - mu) * (i == j) + mu * (max(i - 1, 0) == j)
+    return u
+
+
+def close(x, y, bound=1e-6):
+    assert x.shape == y.shape
+    assert (x.double() - y.double()).abs().max() <= bound * y.abs().max().clamp(min=1e-30)
+
+
+@given(FRAMES, MU, st.sampled_from(["tma", "tma-two-tap"]), st.integers(0, 99))
+def test_recursion_is_the_matrix(frames, mu, kind, seed):
+    h = hidden(frames, seed=seed)
+    blended, _ = Momentum(kind, mu).blend(h, frames)
+    want = torch.einsum("ij, bjnc -> binc", matrix(frames, mu, kind), h.double().unflatten(0, (2, frames)))
+    close(blended, want.flatten(0, 1))
+
+
+@given(FRAMES, st.integers(0, 99))
+def test_mu_0_is_self_attention_and_mu_1_is_cross_frame_attention(frames, seed):
+    h = hidden(frames, seed=seed)
+    assert torch.equal(Momentum("tma", 0.0).blend(h, frames)[0], h)
+    assert torch.equal(Momentum("tma-two-tap", 0.0).blend(h, frames)[0], h)
+    assert torch.equal(Momentum("sa", 0.5).blend(h, frames)[0], h)
+    first, _ = Momentum("cfa", 0.5).blend(h, frames)
+    assert torch.equal(first, h[::frames])
+    assert torch.equal(Momentum("tma", 1.0).blend(h, frames)[0], first.repeat_interleave(frames, dim=0))
+
+
+@given(MU, st.integers(0, 99))
+def test_two_tap_at_mu_1_sees_the_frame_before(mu, seed):
+    h = hidden(5, branches=1, seed=seed)
+    assert torch.equal(Momentum("tma-two-tap", 1.0).blend(h, 5)[0], h[[0, 0, 1, 2, 3]])
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5), MU, st.sampled_from(ATTENTION_KINDS), st.integers(0, 99))
+def test_chunks_are_the_whole_bit_for_bit(chunks, mu, kind, seed):
+    frames, momentum = sum(chunks), Momentum(kind, mu)
+    h = hidden(frames, seed=seed)
+    whole, last = momentum.blend(h, frames)
+    state, parts = None, []
+    for chunk in h.unflatten(0, (2, frames)).split(chunks, dim=1):
+        blended, state = momentum.blend(chunk.flatten(0, 1), chunk.shape[1], state)
+        parts.append(blended.unflatten(0, (2, -1)))
+    if kind == "cfa":
+        assert all(torch.equal(part.flatten(0, 1), whole) for part in parts)
+    else:
+        assert torch.equal(torch.cat(parts, dim=1).flatten(0, 1), whole)
+    assert (last is None and state is None) or torch.equal(state, last)
+
+
+@given(FRAMES, MU, st.integers(0, 99))
+def test_blending_the_hidden_state_is_blending_keys_and_values(frames, mu, seed):
+    """float64, so that the bound tests the algebra and not the rounding."""
+    torch.manual_seed(seed)
+    attention = Attention(8, 8, heads=2).double()
+    h = hidden(frames, c=8, seed=seed).double()
+    u = matrix(frames, mu)
+    ours = attention.keys_values(torch.einsum("ij, bjnc -> binc", u, h.unflatten(0, (2, frames))).flatten(0, 1))
+    for mine, projected in zip(ours, attention.keys_values(h), strict=True):
+        theirs = torch.einsum("ij, bjnc -> binc", u, projected.unflatten(0, (2, frames))).flatten(0, 1)
+        close(mine, theirs, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_recursion_is_float32_whatever_the_dtype(dtype):
+    """Over 400 frames at μ = 0.98 the only error left is the rounding of each frame's result."""
+    h = hidden(400, branches=1, n=16, c=16).to(dtype)
+    blended, state = Momentum("tma", 0.98).blend(h, 400)
+    want = torch.einsum("ij, jnc -> inc", matrix(400, 0.98), h.double())
+    assert blended.dtype == dtype
+    assert state.dtype == torch.float32
+    error = (blended.double() - want).square().mean().sqrt() / want.square().mean().sqrt()
+    assert error < torch.finfo(dtype).eps / 2
+
+
+@pytest.mark.parametrize("mu", [-0.1, 1.1, float("nan"), float("inf")])
+def test_mu_out_of_range(mu):
+    with pytest.raises(InputError, match=r"mu is .*from 0 .* to 1"):
+        Momentum("tma", mu)
+
+
+def test_unknown_kind_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'tma-two-tap'"):
+        Momentum("tma-twotap", 0.5)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    checkpoint = Checkpoint(EMOJI64)
+    generator = torch.Generator().manual_seed(5)
+    frames = 4
+    x = torch.randn(2, frames, 4, 16, 16, generator=generator)
+    context = torch.randn(2, 32, 192, generator=generator)
+    return checkpoint, x, context
+
+
+def variant(parts, kind, mu=0.9) -> UNet:
+    return parts[0].unet(kind, mu)
+
+
+@pytest.mark.parametrize("kind", ATTENTION_KINDS)
+@torch.no_grad()
+def test_unet_in_chunks_is_the_unet_of_the_whole(parts, kind):
+    """Both guidance branches, chunks of 1 and 3 frames, real weights."""
+    _, x, context = parts
+    unet = variant(parts, kind)
+    whole = unet(x.flatten(0, 1), 500, context, frames=4).unflatten(0, (2, 4))
+    carry, pieces = (), []
+    for chunk in x.split([1, 3], dim=1):
+        out, carry = unet(chunk.flatten(0, 1), 500, context, frames=chunk.shape[1], carry=carry)
+        pieces.append(out.unflatten(0, (2, -1)))
+    close(torch.cat(pieces, dim=1), whole, 1e-5)
+
+
+@pytest.mark.parametrize("kind", ATTENTION_KINDS)
+@torch.no_grad()
+def test_frame_0_is_the_image_without_any_of_this(parts, kind):
+    _, x, context = parts
+    clip = variant(parts, kind)(x.flatten(0, 1), 500, context, frames=4).unflatten(0, (2, 4))
+    alone = variant(parts, "sa")(x[:, 0], 500, context, frames=1)
+    close(clip[:, 0], alone, 1e-5)
+
+
+@torch.no_grad()
+def test_text_projected_once_is_the_text_and_one_text_a_frame_may_differ(parts):
+    _, x, context = parts
+    unet, flat = variant(parts, "tma"), x.flatten(0, 1)
+    want = unet(flat, 500, context, frames=4)
+    close(unet(flat, 500, unet.text_keys_values(context), frames=4), want, 1e-6)
+    per_frame = context.repeat_interleave(4, dim=0)
+    close(unet(flat, 500, per_frame, frames=4), want, 1e-5)
+    other = per_frame.clone()
+    other[3] = other[7] = 0  # the last frame of both branches
+    changed = unet(flat, 500, other, frames=4).unflatten(0, (2, 4))
+    close(changed[:, :3], want.unflatten(0, (2, 4))[:, :3], 1e-5)
+    assert (changed[:, 3] - want.unflatten(0, (2, 4))[:, 3]).abs().max() > 1e-2
+
+
+def test_no_kind_adds_a_parameter(parts):
+    names = [list(variant(parts, kind).state_dict()) for kind in ATTENTION_KINDS]
+    assert all(other == names[0] for other in names)
+    assert not [name for name, _ in variant(parts, "tma").named_buffers()]
+
+
+@pytest.mark.parametrize(("rows", "frames"), [(8, 3), (8, 0)])
+def test_latents_that_do_not_divide_into_frames(parts, rows, frames):
+    _, _, context = parts
+    with pytest.raises(InputError, match="do not divide into branches"):
+        variant(parts, "tma")(torch.zeros(rows, 4, 16, 16), 1, context, frames=frames)
+
+
+def test_texts_that_do_not_fit_the_latents(parts):
+    with pytest.raises(InputError, match="3 texts for 8 latents of 4 frames"):
+        variant(parts, "tma")(torch.zeros(8, 4, 16, 16), 1, torch.zeros(3, 32, 192), frames=4)

@@ -1,0 +1,102 @@
+"""Deterministic DDIM (Song et al. 2020, arXiv 2010.02502; η = 0) on a checkpoint's own noise schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from zs2.config import ScheduleConfig
+from zs2.errors import InputError
+
+
+def betas(config: ScheduleConfig) -> Tensor:
+    """The noise variances β of the forward process, (num_train_timesteps,), float32."""
+    count, start, end = config.num_train_timesteps, config.beta_start, config.beta_end
+    if config.trained_betas is not None:
+        return torch.tensor(config.trained_betas, dtype=torch.float32)
+    if config.beta_schedule == "linear":
+        return torch.linspace(start, end, count, dtype=torch.float32)
+    if config.beta_schedule == "scaled_linear":
+        return torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32) ** 2
+
+    def alpha_bar(t: float) -> float:  # squaredcos_cap_v2 (Nichol & Dhariwal 2021)
+        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    ratios = [alpha_bar((i + 1) / count) / alpha_bar(i / count) for i in range(count)]
+    return torch.tensor([min(1 - ratio, 0.999) for ratio in ratios], dtype=torch.float32)
+
+
+def alphas_cumprod(config: ScheduleConfig) -> Tensor:
+    """ᾱ of every training timestep, (num_train_timesteps,), float32: x_t = √ᾱ·x₀ + √(1−ᾱ)·ε.
+
+    With `rescale_betas_zero_snr`, √ᾱ is shifted and scaled so that the last is 0 (Lin et al. 2023, arXiv 2305.08891).
+    """
+    cumprod = (1 - betas(config)).cumprod(0)
+    if not config.rescale_betas_zero_snr:
+        return cumprod
+    root = cumprod.sqrt()
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+
+
+def timesteps(config: ScheduleConfig, steps: int) -> list[int]:
+    """The training timesteps at which a sampling of so many steps evaluates the model, from noise to picture.
+
+    Raises: InputError if steps < 1, or so many that a timestep passes the schedule's last.
+    """
+    total = config.num_train_timesteps
+    if steps < 1:
+        raise InputError(f"steps is {steps}: expected at least 1")
+    if config.timestep_spacing == "leading":
+        chosen = [i * (total // steps) + config.steps_offset for i in reversed(range(steps))]
+    elif config.timestep_spacing == "trailing":
+        chosen = [round(total - i * total / steps) - 1 for i in range(steps)]
+    else:
+        chosen = [round(i * (total - 1) / max(steps - 1, 1)) for i in reversed(range(steps))]
+    if steps > total or chosen[0] >= total:
+        most = total if config.timestep_spacing != "leading" else max(_most_leading_steps(config), 1)
+        raise InputError(f"{steps} steps pass the last of the schedule's {total} timesteps: at most {most}")
+    return chosen
+
+
+def _most_leading_steps(config: ScheduleConfig) -> int:
+    total, offset = config.num_train_timesteps, config.steps_offset
+    return next(n for n in range(total, 0, -1) if (n - 1) * (total // n) + offset < total)
+
+
+class DDIM:
+    """The steps of one sampling. Nothing here changes as it runs, and latents are float32.
+
+    Args:
+        config: the schedule. steps: how many; see `timesteps` for the errors.
+    """
+
+    def __init__(self, config: ScheduleConfig, steps: int) -> None:
+        self.config = config
+        self.timesteps = timesteps(config, steps)
+        cumprod = alphas_cumprod(config)
+        final = 1.0 if config.set_alpha_to_one else cumprod[0].item()
+        stride = config.num_train_timesteps // steps
+        self.alpha = [cumprod[t].item() for t in self.timesteps]
+        self.alpha_next = [cumprod[t - stride].item() if t >= stride else final for t in self.timesteps]
+        if config.prediction_type == "epsilon" and min(self.alpha) <= 0:
+            raise InputError("a schedule that ends at zero signal needs v or x0 prediction: epsilon has no x0 there")
+
+    def step(self, i: int, x: Tensor, output: Tensor) -> Tensor:
+        """The i-th step (equation 12 of the paper with σ = 0): √ᾱ'·x₀ + √(1−ᾱ')·ε.
+
+        Args:
+            x: latents before the step. output: what the model made of them: ε, v = √ᾱ·ε − √(1−ᾱ)·x₀, or x₀.
+        Returns: latents of the next timestep, shaped as x.
+        """
+        signal, noise = math.sqrt(self.alpha[i]), math.sqrt(1 - self.alpha[i])
+        if self.config.prediction_type == "epsilon":
+            x0, eps = (x - noise * output) / signal, output
+        elif self.config.prediction_type == "v_prediction":
+            x0, eps = signal * x - noise * output, signal * output + noise * x
+        else:
+            x0, eps = output, (x - signal * output) / noise
+        if self.config.clip_sample:
+            x0 = x0.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
+        return math.sqrt(self.alpha_next[i]) * x0 + math.sqrt(1 - self.alpha_next[i]) * eps
