@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from zs2.config import DEFAULT_MODEL, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from zs2.errors import InputError
@@ -119,9 +121,29 @@ class Checkpoint:
 
     def _load(self, part: str, build: Callable[[dict[str, Tensor]], M], dtype: torch.dtype) -> M:
         tensors = rename(read_tensors(self.files[part]))
-        with torch.device("meta"):
+        with without_weights():
             module = build(tensors)
         return assign(module, tensors, part, dtype, self.device)
+
+
+INITIALISERS = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
+
+
+class _NoInit(TorchFunctionMode):
+    """Initialisers do nothing. (On meta tensors they would do nothing slowly: torch loads its compiler for them.)"""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init" or func in INITIALISERS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Modules built here are on the meta device: they have names and shapes, but no memory, until `assign`."""
+    with torch.device("meta"), _NoInit():
+        yield
 
 
 def weight_files(folder: Path, stem: str, dtype: torch.dtype) -> list[Path]:

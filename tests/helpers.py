@@ -1,0 +1,55 @@
+"""What the comparing tests share: reading fixtures, loading weights, and the two comparisons."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import safe_open
+from torch import Tensor, nn
+
+TESTS = Path(__file__).resolve().parent
+CHECKPOINT = TESTS.parent / "weights" / "emoji64"
+
+MODULE = 1e-5  # relative tolerance of one module, float32
+CLIP = 1e-4  # of the latents of a whole sampling
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Fixture:
+    """A file of tests/fixtures: `fixture["case/what"]` is a tensor, `fixture.config` the JSON stored beside them."""
+
+    def __init__(self, name: str) -> None:
+        with safe_open(TESTS / "fixtures" / f"{name}.safetensors", framework="pt") as file:
+            self.tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            self.config: dict[str, Any] = json.loads(file.metadata()["config"])
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def load(self, module: M, case: str) -> M:
+        """Load the weights of a case into a module, strictly."""
+        prefix = f"{case}/weights/"
+        module.load_state_dict({k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)})
+        return module.eval()
+
+
+def assert_close(got: Tensor, want: Tensor, tol: float) -> None:
+    """Assert that max|got - want| ≤ tol · max|want|."""
+    assert got.shape == want.shape, f"shape {tuple(got.shape)}, expected {tuple(want.shape)}"
+    error, scale = (got.double() - want.double()).abs().max().item(), want.abs().max().item()
+    assert error <= tol * scale, (
+        f"relative error {error / scale:.2e} > {tol:.0e} (max|a-b| {error:.3g}, max|b| {scale:.3g})"
+    )
+
+
+def assert_same_picture(got: Tensor, want: Tensor) -> None:
+    """Assert that uint8 pictures are equal, but for one level in one value of a thousand: rounding at the boundary."""
+    assert got.shape == want.shape, f"shape {tuple(got.shape)}, expected {tuple(want.shape)}"
+    difference = (got.int() - want.int()).abs()
+    share = (difference > 0).double().mean().item()
+    assert difference.max() <= 1 and share <= 1e-3, (
+        f"up to {difference.max()} levels apart, {share:.2%} of the values differ"
+    )

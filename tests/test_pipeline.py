@@ -1,0 +1,272 @@
+"""The pipeline and its API, on the real default checkpoint."""
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from helpers import CHECKPOINT, CLIP, Fixture, assert_close
+
+import zs2
+from zs2 import ZS2, Clip, Request
+from zs2.config import NOISE_KINDS
+from zs2.errors import InputError
+from zs2.noise import LAM_MAX, noises
+
+PROMPT = "red apple on a sky blue background"
+
+
+@pytest.fixture(scope="module")
+def model() -> ZS2:
+    return ZS2.from_pretrained(CHECKPOINT, device="cpu")
+
+
+VARIANTS = [
+    *({"noise": noise, "attn": "tma"} for noise in NOISE_KINDS),
+    *({"noise": "dnm", "lam": 1.0, "attn": attn} for attn in ("sa", "cfa", "tma-two-tap")),
+    *({"noise": "dnm", "lam": lam, "attn": "tma", "mu": mu} for lam, mu in ((0.0, 0.0), (LAM_MAX, 1.0), (0.5, 0.5))),
+]
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=str)
+def test_frame_0_is_the_image_of_diffusers_whatever_the_variant(model, settings):
+    """The picture is StableDiffusionPipeline's own, with its DDIM, for the same prompt and seed: to one grey level."""
+    fixture = Fixture("emoji64_images")
+    request = min(fixture.config["images"], key=lambda image: image["steps"])
+    want = fixture[f"{fixture.config['images'].index(request)}/picture"].numpy()
+    clip = model.variant(**settings)(**request, frames=2)
+    assert np.abs(clip.frames[0].astype(int) - want).max() <= 1
+    if settings["noise"] != "shared" and settings.get("lam") != 0:
+        assert np.abs(clip.frames[1].astype(int) - want).max() > 1  # and frame 1 is another
+
+
+def test_a_clip(model):
+    steps = []
+    clip = model(PROMPT, frames=3, steps=4, seed=5, fps=12, callback=steps.append)
+    assert isinstance(clip, Clip)
+    assert clip.frames.dtype == np.uint8
+    assert clip.frames.shape == (3, 64, 64, 3)
+    assert [step.index for step in steps] == [0, 1, 2, 3]
+    assert [step.timestep for step in steps] == [751, 501, 251, 1]
+    assert torch.equal(model.latents(PROMPT, frames=3, steps=4, seed=5), steps[-1].latents)
+    assert np.array_equal(model.decode(steps[-1].latents), clip.frames)
+    assert clip.settings == {
+        "prompt": PROMPT,
+        "negative_prompt": "",
+        "frames": 3,
+        "steps": 4,
+        "guidance": 7.5,
+        "seed": 5,
+        "width": 64,
+        "height": 64,
+        "fps": 12,
+        "attn": "tma",
+        "mu": 0.98,
+        "noise": "dnm",
+        "lam": 0.01,
+        "alpha": None,
+        "latents": None,
+        "dtype": "float32",
+        "device": "cpu",
+        "model": "emoji64",
+        "weights": model.checkpoint.digests,
+        "versions": clip.settings["versions"],
+    }
+    assert clip.settings["versions"]["zs2"] == zs2.__version__
+
+
+def test_longer_clips_begin_with_shorter_ones(model):
+    long, short = (model.latents(PROMPT, frames=frames, steps=3, seed=2) for frames in (5, 2))
+    assert_close(long[:2], short, 1e-5)
+
+
+def test_given_latents_are_the_initial_noise(model):
+    drawn = torch.stack(list(itertools.islice(noises("dnm", (4, 16, 16), 9, lam=0.01), 3)))
+    given, kept = drawn.clone(), drawn.clone()
+    assert torch.equal(
+        model.latents(PROMPT, frames=3, steps=3, latents=given), model.latents(PROMPT, frames=3, steps=3, seed=9)
+    )
+    assert torch.equal(given, kept)
+    settings = model(PROMPT, frames=3, steps=1, latents=given).settings
+    assert settings["seed"] is settings["noise"] is settings["lam"] is None
+    assert len(settings["latents"]) == 64
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+def test_guidance_0_and_1_are_the_limits_of_the_formula_at_half_the_work(model, guidance):
+    rows = []
+    handle = model.unet.conv_in.register_forward_hook(lambda module, args, out: rows.append(len(out)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one of the prompts has no effect
+        at = model.latents(PROMPT, negative_prompt="rose", frames=2, steps=3, guidance=guidance)
+        near = model.latents(PROMPT, negative_prompt="rose", frames=2, steps=3, guidance=guidance + 1e-6)
+    handle.remove()
+    assert rows == [2] * 3 + [4] * 3
+    assert_close(at, near, CLIP)
+
+
+def test_prompts_without_effect_are_told():
+    with pytest.warns(UserWarning, match="negative prompt has no effect at guidance 1"):
+        Request(PROMPT, negative_prompt="rose", guidance=1)
+    with pytest.warns(UserWarning, match="prompt has no effect at guidance 0"):
+        Request(PROMPT, guidance=0)
+
+
+def test_prompt_travel(model):
+    settings = {"frames": 3, "steps": 4, "seed": 1}
+    one = model.latents(PROMPT, **settings)
+    assert_close(model.latents([PROMPT] * 3, **settings), one, 1e-5)
+    assert_close(model.latents([PROMPT], **settings), one, 1e-5)
+    travel = model.latents([PROMPT, "rose"], **settings)
+    assert_close(travel, model.latents([PROMPT, "rose", "rose"], **settings), 1e-5)
+    assert_close(travel[:1], one[:1], 1e-5)
+    assert (travel[1:] - one[1:]).abs().amax(dim=(1, 2, 3)).min() > 0.1
+    assert model([PROMPT, "rose"], frames=2, steps=1).settings["prompt"] == [PROMPT, "rose"]
+
+
+@pytest.mark.parametrize(("width", "height"), [(96, 64), (60, 68), (20, 36)])
+def test_any_size_that_the_vae_divides(model, width, height):
+    """60×68 gives latents of 15×17, which the UNet halves to 8×9 and 4×5: upsampling takes the skip's size."""
+    clip = model(PROMPT, frames=2, steps=2, width=width, height=height)
+    assert clip.frames.shape == (2, height, width, 3)
+    assert (clip.settings["width"], clip.settings["height"]) == (width, height)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ({"width": 66}, "size 66x64: expected multiples of 4"),
+        ({"height": 63}, "size 64x63: expected multiples of 4"),
+        ({"height": 0}, "height is 0: expected at least 4"),
+        ({"width": 64.0}, "width is 64.0: expected a whole number"),
+    ],
+)
+def test_a_size_that_does_not_divide(model, size, message):
+    with pytest.raises(InputError, match=message):
+        model.latents(PROMPT, **size)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"frames": 0}, "frames is 0: expected at least 1"),
+        ({"frames": 2.5}, "frames is 2.5: expected a whole number"),
+        ({"steps": 0}, "steps is 0: expected at least 1"),
+        ({"seed": -1}, "seed is -1: expected from 0"),
+        ({"seed": 2**32}, "seed is 4294967296"),
+        ({"guidance": float("nan")}, "guidance is nan: expected a finite number"),
+        ({"guidance": "7"}, "guidance is '7': expected a finite number"),
+        ({"prompt": ["a"] * 9}, "9 prompts for 8 frames: expected from 1 to 8"),
+        ({"prompt": []}, "0 prompts for 8 frames"),
+        ({"prompt": None}, "prompt is None.*expected texts"),
+        ({"negative_prompt": 3}, "negative prompt 3: expected texts"),
+    ],
+)
+def test_requests_that_can_not_be_meant(request_, message):
+    with pytest.raises(InputError, match=message):
+        Request(**({"prompt": PROMPT} | request_))
+
+
+@pytest.mark.parametrize("steps", [1000, 1001])
+def test_steps_that_pass_the_schedule(model, steps):
+    with pytest.raises(InputError, match=f"{steps} steps pass the last of the schedule's 1000 timesteps: at most 999"):
+        model.latents(PROMPT, steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("latents", "message"),
+    [
+        (torch.zeros(2, 4, 16, 16), r"latents are torch.float32 \(2, 4, 16, 16\): expected torch.float32 \(8, 4, 16"),
+        (torch.zeros(8, 3, 16, 16), r"\(8, 3, 16, 16\): expected"),
+        (torch.zeros(8, 4, 16, 16, dtype=torch.float64), "latents are torch.float64"),
+        (torch.full((8, 4, 16, 16), float("inf")), "latents: some are NaN or infinite"),
+    ],
+)
+def test_latents_that_do_not_fit(model, latents, message):
+    with pytest.raises(InputError, match=message):
+        model.latents(PROMPT, latents=latents)
+
+
+def test_variants_share_their_weights_and_leave_the_first_as_it_was(model):
+    other = model.variant(attn="cfa", noise="iid")
+    mine, theirs = model.unet.state_dict(), other.unet.state_dict()
+    assert all(mine[name].data_ptr() == theirs[name].data_ptr() for name in mine)
+    assert other.vae is model.vae
+    assert (model.unet.momentum.kind, model.noise) == ("tma", "dnm")
+    assert (other.unet.momentum.kind, other.noise) == ("cfa", "iid")
+    assert other.variant(attn="tma").unet.momentum == model.unet.momentum
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attn": "sa", "mu": 0.5}, "mu has no effect on attention kind 'sa'"),
+        ({"noise": "iid", "lam": 0.5}, "lam has no effect on noise model 'iid'"),
+        ({"noise": "dnm", "alpha": 0.5}, "alpha has no effect on noise model 'dnm'"),
+    ],
+)
+def test_settings_without_effect_are_told(model, settings, message):
+    with pytest.warns(UserWarning, match=message):
+        model.variant(**settings)
+
+
+def test_settings_with_effect_are_not_warned_of(model):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.variant(attn="sa", noise="mixed", alpha=2.0).variant(attn="tma", mu=0.5, noise="dnm-search", lam=0.3)
+
+
+def test_a_callback_can_cancel(model):
+    def cancel(step):
+        if step.index == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model(PROMPT, frames=1, steps=5, callback=cancel)
+    assert torch.is_grad_enabled()
+    sampler = model.sample(Request(PROMPT, frames=1, steps=5))
+    next(sampler)
+    assert torch.is_grad_enabled()  # the sampler's no_grad does not leak into its caller
+    sampler.close()
+
+
+@pytest.mark.parametrize(("dtype", "decibels"), [("bfloat16", 25), ("float16", 40)])
+def test_half_precision_is_near_float32(model, dtype, decibels):
+    half = ZS2.from_pretrained(CHECKPOINT, dtype=dtype, device="cpu")
+    request = {"frames": 2, "steps": 2, "guidance": 1.0}  # little: a CPU may have no half-precision arithmetic
+    assert half.latents(PROMPT, **request).dtype == torch.float32
+    want, got = (m(PROMPT, **request).frames.astype(float) for m in (model, half))
+    assert 10 * np.log10(255**2 / ((want - got) ** 2).mean()) > decibels
+    assert half.settings(Request(PROMPT), fps=8)["dtype"] == dtype
+
+
+@torch.no_grad()
+def test_latents_that_become_nan_stop_the_clip(model):
+    broken = model.variant()
+    weight = broken.unet.conv_out.weight.clone()
+    weight[0, 0] = float("nan")
+    broken.unet.conv_out.weight = torch.nn.Parameter(weight, requires_grad=False)
+    with pytest.raises(FloatingPointError, match=r"after step 1 of 3 \(timestep 667\) in torch.float32: try"):
+        broken.latents(PROMPT, frames=1, steps=3)
+    with pytest.raises(FloatingPointError, match="the VAE decoded NaN"):
+        model.decode(torch.full((1, 4, 16, 16), float("nan")))
+
+
+def test_frames_are_decoded_alike_in_any_number(model):
+    latents = torch.randn(5, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.5
+    together = model.decode(latents).astype(int)
+    alone = np.concatenate([model.decode(z[None]) for z in latents]).astype(int)
+    assert np.abs(together - alone).max() <= 1
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(InputError, match=f"device '{device}' can't be used here .*: try cpu"):
+        ZS2.from_pretrained(CHECKPOINT, device=device)
+
+
+def test_the_readme_example(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clip = ZS2.from_pretrained("weights/emoji64")(PROMPT, frames=2, steps=2)
+    assert clip.save("apple.gif")[0].exists()

@@ -1,0 +1,570 @@
+"""Clips as files: what is written is read back by Pillow and PyAV; errors, interruptions, metadata, contact sheets."""
+
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zs2 import formats
+from zs2.errors import InputError
+from zs2.video import Clip, check_output, read_settings
+
+SETTINGS = {
+    "prompt": 'a "red" äpple 🍎\n\u0000 ☃',
+    "lam": 0.01,
+    "seed": 0,
+    "mu": None,
+    "size": [64, 64],
+    "b": {"z": 1, "a": 2},
+}
+IMAGES = ["gif", "webp", "png", "apng"]
+FORMATS = [*IMAGES, "mp4", ""]
+
+
+def moving(count: int = 8, size: int = 64) -> np.ndarray:
+    """A smooth ball that moves over a smooth sky: uint8 (F, H, W, 3)."""
+    y, x = np.mgrid[0:size, 0:size] / size
+    frames = []
+    for index in range(count):
+        ball = np.clip(1 - np.hypot(x - 0.3 - 0.4 * index / count, y - 0.5) / 0.25, 0, 1)[..., None]
+        sky = np.stack([0.4 + 0.4 * y, 0.6 + 0.2 * y, 0.9 - 0.1 * x], -1)
+        frames.append(sky * (1 - ball) + ball * np.array([0.9, 0.2, 0.1]))
+    return (np.stack(frames) * 255).round().astype(np.uint8)
+
+
+def name(ending: str, stem: str = "clip") -> str:
+    """The file name of a format; the video extra is needed for MP4 only."""
+    if ending == "mp4":
+        pytest.importorskip("av")
+    return f"{stem}.{ending}" if ending else stem
+
+
+def decoded(path: Path) -> tuple[np.ndarray, list[float]]:
+    """The frames of a file or a folder, and how long each lasts in ms."""
+    if path.is_dir():
+        return np.stack([np.asarray(Image.open(file)) for file in sorted(path.iterdir())]), []
+    if path.suffix == ".mp4":
+        import av
+
+        with av.open(str(path)) as container:
+            images = list(container.decode(video=0))
+            rate = container.streams.video[0].average_rate
+        return np.stack([image.to_ndarray(format="rgb24") for image in images]), [float(1000 / rate)] * len(images)
+    frames, durations = [], []
+    with Image.open(path) as image:
+        for index in range(getattr(image, "n_frames", 1)):
+            image.seek(index)
+            frames.append(np.asarray(image.convert("RGB")))  # loads the frame, and with it its duration
+            durations.append(image.info.get("duration", 0))
+    return np.stack(frames), durations
+
+
+def content(path: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in sorted(path.iterdir())) if path.is_dir() else path.read_bytes()
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_every_format_gives_the_frames_back(tmp_path, ending):
+    frames = moving()
+    path = tmp_path / "new" / "folders" / name(ending)
+    assert Clip(frames, fps=8, settings=SETTINGS).save(path, sheet=True) == [
+        path,
+        path.with_name("clip.sheet.png"),
+        path.with_name("clip.json"),
+    ]
+    got, _ = decoded(path)
+    assert got.shape == frames.shape
+    limit = {"gif": 2.0, "mp4": 3.0}.get(ending, 0.0)
+    assert np.abs(got.astype(float) - frames).mean() <= limit
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted([path.name, "clip.json", "clip.sheet.png"])
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize("count", [1, 8])
+def test_settings_come_back_from_every_file(tmp_path, ending, count):
+    written = Clip(moving(count), settings=SETTINGS).save(tmp_path / name(ending), sheet=True)
+    for path in written:
+        assert read_settings(path) == SETTINGS
+    if not ending:
+        assert all(read_settings(frame) == SETTINGS for frame in written[0].iterdir())
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_long_and_empty_settings_come_back(tmp_path, ending):
+    long = {"prompt": "é" * 20_000}
+    Clip(moving(2), settings=long).save(tmp_path / name(ending, "long"))
+    Clip(moving(2)).save(tmp_path / name(ending, "empty"))
+    assert read_settings(tmp_path / name(ending, "long")) == long
+    assert read_settings(tmp_path / name(ending, "empty")) == {}
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize("shape", [(1, 64, 64), (3, 32, 48), (2, 2, 2)])
+def test_one_frame_and_other_shapes(tmp_path, ending, shape):
+    frames = np.full((*shape, 3), 90, np.uint8)
+    frames[0, 0, 0] = 200
+    path = Clip(frames).save(tmp_path / name(ending), json=False)[0]
+    got, _ = decoded(path)
+    assert got.shape[1:] == frames.shape[1:]
+    assert got[0].mean() == pytest.approx(frames[0].mean(), abs=4)
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_same_clip_same_bytes(tmp_path, ending):
+    for folder in ("a", "b"):
+        Clip(moving(4), settings=SETTINGS).save(tmp_path / folder / name(ending), sheet=True)
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png", "mp4"])
+@pytest.mark.parametrize("fps", [1, 7, 8, 12, 24, 30, 50, 60])
+def test_frames_last_as_long_as_the_rate_says(tmp_path, ending, fps):
+    if ending == "gif" and fps > 50:
+        pytest.skip("refused: see test_what_can_not_be_written")
+    frames = moving(9, 16)
+    _, durations = decoded(Clip(frames, fps=fps).save(tmp_path / name(ending))[0])
+    step = 10 if ending == "gif" else 1
+    assert len(durations) == 9
+    for index, start in enumerate(itertools.accumulate(durations, initial=0)):
+        assert abs(start - 1000 * index / fps) <= step / 2 + 1e-6
+    assert ending != "gif" or min(durations) >= 20
+
+
+def test_gif_at_eight_fps_alternates(tmp_path):
+    _, durations = decoded(Clip(moving(8, 16), fps=8).save(tmp_path / "clip.gif")[0])
+    assert durations == [130, 120] * 4
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png"])
+def test_equal_frames_keep_their_time(tmp_path, ending):
+    frames = moving(3, 16)[[0, 0, 0, 1, 1, 2]]
+    _, durations = decoded(Clip(frames, fps=8).save(tmp_path / name(ending))[0])
+    assert sum(durations) == 750
+    _, durations = decoded(Clip(frames[:3], fps=8).save(tmp_path / name(ending, "still"))[0])
+    assert sum(durations) == (380 if ending == "gif" else 0)  # the others make a still picture, which has no time
+
+
+@pytest.mark.parametrize("ending", IMAGES)
+def test_images_loop_forever(tmp_path, ending):
+    with Image.open(Clip(moving(3)).save(tmp_path / name(ending))[0]) as image:
+        assert image.n_frames == 3
+        assert image.info["loop"] == 0
+
+
+def test_mp4_plays_everywhere(tmp_path):
+    av = pytest.importorskip("av")
+    path = Clip(moving(10), fps=24).save(tmp_path / "clip.mp4")[0]
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert float(stream.duration * stream.time_base) == pytest.approx(10 / 24, abs=1e-3)
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")  # a browser can start before all is loaded
+
+
+@pytest.mark.parametrize(
+    ("colour", "luma"), [((255, 255, 255), 235), ((0, 0, 0), 16), ((0, 255, 0), 173)], ids=["white", "black", "green"]
+)
+def test_mp4_is_in_the_colours_that_it_says(tmp_path, colour, luma):
+    av = pytest.importorskip("av")
+    path = Clip(np.full((2, 32, 32, 3), colour, np.uint8)).save(tmp_path / "clip.mp4")[0]
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+    assert (frame.colorspace, frame.color_range) == (1, 1)  # BT.709, limited range
+    assert abs(int(frame.to_ndarray()[0, 0]) - luma) <= 1  # green: 145 in BT.601
+
+
+def test_gif_keeps_a_still_background_still(tmp_path):
+    frames = np.full((4, 64, 64, 3), (140, 200, 240), np.uint8)
+    for index in range(4):
+        frames[index, 20:40, 10 * index : 10 * index + 12] = (200, 30 * index, 20)
+    got, _ = decoded(Clip(frames).save(tmp_path / "clip.gif")[0])
+    assert np.array_equal(got, frames)
+
+
+def test_json_is_the_settings(tmp_path):
+    path = Clip(moving(1), settings=SETTINGS).save(tmp_path / "clip.gif")[1]
+    text = path.read_bytes().decode("utf-8")
+    assert text == json.dumps(SETTINGS, indent=2, ensure_ascii=False) + "\n"
+    assert list(json.loads(text)) == list(SETTINGS)
+    assert "äpple 🍎" in text
+    assert Clip(moving(1)).save(tmp_path / "other.gif", json=False) == [tmp_path / "other.gif"]
+    assert not (tmp_path / "other.json").exists()
+
+
+def test_settings_are_a_copy():
+    settings = {"size": (64, 64), "deep": {"a": 1}}
+    clip = Clip(moving(1), settings=settings)
+    settings["deep"]["a"] = 2
+    assert clip.settings == {"size": [64, 64], "deep": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        moving(1).astype(np.float32),
+        moving(1)[0],
+        moving(1)[:0],
+        moving(1)[..., :2],
+        np.zeros((1, 0, 8, 3), np.uint8),
+        "frames",
+    ],
+    ids=["float", "3-d", "none", "2-channels", "no-height", "text"],
+)
+def test_other_frames_are_refused(frames):
+    with pytest.raises(InputError, match=r"expected a uint8 array \(F, H, W, 3\)"):
+        Clip(frames)
+
+
+@pytest.mark.parametrize("fps", [0, -1, 7.5, "8", None, 1001])
+def test_other_rates_are_refused(fps):
+    with pytest.raises(InputError, match=r"fps is .* from 1 to 1000"):
+        Clip(moving(1), fps=fps)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"a": float("nan")}, {"a": float("inf")}, {"a": {1}}, {"a": "\ud800"}, [1], "a", {"a": "x" * 2_000_000}],
+    ids=["nan", "inf", "set", "surrogate", "list", "text", "long"],
+)
+def test_other_settings_are_refused(settings):
+    with pytest.raises(InputError, match=r"^the settings [^\n]*$"):
+        Clip(moving(1), settings=settings)
+
+
+def test_frames_in_any_memory_order(tmp_path):
+    frames = moving(3)
+    flipped = Clip(frames[::-1, :, ::-1]).save(tmp_path / "clip.webp")[0]
+    assert np.array_equal(decoded(flipped)[0], frames[::-1, :, ::-1])
+
+
+def refused(path: Path, words: str, fps: int = 8) -> None:
+    """`check_output` and `save` both refuse, in one line, and leave no trace."""
+    root = next(folder for folder in path.parents if folder.is_dir())
+    before = sorted(root.rglob("*"))
+    for attempt in (lambda: check_output(path, fps), lambda: Clip(moving(2), fps=fps).save(path)):
+        with pytest.raises(InputError, match=words) as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+    assert sorted(root.rglob("*")) == before
+
+
+def test_what_can_not_be_written(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder.gif").mkdir()
+    (tmp_path / "taken.json").mkdir()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    refused(tmp_path / "clip.gfi", r"unknown output ending '.gfi'.*did you mean '.gif'.*folder of PNG files")
+    refused(tmp_path / "clip.v2", "a name with no ending is a folder of PNG files")
+    refused(tmp_path / "clip.gif", "50 fps at most, got 51: use .webp, .png or .mp4", fps=51)
+    refused(tmp_path / "file" / "clip.gif", "file is not a folder")
+    refused(tmp_path / "file" / "a" / "b" / "clip.gif", "file is not a folder")
+    refused(tmp_path / "dangling" / "clip.gif", "dangling is not a folder")
+    refused(tmp_path / "folder.gif", "is a folder: expected a file")
+    refused(tmp_path / "taken.gif", "taken.json is a folder")
+    refused(tmp_path / "file", "holds other things")
+    refused(tmp_path / ("n" * 300 + ".gif"), "can't be written")
+    refused(tmp_path / ".gif", "names no file")
+    for nothing in ("", ".", "..", "/"):
+        with pytest.raises(InputError, match="names no file"):
+            check_output(nothing, 8)
+    with pytest.raises(InputError, match="fps is 0"):
+        check_output(tmp_path / "clip.gif", 0)
+    if os.path.isdir("/proc") and sys.platform == "linux":
+        with pytest.raises(InputError, match="can't be written"):
+            check_output("/proc/clip.gif", 8)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is closed to the administrator")
+def test_a_closed_folder_is_refused(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    refused(tmp_path / "closed" / "clip.gif", "can't be written")
+
+
+@pytest.mark.parametrize("path", ["clip.gif", "CLIP.GIF", "a/b/clip.webp", "clip", "two.dots.png", "c.apng"])
+def test_what_can_be_written_is_a_path_and_leaves_no_trace(tmp_path, path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert check_output(path, 50) == Path(path)
+    assert check_output(str(tmp_path / path), 8) == tmp_path / path
+    assert list(tmp_path.iterdir()) == []
+    assert all(written.exists() for written in Clip(moving(2)).save(path, sheet=True))
+
+
+def test_mp4_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    for attempt in (lambda: check_output(tmp_path / "clip.mp4", 8), lambda: read_settings(tmp_path / "clip.mp4")):
+        with pytest.raises(InputError, match=r"pip install 'zs2\[video\]'"):
+            attempt()
+
+
+def test_mp4_of_odd_size_is_refused(tmp_path):
+    pytest.importorskip("av")
+    with pytest.raises(InputError, match=r"even width and height.*63x64"):
+        Clip(moving(1)[:, :, 1:]).save(tmp_path / "clip.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_earlier_folder_is_replaced(tmp_path):
+    Clip(moving(8)).save(tmp_path / "clip")
+    assert len(list((tmp_path / "clip").iterdir())) == 8
+    Clip(moving(3), settings=SETTINGS).save(tmp_path / "clip")
+    assert sorted(file.name for file in (tmp_path / "clip").iterdir()) == ["0000.png", "0001.png", "0002.png"]
+    assert read_settings(tmp_path / "clip") == SETTINGS
+    (tmp_path / "empty").mkdir()
+    Clip(moving(1)).save(tmp_path / "empty")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["clip", "clip.json", "empty", "empty.json"]
+
+
+@pytest.mark.parametrize("stranger", ["notes.txt", "1.png", "0001.PNG", "0009.png", "0003.png/x", ".hidden"])
+def test_a_folder_with_other_things_stays(tmp_path, stranger):
+    Clip(moving(3)).save(tmp_path / "clip")
+    other = tmp_path / "clip" / stranger
+    other.parent.mkdir(exist_ok=True)
+    other.write_bytes((tmp_path / "clip" / "0000.png").read_bytes())
+    before = tree(tmp_path)
+    refused(tmp_path / "clip", "holds other things than a clip's frames")
+    assert tree(tmp_path) == before
+
+
+def test_a_folder_of_other_pictures_stays(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "0000.png")
+    refused(tmp_path / "photos", "holds other things")
+    (tmp_path / "photos" / "0000.png").write_bytes(b"not a picture")
+    refused(tmp_path / "photos", "holds other things")
+
+
+def test_a_linked_file_or_folder_is_replaced_itself(tmp_path):
+    Clip(moving(2)).save(tmp_path / "far" / "clip", json=False)
+    Clip(moving(2)).save(tmp_path / "far" / "clip.gif", json=False)
+    before = tree(tmp_path / "far")
+    for each in ("clip", "clip.gif"):
+        (tmp_path / each).symlink_to(Path("far") / each)
+        Clip(moving(5)).save(tmp_path / each, json=False)
+        assert not (tmp_path / each).is_symlink()
+        assert len(decoded(tmp_path / each)[0]) == 5
+    assert tree(tmp_path / "far") == before
+
+
+def interrupt(monkeypatch, owner: object, attribute: str, call: int, after: bool = False) -> None:
+    """Let call number `call` of a function, from 0, raise KeyboardInterrupt, before or after its work; once."""
+    function, calls = getattr(owner, attribute), itertools.count()
+
+    def wrapper(*args, **kwargs):
+        hit = next(calls) == call
+        if hit and not after:
+            raise KeyboardInterrupt
+        result = function(*args, **kwargs)
+        if hit:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(owner, attribute, wrapper)
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize("what", ["frame", "saved", "sheet", "json", "move"])
+def test_an_interrupted_write_changes_nothing(tmp_path, monkeypatch, ending, what):
+    path = tmp_path / name(ending)
+    for earlier in (False, True):
+        if earlier:
+            Clip(moving(2, 32), settings={"old": True}).save(path, sheet=True)
+        before = tree(tmp_path)
+        with monkeypatch.context() as patch:
+            if what == "frame" and ending == "mp4":
+                interrupt(patch, formats, "Fraction", 3)  # between two frames, the container being open
+            elif what == "frame":
+                interrupt(patch, Image, "fromarray", 3)
+            elif what == "saved":
+                interrupt(patch, Image.Image, "save", 0, after=True)
+            elif what == "sheet":
+                interrupt(patch, Clip, "sheet", 0)
+            elif what == "json":
+                interrupt(patch, Path, "write_bytes", 0)
+            else:  # all is written, but nothing is in its place
+                interrupt(patch, os, "replace", 0)
+            with pytest.raises(KeyboardInterrupt):
+                Clip(moving(5, 32)).save(path, sheet=True)
+        assert tree(tmp_path) == before
+        assert earlier or list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("call", range(6))
+@pytest.mark.parametrize("ending", ["webp", ""])
+def test_a_json_means_a_whole_clip_whenever_interrupted(tmp_path, monkeypatch, ending, call, after):
+    path = tmp_path / name(ending)
+    old, new = moving(2, 16), moving(5, 16)
+    Clip(old, settings={"frames": 2}).save(path, sheet=True)
+    with monkeypatch.context() as patch:
+        interrupt(patch, os, "replace", call, after)
+        try:
+            Clip(new, settings={"frames": 5}).save(path, sheet=True)
+        except KeyboardInterrupt:
+            pass
+        else:
+            assert call > 3
+    got = decoded(path)[0]
+    assert np.array_equal(got, old if len(got) == 2 else new)  # the old clip or the new one, never a mixture or none
+    if path.with_name("clip.json").exists():
+        assert read_settings(path.with_name("clip.json")) == read_settings(path) == {"frames": len(got)}
+    assert {file.name for file in tmp_path.iterdir()} <= {path.name, "clip.json", "clip.sheet.png"}
+
+
+def test_a_failing_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        Clip(moving(2)).save(tmp_path / "clip.gif")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_have_ordinary_permissions(tmp_path):
+    (tmp_path / "mine").write_text("")
+    Clip(moving(1)).save(tmp_path / "clip.gif")
+    Clip(moving(1)).save(tmp_path / "folder")
+    (tmp_path / "my_folder").mkdir()
+    assert (tmp_path / "clip.gif").stat().st_mode == (tmp_path / "mine").stat().st_mode
+    assert (tmp_path / "folder").stat().st_mode == (tmp_path / "my_folder").stat().st_mode
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png", "apng", "mp4", "json"])
+def test_reading_settings_from_anything_else(tmp_path, ending):
+    path = tmp_path / name(ending)
+    with pytest.raises(InputError, match="no such file"):
+        read_settings(path)
+    rng = np.random.default_rng(0)
+    garbage = [
+        b"",
+        b"\0",
+        b"GIF89a",
+        b"null",
+        b"[1]",
+        b'{"a": NaN}',
+        b'{"a": 1e999}',
+        b"[" * 100_000,
+        b"#EXTM3U\nclip.gif",
+    ]
+    garbage += [b"\x89PNG\r\n\x1a\n" + bytes(100), b"RIFF\x10\0\0\0WEBPVP8 ", rng.bytes(5_000)]
+    if ending != "json":
+        whole = Clip(moving(2, 16), settings=SETTINGS).save(tmp_path / name(ending, "whole"))[0].read_bytes()
+        garbage += [whole[: len(whole) // 10], whole[:40] + rng.bytes(200)]
+    for data in garbage:
+        path.write_bytes(data)
+        with pytest.raises(InputError, match="expected a clip of zs2") as caught:
+            read_settings(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of broken EXIF
+@pytest.mark.parametrize("ending", IMAGES)
+def test_reading_settings_from_damaged_files(tmp_path, ending):
+    data = bytearray(Clip(moving(2, 16), settings=SETTINGS).save(tmp_path / name(ending))[0].read_bytes())
+    rng = np.random.default_rng(0)
+    path = tmp_path / name(ending, "damaged")
+    for _ in range(40):
+        damaged = data.copy()
+        for place in rng.integers(0, len(data), 5):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(InputError):
+            assert isinstance(read_settings(path), dict)
+
+
+def test_reading_settings_where_there_are_none(tmp_path):
+    image = Image.new("RGB", (8, 8))
+    for ending in ("gif", "webp", "png"):
+        image.save(tmp_path / f"other.{ending}")
+        with pytest.raises(InputError, match="no settings of zs2 in it"):
+            read_settings(tmp_path / f"other.{ending}")
+    image.save(tmp_path / "gimp.gif", comment=b"Created with GIMP")
+    with pytest.raises(InputError, match="no settings of zs2 in it"):
+        read_settings(tmp_path / "gimp.gif")
+    (tmp_path / "long.json").write_text(json.dumps({"a": "x" * 5_000_000}))
+    with pytest.raises(InputError, match="too long"):
+        read_settings(tmp_path / "long.json")
+    with pytest.raises(InputError, match=r"unknown clip ending '.jsn'.*did you mean '.json'"):
+        read_settings(tmp_path / "clip.jsn")
+    with pytest.raises(InputError, match="no such file"):
+        read_settings(tmp_path)
+
+
+def test_a_json_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "clip.json").write_bytes(b'\xef\xbb\xbf{"seed": 1}')
+    assert read_settings(tmp_path / "clip.json") == {"seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((8, 64, 64), (8 * 196 + 4, 192 + 8)),  # one row, three times as large
+        ((1, 64, 64), (192 + 8, 192 + 8)),
+        ((8, 512, 512), (8 * 255 + 4, 251 + 8)),  # reduced to what 2048 pixels hold
+        ((1, 512, 512), (512 + 8, 512 + 8)),
+        ((12, 64, 64), (4 * 196 + 4, 3 * 196 + 4)),
+        ((16, 64, 64), (4 * 196 + 4, 4 * 196 + 4)),
+        ((24, 64, 64), (6 * 196 + 4, 4 * 196 + 4)),
+        ((60, 64, 64), (10 * 196 + 4, 6 * 196 + 4)),
+        ((500, 64, 64), (10 * 196 + 4, 6 * 196 + 4)),
+        ((4, 32, 64), (4 * 196 + 4, 96 + 8)),
+        ((2, 4096, 4), (2 * 8 + 4, 4096 + 8)),
+    ],
+)
+def test_sheet_size(shape, size):
+    assert Clip(np.zeros((*shape, 3), np.uint8)).sheet().size == size
+
+
+def test_sheet_shows_the_pixels_of_the_clip():
+    frames = moving(6)
+    sheet = np.asarray(Clip(frames).sheet(columns=3, tile=130))  # 130 allows a factor of two
+    assert sheet.shape == (2 * 132 + 4, 3 * 132 + 4, 3)
+    assert (sheet[:4] == 200).all()
+    assert (sheet[132:136] == 200).all()
+    for index in range(6):
+        top, left = 4 + 132 * (index // 3), 4 + 132 * (index % 3)
+        tile = sheet[top : top + 128, left : left + 128]
+        assert np.array_equal(tile, frames[index].repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_sheet_of_a_long_clip_has_its_first_and_last_frame():
+    frames = np.zeros((200, 4, 4, 3), np.uint8) + np.arange(200, dtype=np.uint8)[:, None, None, None]
+    sheet = np.asarray(Clip(frames).sheet(tile=4))
+    values = sheet[4::8, 4::8, 0].ravel()
+    assert values[0] == 0
+    assert values[-1] == 199
+    assert set(np.diff(values)) <= {3, 4}
+
+
+def test_sheet_reduces_smoothly_and_checks_its_arguments():
+    clip = Clip(moving(2, 256))
+    sheet = np.asarray(clip.sheet(columns=1, tile=64))
+    assert sheet.shape == (2 * 68 + 4, 64 + 8, 3)
+    small = np.asarray(Image.fromarray(clip.frames[0]).resize((64, 64), Image.Resampling.BOX), float)
+    assert np.abs(sheet[4:68, 4:68] - small).mean() < 1.5
+    assert clip.sheet(columns=99).size == clip.sheet().size
+    for wrong in ({"columns": 0}, {"tile": 0}, {"tile": 5000}, {"columns": 1.5}):
+        with pytest.raises(InputError):
+            clip.sheet(**wrong)
+
+
+def test_repr():
+    assert repr(Clip(moving(3))) == "Clip(3 frames of 64x64 at 8 fps)"
+
+
+def test_video_needs_no_torch_and_no_pyav():
+    code = "import sys, zs2.video; print([name for name in ('torch', 'av') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

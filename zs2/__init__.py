@@ -1,0 +1,28 @@
+"""zs2: zero-shot video from image diffusion models (ZS², arXiv 2407.21475).
+
+from zs2 import ZS2
+clip = ZS2.from_pretrained("weights/emoji64")("red apple on a sky blue background")
+clip.save("apple.gif")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zs2.pipeline import ZS2, Step
+    from zs2.request import Request
+    from zs2.video import Clip
+
+__version__ = "0.1.0"
+_HOME = {"ZS2": "zs2.pipeline", "Step": "zs2.pipeline", "Request": "zs2.request", "Clip": "zs2.video"}
+__all__ = ["ZS2", "Clip", "Request", "Step"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the API when it is first asked for, so that `--help` and wrong arguments answer without torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)

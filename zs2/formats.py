@@ -1,0 +1,126 @@
+"""The file formats of a clip: writing frames, and reading back the settings that are stored with them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from zs2.errors import InputError
+
+Frames: TypeAlias = NDArray[np.uint8]  # (F, H, W, 3)
+
+SETTINGS_MAX = 1 << 20  # characters; more in a file is not ours
+PNG_KEY = "zs2"
+EXIF_IMAGE_DESCRIPTION = 0x010E
+
+
+def _durations(count: int, fps: int, units: int) -> list[int]:
+    """How long each frame lasts in 1/units seconds, such that frame i starts at i/fps rounded."""
+    starts = [(2 * i * units + fps) // (2 * fps) for i in range(count + 1)]
+    return [end - start for start, end in itertools.pairwise(starts)]
+
+
+def _save_animation(images: list[Image.Image], path: Path, format: str, **options: Any) -> None:
+    images[0].save(path, format=format, save_all=True, append_images=images[1:], loop=0, **options)
+
+
+def png_text(text: str) -> PngInfo:
+    """The settings as a PNG text chunk."""
+    info = PngInfo()
+    info.add_text(PNG_KEY, text)
+    return info
+
+
+def _write_gif(frames: Frames, fps: int, text: str, path: Path) -> None:
+    palette, dither = Image.Quantize.MEDIANCUT, Image.Dither.NONE
+    images = [Image.fromarray(frame).quantize(256, method=palette, dither=dither) for frame in frames]
+    duration = [10 * hundredths for hundredths in _durations(len(frames), fps, 100)]
+    # disposal 1: a frame is drawn over the one before, so only what changed is stored
+    _save_animation(images, path, "GIF", duration=duration, disposal=1, comment=text.encode())
+
+
+def _write_webp(frames: Frames, fps: int, text: str, path: Path) -> None:
+    exif = Image.Exif()
+    exif[EXIF_IMAGE_DESCRIPTION] = text
+    images = [Image.fromarray(frame) for frame in frames]
+    _save_animation(images, path, "WEBP", lossless=True, duration=_durations(len(frames), fps, 1000), exif=exif)
+
+
+def _write_png(frames: Frames, fps: int, text: str, path: Path) -> None:
+    images = [Image.fromarray(frame) for frame in frames]
+    _save_animation(images, path, "PNG", duration=_durations(len(frames), fps, 1000), pnginfo=png_text(text))
+
+
+def _write_folder(frames: Frames, fps: int, text: str, path: Path) -> None:
+    path.mkdir()
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(path / f"{index:04}.png", format="PNG", pnginfo=png_text(text))
+
+
+def _write_mp4(frames: Frames, fps: int, text: str, path: Path) -> None:
+    av = pyav()
+    with av.open(str(path.absolute()), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        container.metadata["comment"] = text
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "17"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1  # else the bytes depend on the machine's cores
+        # 1 is BT.709 in the first three and limited range in the last: without them each player guesses the colours
+        for name in ("colorspace", "color_primaries", "color_trc", "color_range"):
+            setattr(stream.codec_context, name, 1)
+        for index, frame in enumerate(frames):
+            image = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            image = image.reformat(format="yuv420p", dst_colorspace="ITU709")
+            image.pts, image.time_base = index, Fraction(1, fps)
+            container.mux(stream.encode(image))
+        container.mux(stream.encode())
+
+
+def _read_json(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8-sig") if path.stat().st_size <= 4 * SETTINGS_MAX else None
+
+
+def read_image(path: Path) -> str | None:
+    """The settings stored in a GIF, PNG or WebP file, or None. Raises: whatever Pillow does for a broken file."""
+    with Image.open(path, formats=["GIF", "PNG", "WEBP"]) as image:
+        comment = image.info.get("comment")
+        text = comment.decode() if isinstance(comment, bytes) else image.info.get(PNG_KEY)
+        return text or image.getexif().get(EXIF_IMAGE_DESCRIPTION)
+
+
+def _read_mp4(path: Path) -> str | None:
+    # the format is given because FFmpeg would take a playlist for a video, and open what it names
+    with pyav().open(str(path.absolute()), format="mp4") as container:
+        return container.metadata.get("comment")
+
+
+def pyav() -> Any:
+    """PyAV, which only MP4 needs. Raises: InputError if it is not installed."""
+    try:
+        import av
+    except ImportError as error:
+        raise InputError(f"MP4 needs PyAV ({error}): pip install 'zs2[video]', or use .webp, .png or .gif") from error
+    return av
+
+
+WRITERS: dict[str, Callable[[Frames, int, str, Path], None]] = {
+    ".gif": _write_gif,
+    ".webp": _write_webp,
+    ".png": _write_png,
+    ".apng": _write_png,
+    ".mp4": _write_mp4,
+    "": _write_folder,
+}
+READERS: dict[str, Callable[[Path], str | None]] = {
+    ".json": _read_json,
+    ".mp4": _read_mp4,
+    **dict.fromkeys((".gif", ".webp", ".png", ".apng"), read_image),
+}

@@ -1,0 +1,336 @@
+"""ZS2: from a prompt to a clip. Noise (noise.py), denoising with momentum (models/, ddim.py), decoding (vae.py)."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zs2 import __version__
+from zs2.checkpoint import Checkpoint, without_weights
+from zs2.config import DTYPES, LAM, MU, ScheduleConfig
+from zs2.ddim import DDIM
+from zs2.errors import InputError, choose, whole
+from zs2.models.clip import TextEncoder
+from zs2.models.temporal import Momentum, uses_mu
+from zs2.models.unet import UNet
+from zs2.models.vae import VAE
+from zs2.noise import ALPHA, noises, uses_lam
+from zs2.noise import check as check_noise
+from zs2.request import Request
+from zs2.tokenizer import Tokenizer
+from zs2.video import Clip
+
+PIXELS_AT_ONCE = 512 * 512  # decoded together: small frames in batches, large ones one by one
+
+
+@dataclass(frozen=True)
+class Step:
+    """A finished step of the sampler: its index from 0, of how many, its timestep, and the latents after it."""
+
+    index: int
+    steps: int
+    timestep: int
+    latents: Tensor  # (F, 4, h, w), scaled, float32, on the model's device
+
+
+class ZS2:
+    """An image model as a video sampler.
+
+    `ZS2.from_pretrained(folder)` makes one; calling it with a prompt makes a clip. The parts are attributes: `unet`,
+    `vae`, `text_encoder`, `tokenizer`, `schedule`.
+    """
+
+    def __init__(
+        self,
+        unet: UNet,
+        vae: VAE,
+        text_encoder: TextEncoder,
+        tokenizer: Tokenizer,
+        schedule: ScheduleConfig,
+        *,
+        noise: str = "dnm",
+        lam: float = LAM,
+        alpha: float | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        check_noise(noise, lam, alpha)
+        _check_parts(unet, vae, text_encoder)
+        self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
+        self.tokenizer, self.schedule = tokenizer, schedule
+        self.noise, self.lam, self.alpha = noise, lam, alpha
+        self.checkpoint = checkpoint
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        attn: str = "tma",
+        mu: float | None = None,
+        noise: str = "dnm",
+        lam: float | None = None,
+        alpha: float | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> ZS2:
+        """Load a checkpoint.
+
+        Args:
+            model: a folder in the diffusers layout.
+            attn, mu: attention over frames, and its momentum (default 0.98): see models/temporal.py.
+            noise, lam, alpha: noise model, its λ (default 0.01), and a of the PYoCo models: see noise.py.
+            device: by default cuda, mps or cpu, the first there is. dtype: of the networks; latents are float32 always.
+        Raises: InputError, in one line, for anything that can't be loaded or is out of range. Warns of options that
+            have no effect with the others.
+        """
+        _warn_without_effect(attn, mu, noise, lam, alpha)
+        device, dtype = _device(device), _dtype(dtype)
+        checkpoint = Checkpoint(model, dtype, device)
+        return cls(
+            checkpoint.unet(attn, MU if mu is None else mu),
+            checkpoint.vae(),
+            checkpoint.text_encoder(),
+            checkpoint.tokenizer(),
+            checkpoint.schedule(),
+            noise=noise,
+            lam=LAM if lam is None else lam,
+            alpha=alpha,
+            checkpoint=checkpoint,
+        )
+
+    def variant(
+        self,
+        *,
+        attn: str | None = None,
+        mu: float | None = None,
+        noise: str | None = None,
+        lam: float | None = None,
+        alpha: float | None = None,
+    ) -> ZS2:
+        """Another setting on the same weights, which are shared, not copied; what is not given stays as it is."""
+        was = self.unet.momentum
+        attn, noise = attn or was.kind, noise or self.noise
+        _warn_without_effect(attn, mu, noise, lam, alpha)
+        with without_weights():
+            unet = UNet(self.unet.config, attn, was.mu if mu is None else mu)
+        unet.load_state_dict(self.unet.state_dict(), assign=True)
+        return ZS2(
+            unet.eval().requires_grad_(False),
+            self.vae,
+            self.text_encoder,
+            self.tokenizer,
+            self.schedule,
+            noise=noise,
+            lam=self.lam if lam is None else lam,
+            alpha=self.alpha if alpha is None else alpha,
+            checkpoint=self.checkpoint,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.unet.conv_in.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the UNet computes in."""
+        return self.unet.conv_in.weight.dtype
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        fps: int = 8,
+        callback: Callable[[Step], object] | None = None,
+        **request: Any,
+    ) -> Clip:
+        """Make a clip.
+
+        Args:
+            prompt, and as keywords those of `Request`: negative_prompt, frames, steps, guidance, seed, height, width,
+                latents.
+            fps: frames a second of the saved clip.
+            callback: called with each finished `Step`; what it raises stops the clip.
+        Returns: a `Clip` with `frames`, uint8 (F, H, W, 3), and `settings`, which say how it was made.
+        Raises: InputError for what can't be meant; FloatingPointError if the latents become NaN or infinite.
+        """
+        made = Request(prompt, **request)
+        return Clip(self.decode(_last(self.sample(made), callback)), fps, self.settings(made, fps))
+
+    def latents(
+        self, prompt: str | Sequence[str], *, callback: Callable[[Step], object] | None = None, **request: Any
+    ) -> Tensor:
+        """As a call, but the scaled latents before decoding: float32 (F, 4, h, w) on the model's device."""
+        return _last(self.sample(Request(prompt, **request)), callback)
+
+    @torch.no_grad()
+    def sample(self, request: Request) -> Iterator[Step]:
+        """The sampler: yields after every step; close it to cancel.
+
+        Raises: InputError for a request that does not fit the model; FloatingPointError for NaN or infinite latents.
+        """
+        ddim = DDIM(self.schedule, request.steps)
+        x = self.initial_noise(request).to(self.device)
+        context, branches = self.context(request)
+        text = self.unet.text_keys_values(context)
+        for i, t in enumerate(ddim.timesteps):
+            x_branches = torch.cat([x] * branches).to(self.dtype)  # (branches·F, 4, h, w)
+            output = self.unet(x_branches, t, text, frames=request.frames).float()
+            if branches == 2:
+                negative, positive = output.chunk(2)
+                output = negative + request.guidance * (positive - negative)
+            x = ddim.step(i, x, output)
+            if not x.isfinite().all():
+                raise FloatingPointError(
+                    f"the latents are NaN or infinite after step {i + 1} of {request.steps} (timestep {t}) in "
+                    f"{self.dtype}: try float32 (or bfloat16), or a smaller guidance than {request.guidance:g}"
+                )
+            yield Step(i, request.steps, t, x)
+
+    def check(self, request: Request) -> None:
+        """Raise InputError if this model can't sample a request: its size, its steps or its latents."""
+        DDIM(self.schedule, request.steps)
+        self.shape(request)
+        if request.latents is not None:
+            self.initial_noise(request)
+
+    def initial_noise(self, request: Request) -> Tensor:
+        """The noise that sampling starts from: float32 (F, 4, h, w) on the CPU.
+
+        Raises: InputError for a size that does not divide, or given latents of another shape, dtype or not finite.
+        """
+        shape = self.shape(request)
+        if request.latents is None:
+            drawn = noises(self.noise, shape[1:], request.seed, lam=self.lam, alpha=self.alpha)
+            return torch.stack(list(islice(drawn, request.frames)))
+        given = request.latents
+        if given.shape != shape or given.dtype != torch.float32:
+            raise InputError(f"latents are {given.dtype} {tuple(given.shape)}: expected torch.float32 {shape}")
+        if not given.isfinite().all():
+            raise InputError("latents: some are NaN or infinite")
+        return given.cpu()
+
+    def shape(self, request: Request) -> tuple[int, int, int, int]:
+        """The shape (F, 4, h, w) of a request's latents. Raises: InputError for a size that does not divide."""
+        reduction = self.vae.config.reduction
+        h, w = self.unet.config.sample_size if request.latents is None else request.latents.shape[-2:]
+        height = h * reduction if request.height is None else whole("height", request.height, reduction)
+        width = w * reduction if request.width is None else whole("width", request.width, reduction)
+        if height % reduction or width % reduction:
+            raise InputError(f"size {width}x{height}: expected multiples of {reduction}, the VAE's reduction")
+        return request.frames, self.vae.config.latent_channels, height // reduction, width // reduction
+
+    @torch.no_grad()
+    def context(self, request: Request) -> tuple[Tensor, int]:
+        """Text for the UNet: (branches, n, c), or (branches·F, n, c) for one prompt a frame; and how many branches."""
+        prompts, negatives = request.prompts, [request.negative_prompt] * len(request.prompts)
+        texts = [*([] if request.guidance == 1 else negatives), *([] if request.guidance == 0 else prompts)]
+        unique = list(dict.fromkeys(texts))
+        encoded = self.text_encoder(self.tokenizer.encode(unique).to(self.device))
+        return encoded[[unique.index(text) for text in texts]], len(texts) // len(prompts)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Scaled latents (F, 4, h, w) → frames, uint8 (F, H, W, 3). Raises: FloatingPointError if a pixel is NaN."""
+        config = self.vae.config
+        pixels = config.reduction**2 * latents[0, 0].numel()
+        pieces = []
+        for z in latents.split(max(1, PIXELS_AT_ONCE // pixels)):
+            piece = self.vae.decode(z / config.scaling_factor)
+            if not piece.isfinite().all():
+                raise FloatingPointError("the VAE decoded NaN or infinite pixels: are these latents of this model?")
+            pieces.append(((piece / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu())
+        return torch.cat(pieces).permute(0, 2, 3, 1).contiguous().numpy()
+
+    def settings(self, request: Request, fps: int) -> dict[str, Any]:
+        """All that decides a clip, for its metadata: no path, time or host; None where a setting has no effect."""
+        momentum, drawn, given = self.unet.momentum, self.noise, request.latents
+        frames, _, h, w = self.shape(request)
+        return {
+            "prompt": request.prompt if isinstance(request.prompt, str) else list(request.prompt),
+            "negative_prompt": request.negative_prompt,
+            "frames": frames,
+            "steps": request.steps,
+            "guidance": request.guidance,
+            "seed": request.seed if given is None else None,
+            "width": w * self.vae.config.reduction,
+            "height": h * self.vae.config.reduction,
+            "fps": fps,
+            "attn": momentum.kind,
+            "mu": momentum.mu if uses_mu(momentum.kind) else None,
+            "noise": drawn if given is None else None,
+            "lam": self.lam if given is None and uses_lam(drawn) else None,
+            "alpha": (ALPHA[drawn] if self.alpha is None else self.alpha) if given is None and drawn in ALPHA else None,
+            "latents": None if given is None else hashlib.sha256(given.cpu().numpy().tobytes()).hexdigest(),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self.device.type,
+            "model": None if self.checkpoint is None else self.checkpoint.name,
+            "weights": None if self.checkpoint is None else self.checkpoint.digests,
+            "versions": {"zs2": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
+        }
+
+
+def _last(steps: Iterator[Step], callback: Callable[[Step], object] | None) -> Tensor:
+    for step in steps:
+        if callback is not None:
+            callback(step)
+    return step.latents
+
+
+def _warn_without_effect(attn: str, mu: float | None, noise: str, lam: float | None, alpha: float | None) -> None:
+    """Check a variant's settings before anything is loaded, and warn of those that have no effect with the others."""
+    Momentum(attn, MU if mu is None else mu)
+    check_noise(noise, LAM if lam is None else lam, alpha)
+    if mu is not None and not uses_mu(attn):
+        warnings.warn(f"mu has no effect on attention kind {attn!r}", stacklevel=3)
+    if lam is not None and not uses_lam(noise):
+        warnings.warn(f"lam has no effect on noise model {noise!r}", stacklevel=3)
+    if alpha is not None and noise not in ALPHA:
+        warnings.warn(f"alpha has no effect on noise model {noise!r}", stacklevel=3)
+
+
+def _check_parts(unet: UNet, vae: VAE, text_encoder: TextEncoder) -> None:
+    """Raise InputError where the parts of a checkpoint do not belong together."""
+    if unet.config.in_channels != vae.config.latent_channels:
+        raise InputError(
+            f"the UNet takes {unet.config.in_channels} channels, the VAE makes {vae.config.latent_channels}: "
+            "an inpainting or editing model can't sample from a prompt alone"
+        )
+    if unet.config.cross_attention_dim != text_encoder.config.hidden_size:
+        raise InputError(
+            f"the UNet reads text of width {unet.config.cross_attention_dim}, "
+            f"the text encoder makes {text_encoder.config.hidden_size}: are they of one checkpoint?"
+        )
+
+
+def default_device() -> torch.device:
+    """The first of cuda, mps and cpu that is there."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return default_device()
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {str(device)!r} can't be used here ({reason}): try cpu") from error
+    return torch.device(device)
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    name = str(dtype or "float32").removeprefix("torch.")
+    return getattr(torch, choose("dtype", name, DTYPES))

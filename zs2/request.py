@@ -1,0 +1,65 @@
+"""What a user asks a model to sample. No torch here: a wrong request is answered before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from zs2.config import SEED_MAX
+from zs2.errors import InputError, whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to sample: all but the model and its variant.
+
+    Args:
+        prompt: text, or one text a frame (prompt travel; the last repeats).
+        negative_prompt: what guidance leads away from.
+        frames, steps: at least 1. seed: from 0 to 2³²−1 (torch draws from 32 bits).
+        guidance: g in u + g·(c − u); at 1 only the prompt counts, at 0 only the negative prompt, at half the work.
+        height, width: pixels, multiples of the VAE's reduction; by default what the model was trained at.
+        latents: initial noise (frames, 4, h, w), float32, used as given; then seed and noise model have no effect.
+    Raises: InputError for values that can't be meant.
+    """
+
+    prompt: str | Sequence[str]
+    negative_prompt: str = ""
+    frames: int = 8
+    steps: int = 50
+    guidance: float = 7.5
+    seed: int = 0
+    height: int | None = None
+    width: int | None = None
+    latents: Tensor | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("frames", 1, None), ("steps", 1, None), ("seed", 0, SEED_MAX)):
+            object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
+        if not isinstance(self.guidance, int | float) or not math.isfinite(self.guidance):
+            raise InputError(f"guidance is {self.guidance!r}: expected a finite number")
+        texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        if not isinstance(texts, list | tuple) or not all(
+            isinstance(text, str) for text in (*texts, self.negative_prompt)
+        ):
+            raise InputError(f"prompt is {self.prompt!r}, negative prompt {self.negative_prompt!r}: expected texts")
+        if not 1 <= len(texts) <= self.frames:
+            raise InputError(f"{len(texts)} prompts for {self.frames} frames: expected from 1 to {self.frames}")
+        if self.guidance == 1 and self.negative_prompt:
+            warnings.warn("the negative prompt has no effect at guidance 1", stacklevel=3)
+        if self.guidance == 0 and any(self.prompts):
+            warnings.warn("the prompt has no effect at guidance 0, where only the negative prompt counts", stacklevel=3)
+        if self.latents is not None and self.seed != 0:
+            warnings.warn("the seed has no effect where latents are given", stacklevel=3)
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompt of each frame, or the one prompt of all."""
+        given = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+        return given if len(given) == 1 else given + given[-1:] * (self.frames - len(given))

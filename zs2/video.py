@@ -1,0 +1,244 @@
+"""Clips: the frames and how they were made, saved whole or not at all, and their contact sheet."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from json import dumps, loads
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from zs2.errors import InputError, choose, whole
+from zs2.formats import READERS, SETTINGS_MAX, WRITERS, Frames, png_text, pyav, read_image
+
+FPS_MAX = 1000  # WebP counts time in whole milliseconds
+GIF_FPS_MAX = 50  # browsers slow a GIF frame of less than 20 ms down to 100 ms
+SHEET_FRAMES, SHEET_WIDTH, SHEET_TILE, SHEET_GAP = 60, 2048, 192, 4  # 60 = 10 × 6; the others in pixels
+SHEET_GREY = (200, 200, 200)  # stands off from white and from black frames
+
+
+class Clip:
+    """A finished video.
+
+    Args: frames: uint8 (F, H, W, 3), RGB, F ≥ 1. fps: frames a second, 1 to 1000.
+    settings: how the clip was made, a JSON object; it is stored in every file of the clip and read by `read_settings`.
+    Raises: InputError for frames, a rate or settings of another kind.
+    """
+
+    def __init__(self, frames: Frames, fps: int = 8, settings: dict[str, Any] | None = None) -> None:
+        frames = np.asarray(frames)
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
+            got = f"{frames.dtype} of shape {frames.shape}"
+            raise InputError(f"frames are {got}: expected a uint8 array (F, H, W, 3) of at least one RGB frame")
+        self.frames = np.ascontiguousarray(frames)
+        self.fps = whole("fps", fps, 1, FPS_MAX)
+        self.settings = _checked(settings)
+
+    def __repr__(self) -> str:
+        count, height, width = self.frames.shape[:3]
+        return f"Clip({count} frames of {width}x{height} at {self.fps} fps)"
+
+    def save(self, path: str | os.PathLike[str], sheet: bool = False, json: bool = True) -> list[Path]:
+        """Write the clip, looping forever, in the format of the path's ending, and return the paths written.
+
+            .gif         256 colours a frame, not dithered (dither noise would flicker); time in hundredths of a second:
+                         frames may differ by one, but every frame starts at its time, rounded, and the sum is right
+            .webp        lossless; time in milliseconds, rounded likewise
+            .png, .apng  an animated PNG, lossless, time likewise
+            .mp4         H.264 in 4:2:0, BT.709, so width and height must be even; needs `pip install 'zs2[video]'`
+            (no ending)  a folder of 0000.png, 0001.png, …; an earlier clip's folder is replaced
+
+        In GIF, WebP and animated PNG equal frames in a row become one that lasts as long; if all are equal, a still
+        picture, and only GIF keeps its time.
+        json: also write the settings beside the clip (clip.json). sheet: also a contact sheet (clip.sheet.png).
+        The same frames and settings give the same bytes. All files are finished under temporary names before any is put
+        in place, the JSON last: where there is a new JSON, the clip is whole.
+        Raises: InputError as `check_output` does, and for an odd size in MP4; OSError if writing fails.
+        """
+        path = check_output(path, self.fps)
+        ending = path.suffix.lower()
+        if ending == ".mp4" and (self.frames.shape[1] % 2 or self.frames.shape[2] % 2):
+            raise InputError(f"{path}: MP4 needs an even width and height, got {self!r}: use .webp, .png or .gif")
+        json_path, sheet_path = _beside(path)
+        text = dumps(self.settings)  # ASCII: no format can take it for another encoding
+        jobs: dict[Path, Callable[[Path], object]] = {path: partial(WRITERS[ending], self.frames, self.fps, text)}
+        if sheet:
+            jobs[sheet_path] = partial(self.sheet().save, format="PNG", pnginfo=png_text(text))
+        if json:
+            lines = dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
+            jobs[json_path] = partial(Path.write_bytes, data=lines.encode())
+        _write_all(path.parent, jobs)
+        return list(jobs)
+
+    def sheet(self, columns: int | None = None, tile: int | None = None) -> Image.Image:
+        """The contact sheet: the frames, or 60 of them evenly spaced, in reading order in a grid on grey.
+
+        columns: tiles in a row (default: up to 8 frames in one row, more in a grid near 16:9).
+        tile: the most pixels that a tile is wide (default: the sheet is at most 2048 wide, a small frame grows to 192).
+        Frames are enlarged by whole factors only, each pixel a square; reduced frames are Lanczos filtered.
+        """
+        count, height, width = self.frames.shape[:3]
+        shown = min(count, SHEET_FRAMES)
+        columns = _columns(shown, width / height) if columns is None else min(whole("columns", columns, 1), shown)
+        if tile is None:
+            room = max(1, (SHEET_WIDTH - SHEET_GAP) // columns - SHEET_GAP)
+            tile = min(room, max(width, SHEET_TILE * width // max(width, height)))
+        tile = whole("tile", tile, 1, SHEET_WIDTH)
+        scale = tile // width if tile >= width else tile / width
+        size = (round(width * scale), max(1, round(height * scale)))
+        resample = Image.Resampling.NEAREST if tile >= width else Image.Resampling.LANCZOS
+        step = (size[0] + SHEET_GAP, size[1] + SHEET_GAP)
+        rows = math.ceil(shown / columns)
+        sheet = Image.new("RGB", (columns * step[0] + SHEET_GAP, rows * step[1] + SHEET_GAP), SHEET_GREY)
+        for place, index in enumerate(np.linspace(0, count - 1, shown).round().astype(int)):
+            row, column = divmod(place, columns)
+            corner = (SHEET_GAP + column * step[0], SHEET_GAP + row * step[1])
+            sheet.paste(Image.fromarray(self.frames[index]).resize(size, resample), corner)
+        return sheet
+
+
+def check_output(path: str | os.PathLike[str], fps: int) -> Path:
+    """Check all that can be known of an output before the clip is sampled, leaving no trace, and return it as a Path.
+
+    Raises: InputError for an unknown ending, a missing PyAV, a GIF faster than browsers play, a place that can't be
+    written, a folder where a file should be or the other way round, a folder that holds anything but an earlier clip.
+    """
+    path = Path(path)
+    ending = path.suffix.lower()
+    whole("fps", fps, 1, FPS_MAX)
+    if path.name == ".." or path.name.lower() in WRITERS:  # no name at all, or nothing but an ending
+        raise InputError(f"output {str(path)!r} names no file: expected one such as clip.gif")
+    try:
+        choose("output ending", ending, [known for known in WRITERS if known or not ending])
+    except InputError as error:
+        raise InputError(f"{path}: {error}; a name with no ending is a folder of PNG files") from None
+    if ending == ".mp4":
+        pyav()
+    if ending == ".gif" and fps > GIF_FPS_MAX:
+        raise InputError(
+            f"{path}: browsers play a GIF at {GIF_FPS_MAX} fps at most, got {fps}: use .webp, .png or .mp4"
+        )
+    try:
+        for file in _beside(path) if not ending else (path, *_beside(path)):
+            if _exists(file) and file.is_dir():
+                raise InputError(f"output {file} is a folder: expected a file or a new name; choose another name")
+        if not ending and _exists(path) and not _is_frame_folder(path):
+            raise InputError(f"output {path} holds other things than a clip's frames: choose a new name, or add .gif")
+        parent = next(folder for folder in path.parents if os.path.lexists(folder))
+        if not parent.is_dir():
+            raise InputError(f"output {path}: {parent} is not a folder: choose another place")
+        with tempfile.TemporaryFile(dir=parent):  # what permissions say is not always so: try it
+            pass
+    except OSError as error:
+        raise InputError(f"output {path} can't be written ({error.strerror or error}): choose another place") from error
+    return path
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings of a clip, from its JSON or from the clip itself: any file or folder that `Clip.save` writes.
+
+    Raises: InputError if there is no such file, or nothing in it that `Clip.save` could have written.
+    """
+    path = Path(path)
+    file = path / "0000.png" if path.is_dir() else path
+    ending = choose("clip ending", file.suffix.lower(), tuple(READERS))
+    if not file.is_file():
+        raise InputError(f"{file}: no such file: expected a clip, or the JSON beside it")
+    try:
+        text = READERS[ending](file)
+    except InputError:
+        raise
+    except Exception as error:  # a broken file makes a decoder raise anything
+        raise InputError(f"{path}: can't be read ({error}): expected a clip of zs2, or the JSON beside it") from error
+    try:
+        if text is None or len(text) > SETTINGS_MAX:
+            raise ValueError("none, or too long")
+        settings = loads(text)
+        if not isinstance(settings, dict):
+            raise ValueError(f"a JSON {type(settings).__name__}")
+        return _checked(settings)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: no settings of zs2 in it ({error}): expected a clip of zs2, or its JSON") from error
+
+
+def _checked(settings: dict[str, Any] | None) -> dict[str, Any]:
+    """A copy of the settings as JSON gives them back (tuples are lists, keys are strings)."""
+    settings = {} if settings is None else settings
+    try:
+        text = dumps(settings, allow_nan=False)
+        dumps(settings, ensure_ascii=False).encode()  # half a surrogate pair can't be written as UTF-8
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"the settings can't be written as JSON ({error})") from error
+    if not isinstance(settings, dict) or len(text) > SETTINGS_MAX:
+        got = f"{len(text)} characters of {type(settings).__name__}"
+        raise InputError(f"the settings are {got}: expected a JSON object of at most {SETTINGS_MAX}")
+    return dict(loads(text))
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    """The JSON and the contact sheet of a clip."""
+    return path.with_name(path.stem + ".json"), path.with_name(path.stem + ".sheet.png")
+
+
+def _exists(path: Path) -> bool:
+    """Whether something has this name. Raises: OSError for a name that nothing can have (too long, say)."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _is_frame_folder(folder: Path) -> bool:
+    """Whether it is an earlier clip and nothing else: 0000.png, 0001.png, …, each with settings in it."""
+    files = list(folder.iterdir()) if folder.is_dir() else [folder]
+    if {file.name for file in files} != {f"{index:04}.png" for index in range(len(files))}:
+        return False
+    try:
+        return all(read_image(file) is not None for file in files)
+    except Exception:  # a broken file makes a decoder raise anything
+        return False
+
+
+def _columns(count: int, aspect: float) -> int:
+    """Up to 8 tiles stand in one row; more in the grid that is nearest 16:9, with few empty places."""
+
+    def ugliness(columns: int) -> float:
+        rows = math.ceil(count / columns)
+        return abs(math.log(columns * aspect / rows / (16 / 9))) + 5 * (1 - count / (rows * columns))
+
+    return count if count <= 8 else min(range(1, count + 1), key=ugliness)
+
+
+def _write_all(folder: Path, jobs: dict[Path, Callable[[Path], object]]) -> None:
+    """Let each job write a temporary path, and when all are done move the results to their places, in order.
+
+    Whatever is raised in between, KeyboardInterrupt included, no temporary file stays, and each target is the old one
+    or the new one, or, the JSON only, gone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".zs2-", suffix=".part", dir=folder) as stage:
+        new, old = Path(stage, "new"), Path(stage, "old")
+        new.mkdir()
+        old.mkdir()
+        for target, write in jobs.items():
+            write(new / target.name)
+        for target in jobs:
+            if target.suffix == ".json" and target.exists():  # from here on it would speak of another clip
+                os.replace(target, old / target.name)
+        for target in jobs:
+            is_dir = target.is_dir()
+            try:
+                if is_dir:  # only a file can be replaced in one go
+                    os.replace(target, old / target.name)
+                os.replace(new / target.name, target)
+            except BaseException:
+                if is_dir and not os.path.lexists(target):
+                    os.replace(old / target.name, target)
+                raise
