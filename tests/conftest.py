@@ -1,6 +1,22 @@
-"""Settings of all tests: hypothesis draws the same examples in every run, and has no deadline on a busy machine."""
+"""What all tests share: hypothesis draws the same examples in every run, and a copy of the checkpoint to change."""
 
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers import CHECKPOINT
 from hypothesis import settings
 
 settings.register_profile("zs2", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("zs2")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The default checkpoint in a folder of its own. Its weights are links: unlink one before writing another."""
+    copy = tmp_path / "checkpoint"
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        shutil.copytree(CHECKPOINT / part, copy / part, ignore=shutil.ignore_patterns("*.safetensors"))
+        for file in (CHECKPOINT / part).glob("*.safetensors"):
+            (copy / part / file.name).symlink_to(file)
+    return copy

@@ -43,6 +43,8 @@ def alphas_cumprod(config: ScheduleConfig) -> Tensor:
 def timesteps(config: ScheduleConfig, steps: int) -> list[int]:
     """The training timesteps at which a sampling of so many steps evaluates the model, from noise to picture.
 
+    They are those of diffusers' DDIMScheduler (which adds a step at −1 for some counts with `trailing` spacing).
+
     Raises: InputError if steps < 1, or so many that a timestep passes the schedule's last.
     """
     total = config.num_train_timesteps
@@ -51,9 +53,11 @@ def timesteps(config: ScheduleConfig, steps: int) -> list[int]:
     if config.timestep_spacing == "leading":
         chosen = [i * (total // steps) + config.steps_offset for i in reversed(range(steps))]
     elif config.timestep_spacing == "trailing":
-        chosen = [round(total - i * total / steps) - 1 for i in range(steps)]
+        stride = (total - total / steps) - total  # rounded as numpy's arange rounds it, so that halves fall alike
+        chosen = [round(total + i * stride) - 1 for i in range(steps)]
     else:
-        chosen = [round(i * (total - 1) / max(steps - 1, 1)) for i in reversed(range(steps))]
+        stride = (total - 1) / max(steps - 1, 1)
+        chosen = [round(i * stride) for i in reversed(range(steps))]
     if steps > total or chosen[0] >= total:
         most = total if config.timestep_spacing != "leading" else max(_most_leading_steps(config), 1)
         raise InputError(f"{steps} steps pass the last of the schedule's {total} timesteps: at most {most}")

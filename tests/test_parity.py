@@ -1,0 +1,240 @@
+"""zs2 against the reference outputs of tests/fixtures, which diffusers and transformers made (not needed here)."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from helpers import CHECKPOINT, CLIP, MODULE, TESTS, Fixture, assert_close, assert_same_picture
+from torch import Tensor
+
+from zs2 import ZS2
+from zs2.config import ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from zs2.ddim import DDIM
+from zs2.models.attention import Call, SpatialTransformer, TransformerBlock
+from zs2.models.clip import TextEncoder
+from zs2.models.layers import Downsample, ResnetBlock, Upsample, timestep_embedding
+from zs2.models.temporal import Momentum
+from zs2.models.unet import UNet
+from zs2.models.vae import VAE
+from zs2.tokenizer import Tokenizer
+
+KINDS = (("sa", 0.98), ("cfa", 0.98), ("tma", 0.98), ("tma", 0.5), ("tma-two-tap", 0.25))
+SELF = Momentum("sa", 0.0)
+
+fixture = cache(Fixture)
+
+
+@pytest.fixture(autouse=True)
+def no_grad() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="module")
+def model() -> ZS2:
+    return ZS2.from_pretrained(CHECKPOINT, device="cpu")
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("flip", [True, False])
+def test_timestep_embedding(flip: bool, shift: int) -> None:
+    f = fixture("timestep_embedding")
+    got = timestep_embedding(f["t"], 32, flip_sin_to_cos=flip, freq_shift=shift)
+    assert_close(got, f[f"flip={flip} shift={shift}/out"], MODULE)
+
+
+def test_resnet_block_of_the_unet() -> None:
+    f = fixture("layers")
+    block = f.load(ResnetBlock(16, 24, groups=8, eps=1e-5, embed_dim=24), "resnet")
+    embedding = torch.nn.functional.silu(f["resnet/embedding"])  # zs2 activates it once for all blocks
+    assert_close(block(f["resnet/x"], embedding), f["resnet/out"], MODULE)
+
+
+def test_resnet_block_of_the_vae() -> None:
+    f = fixture("layers")
+    block = f.load(ResnetBlock(16, 16, groups=8, eps=1e-6, embed_dim=None), "resnet of the vae")
+    assert_close(block(f["resnet of the vae/x"]), f["resnet of the vae/out"], MODULE)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_downsample(padding: int) -> None:
+    f, case = fixture("layers"), f"downsample padding={padding}"
+    assert_close(f.load(Downsample(16, padding), case)(f[f"{case}/x"]), f[f"{case}/out"], MODULE)
+
+
+@pytest.mark.parametrize("name", ["twice", "sized"])
+def test_upsample(name: str) -> None:
+    f, want = fixture("layers"), fixture("layers")[f"upsample/{name}"]
+    upsample = f.load(Upsample(16), "upsample")
+    assert_close(upsample(f["upsample/x"], (want.shape[2], want.shape[3])), want, MODULE)
+
+
+def call_with(blocks: Any, context: Tensor) -> Call:
+    """A call of one frame a branch, with this text."""
+    return Call(1, iter([block.attn2.keys_values(context) for block in blocks]), iter([None] * len(blocks)))
+
+
+def test_transformer_block() -> None:
+    f = fixture("layers")
+    block = f.load(TransformerBlock(16, 12, 2, SELF, upcast=False), "block")
+    assert_close(block(f["block/x"], call_with([block], f["block/context"])), f["block/out"], MODULE)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_spatial_transformer(linear: bool) -> None:
+    f, case = fixture("layers"), f"transformer linear={linear}"
+    transformer = SpatialTransformer(16, 12, 2, 2, SELF, groups=8, linear=linear, upcast=linear)
+    f.load(transformer, case)
+    call = call_with(transformer.transformer_blocks, f[f"{case}/context"])
+    assert_close(transformer(f[f"{case}/x"], call), f[f"{case}/out"], MODULE)
+
+
+# --- whole networks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", ["even", "odd", "narrow"])
+@pytest.mark.parametrize("name", ["unet_sd1", "unet_sd2", "unet_8_channels"])
+def test_unet(name: str, size: str) -> None:
+    f = fixture(name)
+    unet = f.load(UNet(UNetConfig.from_json(f.config), attn="sa"), "model")
+    assert_close(unet(f[f"{size}/x"], f[f"{size}/t"], f[f"{size}/context"], frames=1), f[f"{size}/out"], MODULE)
+
+
+@pytest.mark.parametrize("size", ["even", "odd"])
+@pytest.mark.parametrize("way", ["encode", "decode"])
+@pytest.mark.parametrize("name", ["vae", "vae_plain"])
+def test_vae(name: str, way: str, size: str) -> None:
+    f, case = fixture(name), f"{way} {size}"
+    vae = f.load(VAE(VAEConfig.from_json(f.config)), "model")
+    assert_close(getattr(vae, way)(f[f"{case}/x"]), f[f"{case}/out"], MODULE)
+
+
+@pytest.mark.parametrize("name", ["text_quick_gelu", "text_gelu"])
+def test_text_encoder(name: str) -> None:
+    f = fixture(name)
+    encoder = f.load(TextEncoder(TextConfig.from_json(f.config)), "model")
+    assert_close(encoder(f["out/ids"]), f["out/last"], MODULE)
+    assert_close(encoder.embed(f["out/ids"]), f["out/embed"], MODULE)
+
+
+# --- attention over frames --------------------------------------------------------------------------------------------
+
+
+def unet_of(name: str, model: ZS2, attn: str, mu: float) -> UNet:
+    """The UNet of an attention fixture, under one kind of attention."""
+    if name == "attention_emoji64":
+        return model.variant(attn=attn, mu=mu if attn.startswith("tma") else None).unet
+    weights = fixture("unet_sd1")
+    return weights.load(UNet(UNetConfig.from_json(weights.config), attn=attn, mu=mu), "model")
+
+
+@pytest.mark.parametrize(("attn", "mu"), KINDS)
+@pytest.mark.parametrize("name", ["attention_tiny", "attention_emoji64"])
+def test_attention_over_frames(model: ZS2, name: str, attn: str, mu: float) -> None:
+    f = fixture(name)
+    unet, x, t, context = unet_of(name, model, attn, mu), f["x"], int(f["t"]), f["context"]
+    want = f[f"{attn} mu={mu}/out"]
+    assert_close(unet(x, t, context, frames=4), want, MODULE)
+    assert_close(unet(x, t, context.repeat_interleave(4, dim=0), frames=4), want, MODULE)  # a text for each row
+
+
+@pytest.mark.parametrize("chunks", [(1, 3), (2, 2), (1, 1, 1, 1)])
+@pytest.mark.parametrize(("attn", "mu"), KINDS)
+@pytest.mark.parametrize("name", ["attention_tiny", "attention_emoji64"])
+def test_attention_over_chunks_of_frames(model: ZS2, name: str, attn: str, mu: float, chunks: tuple[int, ...]) -> None:
+    f = fixture(name)
+    unet, x, t, context = unet_of(name, model, attn, mu), f["x"].unflatten(0, (2, 4)), int(f["t"]), f["context"]
+    pieces, carry = [], ()
+    for chunk in x.split(chunks, dim=1):
+        out, carry = unet(chunk.flatten(0, 1), t, context, frames=chunk.shape[1], carry=carry)
+        pieces.append(out.unflatten(0, (2, -1)))
+    assert_close(torch.cat(pieces, dim=1).flatten(0, 1), f[f"{attn} mu={mu}/out"], MODULE)
+
+
+# --- sampling ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", sorted(Fixture("ddim").config))
+def test_ddim(case: str) -> None:
+    f = fixture("ddim")
+    t, outputs, samples = f[f"{case}/t"], f[f"{case}/outputs"], f[f"{case}/samples"]
+    ddim = DDIM(ScheduleConfig.from_json(f.config[case]), len(t))
+    assert list(ddim.timesteps) == t.tolist()
+    x = samples[0]
+    for i, output in enumerate(outputs):
+        assert_close(ddim.step(i, samples[i], output), samples[i + 1], MODULE)
+        x = ddim.step(i, x, output)
+    assert_close(x, samples[-1], MODULE)
+
+
+# --- the tokenizer ----------------------------------------------------------------------------------------------------
+
+
+def test_tokenizer() -> None:
+    tokenizer = Tokenizer.from_folder(CHECKPOINT / "tokenizer")
+    entries = json.loads((TESTS / "fixtures" / "tokenizer.json").read_text())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some are too long
+        ids = tokenizer.encode([entry["prompt"] for entry in entries])
+    assert ids.dtype == torch.int64
+    for entry, got in zip(entries, ids.tolist(), strict=True):
+        assert got == entry["ids"], f"{entry['prompt']!r}"
+
+
+def test_tokenizer_warns_of_a_cut() -> None:
+    tokenizer = Tokenizer.from_folder(CHECKPOINT / "tokenizer")
+    for entry in json.loads((TESTS / "fixtures" / "tokenizer.json").read_text()):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            tokenizer.encode([entry["prompt"]])
+        assert bool(caught) == (entry["length"] > len(entry["ids"])), f"{entry['prompt']!r}"
+        assert all(warning.category is UserWarning for warning in caught)
+
+
+# --- the real checkpoint ----------------------------------------------------------------------------------------------
+
+
+def test_emoji64_text(model: ZS2) -> None:
+    f = fixture("emoji64_parts")
+    assert_close(model.text_encoder(f["text/ids"]), f["text/last"], MODULE)
+    assert_close(model.text_encoder.embed(f["text/ids"]), f["text/embed"], MODULE)
+
+
+@pytest.mark.parametrize("t", [1, 401, 981])
+def test_emoji64_unet(model: ZS2, t: int) -> None:
+    f, case = fixture("emoji64_parts"), f"unet t={t}"
+    assert_close(model.unet(f[f"{case}/x"], t, f[f"{case}/context"], frames=1), f[f"{case}/out"], MODULE)
+
+
+@pytest.mark.parametrize("way", ["encode", "decode"])
+def test_emoji64_vae(model: ZS2, way: str) -> None:
+    f = fixture("emoji64_parts")
+    assert_close(getattr(model.vae, way)(f[f"{way}/x"]), f[f"{way}/out"], MODULE)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_emoji64_image(model: ZS2, number: int) -> None:
+    """Frame 0 is the picture that StableDiffusionPipeline makes for the same seed."""
+    f = fixture("emoji64_images")
+    arguments = f.config["images"][number]
+    latents = model.latents(**arguments, frames=1)
+    assert_close(latents, f[f"{number}/latents"], CLIP)
+    assert_same_picture(torch.from_numpy(model.decode(latents))[0], f[f"{number}/picture"])
+
+
+def test_emoji64_clip(model: ZS2) -> None:
+    f, steps = fixture("emoji64_clip"), []
+    arguments = dict(f.config["clip"])
+    momentum = model.variant(attn="tma", mu=arguments.pop("mu"))
+    clip = momentum(**arguments, latents=f["noise"], callback=steps.append)
+    assert_close(steps[-1].latents, f["latents"], CLIP)
+    assert_same_picture(torch.from_numpy(clip.frames), f["frames"])
