@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 
 # The clip of `make sample`: λ = 0.15 so that it moves; steps and guidance as the checkpoint's card advises.
 PROMPT ?= panda face on a sky blue background
-SAMPLE ?= --lam 0.15 --steps 25 --guidance 5 --out out/sample.gif
+SAMPLE ?= --lam 0.15 --steps 25 --guidance 5 --seed 1 --out out/sample.gif
 
 .PHONY: sample test test-reference lint bench fixtures clean help
 

@@ -156,7 +156,7 @@ def test_a_size_that_does_not_divide(model, size, message):
         ({"seed": -1}, "seed is -1: expected from 0"),
         ({"seed": 2**32}, "seed is 4294967296"),
         ({"guidance": float("nan")}, "guidance is nan: expected a finite number"),
-        ({"guidance": "7"}, "guidance is '7': expected a finite number"),
+        ({"guidance": "7"}, "guidance is 7: expected a finite number"),
         ({"prompt": ["a"] * 9}, "9 prompts for 8 frames: expected from 1 to 8"),
         ({"prompt": []}, "0 prompts for 8 frames"),
         ({"prompt": None}, "prompt is None.*expected texts"),

@@ -6,12 +6,13 @@ does not build is an error; a key that zs2 does not know is a warning, never sil
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zs2.errors import InputError, choose
+from zs2.errors import InputError, choose, whole
 
 Json = Mapping[str, Any]
 
@@ -65,25 +66,66 @@ UNET_RENAMED = {"down_block_types", "up_block_types", "transformer_layers_per_bl
 VAE_IGNORED = {"sample_size", "down_block_types", "up_block_types", "force_upcast"}
 
 
-def _warn_unknown(what: str, json: Json, known: set[str]) -> None:
-    """Warn of keys that are on and that zs2 does not read: they may mean another model."""
-    unknown = sorted(k for k, v in json.items() if k not in known and not k.startswith("_") and v not in (None, False))
-    if unknown:
-        warnings.warn(f"{what}: zs2 does not know {', '.join(unknown)}: the result may differ", stacklevel=3)
+class _Reader:
+    """Reads one JSON file, which `what` names in errors. Every method raises InputError for another kind of value."""
 
+    def __init__(self, what: str, json: Json, fixed: Mapping[str, Any]) -> None:
+        self.what, self.json = what, json
+        for key, want in fixed.items():
+            if json.get(key, want) != want:
+                raise InputError(f"{what}: {key} = {json[key]!r} is not supported, only {want!r}: another architecture")
 
-def _check_fixed(what: str, json: Json, fixed: Mapping[str, Any]) -> None:
-    for key, want in fixed.items():
-        if json.get(key, want) != want:
-            raise InputError(f"{what}: {key} = {json[key]!r} is not supported, only {want!r}: another architecture")
+    def warn_of_unknown(self, known: set[str]) -> None:
+        """Warn of keys that are on and that zs2 does not read: they may mean another model."""
+        on = {key for key, value in self.json.items() if value not in (None, False) and not key.startswith("_")}
+        if on - known:
+            unknown = ", ".join(sorted(on - known))
+            warnings.warn(f"{self.what}: zs2 does not know {unknown}: the result may differ", stacklevel=4)
 
+    def whole(self, key: str, default: int, least: int = 1) -> int:
+        return whole(f"{self.what}: {key}", self.json.get(key, default), least)
 
-def _levels(value: Any, count: int, what: str) -> tuple[int, ...]:
-    """One whole number for every level of a network: a number counts for all."""
-    values = (value,) * count if isinstance(value, int) else tuple(value)
-    if len(values) != count or not all(isinstance(v, int) and v >= 0 for v in values):
-        raise InputError(f"{what}: expected one whole number, or {count} of them, got {value!r}")
-    return values
+    def number(self, key: str, default: float) -> float:
+        value = self.json.get(key, default)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise InputError(f"{self.what}: {key} is {value!r}: expected a number")
+        return value
+
+    def numbers(self, key: str) -> tuple[float, ...] | None:
+        values = self.json.get(key)
+        if values is None:
+            return None
+        if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
+            raise InputError(f"{self.what}: {key} is {values!r}: expected a list of numbers")
+        return tuple(values)
+
+    def flag(self, key: str, default: bool) -> bool:
+        return bool(self.json.get(key, default))
+
+    def name(self, key: str, default: str, options: Sequence[str]) -> str:
+        return choose(f"{key} in {self.what}", self.json.get(key, default), options)
+
+    def kinds(self, key: str, default: Sequence[str], options: Sequence[str]) -> tuple[str, ...]:
+        """Block types."""
+        values = self.json.get(key, default)
+        if not isinstance(values, list | tuple):
+            raise InputError(f"{self.what}: {key} is {values!r}: expected a list of block types")
+        return tuple(choose(f"block type in {self.what}", value, options) for value in values)
+
+    def levels(self, key: str, default: int | tuple[int, ...], count: int | None = None) -> tuple[int, ...]:
+        """A whole number for each level; one number counts for all where their count is known."""
+        value = self.json.get(key, default)
+        if count is not None and isinstance(value, int):
+            value = (value,) * count
+        if not isinstance(value, list | tuple) or not value or len(value) != (count or len(value)):
+            expected = "a list" if count is None else f"one whole number, or {count} of them"
+            raise InputError(f"{self.what}: {key} is {value!r}: expected {expected}")
+        return tuple(whole(f"{self.what}: {key}", number, 1) for number in value)
+
+    def check_divides(self, widths: Sequence[int], parts: Sequence[int], key: str) -> None:
+        for width, part in zip(widths, parts, strict=True):
+            if width % part:
+                raise InputError(f"{self.what}: {key} is {part}, which does not divide {width} channels")
 
 
 @dataclass(frozen=True)
@@ -114,42 +156,50 @@ class UNetConfig:
         In it, `attention_head_dim` is the *number* of heads (a misnomer that diffusers keeps).
         Raises: InputError for an architecture that zs2 does not build.
         """
-        what = "unet/config.json"
-        _check_fixed(what, json, UNET_FIXED)
-        channels = tuple(json.get("block_out_channels", (320, 640, 1280, 1280)))
+        read = _Reader("unet/config.json", json, UNET_FIXED)
+        channels = read.levels("block_out_channels", (320, 640, 1280, 1280))
         count = len(channels)
-        down = json.get("down_block_types", ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",))
-        up = json.get("up_block_types", ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
-        for kind in (*down, *up):
-            names = ("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
-            choose(f"block type in {what}", kind, names)
+        downs, ups = ("CrossAttnDownBlock2D", "DownBlock2D"), ("CrossAttnUpBlock2D", "UpBlock2D")
+        down = read.kinds("down_block_types", (downs[0],) * 3 + (downs[1],), downs)
+        up = read.kinds("up_block_types", (ups[1],) + (ups[0],) * 3, ups)
         attention = tuple(kind.startswith("CrossAttn") for kind in down)
-        if len(down) != count or tuple(kind.startswith("CrossAttn") for kind in up) != attention[::-1]:
+        mirrored = tuple(kind.startswith("CrossAttn") for kind in reversed(up))
+        if len(down) != count or mirrored != attention:
             raise InputError(
-                f"{what}: {count} levels, but blocks {list(down)} and {list(up)}: they must mirror each other"
+                f"{read.what}: {count} levels, but blocks {list(down)} and {list(up)}: they must mirror each other"
             )
+        groups = read.whole("norm_num_groups", 32)
+        heads = read.levels("attention_head_dim", 8, count)
+        read.check_divides(channels, (groups,) * count, "norm_num_groups")
+        read.check_divides(channels, heads, "attention_head_dim (the number of heads)")
         sample = json.get("sample_size") or 64
-        _warn_unknown(what, json, set(cls.__dataclass_fields__) | set(UNET_FIXED) | UNET_IGNORED | UNET_RENAMED)
+        read.warn_of_unknown(set(cls.__dataclass_fields__) | set(UNET_FIXED) | UNET_IGNORED | UNET_RENAMED)
         return cls(
-            in_channels=json.get("in_channels", 4),
-            out_channels=json.get("out_channels", 4),
-            block_out_channels=_levels(channels, count, f"{what}: block_out_channels"),
-            layers_per_block=_levels(json.get("layers_per_block", 2), count, f"{what}: layers_per_block"),
+            in_channels=read.whole("in_channels", 4),
+            out_channels=read.whole("out_channels", 4),
+            block_out_channels=channels,
+            layers_per_block=read.levels("layers_per_block", 2, count),
             attention=attention,
-            transformer_layers=_levels(
-                json.get("transformer_layers_per_block", 1), count, f"{what}: transformer layers"
-            ),
-            heads=_levels(json.get("attention_head_dim", 8), count, f"{what}: attention_head_dim"),
-            cross_attention_dim=_levels(json.get("cross_attention_dim", 1280), 1, f"{what}: cross_attention_dim")[0],
-            norm_num_groups=json.get("norm_num_groups", 32),
-            norm_eps=json.get("norm_eps", 1e-5),
-            use_linear_projection=json.get("use_linear_projection", False),
-            upcast_attention=json.get("upcast_attention", False),
-            downsample_padding=json.get("downsample_padding", 1),
-            flip_sin_to_cos=json.get("flip_sin_to_cos", True),
-            freq_shift=json.get("freq_shift", 0),
-            sample_size=(sample, sample) if isinstance(sample, int) else (sample[0], sample[1]),
+            transformer_layers=read.levels("transformer_layers_per_block", 1, count),
+            heads=heads,
+            cross_attention_dim=read.levels("cross_attention_dim", 1280, 1)[0],
+            norm_num_groups=groups,
+            norm_eps=read.number("norm_eps", 1e-5),
+            use_linear_projection=read.flag("use_linear_projection", False),
+            upcast_attention=read.flag("upcast_attention", False),
+            downsample_padding=read.whole("downsample_padding", 1, least=0),
+            flip_sin_to_cos=read.flag("flip_sin_to_cos", True),
+            freq_shift=read.number("freq_shift", 0),
+            sample_size=_pair(read.what, sample),
         )
+
+
+def _pair(what: str, size: Any) -> tuple[int, int]:
+    """A height and a width, or one number for both."""
+    sides = [size, size] if isinstance(size, int) else size
+    if not isinstance(sides, list) or len(sides) != 2:
+        raise InputError(f"{what}: sample_size is {size!r}: expected a whole number, or two")
+    return whole(f"{what}: sample_size", sides[0], 1), whole(f"{what}: sample_size", sides[1], 1)
 
 
 @dataclass(frozen=True)
@@ -175,23 +225,24 @@ class VAEConfig:
     @classmethod
     def from_json(cls, json: Json) -> VAEConfig:
         """Read a `vae/config.json`. Raises: InputError for an architecture that zs2 does not build."""
-        what = "vae/config.json"
-        _check_fixed(what, json, VAE_FIXED)
-        for kind in (*json.get("down_block_types", ()), *json.get("up_block_types", ())):
-            choose(f"block type in {what}", kind, ("DownEncoderBlock2D", "UpDecoderBlock2D"))
-        channels = tuple(json.get("block_out_channels", (64,)))
-        _warn_unknown(what, json, set(cls.__dataclass_fields__) | set(VAE_FIXED) | VAE_IGNORED)
+        read = _Reader("vae/config.json", json, VAE_FIXED)
+        for side in ("down", "up"):
+            read.kinds(f"{side}_block_types", (), ("DownEncoderBlock2D", "UpDecoderBlock2D"))
+        channels = read.levels("block_out_channels", (64,))
+        groups = read.whole("norm_num_groups", 32)
+        read.check_divides(channels, (groups,) * len(channels), "norm_num_groups")
+        read.warn_of_unknown(set(cls.__dataclass_fields__) | set(VAE_FIXED) | VAE_IGNORED)
         return cls(
-            in_channels=json.get("in_channels", 3),
-            out_channels=json.get("out_channels", 3),
-            latent_channels=json.get("latent_channels", 4),
-            block_out_channels=_levels(channels, len(channels), f"{what}: block_out_channels"),
-            layers_per_block=json.get("layers_per_block", 1),
-            norm_num_groups=json.get("norm_num_groups", 32),
-            scaling_factor=json.get("scaling_factor", 0.18215),
-            use_quant_conv=json.get("use_quant_conv", True),
-            use_post_quant_conv=json.get("use_post_quant_conv", True),
-            mid_block_add_attention=json.get("mid_block_add_attention", True),
+            in_channels=read.whole("in_channels", 3),
+            out_channels=read.whole("out_channels", 3),
+            latent_channels=read.whole("latent_channels", 4),
+            block_out_channels=channels,
+            layers_per_block=read.whole("layers_per_block", 1),
+            norm_num_groups=groups,
+            scaling_factor=read.number("scaling_factor", 0.18215),
+            use_quant_conv=read.flag("use_quant_conv", True),
+            use_post_quant_conv=read.flag("use_post_quant_conv", True),
+            mid_block_add_attention=read.flag("mid_block_add_attention", True),
         )
 
 
@@ -216,17 +267,20 @@ class TextConfig:
 
         Raises: InputError for an activation that zs2 does not have.
         """
+        read = _Reader("text_encoder/config.json", json, {})
+        width, heads = read.whole("hidden_size", 512), read.whole("num_attention_heads", 8)
+        read.check_divides([width], [heads], "num_attention_heads")
         return cls(
-            vocab_size=json.get("vocab_size", 49408),
-            hidden_size=json.get("hidden_size", 512),
-            intermediate_size=json.get("intermediate_size", 2048),
-            projection_dim=json.get("projection_dim", 512),
-            num_hidden_layers=json.get("num_hidden_layers", 12),
-            num_attention_heads=json.get("num_attention_heads", 8),
-            max_position_embeddings=json.get("max_position_embeddings", 77),
-            hidden_act=choose("hidden_act", json.get("hidden_act", "quick_gelu"), ("quick_gelu", "gelu")),
-            layer_norm_eps=json.get("layer_norm_eps", 1e-5),
-            eos_token_id=json.get("eos_token_id", 49407),
+            vocab_size=read.whole("vocab_size", 49408),
+            hidden_size=width,
+            intermediate_size=read.whole("intermediate_size", 2048),
+            projection_dim=read.whole("projection_dim", 512),
+            num_hidden_layers=read.whole("num_hidden_layers", 12),
+            num_attention_heads=heads,
+            max_position_embeddings=read.whole("max_position_embeddings", 77),
+            hidden_act=read.name("hidden_act", "quick_gelu", ("quick_gelu", "gelu")),
+            layer_norm_eps=read.number("layer_norm_eps", 1e-5),
+            eos_token_id=read.whole("eos_token_id", 49407, least=0),
         )
 
 
@@ -254,23 +308,21 @@ class ScheduleConfig:
         DDIM's own files default to `clip_sample` true; another scheduler's file never meant to clip.
         Raises: InputError for a schedule, prediction or spacing that zs2 does not have.
         """
-        _check_fixed("scheduler_config.json", json, SCHEDULE_FIXED)
-        betas = json.get("trained_betas")
-        schedules = ("linear", "scaled_linear", "squaredcos_cap_v2")
-        predictions = ("epsilon", "v_prediction", "sample")
+        read = _Reader("scheduler_config.json", json, SCHEDULE_FIXED)
+        total, betas = read.whole("num_train_timesteps", 1000), read.numbers("trained_betas")
+        if betas is not None and len(betas) != total:
+            raise InputError(f"{read.what}: {len(betas)} trained_betas for {total} timesteps: expected one each")
         return cls(
-            num_train_timesteps=json.get("num_train_timesteps", 1000),
-            beta_start=json.get("beta_start", 1e-4),
-            beta_end=json.get("beta_end", 0.02),
-            beta_schedule=choose("beta_schedule", json.get("beta_schedule", "linear"), schedules),
-            trained_betas=None if betas is None else tuple(betas),
-            rescale_betas_zero_snr=json.get("rescale_betas_zero_snr", False),
-            prediction_type=choose("prediction_type", json.get("prediction_type", "epsilon"), predictions),
-            timestep_spacing=choose(
-                "timestep_spacing", json.get("timestep_spacing", "leading"), ("leading", "trailing", "linspace")
-            ),
-            steps_offset=json.get("steps_offset", 0),
-            set_alpha_to_one=json.get("set_alpha_to_one", True),
-            clip_sample=json.get("clip_sample", json.get("_class_name", "DDIMScheduler") == "DDIMScheduler"),
-            clip_sample_range=json.get("clip_sample_range", 1.0),
+            num_train_timesteps=total,
+            beta_start=read.number("beta_start", 1e-4),
+            beta_end=read.number("beta_end", 0.02),
+            beta_schedule=read.name("beta_schedule", "linear", ("linear", "scaled_linear", "squaredcos_cap_v2")),
+            trained_betas=betas,
+            rescale_betas_zero_snr=read.flag("rescale_betas_zero_snr", False),
+            prediction_type=read.name("prediction_type", "epsilon", ("epsilon", "v_prediction", "sample")),
+            timestep_spacing=read.name("timestep_spacing", "leading", ("leading", "trailing", "linspace")),
+            steps_offset=read.whole("steps_offset", 0, least=0),
+            set_alpha_to_one=read.flag("set_alpha_to_one", True),
+            clip_sample=read.flag("clip_sample", json.get("_class_name", "DDIMScheduler") == "DDIMScheduler"),
+            clip_sample_range=read.number("clip_sample_range", 1.0),
         )

@@ -84,14 +84,14 @@ def uses_lam(kind: str) -> bool:
 
 
 def check(kind: str, lam: float, alpha: float | None = None) -> None:
-    """Raise InputError for an unknown kind, a λ outside [0, √e], or an a that is negative or not finite."""
+    """Raise InputError for an unknown kind, a λ outside [0, √e], or an a outside [0, 10⁶]."""
     choose("noise model", kind, NOISE_KINDS)
     if not 0 <= lam <= LAM_MAX:
         raise InputError(
             f"lam is {lam}: expected a number from 0 (one noise) to √e = {LAM_MAX:.4f} (independent noises)"
         )
-    if alpha is not None and not 0 <= alpha < math.inf:
-        raise InputError(f"alpha is {alpha}: expected a number from 0 (independent noises) up")
+    if alpha is not None and not 0 <= alpha <= 1e6:
+        raise InputError(f"alpha is {alpha}: expected a number from 0 (independent noises) to 1e6 (as good as one)")
 
 
 def noises(

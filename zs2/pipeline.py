@@ -64,7 +64,7 @@ class ZS2:
         checkpoint: Checkpoint | None = None,
     ) -> None:
         check_noise(noise, lam, alpha)
-        _check_parts(unet, vae, text_encoder)
+        _check_parts(unet, vae, text_encoder, tokenizer)
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
         self.tokenizer, self.schedule = tokenizer, schedule
         self.noise, self.lam, self.alpha = noise, lam, alpha
@@ -82,20 +82,22 @@ class ZS2:
         alpha: float | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        prediction: str | None = None,
     ) -> ZS2:
         """Load a checkpoint.
 
         Args:
-            model: a folder in the diffusers layout.
+            model: a folder in the diffusers layout, or a `.safetensors` file of SD 1.x or 2.x in the original layout.
             attn, mu: attention over frames, and its momentum (default 0.98): see models/temporal.py.
             noise, lam, alpha: noise model, its λ (default 0.01), and a of the PYoCo models: see noise.py.
             device: by default cuda, mps or cpu, the first there is. dtype: of the networks; latents are float32 always.
+            prediction: `epsilon` or `v`, which a single file of SD 2 does not say.
         Raises: InputError, in one line, for anything that can't be loaded or is out of range. Warns of options that
             have no effect with the others.
         """
         _warn_without_effect(attn, mu, noise, lam, alpha)
         device, dtype = _device(device), _dtype(dtype)
-        checkpoint = Checkpoint(model, dtype, device)
+        checkpoint = Checkpoint(model, dtype, device, prediction)
         return cls(
             checkpoint.unet(attn, MU if mu is None else mu),
             checkpoint.vae(),
@@ -191,9 +193,10 @@ class ZS2:
                 output = negative + request.guidance * (positive - negative)
             x = ddim.step(i, x, output)
             if not x.isfinite().all():
+                other = "" if self.dtype == torch.float32 else "float32, or "
                 raise FloatingPointError(
                     f"the latents are NaN or infinite after step {i + 1} of {request.steps} (timestep {t}) in "
-                    f"{self.dtype}: try float32 (or bfloat16), or a smaller guidance than {request.guidance:g}"
+                    f"{self.dtype}: try {other}a smaller guidance than {request.guidance:g}"
                 )
             yield Step(i, request.steps, t, x)
 
@@ -226,7 +229,7 @@ class ZS2:
         h, w = self.unet.config.sample_size if request.latents is None else request.latents.shape[-2:]
         height = h * reduction if request.height is None else whole("height", request.height, reduction)
         width = w * reduction if request.width is None else whole("width", request.width, reduction)
-        if height % reduction or width % reduction:
+        if height % reduction or width % reduction or not height or not width:
             raise InputError(f"size {width}x{height}: expected multiples of {reduction}, the VAE's reduction")
         return request.frames, self.vae.config.latent_channels, height // reduction, width // reduction
 
@@ -299,12 +302,22 @@ def _warn_without_effect(attn: str, mu: float | None, noise: str, lam: float | N
         warnings.warn(f"alpha has no effect on noise model {noise!r}", stacklevel=3)
 
 
-def _check_parts(unet: UNet, vae: VAE, text_encoder: TextEncoder) -> None:
+def _check_parts(unet: UNet, vae: VAE, text_encoder: TextEncoder, tokenizer: Tokenizer) -> None:
     """Raise InputError where the parts of a checkpoint do not belong together."""
     if unet.config.in_channels != vae.config.latent_channels:
         raise InputError(
             f"the UNet takes {unet.config.in_channels} channels, the VAE makes {vae.config.latent_channels}: "
             "an inpainting or editing model can't sample from a prompt alone"
+        )
+    if unet.config.out_channels != vae.config.latent_channels:
+        raise InputError(
+            f"the UNet makes {unet.config.out_channels} channels, the VAE takes {vae.config.latent_channels}: "
+            "a model that also predicts a variance can't be sampled by DDIM here"
+        )
+    if tokenizer.vocab_size > text_encoder.config.vocab_size:
+        raise InputError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the text encoder {text_encoder.config.vocab_size}: "
+            "are they of one checkpoint?"
         )
     if unet.config.cross_attention_dim != text_encoder.config.hidden_size:
         raise InputError(
@@ -324,7 +337,8 @@ def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return default_device()
     try:
-        torch.empty(0, device=device)
+        if torch.empty(0, device=device).is_meta:
+            raise RuntimeError("it has no memory")
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {str(device)!r} can't be used here ({reason}): try cpu") from error

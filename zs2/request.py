@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,13 +42,16 @@ class Request:
     def __post_init__(self) -> None:
         for name, least, most in (("frames", 1, None), ("steps", 1, None), ("seed", 0, SEED_MAX)):
             object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
-        if not isinstance(self.guidance, int | float) or not math.isfinite(self.guidance):
-            raise InputError(f"guidance is {self.guidance!r}: expected a finite number")
+        if not isinstance(self.guidance, int | float) or not abs(self.guidance) <= sys.float_info.max:
+            raise InputError(f"guidance is {str(self.guidance)[:40]}: expected a finite number")
+        object.__setattr__(self, "guidance", float(self.guidance))
         texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         if not isinstance(texts, list | tuple) or not all(
             isinstance(text, str) for text in (*texts, self.negative_prompt)
         ):
             raise InputError(f"prompt is {self.prompt!r}, negative prompt {self.negative_prompt!r}: expected texts")
+        if any("\ud800" <= c <= "\udfff" for text in (*texts, self.negative_prompt) for c in text):
+            raise InputError(f"prompt is {self.prompt!r}: expected text in Unicode (the bytes given are not UTF-8)")
         if not 1 <= len(texts) <= self.frames:
             raise InputError(f"{len(texts)} prompts for {self.frames} frames: expected from 1 to {self.frames}")
         if self.guidance == 1 and self.negative_prompt:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from zs2 import __version__
-from zs2.config import ATTENTION_KINDS, DEFAULT_MODEL, DTYPES, LAM, MU, NOISE_KINDS
+from zs2.config import ATTENTION_KINDS, DEFAULT_MODEL, DTYPES, LAM, MU, NOISE_KINDS, SEED_MAX
 from zs2.errors import InputError
 from zs2.request import Request
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 EXAMPLE = "panda face on a sky blue background"  # of the default checkpoint
 VARIANT: tuple[str, ...] = ("attn", "mu", "noise", "lam", "alpha")
 REQUEST = tuple(field.name for field in fields(Request))
-REPLAY = ("replay", "model", "device", "latents", "out", "sheet")  # what --replay can be given with
+REPLAY = ("replay", "model", "prediction", "device", "latents", "out", "sheet")  # what --replay can be given with
 MOST_CLIPS = 100_000
 
 
@@ -30,7 +32,8 @@ class Parser(argparse.ArgumentParser):
     """Errors in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"zs2: error: {message}\n")
+        say(f"error: {message}")
+        sys.exit(2)
 
 
 def parser() -> Parser:
@@ -51,7 +54,13 @@ def parser() -> Parser:
     p.add_argument("--version", action="version", version=f"zs2 {__version__}")
 
     g = p.add_argument_group("model")
-    g.add_argument("--model", metavar="FOLDER", help=f"checkpoint in the diffusers layout (default {DEFAULT_MODEL})")
+    g.add_argument(
+        "--model",
+        metavar="PATH",
+        help="a folder in the diffusers layout, or a .safetensors file of SD 1.x or 2.x in the original layout "
+        f"(default {DEFAULT_MODEL})",
+    )
+    g.add_argument("--prediction", metavar="P", help="epsilon or v: what a single file of SD 2 does not say of itself")
     g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is of cuda, mps, cpu)")
     g.add_argument("--dtype", metavar="DTYPE", help=f"{', '.join(DTYPES)} (default float32)")
 
@@ -100,13 +109,18 @@ def seeds(text: str) -> list[int]:
     """`3`, `0..3` or `1,5,7` (or both: `0..3,9`) to a list of seeds."""
     chosen: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(-?\d+)(?:\.\.(\d+))?\s*", part, re.ASCII)
+        match = re.fullmatch(r"\s*(-?\d{1,4000})(?:\.\.(\d{1,4000}))?\s*", part, re.ASCII)
+        if len(part) > 4000:
+            raise argparse.ArgumentTypeError(f"{part[:20]}…: expected numbers from 0 to {SEED_MAX}")
         if not match:
             raise argparse.ArgumentTypeError(f"{text!r} is no seed: expected a number, a range 0..3 or a list 1,5,7")
         first, last = int(match[1]), int(match[2] or match[1])
         if not 0 <= last - first < MOST_CLIPS:
             raise argparse.ArgumentTypeError(f"{part!r}: expected a range that rises, of at most {MOST_CLIPS} seeds")
         chosen += range(first, last + 1)
+    twice = [seed for seed, count in Counter(chosen).items() if count > 1]
+    if twice:
+        raise argparse.ArgumentTypeError(f"{text!r} has {twice[0]} twice: expected each seed once")
     return chosen
 
 
@@ -139,7 +153,7 @@ def prompts(given: dict[str, Any]) -> list[str | list[str]]:
         return [*lines(given["prompts"])]
     if "travel" in given:
         return [lines(given["travel"])]
-    if "prompt" not in given and given.get("model", DEFAULT_MODEL) != DEFAULT_MODEL:
+    if "prompt" not in given and Path(given.get("model", DEFAULT_MODEL)) != Path(DEFAULT_MODEL):
         raise InputError("no prompt: give one (only the default model has an example)")
     return [given.get("prompt", EXAMPLE)]
 
@@ -162,14 +176,17 @@ def requests(given: dict[str, Any]) -> Iterator[tuple[str, Request]]:
 
 def latents(file: str) -> Any:
     """The tensor `latents` of a safetensors file. Raises: InputError if there is none."""
-    from zs2.checkpoint import read_tensors
+    from zs2.weights import read_tensors
 
     path = Path(file)
     if not path.is_file():
         raise InputError(f"{file}: no such file of latents")
     tensors = read_tensors([path])
     if "latents" not in tensors or tensors["latents"].ndim != 4:
-        raise InputError(f"{file}: expected a tensor `latents` (frames, 4, h, w), got {sorted(tensors)}")
+        raise InputError(
+            f"{file}: expected a tensor `latents` (frames, 4, h, w), got "
+            f"{ {name: tuple(tensor.shape) for name, tensor in tensors.items()} }"
+        )
     return tensors["latents"]
 
 
@@ -180,7 +197,7 @@ def outputs(given: dict[str, Any], marks: Sequence[str], fps: int) -> list[Path]
     if "out" in given:
         base = Path(given["out"])
     else:
-        taken = [int(p.name[:5]) for p in Path("out").glob("*") if re.match(r"\d{5}", p.name, re.ASCII)]
+        taken = [int(m[0]) for p in Path("out").glob("*") if (m := re.match(r"\d{5,9}", p.name, re.ASCII))]
         base = Path("out") / f"{max(taken, default=0) + 1:05}.gif"
     if not base.name:
         raise InputError(f"--out {given['out']!r} names no file: expected one such as clip.gif")
@@ -198,9 +215,12 @@ def replayed(file: str, given: dict[str, Any]) -> dict[str, Any]:
     try:
         options = {name: made[name] for name in (*VARIANT, *REQUEST, "fps", "dtype", "device")}
         options["made"] = {name: made[name] for name in ("weights", "versions", "latents")}
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise InputError(f"{file}: these are not the settings of a clip of zs2: {error} is missing") from error
-    for name in ("mu", "lam", "alpha", "guidance"):
+    for name in needed(made):
+        if made[name] is None:
+            raise InputError(f"{file}: {name} is null, but has an effect with the other settings: expected a value")
+    for name in ("mu", "lam", "alpha"):
         if not isinstance(made[name], int | float | None):
             raise InputError(f"{file}: {name} is {made[name]!r}: expected a number")
     if options.pop("latents") is not None and "latents" not in given:
@@ -211,10 +231,23 @@ def replayed(file: str, given: dict[str, Any]) -> dict[str, Any]:
     return options | {name: given[name] for name in REPLAY if name in given}
 
 
+def needed(made: dict[str, Any]) -> list[str]:
+    """The settings that decide a clip of this variant: what has no effect is null."""
+    from zs2.models.temporal import uses_mu
+    from zs2.noise import ALPHA, uses_lam
+
+    names = ["prompt", "negative_prompt", "frames", "steps", "guidance", "width", "height", "fps"]
+    names += ["attn", "dtype", "device", "weights", "versions"]
+    names += ["mu"] * uses_mu(str(made["attn"]))
+    if made["latents"] is None:
+        names += ["seed", "noise"] + ["lam"] * uses_lam(str(made["noise"])) + ["alpha"] * (str(made["noise"]) in ALPHA)
+    return names
+
+
 def warn_without_effect(given: dict[str, Any], paths: Sequence[Path]) -> None:
     """Warn of options that change nothing, given the others. The library warns of those of a variant."""
     if "latents" in given:
-        unused = [name for name in (*VARIANT[2:], "seed") if name in given]
+        unused = [name for name in VARIANT[2:] if name in given]  # of the seed, the library warns
         if unused:
             warnings.warn(f"{', '.join(unused)}: no effect where latents are given", stacklevel=2)
     elif given.get("frames") == 1:
@@ -228,9 +261,11 @@ def warn_without_effect(given: dict[str, Any], paths: Sequence[Path]) -> None:
 def check_replay(model: ZS2, made: dict[str, Any], request: Request, fps: int) -> None:
     """Raise InputError if a replay has other weights or latents; warn of other versions."""
     now = model.settings(request, fps)
-    for name in ("weights", "latents"):
-        if made[name] != now[name]:
-            raise InputError(f"the clip was made with other {name}: {made[name]}, these are {now[name]}")
+    if made["weights"] != now["weights"]:
+        parts = [part for part, digest in now["weights"].items() if dict(made["weights"]).get(part) != digest]
+        raise InputError(f"the clip was made with other weights ({', '.join(parts)}): give its --model")
+    if made["latents"] != now["latents"]:
+        raise InputError("the clip was made from other latents: give the same --latents")
     if made["versions"] != now["versions"]:
         warnings.warn(f"made with {made['versions']}, now {now['versions']}: the clip may differ", stacklevel=2)
 
@@ -249,7 +284,7 @@ def run(given: dict[str, Any]) -> None:
     from zs2.progress import progress
     from zs2.video import Clip
 
-    options = {name: given[name] for name in (*VARIANT, "device", "dtype") if name in given}
+    options = {name: given[name] for name in (*VARIANT, "device", "dtype", "prediction") if name in given}
     model = ZS2.from_pretrained(given.get("model", DEFAULT_MODEL), **options)
     for _, request in jobs:
         model.check(request)
@@ -266,6 +301,9 @@ def run(given: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit status: 0; 1 if sampling failed; 2 for what the user gave; 130 for Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # λ on a terminal that has none
     given = vars(parser().parse_args(argv))
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
@@ -277,6 +315,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         except (FloatingPointError, OSError) as error:
             say(f"error: {error}")
+            return 1
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise
+            say("error: out of memory: try fewer --frames, a smaller --size, or half precision (--dtype)")
             return 1
         except KeyboardInterrupt:
             say("stopped: what was finished before is kept")

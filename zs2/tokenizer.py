@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 from torch import Tensor
 
-from zs2.errors import InputError
+from zs2.errors import InputError, whole
 from zs2.files import read_json
 
 # The pieces that OpenAI's CLIP splits a prompt into before merging bytes.
@@ -40,7 +41,7 @@ class Tokenizer:
             if token.content not in vocab:
                 raise InputError(f"tokenizer: {name} {token.content!r} is not in its vocabulary of {len(vocab)}")
         bos, eos = (tokens[name].content for name in ("bos_token", "eos_token"))
-        self.max_length = max_length
+        self.max_length, self.vocab_size = max_length, max(vocab.values()) + 1
         self.pad_id = vocab[tokens["pad_token"].content]
         self.eos_id = vocab[eos]
         unknown = tokens["unk_token"].content
@@ -68,15 +69,15 @@ class Tokenizer:
         Raises: InputError if files are missing or are not a byte-pair vocabulary.
         """
         folder = Path(folder)
-        config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-        special = {name: config[name] for name in SPECIAL if config.get(name)}
-        # as transformers does: newer files describe each token in one table, older ones in a file that wins
-        if "added_tokens_decoder" in config:
-            table = {token["content"]: token for token in config["added_tokens_decoder"].values()}
-            special = {name: table.get(token, token) for name, token in special.items() if isinstance(token, str)}
-        elif (folder / "special_tokens_map.json").exists():
-            special |= read_json(folder / "special_tokens_map.json")
         try:
+            config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+            special = {name: config[name] for name in SPECIAL if config.get(name)}
+            # as transformers does: newer files describe each token in one table, older ones in a file that wins
+            if "added_tokens_decoder" in config:
+                table = {token["content"]: token for token in config["added_tokens_decoder"].values()}
+                special = {name: table.get(token, token) for name, token in special.items() if isinstance(token, str)}
+            elif (folder / "special_tokens_map.json").exists():
+                special |= read_json(folder / "special_tokens_map.json")
             if (folder / "vocab.json").exists():
                 vocab = read_json(folder / "vocab.json")
                 lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
@@ -85,14 +86,25 @@ class Tokenizer:
                 model = read_json(folder / "tokenizer.json")["model"]
                 vocab = model["vocab"]
                 merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+            if any(not isinstance(i, int) or i < 0 for i in vocab.values()):
+                raise TypeError("its ids are not whole numbers")
             limits = [n for n in (config.get("model_max_length"), max_length) if n is not None]
-            return cls(vocab, [(a, b) for a, b in merges], special, min(limits))
-        except InputError:
-            raise
-        except (OSError, KeyError, ValueError, TypeError) as error:
+            return cls(vocab, [(a, b) for a, b in merges], special, whole("model_max_length", min(limits), 2))
+        except Exception as error:  # a broken vocabulary makes `tokenizers` raise a bare Exception
             raise InputError(
-                f"{folder.name}: no CLIP vocabulary ({error}): expected vocab.json and merges.txt, or tokenizer.json"
+                f"{folder.name}/: no CLIP vocabulary ({error}): expected vocab.json and merges.txt, or tokenizer.json"
             ) from error
+
+    @classmethod
+    def of_clip(cls, max_length: int = 77, pad_token: str = SPECIAL["pad_token"]) -> Tokenizer:
+        """CLIP's own, of 49,408 tokens, whose merges come with the package (data/: OpenAI's, MIT licence)."""
+        packed = (Path(__file__).parent / "data" / "clip_merges.txt.gz").read_bytes()
+        merges = [line.split(" ") for line in gzip.decompress(packed).decode("utf-8").splitlines()]
+        letters = byte_letters()
+        tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
+        tokens += [SPECIAL["bos_token"], SPECIAL["eos_token"]]
+        vocab = {token: i for i, token in enumerate(tokens)}
+        return cls(vocab, [(a, b) for a, b in merges], {"pad_token": pad_token}, max_length)
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Prompts to ids (b, max_length), int64. Warns, quoting what was cut, if a prompt is too long."""
@@ -109,6 +121,12 @@ class Tokenizer:
             )
             ids = [*ids[:kept], self.eos_id]
         return ids + [self.pad_id] * (self.max_length - len(ids))
+
+
+def byte_letters() -> list[str]:
+    """A printable character for each byte, in the order of GPT-2's vocabulary: printable bytes stand for themselves."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    return [*map(chr, printable), *(chr(0x100 + i) for i in range(0x100 - len(printable)))]
 
 
 def _added_token(token: str | dict[str, Any]) -> AddedToken:

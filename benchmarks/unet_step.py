@@ -1,0 +1,74 @@
+"""What attention over frames costs: one UNet step of Stable Diffusion 1.5's size, each kind against `sa`.
+
+Random weights, shared by all kinds; the kinds take turns, and a ratio is the median over rounds of kind / sa in one
+round, so that a machine whose speed drifts does not decide. `python benchmarks/unet_step.py --help`
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+
+import torch
+
+from zs2.checkpoint import without_weights
+from zs2.config import ATTENTION_KINDS, DTYPES, UNetConfig
+from zs2.models.unet import UNet
+from zs2.progress import progress
+
+SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}  # all else is the default of diffusers, which is SD 1.5
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--frames", type=int, default=4)
+    p.add_argument("--branches", type=int, default=2, help="guidance branches (default 2)")
+    p.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
+    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--dtype", choices=DTYPES, default="float32")
+    p.add_argument("--device", default="cpu")
+    args = p.parse_args()
+    dtype, device = getattr(torch, args.dtype), torch.device(args.device)
+
+    torch.manual_seed(0)
+    config = UNetConfig.from_json(SD15)
+    with without_weights():
+        unets = {kind: UNet(config, kind, 0.98).eval() for kind in ATTENTION_KINDS}
+    shapes = {name: w.shape for name, w in unets["sa"].state_dict().items()}
+    weights = {name: torch.randn(shape, dtype=dtype, device=device) * 0.02 for name, shape in shapes.items()}
+    for unet in unets.values():
+        unet.load_state_dict(weights, assign=True)
+    side = args.size // 8
+    x = torch.randn(args.branches * args.frames, 4, side, side, dtype=dtype, device=device)
+    context = torch.randn(args.branches, 77, 768, dtype=dtype, device=device)
+
+    def seconds(unet: UNet) -> float:
+        text = unet.text_keys_values(context)
+        start = time.perf_counter()
+        unet(x, 500, text, frames=args.frames)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    runs: dict[str, list[float]] = {kind: [] for kind in unets}
+    with torch.no_grad():
+        seconds(unets["sa"])  # warm-up
+        turns = [kind for _ in range(args.rounds) for kind in unets]
+        for kind in progress(turns, len(turns), "timing"):
+            runs[kind].append(seconds(unets[kind]))
+
+    print(
+        f"UNet of SD 1.5's size, {args.frames} frames × {args.branches} branches, {args.size}², {args.dtype}, {device}"
+    )
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
+    print(f"{'attn':<12} {'seconds':>8} {'min':>7} {'max':>7}   ratio to sa (min … max)")
+    for kind, times in runs.items():
+        ratios = [mine / base for mine, base in zip(times, runs["sa"], strict=True)]
+        median = f"{statistics.median(times):>8.3f} {min(times):>7.3f} {max(times):>7.3f}"
+        print(f"{kind:<12} {median}   {statistics.median(ratios):.3f} ({min(ratios):.3f} … {max(ratios):.3f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""A checkpoint as a folder in the diffusers layout: JSON files say what it is, safetensors hold the weights."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zs2.config import Json
+from zs2.errors import InputError
+from zs2.files import read_json
+from zs2.tokenizer import Tokenizer
+from zs2.weights import read_tensors, weight_files
+
+PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+
+# Names that older files use for the same tensors, as (pattern, today's name); None: not a weight, dropped.
+ALIASES: tuple[tuple[str, str | None], ...] = (
+    (r"(.*\.)?position_ids", None),
+    (r"(embeddings|encoder\.layers|final_layer_norm)\.(.*)", r"text_model.\1.\2"),
+    (r"(.*\.attentions\.\d+)\.query\.(.*)", r"\1.to_q.\2"),
+    (r"(.*\.attentions\.\d+)\.key\.(.*)", r"\1.to_k.\2"),
+    (r"(.*\.attentions\.\d+)\.value\.(.*)", r"\1.to_v.\2"),
+    (r"(.*\.attentions\.\d+)\.proj_attn\.(.*)", r"\1.to_out.0.\2"),
+)
+
+
+class Folder:
+    """A folder with unet/, vae/, text_encoder/, tokenizer/ and scheduler/.
+
+    Args:
+        path: the folder. dtype: what will be computed in; picks between a file and its `.fp16.` variant.
+    Raises: InputError if parts or files are missing.
+    """
+
+    def __init__(self, path: Path, dtype: torch.dtype) -> None:
+        missing = [part for part in (*PARTS, "tokenizer", "scheduler") if not (path / part).is_dir()]
+        if missing:
+            raise InputError(f"{str(path)!r} is not a model folder: it has no {'/, '.join(missing)}/")
+        self.path = path
+        self.name = path.resolve().name
+        self.files = {part: weight_files(path / part, stem, dtype) for part, stem in PARTS.items()}
+
+    def json(self, part: str) -> Json:
+        """The configuration of a part, or of the scheduler."""
+        return read_json(self.path / part / ("scheduler_config.json" if part == "scheduler" else "config.json"))
+
+    def tensors(self, part: str) -> dict[str, Tensor]:
+        """The weights of a part, memory-mapped, by their names in the diffusers layout."""
+        return rename(read_tensors(self.files[part]))
+
+    def tokenizer(self, max_length: int) -> Tokenizer:
+        """The tokenizer, for prompts of at most so many tokens."""
+        return Tokenizer.from_folder(self.path / "tokenizer", max_length)
+
+
+def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give tensors today's names, and drop what is not a weight, by the table ALIASES."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        today: str | None = name
+        for pattern, target in ALIASES:
+            match = re.fullmatch(pattern, name)
+            if match:
+                today = None if target is None else match.expand(target)
+                break
+        if today in renamed:
+            raise InputError(f"{name} and another tensor are both {today}: expected one of them")
+        if today is not None:
+            renamed[today] = tensor
+    return renamed

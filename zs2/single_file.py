@@ -1,0 +1,294 @@
+"""Single-file checkpoints in the original layout of Stable Diffusion 1.x and 2.x: names and configuration.
+
+Such a file has no JSON: the family is recognised from tensors' names, and the configuration is read off their shapes.
+What shapes can't tell (the number of heads, the schedule) is the family's own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from zs2.config import Json
+from zs2.errors import InputError, choose
+from zs2.tokenizer import Tokenizer
+from zs2.weights import read_metadata, read_tensors
+
+# Where each part stands in the file. The text tower's place tells the family.
+UNET, VAE, TEXT_SD1, TEXT_SD2 = (
+    "model.diffusion_model.",
+    "first_stage_model.",
+    "cond_stage_model.transformer.",
+    "cond_stage_model.model.",
+)
+
+# Tensors that are not weights of the model: copies, buffers, training state. Anything else left over is an error.
+DROPPED = re.compile(
+    r"model_ema\..*|first_stage_model\.loss\..*|optimizer.*|lvlb_weights|logvar|cond_stage_model\.model\.visual\..*"
+    r"|.*position_ids|.*\.attn_mask|.*logit_scale|betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus.*|posterior_.*"
+)
+
+# SD 1 and 2 were trained with one schedule; their pipelines place DDIM's steps on it like this.
+SCHEDULE = {
+    "_class_name": "DDIMScheduler",
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
+
+# Original name → diffusers layout: patterns of the beginning of a name. The rest of the name stays.
+UNET_NAMES = (
+    (r"time_embed\.0", "time_embedding.linear_1"),
+    (r"time_embed\.2", "time_embedding.linear_2"),
+    (r"input_blocks\.0\.0", "conv_in"),
+    (r"middle_block\.0", "mid_block.resnets.0"),
+    (r"middle_block\.1", "mid_block.attentions.0"),
+    (r"middle_block\.2", "mid_block.resnets.1"),
+    (r"out\.0", "conv_norm_out"),
+    (r"out\.2", "conv_out"),
+)
+RESNET_NAMES = (
+    (r"in_layers\.0", "norm1"),
+    (r"in_layers\.2", "conv1"),
+    (r"emb_layers\.1", "time_emb_proj"),
+    (r"out_layers\.0", "norm2"),
+    (r"out_layers\.3", "conv2"),
+    (r"skip_connection", "conv_shortcut"),
+)
+VAE_NAMES = (
+    (r"(encoder|decoder)\.mid\.block_1", r"\1.mid_block.resnets.0"),
+    (r"(encoder|decoder)\.mid\.block_2", r"\1.mid_block.resnets.1"),
+    (r"(encoder|decoder)\.mid\.attn_1\.norm", r"\1.mid_block.attentions.0.group_norm"),
+    (r"(encoder|decoder)\.mid\.attn_1\.proj_out", r"\1.mid_block.attentions.0.to_out.0"),
+    (r"(encoder|decoder)\.mid\.attn_1\.([qkv])", r"\1.mid_block.attentions.0.to_\2"),
+    (r"(encoder|decoder)\.norm_out", r"\1.conv_norm_out"),
+    (r"encoder\.down\.(\d+)\.block\.(\d+)", r"encoder.down_blocks.\1.resnets.\2"),
+    (r"encoder\.down\.(\d+)\.downsample", r"encoder.down_blocks.\1.downsamplers.0"),
+)
+OPENCLIP_NAMES = (
+    (r"token_embedding", "text_model.embeddings.token_embedding"),
+    (r"ln_final", "text_model.final_layer_norm"),
+    (r"transformer\.resblocks\.(\d+)\.ln_([12])", r"text_model.encoder.layers.\1.layer_norm\2"),
+    (r"transformer\.resblocks\.(\d+)\.attn\.out_proj", r"text_model.encoder.layers.\1.self_attn.out_proj"),
+    (r"transformer\.resblocks\.(\d+)\.mlp\.c_fc", r"text_model.encoder.layers.\1.mlp.fc1"),
+    (r"transformer\.resblocks\.(\d+)\.mlp\.c_proj", r"text_model.encoder.layers.\1.mlp.fc2"),
+)
+
+
+class SingleFile:
+    """A file in the original layout.
+
+    Args:
+        path: the file. prediction: `epsilon` or `v`; a file of SD 2 does not say, unless in its metadata.
+    Raises: InputError for a file that is not whole, is no such model, or holds tensors that nothing is known of.
+    """
+
+    def __init__(self, path: Path, prediction: str | None = None) -> None:
+        self.name = path.stem
+        self.files = {"file": [path]}
+        everything = read_tensors([path])
+        self.parts: dict[str, dict[str, Tensor]] = {"unet": {}, "vae": {}, "text_encoder": {}}
+        self.sd2 = any(name.startswith(TEXT_SD2) for name in everything)
+        text = TEXT_SD2 if self.sd2 else TEXT_SD1
+        unknown = []
+        for name, tensor in everything.items():
+            place = next((p for p in zip(self.parts, (UNET, VAE, text), strict=True) if name.startswith(p[1])), None)
+            if DROPPED.fullmatch(name):
+                continue
+            if place is None:
+                unknown.append(name)
+            else:
+                self.parts[place[0]][name.removeprefix(place[1])] = tensor
+        missing = [part for part, tensors in self.parts.items() if not tensors]
+        if missing:
+            raise InputError(
+                f"{path.name} is no Stable Diffusion model: it has no {', '.join(missing)}{_looks_like(everything)}"
+            )
+        if unknown:
+            raise InputError(f"{path.name}: {len(unknown)} tensors are of no known part, such as {unknown[0]}")
+        self.prediction = self._prediction(path, prediction)
+        layers = len(
+            {name.split(".")[2] for name in self.parts["text_encoder"] if name.startswith("transformer.resblocks.")}
+        )
+        names = unet_names(list(self.parts["unet"]))
+        self.converted = {
+            "unet": {names[name]: tensor for name, tensor in self.parts["unet"].items()},
+            "vae": vae_tensors(self.parts["vae"]),
+            # SD 2 reads the last layer but one
+            "text_encoder": openclip_tensors(self.parts["text_encoder"], layers - 1)
+            if self.sd2
+            else self.parts["text_encoder"],
+        }
+
+    def tensors(self, part: str) -> dict[str, Tensor]:
+        """The weights of a part, memory-mapped, by their names in the diffusers layout."""
+        return self.converted[part]
+
+    def json(self, part: str) -> Json:
+        """The configuration of a part, or of the scheduler, as the diffusers layout would say it."""
+        if part == "scheduler":
+            return SCHEDULE | {"prediction_type": PREDICTIONS[self.prediction]}
+        tensors = self.converted[part]
+        if part == "unet":
+            return unet_json(tensors, self.prediction)
+        return vae_json(tensors) if part == "vae" else text_json(tensors, "gelu" if self.sd2 else "quick_gelu")
+
+    def tokenizer(self, max_length: int) -> Tokenizer:
+        """CLIP's own tokenizer, which such a file does not carry."""
+        return Tokenizer.of_clip(max_length, pad_token="!" if self.sd2 else "<|endoftext|>")
+
+    def _prediction(self, path: Path, given: str | None) -> str:
+        if given is not None:
+            choose("prediction", given, tuple(PREDICTIONS))
+        said = read_metadata(path).get("modelspec.prediction_type")
+        if not self.sd2:
+            if given == "v":
+                raise InputError(f"{path.name} is of SD 1, which predicts epsilon: leave prediction out")
+            return "epsilon"
+        if given is None and said not in PREDICTIONS:
+            raise InputError(
+                f"{path.name} is of SD 2, whose files do not say what they predict, and a wrong guess gives noise: "
+                "give --prediction v (768 pixels) or --prediction epsilon (the base model, 512 pixels)"
+            )
+        return given or str(said)
+
+
+def _looks_like(tensors: Iterable[str]) -> str:
+    """What else a file may be, from its tensors' names."""
+    names = list(tensors)
+    if any(re.search(r"lora_(up|down|A|B)|\.alpha$", name) for name in names):
+        return ": it looks like a LoRA, which is applied to a model"
+    if any(name.startswith("conditioner.") for name in names):
+        return ": it looks like an SDXL model, which zs2 does not load yet"
+    if any(name.startswith(("down_blocks.", "encoder.", "text_model.")) for name in names):
+        return ": it looks like one part of a folder in the diffusers layout: give the folder"
+    return ""
+
+
+def unet_json(tensors: dict[str, Tensor], prediction: str) -> dict[str, Any]:
+    """A `unet/config.json` from the UNet's shapes."""
+    levels = _count(tensors, r"down_blocks\.(\d+)\.")
+    channels = [tensors[f"down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)]
+    attention = [f"down_blocks.{i}.attentions.0.norm.weight" in tensors for i in range(levels)]
+    width = tensors["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[1]
+    return {
+        "in_channels": tensors["conv_in.weight"].shape[1],
+        "out_channels": tensors["conv_out.weight"].shape[0],
+        "block_out_channels": channels,
+        "layers_per_block": _count(tensors, r"down_blocks\.0\.resnets\.(\d+)\."),
+        "down_block_types": ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in attention],
+        "up_block_types": ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(attention)],
+        "cross_attention_dim": width,
+        "attention_head_dim": 8 if width == 768 else [c // 64 for c in channels],  # SD 1: 8 heads; later: heads of 64
+        "use_linear_projection": tensors["mid_block.attentions.0.proj_in.weight"].ndim == 2,
+        "upcast_attention": width != 768,
+        "sample_size": 96 if prediction == "v" else 64,
+    }
+
+
+def vae_json(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """A `vae/config.json` from the VAE's shapes."""
+    levels = _count(tensors, r"encoder\.down_blocks\.(\d+)\.")
+    return {
+        "block_out_channels": [
+            tensors[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)
+        ],
+        "layers_per_block": _count(tensors, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
+        "latent_channels": tensors["decoder.conv_in.weight"].shape[1],
+    }
+
+
+def text_json(tensors: dict[str, Tensor], activation: str) -> dict[str, Any]:
+    """A `text_encoder/config.json` from the text tower's shapes; CLIP's heads are 64 wide."""
+    vocabulary, width = tensors["text_model.embeddings.token_embedding.weight"].shape
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": tensors["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": _count(tensors, r"text_model\.encoder\.layers\.(\d+)\."),
+        "num_attention_heads": width // 64,
+        "max_position_embeddings": tensors["text_model.embeddings.position_embedding.weight"].shape[0],
+        "hidden_act": activation,
+    }
+
+
+def _count(names: Iterable[str], pattern: str) -> int:
+    """How many different numbers stand at the pattern's group."""
+    return len({match[1] for name in names if (match := re.match(pattern, name))})
+
+
+def unet_names(names: list[str]) -> dict[str, str]:
+    """The diffusers name of each of the UNet's tensors. The file numbers its blocks through, over all levels."""
+    # the first downsampling ends the first level
+    ends = [int(match[1]) for name in names if (match := re.fullmatch(r"input_blocks\.(\d+)\.0\.op\.weight", name))]
+    per_level = min(ends, default=len(names))  # resnets of a level on the way down, and its downsampling
+    return {name: _unet_name(name, per_level) for name in names}
+
+
+def _unet_name(name: str, per_level: int) -> str:
+    flat = re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d+)\.(.*)", name)
+    if flat is None or name.startswith("input_blocks.0."):
+        return _piece(_piece(name, UNET_NAMES), RESNET_NAMES, r"mid_block\.resnets\.\d+\.")
+    way, number, rest = flat[1], int(flat[2]), flat[4]
+    level, layer = divmod(number - 1 if way == "input" else number, per_level)
+    side = "down" if way == "input" else "up"
+    if rest.startswith("op."):
+        return f"down_blocks.{level}.downsamplers.0.conv.{rest.removeprefix('op.')}"
+    if flat[3] != "0" and rest.startswith("conv."):
+        return f"up_blocks.{level}.upsamplers.0.{rest}"
+    if flat[3] == "0":
+        return f"{side}_blocks.{level}.resnets.{layer}.{_piece(rest, RESNET_NAMES)}"
+    return f"{side}_blocks.{level}.attentions.{layer}.{rest}"
+
+
+def _piece(name: str, table: tuple[tuple[str, str], ...], after: str = "") -> str:
+    """Translate the first pattern of the table that a name begins with, after a beginning that stays."""
+    for pattern, target in table:
+        match = re.match(rf"({after})({pattern})(?=\.)", name)
+        if match:
+            return match[1] + re.sub(pattern, target, match[2]) + name[match.end() :]
+    return name
+
+
+def vae_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The VAE in the diffusers layout: attention's 1×1 convolutions become linear layers, the decoder counts down."""
+    levels = 1 + max((int(m[1]) for name in tensors if (m := re.match(r"decoder\.up\.(\d+)\.", name))), default=-1)
+    renamed = {}
+    for name, tensor in tensors.items():
+        new = _piece(name, VAE_NAMES)
+        up = re.fullmatch(r"decoder\.up\.(\d+)\.(?:block\.(\d+)|upsample)\.(.*)", name)
+        if up:
+            layer = "upsamplers.0" if up[2] is None else f"resnets.{up[2]}"
+            new = f"decoder.up_blocks.{levels - 1 - int(up[1])}.{layer}.{up[3]}"
+        if ".attentions." in new and tensor.ndim == 4:
+            tensor = tensor[:, :, 0, 0]
+        renamed[new.replace(".nin_shortcut.", ".conv_shortcut.")] = tensor
+    return renamed
+
+
+def openclip_tensors(tensors: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """OpenCLIP's text tower in the diffusers layout, up to `layers` layers: what is past them, SD 2 does not use."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        block = re.match(r"transformer\.resblocks\.(\d+)\.", name)
+        if block and int(block[1]) >= layers:
+            continue
+        packed = re.fullmatch(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)", name)
+        if packed:
+            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+                renamed[f"text_model.encoder.layers.{packed[1]}.self_attn.{letter}_proj.{packed[2]}"] = part
+        elif name == "positional_embedding":
+            renamed["text_model.embeddings.position_embedding.weight"] = tensor
+        elif name == "text_projection":
+            renamed["text_projection.weight"] = tensor.T
+        else:
+            renamed[_piece(name, OPENCLIP_NAMES)] = tensor
+    return renamed

@@ -1,0 +1,101 @@
+"""Reading safetensors, and nothing else: which files hold a part's weights, and what is wrong with those that don't."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from zs2.errors import InputError
+from zs2.files import read_json
+
+PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
+
+
+def weight_files(folder: Path, stem: str, dtype: torch.dtype) -> list[Path]:
+    """The safetensors files of one part: a file, or the shards that an index lists; plain, or the `.fp16.` variant.
+
+    Raises: InputError if there are none, if there are only pickles, or if a shard is missing or outside the folder.
+    """
+    variants = ["", ".fp16"] if dtype == torch.float32 else [".fp16", ""]
+    for variant in variants:
+        file = folder / f"{stem}{variant}.safetensors"
+        if file.exists():
+            return [file]
+        for name in (f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors.index.json"):
+            if (folder / name).exists():
+                return _shards(folder / name)
+    pickles = [path for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
+    if pickles:
+        raise InputError(refuse_pickle(pickles[0]))
+    raise InputError(f"{folder.name}/ has no {stem}.safetensors")
+
+
+def _shards(index: Path) -> list[Path]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise InputError(f"{index.name}: expected a weight_map from tensors to files")
+    for name in names.values():
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise InputError(f"{index.name} names {name!r}: expected safetensors files beside it")
+    shards = [index.parent / name for name in sorted(set(names.values()))]
+    for shard in shards:
+        if not shard.exists():
+            raise InputError(f"{index.name} names {shard.name}, which is not there: is the download complete?")
+    return shards
+
+
+def read_tensors(files: Iterable[Path]) -> dict[str, Tensor]:
+    """All tensors of some safetensors files, memory-mapped.
+
+    Raises: InputError for a file that is not whole, is something else, or repeats a tensor of another.
+    """
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    if name in tensors:
+                        raise InputError(f"{path.name} repeats {name} of another file")
+                    tensors[name] = file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            name = f"{path.parent.name}/{path.name}".removeprefix("/")
+            raise InputError(f"{name}: {_what_it_is(path)} ({error})") from error
+    return tensors
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file that `read_tensors` could read."""
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
+def _what_it_is(path: Path) -> str:
+    if path.is_dir():
+        return "a folder, expected a file"
+    with open(path, "rb") as file:
+        head = file.read(32)
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        return refuse_pickle(path)
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the weights: run `git lfs pull`"
+    return "not a whole safetensors file: fetch it again"
+
+
+def refuse_pickle(path: Path) -> str:
+    """Why a pickle is not read."""
+    return f"{path.name} is a pickle, which can run any code when it is loaded: convert the model to safetensors"
+
+
+def sha256(files: Iterable[Path]) -> str:
+    """The SHA-256 of some files, one after another."""
+    digest = hashlib.sha256()
+    for path in files:
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
