@@ -23,6 +23,7 @@ test: $(READY)  ## run the tests
 
 test-reference: $(READY)  ## compare live with diffusers and transformers, at full size (installs both)
 	@$(RUN) -m pip install -q -e ".[reference]"
+	@$(RUN) -m pip install -q --no-deps open_clip_torch  # only its vocabulary file is read
 	@$(RUN) -m pytest -m reference
 
 lint: $(READY)  ## check format, style and types
@@ -36,6 +37,7 @@ bench: $(READY)  ## time the attention kinds in a UNet of Stable Diffusion 1.5's
 fixtures: $(READY)  ## make the tests' reference outputs again (installs diffusers and transformers)
 	@$(RUN) -m pip install -q -e ".[reference]"
 	@$(RUN) tests/fixtures/make.py
+	@$(RUN) tests/fixtures/make_lora.py
 
 clean:  ## remove the environment, caches and outputs
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -50,6 +50,6 @@ def assert_same_picture(got: Tensor, want: Tensor) -> None:
     assert got.shape == want.shape, f"shape {tuple(got.shape)}, expected {tuple(want.shape)}"
     difference = (got.int() - want.int()).abs()
     share = (difference > 0).double().mean().item()
-    assert difference.max() <= 1 and share <= 1e-3, (
-        f"up to {difference.max()} levels apart, {share:.2%} of the values differ"
-    )
+    message = f"up to {difference.max()} levels apart, {share:.2%} of the values differ"
+    assert difference.max() <= 1, message
+    assert share <= 1e-3, message

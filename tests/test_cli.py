@@ -639,6 +639,7 @@ def test_every_option_reaches_the_settings(zs2, here):
         "dtype": "bfloat16",
         "device": "cpu",
         "model": "emoji64",
+        "lora": None,
     }
     assert frames(here / "clip.webp").shape == (3, 32, 48, 3)
 

@@ -70,6 +70,7 @@ def test_a_clip(model):
         "dtype": "float32",
         "device": "cpu",
         "model": "emoji64",
+        "lora": None,
         "weights": model.checkpoint.digests,
         "versions": clip.settings["versions"],
     }

@@ -1,23 +1,30 @@
 """zs2 against diffusers and transformers, live: whole models of SD 1.5's and SD 2.1's size with random weights.
 
-Deselected by default, for it needs both libraries, 9 GiB of memory, 5 GiB of disk and some minutes:
-`python -m pytest -m reference tests/test_reference.py`.
+Deselected by default, for it needs both libraries, 9 GiB of memory, 10 GiB of disk and some minutes:
+`python -m pytest -m reference tests/test_reference.py`. The test of CLIP's own vocabulary needs open_clip_torch as
+well, of which it reads one file (`pip install --no-deps open_clip_torch` will do).
 """
 
 from __future__ import annotations
 
 import gc
+import gzip
+import json
 import shutil
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fixtures.original import single_file, write
 from fixtures.prompts import random_prompts
 from fixtures.reference import noise, over_frames, scramble, set_attention
 from helpers import CHECKPOINT, MODULE, assert_close
+from safetensors.torch import load_file
 from torch import Tensor
 
 from zs2 import ZS2
@@ -98,6 +105,7 @@ FAMILIES = {
     "sd15": (SD15_UNET, SD15_TEXT, SCHEDULE),
     "sd21": (SD21_UNET, SD21_TEXT, SCHEDULE | {"prediction_type": "v_prediction"}),
 }
+VERSIONS = {"sd15": 1, "sd21": 2}  # of the original layout
 FRAMES = 2  # and two branches of guidance
 T = 601
 
@@ -159,12 +167,8 @@ def reference_outputs(family: str, folder: Path, given: dict[str, Tensor]) -> di
     return outputs
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_model_of_full_size(family: str, scratch: Path) -> None:
-    given = inputs(FAMILIES[family][0]["cross_attention_dim"])
-    want = reference_outputs(family, scratch, given)
-    gc.collect()  # one model in memory at a time
-    model = ZS2.from_pretrained(scratch, attn="sa", device="cpu")
+def assert_computes(model: ZS2, given: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+    """Assert that the parts of a model compute what the reference computed."""
     assert_close(model.text_encoder(given["ids"]), want["text"], MODULE)
     assert_close(model.vae.encode(given["pixels"]), want["encoded"], MODULE)
     assert_close(model.vae.decode(given["z"]), want["decoded"], MODULE)
@@ -174,12 +178,58 @@ def test_model_of_full_size(family: str, scratch: Path) -> None:
             assert_close(unet(given[size], T, given["context"], frames=FRAMES), want[f"{attn} {size}"], MODULE)
 
 
+def parts_of(folder: Path) -> list[dict[str, Tensor]]:
+    """The weights of UNet, VAE and text tower, memory-mapped."""
+    names = ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model")
+    return [load_file(folder / f"{name}.safetensors") for name in names]
+
+
+def assert_diffusers_reads_the_same(file: Path, folder: Path) -> None:
+    """Assert that diffusers reads a single file to the weights of the folder: the converter is right."""
+    from diffusers import StableDiffusionPipeline
+
+    read = StableDiffusionPipeline.from_single_file(str(file), config=str(folder), local_files_only=True)
+    for part, want in zip((read.unet, read.vae, read.text_encoder), parts_of(folder), strict=True):
+        # transformers puts `text_model.` before the names that it saves
+        got, want = (
+            {name.removeprefix("text_model."): value for name, value in weights.items()}
+            for weights in (part.state_dict(), want)
+        )
+        assert got.keys() == want.keys()
+        assert [name for name in got if not torch.equal(got[name], want[name])] == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_model_of_full_size(family: str, scratch: Path) -> None:
+    """In both layouts; one model in memory at a time."""
+    folder, file = scratch / "folder", scratch / "file.safetensors"
+    given = inputs(FAMILIES[family][0]["cross_attention_dim"])
+    want = reference_outputs(family, folder, given)
+    gc.collect()
+    model = ZS2.from_pretrained(folder, attn="sa", device="cpu")
+    assert_computes(model, given, want)
+    configs = (model.unet.config, model.vae.config, model.text_encoder.config, model.schedule)
+    del model
+    gc.collect()
+
+    write(file, single_file(VERSIONS[family], *parts_of(folder)))
+    assert_diffusers_reads_the_same(file, folder)
+    gc.collect()
+    prediction = "v" if FAMILIES[family][2].get("prediction_type") == "v_prediction" else None
+    model = ZS2.from_pretrained(file, attn="sa", device="cpu", prediction=prediction)
+    assert_computes(model, given, want)
+    text = model.text_encoder.config
+    assert text.eos_token_id == 49407  # the folders' files are old: they name another, which no prompt has
+    text = replace(text, projection_dim=configs[2].projection_dim, eos_token_id=configs[2].eos_token_id)
+    assert (model.unet.config, model.vae.config, text, model.schedule) == configs
+
+
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 def test_timesteps_of_every_number_of_steps(spacing: str) -> None:
     from diffusers import DDIMScheduler
 
-    json = {"timestep_spacing": spacing, "steps_offset": int(spacing == "leading")}
-    scheduler, config = DDIMScheduler(**json), ScheduleConfig.from_json(json)
+    given = {"timestep_spacing": spacing, "steps_offset": int(spacing == "leading")}
+    scheduler, config = DDIMScheduler(**given), ScheduleConfig.from_json(given)
     for steps in range(1, 1001):
         scheduler.set_timesteps(steps)
         want = scheduler.timesteps.tolist()[:steps]  # trailing spacing sometimes has one more, -1, by a rounding error
@@ -190,11 +240,8 @@ def test_timesteps_of_every_number_of_steps(spacing: str) -> None:
             assert timesteps(config, steps) == want, f"{steps} steps"
 
 
-def test_tokenizer_on_many_prompts() -> None:
-    from transformers import CLIPTokenizer
-
-    reference = CLIPTokenizer.from_pretrained(CHECKPOINT / "tokenizer")
-    tokenizer = Tokenizer.from_folder(CHECKPOINT / "tokenizer")
+def assert_same_ids(tokenizer: Tokenizer, reference: Any) -> None:
+    """Assert that two tokenizers agree on 10,000 prompts, token for token."""
     length = reference.model_max_length
     prompts = random_prompts(10_000, seed=7)
     want = reference(prompts, padding="max_length", max_length=length, truncation=True).input_ids
@@ -203,3 +250,44 @@ def test_tokenizer_on_many_prompts() -> None:
         got = tokenizer.encode(prompts).tolist()
     for prompt, a, b in zip(prompts, got, want, strict=True):
         assert a == b, f"{prompt!r}"
+
+
+def test_tokenizer_on_many_prompts() -> None:
+    from transformers import CLIPTokenizer
+
+    reference = CLIPTokenizer.from_pretrained(CHECKPOINT / "tokenizer")
+    assert_same_ids(Tokenizer.from_folder(CHECKPOINT / "tokenizer"), reference)
+
+
+def clip_merges() -> list[str]:
+    """The merges of CLIP's vocabulary, as open_clip_torch carries it; the package itself, which needs torchvision, is
+    not imported. The file has more merges than CLIP's 49,408 tokens: 256 bytes, each at a word's end or not, and two
+    special tokens are the others."""
+    name = "bpe_simple_vocab_16e6.txt.gz"
+    try:
+        (path,) = (file for file in files("open_clip_torch") or () if file.name == name)
+    except PackageNotFoundError:
+        pytest.skip("open_clip_torch is not installed: pip install --no-deps open_clip_torch")
+    lines = gzip.decompress(path.read_binary()).decode("utf-8").split("\n")
+    return lines[1 : 1 + 49408 - 2 * 256 - 2]
+
+
+@pytest.mark.parametrize("pad_token", ["<|endoftext|>", "!"])
+def test_clip_s_tokenizer_on_many_prompts(tmp_path: Path, pad_token: str) -> None:
+    """`!` is what SD 2 pads with."""
+    from transformers import CLIPTokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    merges, letters = clip_merges(), list(bytes_to_unicode().values())
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": pad_token, **special}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    reference = CLIPTokenizer.from_pretrained(tmp_path)
+    assert len(reference) == 49408
+    assert reference("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert reference.pad_token_id == (0 if pad_token == "!" else 49407)
+    assert_same_ids(Tokenizer.of_clip(77, pad_token=pad_token), reference)

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from zs2.config import DEFAULT_MODEL, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from zs2.errors import InputError
 from zs2.folder import Folder
+from zs2.hub import fetch, is_hub_id, parse
 from zs2.models.clip import TextEncoder
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
@@ -32,9 +33,10 @@ from zs2.weights import PICKLES, refuse_pickle, sha256
 M = TypeVar("M", bound=nn.Module)
 
 
-def find(model: str | Path) -> Path:
-    """A checkpoint's folder or file, looked for in the working directory and then beside the package.
+def find(model: str | Path, dtype: torch.dtype) -> tuple[Path, str | None]:
+    """A checkpoint's folder or file, and its name if it is not the path's own.
 
+    It is looked for in the working directory, then beside the package, then on the hub (see hub.py).
     Raises: InputError if there is none, or if it is a pickle.
     """
     beside = Path(__file__).resolve().parent.parent / model
@@ -42,21 +44,23 @@ def find(model: str | Path) -> Path:
         path = next((p for p in (Path(model), beside) if p.exists()), None)
     except OSError:  # a name too long to exist
         path = None
+    if path is None and is_hub_id(str(model)):
+        return fetch(str(model), str(dtype).removeprefix("torch.")), parse(str(model))[0]
     if path is None:
         raise InputError(
             f"no such model: {str(model)!r}: expected a folder in the diffusers layout, such as {DEFAULT_MODEL}, "
-            "or a .safetensors file"
+            "a .safetensors file, or owner/name on the hub"
         )
     if path.is_file() and path.suffix.lower() in PICKLES:
         raise InputError(refuse_pickle(path))
-    return path
+    return path, None
 
 
 class Checkpoint:
     """One checkpoint: its configurations, and its parts, each loaded when asked for.
 
     Args:
-        model: a folder in the diffusers layout, or a file in the original layout.
+        model: a folder in the diffusers layout, a file in the original layout, or a model on the hub.
         dtype: of the loaded weights. device: where they go.
         prediction: `epsilon` or `v`, for a file of SD 2, which does not say.
     Raises: InputError as `find`, `Folder` and `SingleFile` say; each part raises it for weights that do not fit.
@@ -69,9 +73,9 @@ class Checkpoint:
         device: str | torch.device = "cpu",
         prediction: str | None = None,
     ) -> None:
-        path = find(model)
+        path, name = find(model, dtype)
         self.dtype, self.device = dtype, torch.device(device)
-        self.source = Folder(path, dtype) if path.is_dir() else SingleFile(path, prediction)
+        self.source = Folder(path, dtype, name) if path.is_dir() else SingleFile(path, prediction)
         self.name = self.source.name
         if path.is_dir() and prediction is not None:
             warnings.warn("prediction has no effect on a folder: its scheduler_config.json says", stacklevel=3)

@@ -32,15 +32,16 @@ class Folder:
 
     Args:
         path: the folder. dtype: what will be computed in; picks between a file and its `.fp16.` variant.
+        name: by default the folder's.
     Raises: InputError if parts or files are missing.
     """
 
-    def __init__(self, path: Path, dtype: torch.dtype) -> None:
+    def __init__(self, path: Path, dtype: torch.dtype, name: str | None = None) -> None:
         missing = [part for part in (*PARTS, "tokenizer", "scheduler") if not (path / part).is_dir()]
         if missing:
             raise InputError(f"{str(path)!r} is not a model folder: it has no {'/, '.join(missing)}/")
         self.path = path
-        self.name = path.resolve().name
+        self.name = name or path.resolve().name
         self.files = {part: weight_files(path / part, stem, dtype) for part, stem in PARTS.items()}
 
     def json(self, part: str) -> Json:

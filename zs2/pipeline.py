@@ -20,6 +20,8 @@ from zs2.checkpoint import Checkpoint, without_weights
 from zs2.config import DTYPES, LAM, MU, ScheduleConfig
 from zs2.ddim import DDIM
 from zs2.errors import InputError, choose, whole
+from zs2.lora import merge
+from zs2.lora import parse as parse_lora
 from zs2.models.clip import TextEncoder
 from zs2.models.temporal import Momentum, uses_mu
 from zs2.models.unet import UNet
@@ -29,6 +31,7 @@ from zs2.noise import check as check_noise
 from zs2.request import Request
 from zs2.tokenizer import Tokenizer
 from zs2.video import Clip
+from zs2.weights import sha256
 
 PIXELS_AT_ONCE = 512 * 512  # decoded together: small frames in batches, large ones one by one
 
@@ -62,6 +65,7 @@ class ZS2:
         lam: float = LAM,
         alpha: float | None = None,
         checkpoint: Checkpoint | None = None,
+        lora: Sequence[dict[str, Any]] = (),
     ) -> None:
         check_noise(noise, lam, alpha)
         _check_parts(unet, vae, text_encoder, tokenizer)
@@ -69,6 +73,7 @@ class ZS2:
         self.tokenizer, self.schedule = tokenizer, schedule
         self.noise, self.lam, self.alpha = noise, lam, alpha
         self.checkpoint = checkpoint
+        self.lora = list(lora)  # what was merged into the weights: for the settings
 
     @classmethod
     def from_pretrained(
@@ -83,31 +88,39 @@ class ZS2:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         prediction: str | None = None,
+        lora: Sequence[str | tuple[str | Path, float]] = (),
     ) -> ZS2:
         """Load a checkpoint.
 
         Args:
-            model: a folder in the diffusers layout, or a `.safetensors` file of SD 1.x or 2.x in the original layout.
+            model: a folder in the diffusers layout, a `.safetensors` file of SD 1.x or 2.x in the original layout, or a
+                model on the hub: `owner/name`, `owner/name@revision`, or a short name (`python -m zs2.models`).
             attn, mu: attention over frames, and its momentum (default 0.98): see models/temporal.py.
             noise, lam, alpha: noise model, its λ (default 0.01), and a of the PYoCo models: see noise.py.
             device: by default cuda, mps or cpu, the first there is. dtype: of the networks; latents are float32 always.
             prediction: `epsilon` or `v`, which a single file of SD 2 does not say.
+            lora: LoRA files to merge into the weights, each `FILE`, `FILE:SCALE`, or (file, scale).
         Raises: InputError, in one line, for anything that can't be loaded or is out of range. Warns of options that
             have no effect with the others.
         """
         _warn_without_effect(attn, mu, noise, lam, alpha)
         device, dtype = _device(device), _dtype(dtype)
         checkpoint = Checkpoint(model, dtype, device, prediction)
+        loras = [parse_lora(entry) if isinstance(entry, str) else (Path(entry[0]), entry[1]) for entry in lora]
+        unet, text_encoder = checkpoint.unet(attn, MU if mu is None else mu), checkpoint.text_encoder()
+        for file, scale in loras:
+            merge(file, scale, unet, [text_encoder])
         return cls(
-            checkpoint.unet(attn, MU if mu is None else mu),
+            unet,
             checkpoint.vae(),
-            checkpoint.text_encoder(),
+            text_encoder,
             checkpoint.tokenizer(),
             checkpoint.schedule(),
             noise=noise,
             lam=LAM if lam is None else lam,
             alpha=alpha,
             checkpoint=checkpoint,
+            lora=[{"sha256": sha256([file]), "scale": float(scale)} for file, scale in loras],
         )
 
     def variant(
@@ -136,6 +149,7 @@ class ZS2:
             lam=self.lam if lam is None else lam,
             alpha=self.alpha if alpha is None else alpha,
             checkpoint=self.checkpoint,
+            lora=self.lora,
         )
 
     @property
@@ -279,6 +293,7 @@ class ZS2:
             "device": self.device.type,
             "model": None if self.checkpoint is None else self.checkpoint.name,
             "weights": None if self.checkpoint is None else self.checkpoint.digests,
+            "lora": self.lora or None,
             "versions": {"zs2": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
         }
 

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 EXAMPLE = "panda face on a sky blue background"  # of the default checkpoint
 VARIANT: tuple[str, ...] = ("attn", "mu", "noise", "lam", "alpha")
 REQUEST = tuple(field.name for field in fields(Request))
-REPLAY = ("replay", "model", "prediction", "device", "latents", "out", "sheet")  # what --replay can be given with
+REPLAY = (
+    "replay",
+    "model",
+    "prediction",
+    "lora",
+    "device",
+    "latents",
+    "out",
+    "sheet",
+)  # what --replay can be given with
 MOST_CLIPS = 100_000
 
 
@@ -57,9 +66,10 @@ def parser() -> Parser:
     g.add_argument(
         "--model",
         metavar="PATH",
-        help="a folder in the diffusers layout, or a .safetensors file of SD 1.x or 2.x in the original layout "
-        f"(default {DEFAULT_MODEL})",
+        help="a folder in the diffusers layout, a .safetensors file of SD 1.x or 2.x in the original layout, or a "
+        f"model on the hub: owner/name[@revision], or a short name: python -m zs2.models (default {DEFAULT_MODEL})",
     )
+    g.add_argument("--lora", action="append", metavar="FILE[:SCALE]", help="merge a LoRA; may be given several times")
     g.add_argument("--prediction", metavar="P", help="epsilon or v: what a single file of SD 2 does not say of itself")
     g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is of cuda, mps, cpu)")
     g.add_argument("--dtype", metavar="DTYPE", help=f"{', '.join(DTYPES)} (default float32)")
@@ -214,7 +224,7 @@ def replayed(file: str, given: dict[str, Any]) -> dict[str, Any]:
     made = read_settings(Path(file))
     try:
         options = {name: made[name] for name in (*VARIANT, *REQUEST, "fps", "dtype", "device")}
-        options["made"] = {name: made[name] for name in ("weights", "versions", "latents")}
+        options["made"] = {name: made[name] for name in ("weights", "lora", "versions", "latents")}
     except KeyError as error:
         raise InputError(f"{file}: these are not the settings of a clip of zs2: {error} is missing") from error
     for name in needed(made):
@@ -264,6 +274,8 @@ def check_replay(model: ZS2, made: dict[str, Any], request: Request, fps: int) -
     if made["weights"] != now["weights"]:
         parts = [part for part, digest in now["weights"].items() if dict(made["weights"]).get(part) != digest]
         raise InputError(f"the clip was made with other weights ({', '.join(parts)}): give its --model")
+    if made["lora"] != now["lora"]:
+        raise InputError(f"the clip was made with LoRA {made['lora']}, not {now['lora']}: give the same --lora")
     if made["latents"] != now["latents"]:
         raise InputError("the clip was made from other latents: give the same --latents")
     if made["versions"] != now["versions"]:
@@ -284,7 +296,7 @@ def run(given: dict[str, Any]) -> None:
     from zs2.progress import progress
     from zs2.video import Clip
 
-    options = {name: given[name] for name in (*VARIANT, "device", "dtype", "prediction") if name in given}
+    options = {name: given[name] for name in (*VARIANT, "device", "dtype", "prediction", "lora") if name in given}
     model = ZS2.from_pretrained(given.get("model", DEFAULT_MODEL), **options)
     for _, request in jobs:
         model.check(request)

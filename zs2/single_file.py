@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zs2.config import Json
 from zs2.errors import InputError, choose
+from zs2.folder import rename
 from zs2.tokenizer import Tokenizer
 from zs2.weights import read_metadata, read_tensors
 
@@ -29,7 +30,7 @@ UNET, VAE, TEXT_SD1, TEXT_SD2 = (
 # Tensors that are not weights of the model: copies, buffers, training state. Anything else left over is an error.
 DROPPED = re.compile(
     r"model_ema\..*|first_stage_model\.loss\..*|optimizer.*|lvlb_weights|logvar|cond_stage_model\.model\.visual\..*"
-    r"|.*position_ids|.*\.attn_mask|.*logit_scale|betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus.*|posterior_.*"
+    r"|first_stage_model\.model_ema\..*|scale_factor|global_step|.*position_ids|.*\.attn_mask|.*logit_scale|betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus.*|posterior_.*"
 )
 
 # SD 1 and 2 were trained with one schedule; their pipelines place DDIM's steps on it like this.
@@ -41,6 +42,13 @@ SCHEDULE = {
     "clip_sample": False,
     "set_alpha_to_one": False,
     "steps_offset": 1,
+}
+# What a file with these names is instead.
+NOT_WHOLE = {
+    "an SDXL model, which zs2 does not load yet": ("conditioner.",),
+    "the UNet of a folder in the diffusers layout: give the folder": ("down_blocks.", "up_blocks.", "time_embedding."),
+    "a VAE alone": (VAE, "encoder.conv_in", "decoder.conv_in", "encoder.down"),
+    "a text encoder alone": ("text_model.", TEXT_SD1, TEXT_SD2),
 }
 PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
 
@@ -115,17 +123,10 @@ class SingleFile:
         if unknown:
             raise InputError(f"{path.name}: {len(unknown)} tensors are of no known part, such as {unknown[0]}")
         self.prediction = self._prediction(path, prediction)
-        layers = len(
-            {name.split(".")[2] for name in self.parts["text_encoder"] if name.startswith("transformer.resblocks.")}
-        )
-        names = unet_names(list(self.parts["unet"]))
         self.converted = {
-            "unet": {names[name]: tensor for name, tensor in self.parts["unet"].items()},
+            "unet": unet_tensors(self.parts["unet"]),
             "vae": vae_tensors(self.parts["vae"]),
-            # SD 2 reads the last layer but one
-            "text_encoder": openclip_tensors(self.parts["text_encoder"], layers - 1)
-            if self.sd2
-            else self.parts["text_encoder"],
+            "text_encoder": (openclip_tensors if self.sd2 else rename)(self.parts["text_encoder"]),
         }
 
     def tensors(self, part: str) -> dict[str, Tensor]:
@@ -163,32 +164,33 @@ class SingleFile:
 
 def _looks_like(tensors: Iterable[str]) -> str:
     """What else a file may be, from its tensors' names."""
+    from zs2.lora import is_lora  # which reads UNET_NAMES from here
+
     names = list(tensors)
-    if any(re.search(r"lora_(up|down|A|B)|\.alpha$", name) for name in names):
-        return ": it looks like a LoRA, which is applied to a model"
-    if any(name.startswith("conditioner.") for name in names):
-        return ": it looks like an SDXL model, which zs2 does not load yet"
-    if any(name.startswith(("down_blocks.", "encoder.", "text_model.")) for name in names):
-        return ": it looks like one part of a folder in the diffusers layout: give the folder"
+    if is_lora(names):
+        return ": it looks like a LoRA: give a model, and this as its LoRA"
+    for what, beginning in NOT_WHOLE.items():
+        if any(name.startswith(beginning) for name in names):
+            return f": it looks like {what}"
     return ""
 
 
 def unet_json(tensors: dict[str, Tensor], prediction: str) -> dict[str, Any]:
     """A `unet/config.json` from the UNet's shapes."""
     levels = _count(tensors, r"down_blocks\.(\d+)\.")
-    channels = [tensors[f"down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)]
+    channels = [_shape(tensors, f"down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)]
     attention = [f"down_blocks.{i}.attentions.0.norm.weight" in tensors for i in range(levels)]
-    width = tensors["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[1]
+    width = _shape(tensors, "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight")[1]
     return {
-        "in_channels": tensors["conv_in.weight"].shape[1],
-        "out_channels": tensors["conv_out.weight"].shape[0],
+        "in_channels": _shape(tensors, "conv_in.weight")[1],
+        "out_channels": _shape(tensors, "conv_out.weight")[0],
         "block_out_channels": channels,
         "layers_per_block": _count(tensors, r"down_blocks\.0\.resnets\.(\d+)\."),
         "down_block_types": ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in attention],
         "up_block_types": ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(attention)],
         "cross_attention_dim": width,
         "attention_head_dim": 8 if width == 768 else [c // 64 for c in channels],  # SD 1: 8 heads; later: heads of 64
-        "use_linear_projection": tensors["mid_block.attentions.0.proj_in.weight"].ndim == 2,
+        "use_linear_projection": len(_shape(tensors, "mid_block.attentions.0.proj_in.weight")) == 2,
         "upcast_attention": width != 768,
         "sample_size": 96 if prediction == "v" else 64,
     }
@@ -199,25 +201,49 @@ def vae_json(tensors: dict[str, Tensor]) -> dict[str, Any]:
     levels = _count(tensors, r"encoder\.down_blocks\.(\d+)\.")
     return {
         "block_out_channels": [
-            tensors[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)
+            _shape(tensors, f"encoder.down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)
         ],
         "layers_per_block": _count(tensors, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
-        "latent_channels": tensors["decoder.conv_in.weight"].shape[1],
+        "latent_channels": _shape(tensors, "decoder.conv_in.weight")[1],
     }
 
 
 def text_json(tensors: dict[str, Tensor], activation: str) -> dict[str, Any]:
     """A `text_encoder/config.json` from the text tower's shapes; CLIP's heads are 64 wide."""
-    vocabulary, width = tensors["text_model.embeddings.token_embedding.weight"].shape
+    vocabulary, width = _shape(tensors, "text_model.embeddings.token_embedding.weight")
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
-        "intermediate_size": tensors["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+        "intermediate_size": _shape(tensors, "text_model.encoder.layers.0.mlp.fc1.weight")[0],
         "num_hidden_layers": _count(tensors, r"text_model\.encoder\.layers\.(\d+)\."),
         "num_attention_heads": width // 64,
-        "max_position_embeddings": tensors["text_model.embeddings.position_embedding.weight"].shape[0],
+        "max_position_embeddings": _shape(tensors, "text_model.embeddings.position_embedding.weight")[0],
         "hidden_act": activation,
+        "projection_dim": tensors["text_projection.weight"].shape[0] if "text_projection.weight" in tensors else width,
     }
+
+
+def _shape(tensors: dict[str, Tensor], name: str) -> tuple[int, ...]:
+    """The shape of a tensor that every model has. Raises: InputError if it is missing."""
+    if name not in tensors:
+        raise InputError(f"the file has no {name} (as the diffusers layout calls it): a tensor is missing")
+    return tuple(tensors[name].shape)
+
+
+def _put(into: dict[str, Tensor], name: str, tensor: Tensor, was: str) -> None:
+    """Raises: InputError where two tensors of a file would take one place."""
+    if name in into:
+        raise InputError(f"{was} and another tensor of the file are both {name}: expected one of them")
+    into[name] = tensor
+
+
+def unet_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The UNet in the diffusers layout."""
+    names = unet_names(list(tensors))
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        _put(renamed, names[name], tensor, name)
+    return renamed
 
 
 def _count(names: Iterable[str], pattern: str) -> int:
@@ -228,7 +254,9 @@ def _count(names: Iterable[str], pattern: str) -> int:
 def unet_names(names: list[str]) -> dict[str, str]:
     """The diffusers name of each of the UNet's tensors. The file numbers its blocks through, over all levels."""
     # the first downsampling ends the first level
-    ends = [int(match[1]) for name in names if (match := re.fullmatch(r"input_blocks\.(\d+)\.0\.op\.weight", name))]
+    ends = [
+        int(match[1]) for name in names if (match := re.fullmatch(r"input_blocks\.(\d+)\.0\.op\.(?:weight|bias)", name))
+    ]
     per_level = min(ends, default=len(names))  # resnets of a level on the way down, and its downsampling
     return {name: _unet_name(name, per_level) for name in names}
 
@@ -237,16 +265,16 @@ def _unet_name(name: str, per_level: int) -> str:
     flat = re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d+)\.(.*)", name)
     if flat is None or name.startswith("input_blocks.0."):
         return _piece(_piece(name, UNET_NAMES), RESNET_NAMES, r"mid_block\.resnets\.\d+\.")
-    way, number, rest = flat[1], int(flat[2]), flat[4]
+    way, number, sub, rest = flat[1], int(flat[2]), flat[3], flat[4]
     level, layer = divmod(number - 1 if way == "input" else number, per_level)
     side = "down" if way == "input" else "up"
-    if rest.startswith("op."):
+    if sub == "0" and rest.startswith("op."):
         return f"down_blocks.{level}.downsamplers.0.conv.{rest.removeprefix('op.')}"
-    if flat[3] != "0" and rest.startswith("conv."):
+    if sub in ("1", "2") and rest.startswith("conv."):  # after the resnet, and the transformer where there is one
         return f"up_blocks.{level}.upsamplers.0.{rest}"
-    if flat[3] == "0":
+    if sub == "0":
         return f"{side}_blocks.{level}.resnets.{layer}.{_piece(rest, RESNET_NAMES)}"
-    return f"{side}_blocks.{level}.attentions.{layer}.{rest}"
+    return f"{side}_blocks.{level}.attentions.{layer}.{rest}" if sub == "1" else name
 
 
 def _piece(name: str, table: tuple[tuple[str, str], ...], after: str = "") -> str:
@@ -261,7 +289,7 @@ def _piece(name: str, table: tuple[tuple[str, str], ...], after: str = "") -> st
 def vae_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The VAE in the diffusers layout: attention's 1×1 convolutions become linear layers, the decoder counts down."""
     levels = 1 + max((int(m[1]) for name in tensors if (m := re.match(r"decoder\.up\.(\d+)\.", name))), default=-1)
-    renamed = {}
+    renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         new = _piece(name, VAE_NAMES)
         up = re.fullmatch(r"decoder\.up\.(\d+)\.(?:block\.(\d+)|upsample)\.(.*)", name)
@@ -270,25 +298,31 @@ def vae_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             new = f"decoder.up_blocks.{levels - 1 - int(up[1])}.{layer}.{up[3]}"
         if ".attentions." in new and tensor.ndim == 4:
             tensor = tensor[:, :, 0, 0]
-        renamed[new.replace(".nin_shortcut.", ".conv_shortcut.")] = tensor
+        _put(renamed, new.replace(".nin_shortcut.", ".conv_shortcut."), tensor, name)
     return renamed
 
 
-def openclip_tensors(tensors: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """OpenCLIP's text tower in the diffusers layout, up to `layers` layers: what is past them, SD 2 does not use."""
-    renamed = {}
+def openclip_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """OpenCLIP's text tower in the diffusers layout.
+
+    SD 2 reads the last layer but one. Original files hold the whole tower of 24 layers with its projection; files that
+    diffusers' script wrote have been cut to 23 layers and have none.
+    """
+    layers = _count(tensors, r"transformer\.resblocks\.(\d+)\.")
+    if "text_projection" in tensors or layers == 24:
+        tensors = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if not name.startswith(f"transformer.resblocks.{layers - 1}.") and name != "text_projection"
+        }
+    renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        block = re.match(r"transformer\.resblocks\.(\d+)\.", name)
-        if block and int(block[1]) >= layers:
-            continue
         packed = re.fullmatch(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)", name)
         if packed:
             for letter, part in zip("qkv", tensor.chunk(3), strict=True):
                 renamed[f"text_model.encoder.layers.{packed[1]}.self_attn.{letter}_proj.{packed[2]}"] = part
         elif name == "positional_embedding":
             renamed["text_model.embeddings.position_embedding.weight"] = tensor
-        elif name == "text_projection":
-            renamed["text_projection.weight"] = tensor.T
         else:
-            renamed[_piece(name, OPENCLIP_NAMES)] = tensor
+            _put(renamed, _piece(name, OPENCLIP_NAMES), tensor, name)
     return renamed

@@ -1,0 +1,476 @@
+"""LoRAs merged into the weights: the formula in every naming, diffusers' own outputs, and files that do not fit."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import torch
+from helpers import CHECKPOINT, MODULE, Fixture, assert_close
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from zs2 import ZS2
+from zs2.errors import InputError
+from zs2.lora import is_lora, merge, parse
+from zs2.models.clip import TextEncoder
+from zs2.models.unet import UNet
+
+Tensors = dict[str, Tensor]
+UNET, TEXT = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", "encoder.layers.2.self_attn.q_proj"
+KOHYA = ("lora_unet_" + UNET.replace(".", "_"), "lora_te_text_model_" + TEXT.replace(".", "_"))
+
+
+@pytest.fixture(scope="module")
+def loaded() -> ZS2:
+    return ZS2.from_pretrained(CHECKPOINT, device="cpu")
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def sharing(module: M) -> M:
+    """A module of its own on the same weights."""
+    return copy.deepcopy(module, {id(p): p for p in module.parameters()})
+
+
+@pytest.fixture
+def unet(loaded: ZS2) -> UNet:
+    return sharing(loaded.unet)
+
+
+@pytest.fixture
+def text(loaded: ZS2) -> TextEncoder:
+    return sharing(loaded.text_encoder)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def halves(weight: Tensor, rank: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Random (down, up) that fit a weight."""
+    down = noise(rank, *weight.shape[1:], seed=seed)
+    return down, noise(weight.shape[0], rank, *(1 for _ in weight.shape[2:]), seed=seed + 1)
+
+
+def product(down: Tensor, up: Tensor) -> Tensor:
+    """up·down, written out over the rank."""
+    return torch.stack([torch.einsum("o,i...->oi...", up[:, r].flatten(), down[r]) for r in range(len(down))]).sum(0)
+
+
+def kohya(stem: str, down: Tensor, up: Tensor, alpha: float | None = None) -> Tensors:
+    tensors = {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
+    return tensors if alpha is None else tensors | {f"{stem}.alpha": torch.tensor(alpha)}
+
+
+def write(tmp_path: Path, tensors: Tensors, metadata: dict[str, str] | None = None, name: str = "style") -> Path:
+    file = tmp_path / f"{name}.safetensors"
+    save_file(tensors, file, metadata)
+    return file
+
+
+def changed(before: Mapping[str, Tensor], module: nn.Module) -> set[str]:
+    return {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+# --- the formula ------------------------------------------------------------------------------------------------------
+
+
+DOWN_UP = (".lora_down.weight", ".lora_up.weight")
+A_B = (".lora_A.weight", ".lora_B.weight")
+OLD = (".down.weight", ".up.weight")
+PROCESSOR = UNET.replace("attn1", "attn1.processor") + "_lora"
+
+STEMS: tuple[tuple[str, tuple[str, str], str | None, str], ...] = (
+    (KOHYA[0], DOWN_UP, ".alpha", UNET),
+    ("lora_unet_input_blocks_3_1_transformer_blocks_0_attn1_to_q", DOWN_UP, ".alpha", UNET),
+    (f"unet.{UNET}", A_B, None, UNET),
+    (f"unet.{UNET}", (".lora_A.default.weight", ".lora_B.default.weight"), None, UNET),
+    (f"unet.{UNET}", (".lora.down.weight", ".lora.up.weight"), ".alpha", UNET),
+    (f"unet.{UNET}_lora", OLD, ".alpha", UNET),
+    (f"unet.{PROCESSOR}", OLD, ".alpha", UNET),
+    (PROCESSOR, OLD, None, UNET),
+    ("diffusion_model.input_blocks.3.1.transformer_blocks.0.attn1.to_q", DOWN_UP, ".alpha", UNET),
+    (KOHYA[1], DOWN_UP, ".alpha", TEXT),
+    (KOHYA[1].replace("te_text_model_", "te1_"), DOWN_UP, None, TEXT),
+    (f"text_encoder.text_model.{TEXT}", A_B, None, TEXT),
+    (f"text_encoder.{TEXT}", A_B, None, TEXT),
+    (f"text_encoder.{TEXT}", (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"), ".alpha", TEXT),
+    (f"text_encoder.{TEXT.replace('q_proj', 'to_q_lora')}", OLD, ".alpha", TEXT),
+)
+
+
+@pytest.mark.parametrize(("stem", "ends", "alpha", "layer"), STEMS, ids=[f"{s[0]}{s[1][0]}" for s in STEMS])
+def test_every_naming(
+    stem: str, ends: tuple[str, str], alpha: str | None, layer: str, unet: UNet, text: TextEncoder, tmp_path: Path
+) -> None:
+    module = unet if layer == UNET else text.text_model
+    before = module.get_submodule(layer).weight
+    others = [(m, m.state_dict()) for m in (unet, text)]
+    a, b = halves(before)
+    tensors = {stem + ends[0]: a, stem + ends[1]: b} | ({stem + alpha: torch.tensor(6.0)} if alpha else {})
+    merge(write(tmp_path, tensors), 0.5, unet, [text])
+    assert_close(module.get_submodule(layer).weight, before + 0.5 * (2 if alpha else 1) * product(a, b), 1e-6)
+    assert sum(len(changed(state, m)) for m, state in others) == 1
+
+
+# An original name of each kind of layer, by what the SD 1 layout says; emoji64 has three levels of one block.
+ORIGINAL = (
+    ("input_blocks_0_0", "conv_in"),
+    ("time_embed_2", "time_embedding.linear_2"),
+    ("out_2", "conv_out"),
+    ("input_blocks_1_0_in_layers_2", "down_blocks.0.resnets.0.conv1"),
+    ("input_blocks_2_0_op", "down_blocks.0.downsamplers.0.conv"),
+    ("input_blocks_3_0_skip_connection", "down_blocks.1.resnets.0.conv_shortcut"),
+    ("input_blocks_5_0_emb_layers_1", "down_blocks.2.resnets.0.time_emb_proj"),
+    ("middle_block_0_out_layers_3", "mid_block.resnets.0.conv2"),
+    ("middle_block_1_proj_in", "mid_block.attentions.0.proj_in"),
+    ("middle_block_2_in_layers_2", "mid_block.resnets.1.conv1"),
+    ("output_blocks_1_1_conv", "up_blocks.0.upsamplers.0.conv"),
+    ("output_blocks_2_1_transformer_blocks_0_ff_net_0_proj",
+     "up_blocks.1.attentions.0.transformer_blocks.0.ff.net.0.proj"),
+    ("output_blocks_3_1_transformer_blocks_0_attn2_to_out_0",
+     "up_blocks.1.attentions.1.transformer_blocks.0.attn2.to_out.0"),
+    ("output_blocks_3_2_conv", "up_blocks.1.upsamplers.0.conv"),
+)  # fmt: skip
+
+
+def test_layers_of_every_kind_in_both_layouts(unet: UNet, tmp_path: Path) -> None:
+    names = [path for _, path in ORIGINAL]
+    before = {path: unet.get_submodule(path).weight for path in names}
+    want = dict(before)
+    for number, stems in enumerate(zip(*((o, path.replace(".", "_")) for o, path in ORIGINAL), strict=True)):
+        tensors: Tensors = {}
+        for seed, (stem, path) in enumerate(zip(stems, names, strict=True)):
+            a, b = halves(before[path], seed=100 * number + 2 * seed)
+            tensors |= kohya(f"lora_unet_{stem}", a, b, 1.5)
+            want[path] = want[path] + 0.5 * product(a, b)
+        merge(write(tmp_path, tensors), 1.0, unet, [])
+    for path in names:
+        assert_close(unet.get_submodule(path).weight, want[path], 1e-6)
+
+
+def test_a_whole_model_has_a_name_for_every_layer(unet: UNet, text: TextEncoder, tmp_path: Path) -> None:
+    tensors: Tensors = {}
+    for prefix, module in (("lora_unet_", unet), ("lora_te_", text)):
+        for path, layer in module.named_modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                tensors |= kohya(prefix + path.replace(".", "_"), *halves(layer.weight, rank=1))
+    merge(write(tmp_path, tensors), 0.01, unet, [text])
+    assert len(tensors) > 200
+
+
+def test_a_projection_may_be_linear_or_a_convolution(unet: UNet, tmp_path: Path) -> None:
+    path = "mid_block.attentions.0.proj_in"
+    before = unet.get_submodule(path).weight
+    down, up = halves(before)
+    file = write(tmp_path, kohya(f"lora_unet_{path.replace('.', '_')}", down[:, :, 0, 0], up[:, :, 0, 0]))
+    merge(file, 1.0, unet, [])
+    assert_close(unet.get_submodule(path).weight, before + product(down, up), 1e-6)
+
+
+def test_the_second_text_tower(unet: UNet, text: TextEncoder, tmp_path: Path) -> None:
+    first, second = text, sharing(text)
+    before = text.text_model.get_submodule(TEXT).weight
+    tensors: Tensors = {}
+    want = []
+    for number, stem in enumerate((KOHYA[1].replace("te_", "te1_"), f"text_encoder_2.text_model.{TEXT}")):
+        down, up = halves(before, seed=number)
+        tensors |= kohya(stem, down, up)
+        want.append(before + product(down, up))
+    merge(write(tmp_path, tensors), 1.0, unet, [first, second])
+    for tower, weight in zip((first, second), want, strict=True):
+        assert_close(tower.text_model.get_submodule(TEXT).weight, weight, 1e-6)
+
+
+def test_several_add_up_in_any_order(loaded: ZS2, tmp_path: Path) -> None:
+    before = loaded.unet.get_submodule(UNET).weight
+    files = [write(tmp_path, kohya(KOHYA[0], *halves(before, seed=seed)), name=str(seed)) for seed in range(3)]
+    made = []
+    for order in ((0, 1, 2), (2, 0, 1)):
+        unet = sharing(loaded.unet)
+        for i in order:
+            merge(files[i], 0.1 * (i + 1), unet, [])
+        made.append(unet.get_submodule(UNET).weight)
+    want = before + sum(0.1 * (i + 1) * product(*halves(before, seed=i)) for i in range(3))
+    assert_close(made[0], want, 1e-6)
+    assert_close(made[0], made[1], 1e-6)
+
+    once, twice = sharing(loaded.unet), sharing(loaded.unet)
+    merge(files[0], 0.8, once, [])
+    merge(files[0], 0.3, twice, [])
+    merge(files[0], 0.5, twice, [])
+    assert_close(once.get_submodule(UNET).weight, twice.get_submodule(UNET).weight, 1e-6)
+
+
+def test_a_scale_and_its_opposite_cancel(unet: UNet, tmp_path: Path) -> None:
+    before = unet.get_submodule(UNET).weight
+    file = write(tmp_path, kohya(KOHYA[0], *halves(before)))
+    merge(file, 1.0, unet, [])
+    merge(file, -1.0, unet, [])
+    assert_close(unet.get_submodule(UNET).weight, before, 1e-5)
+
+
+def test_weights_shared_with_another_model_stay(loaded: ZS2, tmp_path: Path) -> None:
+    before = {name: tensor.clone() for name, tensor in loaded.unet.state_dict().items()}
+    other = loaded.variant(attn="sa").unet
+    merge(write(tmp_path, kohya(KOHYA[0], *halves(before[f"{UNET}.weight"]))), 1.0, other, [])
+    assert changed(before, loaded.unet) == set()
+    assert changed(before, other) == {f"{UNET}.weight"}
+    untouched = "conv_in.weight"
+    assert other.get_parameter(untouched).data_ptr() == loaded.unet.get_parameter(untouched).data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])
+def test_half_weights_are_merged_in_float32(
+    dtype: torch.dtype, stored: torch.dtype, unet: UNet, tmp_path: Path
+) -> None:
+    unet = copy.deepcopy(unet).to(dtype)
+    before = unet.get_submodule(UNET).weight
+    down, up = (x.to(stored) for x in halves(before, rank=16))
+    merge(write(tmp_path, kohya(KOHYA[0], down, up, 0.1)), 1.0, unet, [])
+    weight = unet.get_submodule(UNET).weight
+    want = before.float() + 0.1 / 16 * product(down.float(), up.float())
+    assert weight.dtype == dtype
+    assert not weight.requires_grad
+    assert (weight != want.to(dtype)).float().mean() < 0.001  # rounded once; float32 sums in another order
+
+
+# --- diffusers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["kohya", "kohya original", "old diffusers", "peft"])
+def test_fused_outputs_are_those_of_diffusers(case: str, unet: UNet, text: TextEncoder, tmp_path: Path) -> None:
+    f = Fixture("lora")
+    prefix = f"{case}/lora/"
+    tensors = {name.removeprefix(prefix): t for name, t in f.tensors.items() if name.startswith(prefix)}
+    ids = torch.tensor(f.config["ids"])
+
+    def run() -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return unet(f["x"], f.config["t"], f["context"], frames=1), text(ids)
+
+    before = run()
+    merge(write(tmp_path, tensors, f.config["metadata"][case]), f.config["scale"], unet, [text])
+    for was, got, want in zip(before, run(), (f[f"{case}/unet"], f[f"{case}/text"]), strict=True):
+        assert_close(got, want, MODULE)
+        assert (was - want).abs().max() > 0.01 * want.abs().max()  # the LoRA shows
+
+
+# --- metadata ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "factor"),
+    [
+        ({}, 1),
+        ({"unet.lora_alpha": 6}, 2),
+        ({"text_encoder.lora_alpha": 6}, 1),
+        ({"unet.lora_alpha": 6, "unet.alpha_pattern": {"attn1.to_q": 12}}, 4),
+        ({"unet.lora_alpha": 6, "unet.alpha_pattern": {f"^{UNET}": 12}}, 4),
+        ({"unet.lora_alpha": 6, "unet.alpha_pattern": {"to_k": 12, "o_q": 9}}, 2),
+        ({"unet.lora_alpha": 6, "unet.use_rslora": True}, 6 / math.sqrt(3)),
+    ],
+    ids=str,
+)
+def test_alpha_in_the_metadata(config: dict[str, object], factor: float, unet: UNet, tmp_path: Path) -> None:
+    before = unet.get_submodule(UNET).weight
+    down, up = halves(before)
+    tensors = {f"unet.{UNET}.lora_A.weight": down, f"unet.{UNET}.lora_B.weight": up}
+    merge(write(tmp_path, tensors, {"lora_adapter_metadata": json.dumps(config)}), 1.0, unet, [])
+    assert_close(unet.get_submodule(UNET).weight, before + factor * product(down, up), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text_", "words"),
+    [
+        ("{", "not the JSON of"),
+        ("[1]", "not the JSON of"),
+        ('{"unet.lora_alpha": "x"}', "the alpha 'x'"),
+        ('{"unet.lora_alpha": NaN}', "the alpha nan"),
+        ('{"unet.alpha_pattern": {".*to_q": 3}}', "the pattern '.*to_q'"),
+        ('{"unet.alpha_pattern": 3}', "not the JSON of"),
+    ],
+)
+def test_bad_metadata(text_: str, words: str, unet: UNet, tmp_path: Path) -> None:
+    down, up = halves(unet.get_submodule(UNET).weight)
+    tensors = {f"unet.{UNET}.lora_A.weight": down, f"unet.{UNET}.lora_B.weight": up}
+    with pytest.raises(InputError) as error:
+        merge(write(tmp_path, tensors, {"lora_adapter_metadata": text_}), 1.0, unet, [])
+    assert words in str(error.value)
+
+
+# --- files that do not fit --------------------------------------------------------------------------------------------
+
+D, U, A = (f"{KOHYA[0]}.{end}" for end in ("lora_down.weight", "lora_up.weight", "alpha"))
+Change = Callable[[Tensors], object]
+
+
+def xl(tensors: Tensors) -> None:
+    """A LoRA of Stable Diffusion XL: other layers, a wider text."""
+    stem = "lora_unet_input_blocks_4_1_transformer_blocks_1_attn2_to_k"
+    tensors |= kohya(stem, noise(4, 2048), noise(640, 4))
+
+
+def sd1(tensors: Tensors) -> None:
+    """A LoRA of Stable Diffusion 1: the layers are here too, but of other sizes."""
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    tensors |= kohya(stem, noise(4, 768), noise(320, 4))
+
+
+WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
+    "no up": (lambda t: t.pop(U), (D, "no up matrix")),
+    "no down": (lambda t: t.pop(D), (U, "no down matrix")),
+    "alpha alone": (lambda t: (t.pop(D), t.pop(U)), (A, "no up matrix")),
+    "wide": (lambda t: t.update({D: noise(3, 99)}), (D, "(3, 99)", "(192, 3)", "(192, 192)", f"unet.{UNET}")),
+    "tall": (lambda t: t.update({U: noise(99, 3)}), (D, "(99, 3)", "(192, 192)")),
+    "ranks": (lambda t: t.update({U: noise(192, 4)}), (D, "(3, 192)", "(192, 4)")),
+    "rank 0": (lambda t: t.update({D: noise(0, 192), U: noise(192, 0)}), (D, "(0, 192)")),
+    "a number": (lambda t: t.update({D: torch.tensor(1.0)}), (D, "()")),
+    "a vector": (lambda t: t.update({U: noise(192)}), (D, "(192,)")),
+    "3×3 for a linear layer": (lambda t: t.update({D: noise(3, 192, 3, 3)}), (D, "(3, 192, 3, 3)")),
+    "two alphas": (lambda t: t.update({A: torch.ones(2)}), (A, "one number")),
+    "whole numbers": (lambda t: t.update({D: torch.ones(3, 192, dtype=torch.int8)}), (D, "int8", "floating point")),
+    "NaN": (lambda t: t[D].fill_(math.nan), (D, "not finite")),
+    "infinite alpha": (lambda t: t.update({A: torch.tensor(math.inf)}), (A, "not finite")),
+    "unknown layer": (
+        lambda t: t.update(kohya("lora_unet_double_blocks_0_img_attn_proj", noise(1, 2), noise(2, 1))),
+        ("lora_unet_double_blocks_0_img_attn_proj.lora_down.weight", "fits no layer of this unet"),
+    ),
+    "unknown part": (
+        lambda t: t.update(kohya("transformer.blocks.0.to_q", noise(1, 2), noise(2, 1))),
+        ("transformer.blocks.0.to_q", "fits no layer of this model (unet, text_encoder)"),
+    ),
+    "second tower": (
+        lambda t: t.update(kohya(f"text_encoder_2.{TEXT}", noise(1, 192), noise(192, 1))),
+        ("text_encoder_2", "this model (unet, text_encoder)"),
+    ),
+    "one layer twice": (
+        lambda t: t.update(kohya(f"unet.{UNET}", noise(3, 192), noise(192, 3))),
+        (f"unet.{UNET}.lora_down.weight", D, "the same layer"),
+    ),
+    "a norm": (
+        lambda t: t.update({"lora_unet_conv_norm_out.w_norm": noise(96)}),
+        ("lora_unet_conv_norm_out.w_norm", "is not a LoRA's"),
+    ),
+    "a bias": (lambda t: t.update({f"{KOHYA[0]}.lora_up.bias": noise(192)}), ("lora_up.bias", "is not a LoRA's")),
+    "DoRA": (lambda t: t.update({f"{KOHYA[0]}.dora_scale": noise(192, 1)}), ("dora_scale", "is DoRA")),
+    "DoRA of PEFT": (lambda t: t.update({f"unet.{UNET}.lora_magnitude_vector": noise(192)}), ("is DoRA",)),
+    "LoHa": (lambda t: t.update({f"{KOHYA[0]}.hada_w1_a": noise(192, 1)}), ("hada_w1_a", "is LoHa", "plain LoRA")),
+    "LoKr": (lambda t: t.update({f"{KOHYA[0]}.lokr_w1": noise(192, 1)}), ("lokr_w1", "is LoKr")),
+    "LoCon in three": (lambda t: t.update({f"{KOHYA[0]}.lora_mid.weight": noise(3, 3)}), ("lora_mid", "three factors")),
+    "a whole difference": (lambda t: t.update({f"{KOHYA[0]}.diff": noise(192, 192)}), (".diff", "whole weight")),
+    "XL": (xl, ("lora_unet_input_blocks_4_1", "Stable Diffusion XL with text 2048 wide", "text 192 wide")),
+    "SD 1": (sd1, ("(4, 768)", "Stable Diffusion 1.x with text 768 wide", "text 192 wide")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_files_that_do_not_fit(case: str, unet: UNet, text: TextEncoder, tmp_path: Path) -> None:
+    change, words = WRONG[case]
+    tensors = kohya(KOHYA[1], *halves(noise(192, 192))) | kohya(KOHYA[0], *halves(noise(192, 192)), 2.0)
+    change(tensors)
+    before = [module.state_dict() for module in (unet, text)]
+    with pytest.raises(InputError) as error:
+        merge(write(tmp_path, tensors), 1.0, unet, [text])
+    message = str(error.value)
+    assert message.startswith("style.safetensors: ")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+    assert not changed(before[0], unet) | changed(before[1], text)  # all or nothing
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_model_is_not_a_lora(part: str, unet: UNet, tmp_path: Path) -> None:
+    file = next((CHECKPOINT / part).glob("*.safetensors"))
+    shutil.copy(file, tmp_path / "part.safetensors")
+    with pytest.raises(InputError, match=r"part\.safetensors is not a LoRA: no tensor \(such as .+\) has"):
+        merge(tmp_path / "part.safetensors", 1.0, unet, [])
+
+
+def test_files_that_are_not_even_safetensors(unet: UNet, tmp_path: Path) -> None:
+    whole = write(tmp_path, kohya(KOHYA[0], *halves(noise(192, 192)))).read_bytes()
+    for name, content, words in (
+        ("cut", whole[:-5], "not a whole safetensors file"),
+        ("pickle", b"PK\x03\x04" + bytes(40), "pickle"),
+        ("empty", b"", "not a whole safetensors file"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=words):
+            merge(tmp_path / name, 1.0, unet, [])
+    for missing in ("nowhere.safetensors", "."):
+        with pytest.raises(InputError, match="no such LoRA"):
+            merge(tmp_path / missing, 1.0, unet, [])
+    with pytest.raises(InputError, match="is not a LoRA: no tensor"):
+        merge(write(tmp_path, {}), 1.0, unet, [])
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
+def test_a_scale_is_finite(scale: float, unet: UNet, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"the scale is {scale}"):
+        merge(write(tmp_path, kohya(KOHYA[0], *halves(noise(192, 192)))), scale, unet, [])
+
+
+# --- names and arguments ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "want"),
+    [
+        (D, True),
+        (f"unet.{UNET}.lora_A.weight", True),
+        (f"{UNET}.processor.to_q_lora.down.weight", True),
+        (f"text_encoder.{TEXT}.lora_linear_layer.up.weight", True),
+        (f"{KOHYA[0]}.hada_w1_a", True),
+        ("lycoris_unet_x.lokr_w1", True),
+        (f"{UNET}.weight", False),
+        ("model.diffusion_model.input_blocks.0.0.weight", False),
+        ("first_stage_model.decoder.conv_in.weight", False),
+        ("flora.weight", False),
+    ],
+)
+def test_is_lora(name: str, want: bool) -> None:
+    assert is_lora(["other.weight", name]) is want
+    assert not is_lora([])
+
+
+@pytest.mark.parametrize(
+    ("text_", "want"),
+    [
+        ("style.safetensors", ("style.safetensors", 1.0)),
+        ("style.safetensors:0.8", ("style.safetensors", 0.8)),
+        ("style:-1", ("style", -1.0)),
+        ("style:1e-1", ("style", 0.1)),
+        ("loras/style.safetensors:0", ("loras/style.safetensors", 0.0)),
+        ("C:\\loras\\style.safetensors", ("C:\\loras\\style.safetensors", 1.0)),
+        ("C:/loras/style", ("C:/loras/style", 1.0)),
+        ("C:\\loras\\style.safetensors:0.5", ("C:\\loras\\style.safetensors", 0.5)),
+        ("a:b.safetensors", ("a:b.safetensors", 1.0)),
+        ("a:b.SAFETENSORS:2", ("a:b.SAFETENSORS", 2.0)),
+        ("a:1/style:2", ("a:1/style", 2.0)),
+    ],
+)
+def test_parse(text_: str, want: tuple[str, float]) -> None:
+    assert parse(text_) == (Path(want[0]), want[1])
+
+
+def test_parse_prefers_a_file_of_this_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("style:2").touch()
+    assert parse("style:2") == (Path("style:2"), 1.0)
+    assert parse("style:3") == (Path("style"), 3.0)
+
+
+@pytest.mark.parametrize("text_", ["", ":", ":0.5", "style:", "style:strong", "style:nan", "style:inf", "style:0.5:x"])
+def test_parse_refuses(text_: str) -> None:
+    with pytest.raises(InputError, match="expected FILE or FILE:SCALE"):
+        parse(text_)

