@@ -23,7 +23,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from zs2.sample import EXAMPLE, main
+from zs2.options import EXAMPLE
+from zs2.sample import main
 from zs2.video import read_settings
 
 ROOT = Path(__file__).resolve().parent.parent

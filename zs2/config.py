@@ -6,15 +6,11 @@ does not build is an error; a key that zs2 does not know is a warning, never sil
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zs2.errors import InputError, choose, whole
-
-Json = Mapping[str, Any]
+from zs2.errors import InputError
+from zs2.files import Json, Reader
 
 DEFAULT_MODEL = "weights/emoji64"
 
@@ -66,68 +62,6 @@ UNET_RENAMED = {"down_block_types", "up_block_types", "transformer_layers_per_bl
 VAE_IGNORED = {"sample_size", "down_block_types", "up_block_types", "force_upcast"}
 
 
-class _Reader:
-    """Reads one JSON file, which `what` names in errors. Every method raises InputError for another kind of value."""
-
-    def __init__(self, what: str, json: Json, fixed: Mapping[str, Any]) -> None:
-        self.what, self.json = what, json
-        for key, want in fixed.items():
-            if json.get(key, want) != want:
-                raise InputError(f"{what}: {key} = {json[key]!r} is not supported, only {want!r}: another architecture")
-
-    def warn_of_unknown(self, known: set[str]) -> None:
-        """Warn of keys that are on and that zs2 does not read: they may mean another model."""
-        on = {key for key, value in self.json.items() if value not in (None, False) and not key.startswith("_")}
-        if on - known:
-            unknown = ", ".join(sorted(on - known))
-            warnings.warn(f"{self.what}: zs2 does not know {unknown}: the result may differ", stacklevel=4)
-
-    def whole(self, key: str, default: int, least: int = 1) -> int:
-        return whole(f"{self.what}: {key}", self.json.get(key, default), least)
-
-    def number(self, key: str, default: float) -> float:
-        value = self.json.get(key, default)
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise InputError(f"{self.what}: {key} is {value!r}: expected a number")
-        return value
-
-    def numbers(self, key: str) -> tuple[float, ...] | None:
-        values = self.json.get(key)
-        if values is None:
-            return None
-        if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
-            raise InputError(f"{self.what}: {key} is {values!r}: expected a list of numbers")
-        return tuple(values)
-
-    def flag(self, key: str, default: bool) -> bool:
-        return bool(self.json.get(key, default))
-
-    def name(self, key: str, default: str, options: Sequence[str]) -> str:
-        return choose(f"{key} in {self.what}", self.json.get(key, default), options)
-
-    def kinds(self, key: str, default: Sequence[str], options: Sequence[str]) -> tuple[str, ...]:
-        """Block types."""
-        values = self.json.get(key, default)
-        if not isinstance(values, list | tuple):
-            raise InputError(f"{self.what}: {key} is {values!r}: expected a list of block types")
-        return tuple(choose(f"block type in {self.what}", value, options) for value in values)
-
-    def levels(self, key: str, default: int | tuple[int, ...], count: int | None = None) -> tuple[int, ...]:
-        """A whole number for each level; one number counts for all where their count is known."""
-        value = self.json.get(key, default)
-        if count is not None and isinstance(value, int):
-            value = (value,) * count
-        if not isinstance(value, list | tuple) or not value or len(value) != (count or len(value)):
-            expected = "a list" if count is None else f"one whole number, or {count} of them"
-            raise InputError(f"{self.what}: {key} is {value!r}: expected {expected}")
-        return tuple(whole(f"{self.what}: {key}", number, 1) for number in value)
-
-    def check_divides(self, widths: Sequence[int], parts: Sequence[int], key: str) -> None:
-        for width, part in zip(widths, parts, strict=True):
-            if width % part:
-                raise InputError(f"{self.what}: {key} is {part}, which does not divide {width} channels")
-
-
 @dataclass(frozen=True)
 class UNetConfig:
     """The denoiser. Tuples have one entry a level, from the largest resolution to the smallest."""
@@ -156,7 +90,7 @@ class UNetConfig:
         In it, `attention_head_dim` is the *number* of heads (a misnomer that diffusers keeps).
         Raises: InputError for an architecture that zs2 does not build.
         """
-        read = _Reader("unet/config.json", json, UNET_FIXED)
+        read = Reader("unet/config.json", json, UNET_FIXED)
         channels = read.levels("block_out_channels", (320, 640, 1280, 1280))
         count = len(channels)
         downs, ups = ("CrossAttnDownBlock2D", "DownBlock2D"), ("CrossAttnUpBlock2D", "UpBlock2D")
@@ -172,7 +106,6 @@ class UNetConfig:
         heads = read.levels("attention_head_dim", 8, count)
         read.check_divides(channels, (groups,) * count, "norm_num_groups")
         read.check_divides(channels, heads, "attention_head_dim (the number of heads)")
-        sample = json.get("sample_size") or 64
         read.warn_of_unknown(set(cls.__dataclass_fields__) | set(UNET_FIXED) | UNET_IGNORED | UNET_RENAMED)
         return cls(
             in_channels=read.whole("in_channels", 4),
@@ -190,16 +123,8 @@ class UNetConfig:
             downsample_padding=read.whole("downsample_padding", 1, least=0),
             flip_sin_to_cos=read.flag("flip_sin_to_cos", True),
             freq_shift=read.number("freq_shift", 0),
-            sample_size=_pair(read.what, sample),
+            sample_size=read.pair("sample_size", 64),
         )
-
-
-def _pair(what: str, size: Any) -> tuple[int, int]:
-    """A height and a width, or one number for both."""
-    sides = [size, size] if isinstance(size, int) else size
-    if not isinstance(sides, list) or len(sides) != 2:
-        raise InputError(f"{what}: sample_size is {size!r}: expected a whole number, or two")
-    return whole(f"{what}: sample_size", sides[0], 1), whole(f"{what}: sample_size", sides[1], 1)
 
 
 @dataclass(frozen=True)
@@ -225,7 +150,7 @@ class VAEConfig:
     @classmethod
     def from_json(cls, json: Json) -> VAEConfig:
         """Read a `vae/config.json`. Raises: InputError for an architecture that zs2 does not build."""
-        read = _Reader("vae/config.json", json, VAE_FIXED)
+        read = Reader("vae/config.json", json, VAE_FIXED)
         for side in ("down", "up"):
             read.kinds(f"{side}_block_types", (), ("DownEncoderBlock2D", "UpDecoderBlock2D"))
         channels = read.levels("block_out_channels", (64,))
@@ -267,7 +192,7 @@ class TextConfig:
 
         Raises: InputError for an activation that zs2 does not have.
         """
-        read = _Reader("text_encoder/config.json", json, {})
+        read = Reader("text_encoder/config.json", json, {})
         width, heads = read.whole("hidden_size", 512), read.whole("num_attention_heads", 8)
         read.check_divides([width], [heads], "num_attention_heads")
         return cls(
@@ -308,7 +233,7 @@ class ScheduleConfig:
         DDIM's own files default to `clip_sample` true; another scheduler's file never meant to clip.
         Raises: InputError for a schedule, prediction or spacing that zs2 does not have.
         """
-        read = _Reader("scheduler_config.json", json, SCHEDULE_FIXED)
+        read = Reader("scheduler_config.json", json, SCHEDULE_FIXED)
         total, betas = read.whole("num_train_timesteps", 1000), read.numbers("trained_betas")
         if betas is not None and len(betas) != total:
             raise InputError(f"{read.what}: {len(betas)} trained_betas for {total} timesteps: expected one each")

@@ -1,12 +1,17 @@
-"""Reading a checkpoint's JSON, and writing files whole or not at all."""
+"""Reading the JSON files of a checkpoint, value by value, so that a wrong one names its key and does not fail later."""
 
 from __future__ import annotations
 
 import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zs2.errors import InputError
+from zs2.errors import InputError, choose, whole
+
+Json = Mapping[str, Any]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -20,3 +25,79 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, got a {type(value).__name__}")
     return value
+
+
+class Reader:
+    """Reads one JSON file, which `what` names in errors. Every method raises InputError for another kind of value."""
+
+    def __init__(self, what: str, json: Json, fixed: Mapping[str, Any]) -> None:
+        self.what, self.json = what, json
+        for key, want in fixed.items():
+            if json.get(key, want) != want:
+                raise InputError(f"{what}: {key} = {json[key]!r} is not supported, only {want!r}: another architecture")
+
+    def warn_of_unknown(self, known: set[str]) -> None:
+        """Warn of keys that are on and that zs2 does not read: they may mean another model."""
+        on = {key for key, value in self.json.items() if value not in (None, False) and not key.startswith("_")}
+        if on - known:
+            unknown = ", ".join(sorted(on - known))
+            warnings.warn(f"{self.what}: zs2 does not know {unknown}: the result may differ", stacklevel=4)
+
+    def whole(self, key: str, default: int, least: int = 1) -> int:
+        """A whole number of at least `least`."""
+        return whole(f"{self.what}: {key}", self.json.get(key, default), least)
+
+    def number(self, key: str, default: float) -> float:
+        """A finite number."""
+        value = self.json.get(key, default)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise InputError(f"{self.what}: {key} is {value!r}: expected a number")
+        return value
+
+    def numbers(self, key: str) -> tuple[float, ...] | None:
+        """A list of numbers, or None."""
+        values = self.json.get(key)
+        if values is None:
+            return None
+        if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
+            raise InputError(f"{self.what}: {key} is {values!r}: expected a list of numbers")
+        return tuple(values)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false."""
+        return bool(self.json.get(key, default))
+
+    def name(self, key: str, default: str, options: Sequence[str]) -> str:
+        """One of the options."""
+        return choose(f"{key} in {self.what}", self.json.get(key, default), options)
+
+    def kinds(self, key: str, default: Sequence[str], options: Sequence[str]) -> tuple[str, ...]:
+        """Block types."""
+        values = self.json.get(key, default)
+        if not isinstance(values, list | tuple):
+            raise InputError(f"{self.what}: {key} is {values!r}: expected a list of block types")
+        return tuple(choose(f"block type in {self.what}", value, options) for value in values)
+
+    def levels(self, key: str, default: int | tuple[int, ...], count: int | None = None) -> tuple[int, ...]:
+        """A whole number for each level; one number counts for all where their count is known."""
+        value = self.json.get(key, default)
+        if count is not None and isinstance(value, int):
+            value = (value,) * count
+        if not isinstance(value, list | tuple) or not value or len(value) != (count or len(value)):
+            expected = "a list" if count is None else f"one whole number, or {count} of them"
+            raise InputError(f"{self.what}: {key} is {value!r}: expected {expected}")
+        return tuple(whole(f"{self.what}: {key}", number, 1) for number in value)
+
+    def check_divides(self, widths: Sequence[int], parts: Sequence[int], key: str) -> None:
+        """Check that each width divides into its number of parts."""
+        for width, part in zip(widths, parts, strict=True):
+            if width % part:
+                raise InputError(f"{self.what}: {key} is {part}, which does not divide {width} channels")
+
+    def pair(self, key: str, default: int) -> tuple[int, int]:
+        """A height and a width, or one number for both."""
+        size = self.json.get(key) or default
+        sides = [size, size] if isinstance(size, int) else size
+        if not isinstance(sides, list) or len(sides) != 2:
+            raise InputError(f"{self.what}: {key} is {size!r}: expected a whole number, or two")
+        return whole(f"{self.what}: {key}", sides[0], 1), whole(f"{self.what}: {key}", sides[1], 1)

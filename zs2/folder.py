@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zs2.config import Json
 from zs2.errors import InputError
-from zs2.files import read_json
+from zs2.files import Json, read_json
 from zs2.tokenizer import Tokenizer
 from zs2.weights import read_tensors, weight_files
 

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zs2.config import Json
 from zs2.errors import InputError
+from zs2.files import Json
 from zs2.models.unet import UNet
-from zs2.single_file import unet_names
+from zs2.original_names import unet_names
 from zs2.weights import read_metadata, read_tensors
 
 Layer = nn.Linear | nn.Conv2d

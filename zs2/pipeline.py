@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,13 +16,14 @@ from torch import Tensor
 
 from zs2 import __version__
 from zs2.checkpoint import Checkpoint, without_weights
-from zs2.config import DTYPES, LAM, MU, ScheduleConfig
+from zs2.checks import check_parts, check_variant, choose_device, choose_dtype
+from zs2.config import LAM, MU, ScheduleConfig
 from zs2.ddim import DDIM
-from zs2.errors import InputError, choose, whole
+from zs2.errors import InputError, whole
 from zs2.lora import merge
 from zs2.lora import parse as parse_lora
 from zs2.models.clip import TextEncoder
-from zs2.models.temporal import Momentum, uses_mu
+from zs2.models.temporal import uses_mu
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.noise import ALPHA, noises, uses_lam
@@ -68,7 +68,7 @@ class ZS2:
         lora: Sequence[dict[str, Any]] = (),
     ) -> None:
         check_noise(noise, lam, alpha)
-        _check_parts(unet, vae, text_encoder, tokenizer)
+        check_parts(unet, vae, text_encoder, tokenizer)
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
         self.tokenizer, self.schedule = tokenizer, schedule
         self.noise, self.lam, self.alpha = noise, lam, alpha
@@ -103,8 +103,8 @@ class ZS2:
         Raises: InputError, in one line, for anything that can't be loaded or is out of range. Warns of options that
             have no effect with the others.
         """
-        _warn_without_effect(attn, mu, noise, lam, alpha)
-        device, dtype = _device(device), _dtype(dtype)
+        check_variant(attn, mu, noise, lam, alpha)
+        device, dtype = choose_device(device), choose_dtype(dtype)
         checkpoint = Checkpoint(model, dtype, device, prediction)
         loras = [parse_lora(entry) if isinstance(entry, str) else (Path(entry[0]), entry[1]) for entry in lora]
         unet, text_encoder = checkpoint.unet(attn, MU if mu is None else mu), checkpoint.text_encoder()
@@ -135,7 +135,7 @@ class ZS2:
         """Another setting on the same weights, which are shared, not copied; what is not given stays as it is."""
         was = self.unet.momentum
         attn, noise = attn or was.kind, noise or self.noise
-        _warn_without_effect(attn, mu, noise, lam, alpha)
+        check_variant(attn, mu, noise, lam, alpha)
         with without_weights():
             unet = UNet(self.unet.config, attn, was.mu if mu is None else mu)
         unet.load_state_dict(self.unet.state_dict(), assign=True)
@@ -303,63 +303,3 @@ def _last(steps: Iterator[Step], callback: Callable[[Step], object] | None) -> T
         if callback is not None:
             callback(step)
     return step.latents
-
-
-def _warn_without_effect(attn: str, mu: float | None, noise: str, lam: float | None, alpha: float | None) -> None:
-    """Check a variant's settings before anything is loaded, and warn of those that have no effect with the others."""
-    Momentum(attn, MU if mu is None else mu)
-    check_noise(noise, LAM if lam is None else lam, alpha)
-    if mu is not None and not uses_mu(attn):
-        warnings.warn(f"mu has no effect on attention kind {attn!r}", stacklevel=3)
-    if lam is not None and not uses_lam(noise):
-        warnings.warn(f"lam has no effect on noise model {noise!r}", stacklevel=3)
-    if alpha is not None and noise not in ALPHA:
-        warnings.warn(f"alpha has no effect on noise model {noise!r}", stacklevel=3)
-
-
-def _check_parts(unet: UNet, vae: VAE, text_encoder: TextEncoder, tokenizer: Tokenizer) -> None:
-    """Raise InputError where the parts of a checkpoint do not belong together."""
-    if unet.config.in_channels != vae.config.latent_channels:
-        raise InputError(
-            f"the UNet takes {unet.config.in_channels} channels, the VAE makes {vae.config.latent_channels}: "
-            "an inpainting or editing model can't sample from a prompt alone"
-        )
-    if unet.config.out_channels != vae.config.latent_channels:
-        raise InputError(
-            f"the UNet makes {unet.config.out_channels} channels, the VAE takes {vae.config.latent_channels}: "
-            "a model that also predicts a variance can't be sampled by DDIM here"
-        )
-    if tokenizer.vocab_size > text_encoder.config.vocab_size:
-        raise InputError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the text encoder {text_encoder.config.vocab_size}: "
-            "are they of one checkpoint?"
-        )
-    if unet.config.cross_attention_dim != text_encoder.config.hidden_size:
-        raise InputError(
-            f"the UNet reads text of width {unet.config.cross_attention_dim}, "
-            f"the text encoder makes {text_encoder.config.hidden_size}: are they of one checkpoint?"
-        )
-
-
-def default_device() -> torch.device:
-    """The first of cuda, mps and cpu that is there."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return default_device()
-    try:
-        if torch.empty(0, device=device).is_meta:
-            raise RuntimeError("it has no memory")
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {str(device)!r} can't be used here ({reason}): try cpu") from error
-    return torch.device(device)
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    name = str(dtype or "float32").removeprefix("torch.")
-    return getattr(torch, choose("dtype", name, DTYPES))

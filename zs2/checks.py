@@ -1,0 +1,79 @@
+"""What is checked before a model is loaded or used: its variant, its device and dtype, and that its parts fit."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+from zs2.config import DTYPES, LAM, MU
+from zs2.errors import InputError, choose
+from zs2.models.clip import TextEncoder
+from zs2.models.temporal import Momentum, uses_mu
+from zs2.models.unet import UNet
+from zs2.models.vae import VAE
+from zs2.noise import ALPHA, uses_lam
+from zs2.noise import check as check_noise
+from zs2.tokenizer import Tokenizer
+
+
+def check_variant(attn: str, mu: float | None, noise: str, lam: float | None, alpha: float | None) -> None:
+    """Check a variant's settings before anything is loaded, and warn of those that have no effect with the others."""
+    Momentum(attn, MU if mu is None else mu)
+    check_noise(noise, LAM if lam is None else lam, alpha)
+    if mu is not None and not uses_mu(attn):
+        warnings.warn(f"mu has no effect on attention kind {attn!r}", stacklevel=4)
+    if lam is not None and not uses_lam(noise):
+        warnings.warn(f"lam has no effect on noise model {noise!r}", stacklevel=4)
+    if alpha is not None and noise not in ALPHA:
+        warnings.warn(f"alpha has no effect on noise model {noise!r}", stacklevel=4)
+
+
+def check_parts(unet: UNet, vae: VAE, text_encoder: TextEncoder, tokenizer: Tokenizer) -> None:
+    """Raise InputError where the parts of a checkpoint do not belong together."""
+    if unet.config.in_channels != vae.config.latent_channels:
+        raise InputError(
+            f"the UNet takes {unet.config.in_channels} channels, the VAE makes {vae.config.latent_channels}: "
+            "an inpainting or editing model can't sample from a prompt alone"
+        )
+    if unet.config.out_channels != vae.config.latent_channels:
+        raise InputError(
+            f"the UNet makes {unet.config.out_channels} channels, the VAE takes {vae.config.latent_channels}: "
+            "a model that also predicts a variance can't be sampled by DDIM here"
+        )
+    if tokenizer.vocab_size > text_encoder.config.vocab_size:
+        raise InputError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the text encoder {text_encoder.config.vocab_size}: "
+            "are they of one checkpoint?"
+        )
+    if unet.config.cross_attention_dim != text_encoder.config.hidden_size:
+        raise InputError(
+            f"the UNet reads text of width {unet.config.cross_attention_dim}, "
+            f"the text encoder makes {text_encoder.config.hidden_size}: are they of one checkpoint?"
+        )
+
+
+def defaultchoose_device() -> torch.device:
+    """The first of cuda, mps and cpu that is there."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or the default. Raises: InputError if it can't be used here."""
+    if device is None:
+        return defaultchoose_device()
+    try:
+        if torch.empty(0, device=device).is_meta:
+            raise RuntimeError("it has no memory")
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {str(device)!r} can't be used here ({reason}): try cpu") from error
+    return torch.device(device)
+
+
+def choose_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    """The dtype asked for, by its name or itself; float32 by default. Raises: InputError for another."""
+    name = str(dtype or "float32").removeprefix("torch.")
+    return getattr(torch, choose("dtype", name, DTYPES))

@@ -1,0 +1,140 @@
+"""The command line of `python -m zs2.sample`: its options, and how their values are read. No torch here."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import NoReturn
+
+from zs2 import __version__
+from zs2.config import ATTENTION_KINDS, DEFAULT_MODEL, DTYPES, LAM, MU, NOISE_KINDS, SEED_MAX
+from zs2.errors import InputError
+
+EXAMPLE = "panda face on a sky blue background"  # of the default checkpoint
+MOST_CLIPS = 100_000
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        say(f"error: {message}")
+        sys.exit(2)
+
+
+def parser() -> Parser:
+    """The command line. What is not given is not in the result, so that an option without effect can be told."""
+    p = Parser(
+        prog="python -m zs2.sample",
+        description="Make a video clip from a text prompt with an image diffusion model, without training (ZS²).",
+        epilog="""examples:
+  python -m zs2.sample "red apple on a sky blue background" --lam 0.15 --out apple.gif
+  python -m zs2.sample --attn sa --noise iid          every frame on its own: the baseline
+  python -m zs2.sample --seed 0..3 --out clips/c.webp  four clips: clips/c-s0.webp …
+  python -m zs2.sample --replay apple.json --out again.gif""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    p.add_argument("prompt", nargs="?", help=f"what to show (default, for the default model only: {EXAMPLE!r})")
+    p.add_argument("--version", action="version", version=f"zs2 {__version__}")
+
+    g = p.add_argument_group("model")
+    g.add_argument(
+        "--model",
+        metavar="PATH",
+        help="a folder in the diffusers layout, a .safetensors file of SD 1.x or 2.x in the original layout, or a "
+        f"model on the hub: owner/name[@revision], or a short name: python -m zs2.models (default {DEFAULT_MODEL})",
+    )
+    g.add_argument("--lora", action="append", metavar="FILE[:SCALE]", help="merge a LoRA; may be given several times")
+    g.add_argument("--prediction", metavar="P", help="epsilon or v: what a single file of SD 2 does not say of itself")
+    g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is of cuda, mps, cpu)")
+    g.add_argument("--dtype", metavar="DTYPE", help=f"{', '.join(DTYPES)} (default float32)")
+
+    g = p.add_argument_group("method: what the ablations switch")
+    g.add_argument("--attn", metavar="KIND", help=f"attention over frames: {', '.join(ATTENTION_KINDS)} (default tma)")
+    g.add_argument("--mu", type=float, help=f"momentum of tma, from 0 (= sa) to 1 (= cfa) (default {MU})")
+    g.add_argument("--noise", metavar="KIND", help=f"initial noises: {', '.join(NOISE_KINDS)} (default dnm)")
+    g.add_argument("--lam", type=float, help=f"λ of dnm, from 0 (still) to √e (independent frames) (default {LAM})")
+    g.add_argument("--alpha", type=float, help="a of mixed (default 1) and progressive (default 2) noise")
+
+    g = p.add_argument_group("sampling")
+    g.add_argument("--negative-prompt", metavar="TEXT", help="what to lead away from (default: nothing)")
+    g.add_argument("--frames", type=int, metavar="N", help="default 8")
+    g.add_argument("--steps", type=int, metavar="N", help="DDIM steps (default 50)")
+    g.add_argument(
+        "--guidance", type=float, metavar="G", help="u + G·(c − u); 1: only the prompt, at half the work (default 7.5)"
+    )
+    g.add_argument(
+        "--seed", type=seeds, metavar="S", help="a number, a range 0..3 or a list 1,5,7: a clip each (default 0)"
+    )
+    g.add_argument("--size", type=size, metavar="WxH", help="pixels (default: what the model was trained at)")
+    g.add_argument(
+        "--latents", metavar="FILE", help="safetensors with `latents`, float32 (frames, 4, h, w): the initial noise"
+    )
+
+    g = p.add_argument_group("many prompts")
+    g.add_argument("--prompts", metavar="FILE", help="one clip for each line")
+    g.add_argument("--travel", metavar="FILE", help="one clip, one prompt a frame: a line each, the last repeats")
+
+    g = p.add_argument_group("output")
+    g.add_argument(
+        "--out",
+        metavar="FILE",
+        help="by its ending: .gif, .webp (lossless), .png or .apng (animated), .mp4 (with zs2[video]); none: a folder "
+        "of PNG files (default: the next free out/00001.gif). A JSON with all settings is put beside it",
+    )
+    g.add_argument("--fps", type=int, metavar="N", help="frames a second (default 8)")
+    g.add_argument("--no-sheet", dest="sheet", action="store_false", help="no contact sheet beside the clip")
+    g.add_argument(
+        "--replay", metavar="FILE", help="make the clip of this JSON (or clip) again, bit for bit on the same machine"
+    )
+    return p
+
+
+def seeds(text: str) -> list[int]:
+    """`3`, `0..3` or `1,5,7` (or both: `0..3,9`) to a list of seeds."""
+    chosen: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(-?\d{1,4000})(?:\.\.(\d{1,4000}))?\s*", part, re.ASCII)
+        if len(part) > 4000:
+            raise argparse.ArgumentTypeError(f"{part[:20]}…: expected numbers from 0 to {SEED_MAX}")
+        if not match:
+            raise argparse.ArgumentTypeError(f"{text!r} is no seed: expected a number, a range 0..3 or a list 1,5,7")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not 0 <= last - first < MOST_CLIPS:
+            raise argparse.ArgumentTypeError(f"{part!r}: expected a range that rises, of at most {MOST_CLIPS} seeds")
+        chosen += range(first, last + 1)
+    twice = [seed for seed, count in Counter(chosen).items() if count > 1]
+    if twice:
+        raise argparse.ArgumentTypeError(f"{text!r} has {twice[0]} twice: expected each seed once")
+    return chosen
+
+
+def size(text: str) -> tuple[int, int]:
+    """`WxH` to (width, height)."""
+    match = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", text, re.ASCII)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: expected WIDTHxHEIGHT, such as 512x512")
+    return int(match[1]), int(match[2])
+
+
+def lines(file: str) -> list[str]:
+    """The lines of a text file that are not blank. Raises: InputError if there are none."""
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: can't be read as a text of prompts ({error})") from error
+    found = [line.strip() for line in text.splitlines() if line.strip()]
+    if not found:
+        raise InputError(f"{file}: no prompt in it: expected one a line")
+    return found
+
+
+def say(text: str) -> None:
+    """One line on standard error, whatever a user's text holds."""
+    line = " ".join(text.split())
+    print("zs2:", "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)

@@ -1,0 +1,146 @@
+"""The names of the original layout of Stable Diffusion 1.x and 2.x, translated to those of the diffusers layout."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from zs2.errors import InputError
+
+# Original name → diffusers layout: patterns of the beginning of a name. The rest of the name stays.
+UNET_NAMES = (
+    (r"time_embed\.0", "time_embedding.linear_1"),
+    (r"time_embed\.2", "time_embedding.linear_2"),
+    (r"input_blocks\.0\.0", "conv_in"),
+    (r"middle_block\.0", "mid_block.resnets.0"),
+    (r"middle_block\.1", "mid_block.attentions.0"),
+    (r"middle_block\.2", "mid_block.resnets.1"),
+    (r"out\.0", "conv_norm_out"),
+    (r"out\.2", "conv_out"),
+)
+RESNET_NAMES = (
+    (r"in_layers\.0", "norm1"),
+    (r"in_layers\.2", "conv1"),
+    (r"emb_layers\.1", "time_emb_proj"),
+    (r"out_layers\.0", "norm2"),
+    (r"out_layers\.3", "conv2"),
+    (r"skip_connection", "conv_shortcut"),
+)
+VAE_NAMES = (
+    (r"(encoder|decoder)\.mid\.block_1", r"\1.mid_block.resnets.0"),
+    (r"(encoder|decoder)\.mid\.block_2", r"\1.mid_block.resnets.1"),
+    (r"(encoder|decoder)\.mid\.attn_1\.norm", r"\1.mid_block.attentions.0.group_norm"),
+    (r"(encoder|decoder)\.mid\.attn_1\.proj_out", r"\1.mid_block.attentions.0.to_out.0"),
+    (r"(encoder|decoder)\.mid\.attn_1\.([qkv])", r"\1.mid_block.attentions.0.to_\2"),
+    (r"(encoder|decoder)\.norm_out", r"\1.conv_norm_out"),
+    (r"encoder\.down\.(\d+)\.block\.(\d+)", r"encoder.down_blocks.\1.resnets.\2"),
+    (r"encoder\.down\.(\d+)\.downsample", r"encoder.down_blocks.\1.downsamplers.0"),
+)
+OPENCLIP_NAMES = (
+    (r"token_embedding", "text_model.embeddings.token_embedding"),
+    (r"ln_final", "text_model.final_layer_norm"),
+    (r"transformer\.resblocks\.(\d+)\.ln_([12])", r"text_model.encoder.layers.\1.layer_norm\2"),
+    (r"transformer\.resblocks\.(\d+)\.attn\.out_proj", r"text_model.encoder.layers.\1.self_attn.out_proj"),
+    (r"transformer\.resblocks\.(\d+)\.mlp\.c_fc", r"text_model.encoder.layers.\1.mlp.fc1"),
+    (r"transformer\.resblocks\.(\d+)\.mlp\.c_proj", r"text_model.encoder.layers.\1.mlp.fc2"),
+)
+
+
+def unet_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The UNet in the diffusers layout."""
+    names = unet_names(list(tensors))
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        _put(renamed, names[name], tensor, name)
+    return renamed
+
+
+def unet_names(names: list[str]) -> dict[str, str]:
+    """The diffusers name of each of the UNet's tensors. The file numbers its blocks through, over all levels."""
+    # the first downsampling ends the first level
+    ends = [
+        int(match[1]) for name in names if (match := re.fullmatch(r"input_blocks\.(\d+)\.0\.op\.(?:weight|bias)", name))
+    ]
+    per_level = min(ends, default=len(names))  # resnets of a level on the way down, and its downsampling
+    return {name: _unet_name(name, per_level) for name in names}
+
+
+def _unet_name(name: str, per_level: int) -> str:
+    flat = re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d+)\.(.*)", name)
+    if flat is None or name.startswith("input_blocks.0."):
+        return _piece(_piece(name, UNET_NAMES), RESNET_NAMES, r"mid_block\.resnets\.\d+\.")
+    way, number, sub, rest = flat[1], int(flat[2]), flat[3], flat[4]
+    level, layer = divmod(number - 1 if way == "input" else number, per_level)
+    side = "down" if way == "input" else "up"
+    if sub == "0" and rest.startswith("op."):
+        return f"down_blocks.{level}.downsamplers.0.conv.{rest.removeprefix('op.')}"
+    if sub in ("1", "2") and rest.startswith("conv."):  # after the resnet, and the transformer where there is one
+        return f"up_blocks.{level}.upsamplers.0.{rest}"
+    if sub == "0":
+        return f"{side}_blocks.{level}.resnets.{layer}.{_piece(rest, RESNET_NAMES)}"
+    return f"{side}_blocks.{level}.attentions.{layer}.{rest}" if sub == "1" else name
+
+
+def _piece(name: str, table: tuple[tuple[str, str], ...], after: str = "") -> str:
+    """Translate the first pattern of the table that a name begins with, after a beginning that stays."""
+    for pattern, target in table:
+        match = re.match(rf"({after})({pattern})(?=\.)", name)
+        if match:
+            return match[1] + re.sub(pattern, target, match[2]) + name[match.end() :]
+    return name
+
+
+def vae_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The VAE in the diffusers layout: attention's 1×1 convolutions become linear layers, the decoder counts down."""
+    levels = 1 + max((int(m[1]) for name in tensors if (m := re.match(r"decoder\.up\.(\d+)\.", name))), default=-1)
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        new = _piece(name, VAE_NAMES)
+        up = re.fullmatch(r"decoder\.up\.(\d+)\.(?:block\.(\d+)|upsample)\.(.*)", name)
+        if up:
+            layer = "upsamplers.0" if up[2] is None else f"resnets.{up[2]}"
+            new = f"decoder.up_blocks.{levels - 1 - int(up[1])}.{layer}.{up[3]}"
+        if ".attentions." in new and tensor.ndim == 4:
+            tensor = tensor[:, :, 0, 0]
+        _put(renamed, new.replace(".nin_shortcut.", ".conv_shortcut."), tensor, name)
+    return renamed
+
+
+def openclip_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """OpenCLIP's text tower in the diffusers layout.
+
+    SD 2 reads the last layer but one. Original files hold the whole tower of 24 layers with its projection; files that
+    diffusers' script wrote have been cut to 23 layers and have none.
+    """
+    layers = count(tensors, r"transformer\.resblocks\.(\d+)\.")
+    if "text_projection" in tensors or layers == 24:
+        tensors = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if not name.startswith(f"transformer.resblocks.{layers - 1}.") and name != "text_projection"
+        }
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        packed = re.fullmatch(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)", name)
+        if packed:
+            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+                renamed[f"text_model.encoder.layers.{packed[1]}.self_attn.{letter}_proj.{packed[2]}"] = part
+        elif name == "positional_embedding":
+            renamed["text_model.embeddings.position_embedding.weight"] = tensor
+        else:
+            _put(renamed, _piece(name, OPENCLIP_NAMES), tensor, name)
+    return renamed
+
+
+def _put(into: dict[str, Tensor], name: str, tensor: Tensor, was: str) -> None:
+    """Raises: InputError where two tensors of a file would take one place."""
+    if name in into:
+        raise InputError(f"{was} and another tensor of the file are both {name}: expected one of them")
+    into[name] = tensor
+
+
+def count(names: Iterable[str], pattern: str) -> int:
+    """How many different numbers stand at the pattern's group."""
+    return len({match[1] for name in names if (match := re.match(pattern, name))})
