@@ -15,6 +15,7 @@ import torch
 
 from zs2.checkpoint import without_weights
 from zs2.config import ATTENTION_KINDS, DTYPES, UNetConfig
+from zs2.models.attention import TransformerBlock
 from zs2.models.unet import UNet
 from zs2.progress import progress
 
@@ -52,12 +53,33 @@ def main() -> None:
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
+    def blend_seconds(unet: UNet) -> float:
+        """The momentum alone, in every self-attention of a step: what `tma` adds to `sa`."""
+        total = 0.0
+
+        def before(block: TransformerBlock, inputs: tuple[torch.Tensor, ...]) -> None:
+            nonlocal total
+            h = torch.randn_like(inputs[0])
+            start = time.perf_counter()
+            block.momentum.blend(h, args.frames)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            total += time.perf_counter() - start
+
+        blocks = [module for module in unet.modules() if isinstance(module, TransformerBlock)]
+        handles = [block.register_forward_pre_hook(before) for block in blocks]
+        seconds(unet)
+        for handle in handles:
+            handle.remove()
+        return total
+
     runs: dict[str, list[float]] = {kind: [] for kind in unets}
     with torch.no_grad():
         seconds(unets["sa"])  # warm-up
         turns = [kind for _ in range(args.rounds) for kind in unets]
         for kind in progress(turns, len(turns), "timing"):
             runs[kind].append(seconds(unets[kind]))
+        blends = [blend_seconds(unets["tma"]) for _ in range(3)]
 
     print(
         f"UNet of SD 1.5's size, {args.frames} frames × {args.branches} branches, {args.size}², {args.dtype}, {device}"
@@ -68,6 +90,8 @@ def main() -> None:
         ratios = [mine / base for mine, base in zip(times, runs["sa"], strict=True)]
         median = f"{statistics.median(times):>8.3f} {min(times):>7.3f} {max(times):>7.3f}"
         print(f"{kind:<12} {median}   {statistics.median(ratios):.3f} ({min(ratios):.3f} … {max(ratios):.3f})")
+    share = statistics.median(blends) / statistics.median(runs["sa"])
+    print(f"the blend alone, all layers of a step: {statistics.median(blends):.4f} s, {share:.2%} of a step of sa")
 
 
 if __name__ == "__main__":

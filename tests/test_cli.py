@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import zs2.checkpoint as zs2_checkpoint
 from zs2.options import EXAMPLE
 from zs2.sample import main
 from zs2.video import read_settings
@@ -619,8 +620,8 @@ def test_every_option_reaches_the_settings(zs2, here):
         --attn tma-two-tap --mu 0.5 --noise progressive --alpha 1.5 --dtype bfloat16 --device cpu --out clip.webp"""
     assert succeeded(zs2(*shlex.split(line))).written == ["clip.webp", "clip.sheet.png", "clip.json"]
     settings = text(here / "clip.json")
-    assert settings.pop("weights").keys() == {"unet", "vae", "text_encoder"}
-    assert settings.pop("versions").keys() == {"zs2", "torch", "python"}
+    assert settings.pop("weights").keys() == {"unet", "vae", "text_encoder", "config"}
+    assert settings.pop("versions").keys() == {"zs2", "pillow", "torch", "python"}
     assert settings == {
         "prompt": "red apple",
         "negative_prompt": "blurry",
@@ -869,6 +870,9 @@ def test_replay_with_other_versions_is_a_warning(zs2, here):
         {"dtype": 32},
         {"device": "typewriter"},
         {"weights": None},
+        {"weights": "abc"},
+        {"weights": [1]},
+        {"device": []},
         {"weights": {"unet": "0"}},
         {"latents": 5},
     ],
@@ -892,3 +896,17 @@ def test_those_settings_can_be_replayed(zs2, here, clip_settings):
     (here / "c.json").write_text(json.dumps(clip_settings))
     succeeded(zs2("--replay", "c.json", "--out", "again.gif"))
     assert text(here / "again.json") == clip_settings
+
+
+def test_replay_with_another_schedule_is_refused(zs2, folder):
+    """The same weights, but the configuration decides the clip too."""
+    succeeded(zs2("red apple", *BRIEF, "--out", "c.gif", "--model", str(folder)))
+    settings = text(folder / "scheduler" / "scheduler_config.json") | {"beta_end": 0.02}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings))
+    failed(zs2("--replay", "c.json", "--model", str(folder)), "other weights", "config differ")
+
+
+def test_the_default_model_is_never_asked_of_the_hub(zs2, monkeypatch):
+    """Where it has not come with the code, as in a wheel, another's model of that name must not take its place."""
+    monkeypatch.setattr(zs2_checkpoint, "__file__", "/nowhere/zs2/checkpoint.py")
+    failed(zs2(), "weights/emoji64 is not here", "comes with the repository")

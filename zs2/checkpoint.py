@@ -7,11 +7,13 @@ unexpected or of another shape is an error that names it.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from json import dumps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,8 +46,15 @@ def find(model: str | Path, dtype: torch.dtype) -> tuple[Path, str | None]:
         path = next((p for p in (Path(model), beside) if p.exists()), None)
     except OSError:  # a name too long to exist
         path = None
+    if path is None and Path(model) == Path(DEFAULT_MODEL):
+        raise InputError(f"{DEFAULT_MODEL} is not here: it comes with the repository; clone it, or give another model")
     if path is None and is_hub_id(str(model)):
-        return fetch(str(model), str(dtype).removeprefix("torch.")), parse(str(model))[0]
+        try:
+            return fetch(str(model), str(dtype).removeprefix("torch.")), parse(str(model))[0]
+        except InputError as error:
+            if "/" not in str(model) or " here" in str(error):
+                raise
+            raise InputError(f"no file or folder {str(model)!r} here, and on the hub: {error}") from error
     if path is None:
         raise InputError(
             f"no such model: {str(model)!r}: expected a folder in the diffusers layout, such as {DEFAULT_MODEL}, "
@@ -109,8 +118,14 @@ class Checkpoint:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """The SHA-256 of the weights of each part (of a sharded part: of its files, one after another)."""
-        return {part: sha256(files) for part, files in self.source.files.items()}
+        """The SHA-256 of each part's weights (of a sharded part: of its files, one after another), and of what the
+        configurations and the tokenizer say."""
+        parts = {part: self.source.json(part) for part in ("unet", "vae", "text_encoder", "scheduler")}
+        said: list[Any] = [{key: value for key, value in json.items() if key[0] != "_"} for json in parts.values()]
+        tokenizer = self.tokenizer()
+        said += [tokenizer.backend.to_str(), tokenizer.max_length, tokenizer.pad_id]
+        config = hashlib.sha256(dumps(said, sort_keys=True).encode()).hexdigest()
+        return {part: sha256(files) for part, files in self.source.files.items()} | {"config": config}
 
     def _load(self, part: str, build: Callable[[dict[str, Tensor]], M], dtype: torch.dtype) -> M:
         tensors = self.source.tensors(part)

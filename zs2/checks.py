@@ -22,11 +22,11 @@ def check_variant(attn: str, mu: float | None, noise: str, lam: float | None, al
     Momentum(attn, MU if mu is None else mu)
     check_noise(noise, LAM if lam is None else lam, alpha)
     if mu is not None and not uses_mu(attn):
-        warnings.warn(f"mu has no effect on attention kind {attn!r}", stacklevel=4)
+        warnings.warn(f"mu has no effect on attention kind {attn!r}", stacklevel=3)
     if lam is not None and not uses_lam(noise):
-        warnings.warn(f"lam has no effect on noise model {noise!r}", stacklevel=4)
+        warnings.warn(f"lam has no effect on noise model {noise!r}", stacklevel=3)
     if alpha is not None and noise not in ALPHA:
-        warnings.warn(f"alpha has no effect on noise model {noise!r}", stacklevel=4)
+        warnings.warn(f"alpha has no effect on noise model {noise!r}", stacklevel=3)
 
 
 def check_parts(unet: UNet, vae: VAE, text_encoder: TextEncoder, tokenizer: Tokenizer) -> None:
@@ -53,7 +53,7 @@ def check_parts(unet: UNet, vae: VAE, text_encoder: TextEncoder, tokenizer: Toke
         )
 
 
-def defaultchoose_device() -> torch.device:
+def default_device() -> torch.device:
     """The first of cuda, mps and cpu that is there."""
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -63,7 +63,7 @@ def defaultchoose_device() -> torch.device:
 def choose_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, or the default. Raises: InputError if it can't be used here."""
     if device is None:
-        return defaultchoose_device()
+        return default_device()
     try:
         if torch.empty(0, device=device).is_meta:
             raise RuntimeError("it has no memory")

@@ -1,7 +1,7 @@
 """Model configurations: frozen dataclasses, read from the JSON files of a checkpoint in the diffusers layout.
 
 Keys that a JSON file lacks take the defaults of diffusers and transformers. A key that asks for something that zs2
-does not build is an error; a key that zs2 does not know is a warning, never silently dropped.
+does not build is an error; in a UNet's or VAE's file, a key that zs2 does not know is a warning.
 """
 
 from __future__ import annotations
@@ -55,8 +55,11 @@ VAE_FIXED: dict[str, Any] = {"act_fn": "silu", "latents_mean": None, "latents_st
 SCHEDULE_FIXED: dict[str, Any] = {"thresholding": False}
 
 # Keys that change nothing here: training-only, or the other half of a setting that is refused when it is on.
-UNET_IGNORED = {"dropout", "addition_embed_type_num_heads", "addition_time_embed_dim"} | {
-    "projection_class_embeddings_input_dim"
+UNET_IGNORED = {
+    "dropout",
+    "addition_embed_type_num_heads",
+    "addition_time_embed_dim",
+    "projection_class_embeddings_input_dim",
 }
 UNET_RENAMED = {"down_block_types", "up_block_types", "transformer_layers_per_block", "attention_head_dim"}
 VAE_IGNORED = {"sample_size", "down_block_types", "up_block_types", "force_upcast"}
@@ -234,6 +237,11 @@ class ScheduleConfig:
         Raises: InputError for a schedule, prediction or spacing that zs2 does not have.
         """
         read = Reader("scheduler_config.json", json, SCHEDULE_FIXED)
+        if "FlowMatch" in str(json.get("_class_name")):
+            raise InputError(f"{read.what}: {json['_class_name']} is for models of another kind: zs2 samples by DDIM")
+        for key in ("beta_start", "beta_end"):
+            if not 0 < read.number(key, 0.01) < 1:
+                raise InputError(f"{read.what}: {key} is {json[key]}: expected a number between 0 and 1")
         total, betas = read.whole("num_train_timesteps", 1000), read.numbers("trained_betas")
         if betas is not None and len(betas) != total:
             raise InputError(f"{read.what}: {len(betas)} trained_betas for {total} timesteps: expected one each")

@@ -65,7 +65,10 @@ class Reader:
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""
-        return bool(self.json.get(key, default))
+        value = self.json.get(key, default)
+        if not isinstance(value, bool):
+            raise InputError(f"{self.what}: {key} is {value!r}: expected true or false")
+        return value
 
     def name(self, key: str, default: str, options: Sequence[str]) -> str:
         """One of the options."""
@@ -96,7 +99,7 @@ class Reader:
 
     def pair(self, key: str, default: int) -> tuple[int, int]:
         """A height and a width, or one number for both."""
-        size = self.json.get(key) or default
+        size = default if self.json.get(key) is None else self.json[key]
         sides = [size, size] if isinstance(size, int) else size
         if not isinstance(sides, list) or len(sides) != 2:
             raise InputError(f"{self.what}: {key} is {size!r}: expected a whole number, or two")

@@ -86,11 +86,11 @@ def uses_lam(kind: str) -> bool:
 def check(kind: str, lam: float, alpha: float | None = None) -> None:
     """Raise InputError for an unknown kind, a λ outside [0, √e], or an a outside [0, 10⁶]."""
     choose("noise model", kind, NOISE_KINDS)
-    if not 0 <= lam <= LAM_MAX:
+    if not isinstance(lam, int | float) or not 0 <= lam <= LAM_MAX:
         raise InputError(
             f"lam is {lam}: expected a number from 0 (one noise) to √e = {LAM_MAX:.4f} (independent noises)"
         )
-    if alpha is not None and not 0 <= alpha <= 1e6:
+    if alpha is not None and not 0.0 <= alpha <= 1e6:
         raise InputError(f"alpha is {alpha}: expected a number from 0 (independent noises) to 1e6 (as good as one)")
 
 
@@ -136,7 +136,8 @@ def stream_seed(seed: int, index: int) -> int:
     """The seed of a frame's stream. Never to be changed: every clip depends on it.
 
     With mix = MurmurHash3's 32-bit finaliser, a bijection: mix(index·0x9E3779B9 + mix(seed xor 0x5A532200)) mod 2³².
-    For one seed the map is one to one: no two frames share a stream. Frame 0 keeps the seed itself.
+    For one seed the map is one to one: no two frames after the first share a stream. Frame 0 keeps the seed itself; the
+    chance that another frame has it too is 2⁻³² a frame.
     """
     return seed if index == 0 else _mix((index * 0x9E3779B9 + _mix(seed ^ 0x5A532200)) % 2**32)
 

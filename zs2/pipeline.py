@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from torch import Tensor
 
@@ -30,7 +31,7 @@ from zs2.noise import ALPHA, noises, uses_lam
 from zs2.noise import check as check_noise
 from zs2.request import Request
 from zs2.tokenizer import Tokenizer
-from zs2.video import Clip
+from zs2.video import FPS_MAX, Clip
 from zs2.weights import sha256
 
 PIXELS_AT_ONCE = 512 * 512  # decoded together: small frames in batches, large ones one by one
@@ -88,7 +89,7 @@ class ZS2:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         prediction: str | None = None,
-        lora: Sequence[str | tuple[str | Path, float]] = (),
+        lora: str | Sequence[str | tuple[str | Path, float]] = (),
     ) -> ZS2:
         """Load a checkpoint.
 
@@ -99,14 +100,18 @@ class ZS2:
             noise, lam, alpha: noise model, its λ (default 0.01), and a of the PYoCo models: see noise.py.
             device: by default cuda, mps or cpu, the first there is. dtype: of the networks; latents are float32 always.
             prediction: `epsilon` or `v`, which a single file of SD 2 does not say.
-            lora: LoRA files to merge into the weights, each `FILE`, `FILE:SCALE`, or (file, scale).
+            lora: one or several LoRA files to merge into the weights, each `FILE`, `FILE:SCALE`, or (file, scale).
         Raises: InputError, in one line, for anything that can't be loaded or is out of range. Warns of options that
             have no effect with the others.
         """
         check_variant(attn, mu, noise, lam, alpha)
         device, dtype = choose_device(device), choose_dtype(dtype)
+        entries = [lora] if isinstance(lora, str) else lora
+        loras = [parse_lora(entry) if isinstance(entry, str) else (Path(entry[0]), entry[1]) for entry in entries]
+        for file, _ in loras:  # before anything is fetched
+            if not file.is_file():
+                raise InputError(f"no such LoRA: {str(file)!r}")
         checkpoint = Checkpoint(model, dtype, device, prediction)
-        loras = [parse_lora(entry) if isinstance(entry, str) else (Path(entry[0]), entry[1]) for entry in lora]
         unet, text_encoder = checkpoint.unet(attn, MU if mu is None else mu), checkpoint.text_encoder()
         for file, scale in loras:
             merge(file, scale, unet, [text_encoder])
@@ -180,7 +185,7 @@ class ZS2:
         Returns: a `Clip` with `frames`, uint8 (F, H, W, 3), and `settings`, which say how it was made.
         Raises: InputError for what can't be meant; FloatingPointError if the latents become NaN or infinite.
         """
-        made = Request(prompt, **request)
+        made, fps = Request(prompt, **request), whole("fps", fps, 1, FPS_MAX)
         return Clip(self.decode(_last(self.sample(made), callback)), fps, self.settings(made, fps))
 
     def latents(
@@ -294,7 +299,12 @@ class ZS2:
             "model": None if self.checkpoint is None else self.checkpoint.name,
             "weights": None if self.checkpoint is None else self.checkpoint.digests,
             "lora": self.lora or None,
-            "versions": {"zs2": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
+            "versions": {
+                "zs2": __version__,
+                "pillow": PIL.__version__,
+                "torch": str(torch.__version__),
+                "python": platform.python_version(),
+            },
         }
 
 

@@ -37,7 +37,7 @@ class Request:
     seed: int = 0
     height: int | None = None
     width: int | None = None
-    latents: Tensor | None = field(default=None, repr=False)
+    latents: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, least, most in (("frames", 1, None), ("steps", 1, None), ("seed", 0, SEED_MAX)):
@@ -53,7 +53,11 @@ class Request:
         if any("\ud800" <= c <= "\udfff" for text in (*texts, self.negative_prompt) for c in text):
             raise InputError(f"prompt is {self.prompt!r}: expected text in Unicode (the bytes given are not UTF-8)")
         if not 1 <= len(texts) <= self.frames:
-            raise InputError(f"{len(texts)} prompts for {self.frames} frames: expected from 1 to {self.frames}")
+            raise InputError(
+                f"{len(texts)} prompts for {self.frames} frames: expected from 1 to {self.frames} (give more frames?)"
+            )
+        if self.latents is not None and (getattr(self.latents, "ndim", 0) != 4 or self.latents.requires_grad):
+            raise InputError("latents: expected a float32 tensor (frames, 4, h, w) that needs no gradient")
         if self.guidance == 1 and self.negative_prompt:
             warnings.warn("the negative prompt has no effect at guidance 1", stacklevel=3)
         if self.guidance == 0 and any(self.prompts):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 VARIANT: tuple[str, ...] = ("attn", "mu", "noise", "lam", "alpha")
 REQUEST = tuple(field.name for field in fields(Request))
+OUT_OF_MEMORY = "out of memory|can.t allocate memory|not enough memory"
 REPLAY = (
     "replay",
     "model",
@@ -103,12 +104,15 @@ def replayed(file: str, given: dict[str, Any]) -> dict[str, Any]:
     made = read_settings(Path(file))
     try:
         options = {name: made[name] for name in (*VARIANT, *REQUEST, "fps", "dtype", "device")}
-        options["made"] = {name: made[name] for name in ("weights", "lora", "versions", "latents")}
+        options["made"] = {name: made[name] for name in ("model", "weights", "lora", "versions", "latents")}
     except KeyError as error:
         raise InputError(f"{file}: these are not the settings of a clip of zs2: {error} is missing") from error
     for name in needed(made):
         if made[name] is None:
             raise InputError(f"{file}: {name} is null, but has an effect with the other settings: expected a value")
+    for name, kind in {"weights": dict, "versions": dict, "device": str, "dtype": str}.items():
+        if not isinstance(made[name], kind):
+            raise InputError(f"{file}: {name} is {made[name]!r}: these are not the settings of a clip of zs2")
     for name in ("mu", "lam", "alpha"):
         if not isinstance(made[name], int | float | None):
             raise InputError(f"{file}: {name} is {made[name]!r}: expected a number")
@@ -151,8 +155,9 @@ def check_replay(model: ZS2, made: dict[str, Any], request: Request, fps: int) -
     """Raise InputError if a replay has other weights or latents; warn of other versions."""
     now = model.settings(request, fps)
     if made["weights"] != now["weights"]:
-        parts = [part for part, digest in now["weights"].items() if dict(made["weights"]).get(part) != digest]
-        raise InputError(f"the clip was made with other weights ({', '.join(parts)}): give its --model")
+        parts = [part for part, digest in now["weights"].items() if made["weights"].get(part) != digest]
+        differ = f"{', '.join(parts)} differ"
+        raise InputError(f"the clip was made with other weights, those of {made['model']} ({differ}): give its --model")
     if made["lora"] != now["lora"]:
         raise InputError(f"the clip was made with LoRA {made['lora']}, not {now['lora']}: give the same --lora")
     if made["latents"] != now["latents"]:
@@ -208,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(f"error: {error}")
             return 1
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "memory" not in str(error):
+            if not isinstance(error, MemoryError) and not re.search(OUT_OF_MEMORY, str(error)):
                 raise
             say("error: out of memory: try fewer --frames, a smaller --size, or half precision (--dtype)")
             return 1

@@ -46,7 +46,7 @@ class Momentum:
 
     def __post_init__(self) -> None:
         choose("attention kind", self.kind, ATTENTION_KINDS)
-        if not 0 <= self.mu <= 1:
+        if not isinstance(self.mu, int | float) or not 0 <= self.mu <= 1:
             raise InputError(f"mu is {self.mu}: expected a number from 0 (self-attention) to 1 (cross-frame attention)")
 
     def blend(self, h: Tensor, frames: int, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

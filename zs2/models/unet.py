@@ -198,6 +198,10 @@ class UNet(nn.Module):
             raise InputError(
                 f"{rows} texts for {x.shape[0]} latents of {frames} frames: expected one a branch or one a latent"
             )
+        if carry and len(carry) != len(text):
+            raise InputError(
+                f"a carry of {len(carry)} states for {len(text)} layers: expected what the last call returned"
+            )
         call = Call(frames, iter(text), iter(carry or [None] * len(text)))
 
         t = torch.as_tensor(t, device=x.device).reshape(-1)
