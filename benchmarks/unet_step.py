@@ -1,7 +1,8 @@
 """What attention over frames costs: one UNet step of Stable Diffusion 1.5's size, each kind against `sa`.
 
-Random weights, shared by all kinds; the kinds take turns, and a ratio is the median over rounds of kind / sa in one
-round, so that a machine whose speed drifts does not decide. `python benchmarks/unet_step.py --help`
+Random weights, shared by all kinds; `sa again` is a control that shows what is noise. The kinds take turns, and a
+ratio is the median over rounds of kind / sa in one round, so that a machine whose speed drifts does not decide.
+The blend is also timed alone: it is all that `tma` adds.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}  # all else is the 
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--frames", type=int, default=4)
+    p.add_argument("--frames", type=int, default=2)
     p.add_argument("--branches", type=int, default=2, help="guidance branches (default 2)")
     p.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
     p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--attn", nargs="+", choices=ATTENTION_KINDS, default=list(ATTENTION_KINDS), help="what to time")
     p.add_argument("--dtype", choices=DTYPES, default="float32")
     p.add_argument("--device", default="cpu")
     args = p.parse_args()
@@ -36,7 +38,8 @@ def main() -> None:
     torch.manual_seed(0)
     config = UNetConfig.from_json(SD15)
     with without_weights():
-        unets = {kind: UNet(config, kind, 0.98).eval() for kind in ATTENTION_KINDS}
+        unets = {kind: UNet(config, kind, 0.98).eval() for kind in ["sa", "tma", *args.attn]}
+        unets["sa again"] = UNet(config, "sa", 0.98).eval()  # the control: how far two equal things are apart here
     shapes = {name: w.shape for name, w in unets["sa"].state_dict().items()}
     weights = {name: torch.randn(shape, dtype=dtype, device=device) * 0.02 for name, shape in shapes.items()}
     for unet in unets.values():
@@ -76,7 +79,7 @@ def main() -> None:
     runs: dict[str, list[float]] = {kind: [] for kind in unets}
     with torch.no_grad():
         seconds(unets["sa"])  # warm-up
-        turns = [kind for _ in range(args.rounds) for kind in unets]
+        turns = [kind for i in range(args.rounds) for kind in (unets if i % 2 else reversed(list(unets)))]
         for kind in progress(turns, len(turns), "timing"):
             runs[kind].append(seconds(unets[kind]))
         blends = [blend_seconds(unets["tma"]) for _ in range(3)]
