@@ -565,7 +565,7 @@ def test_missing_json(folder, name):
     ("part", "key", "value"),
     [
         ("unet", "act_fn", "gelu"),
-        ("unet", "addition_embed_type", "text_time"),  # SD XL
+        ("unet", "addition_embed_type", "image"),
         ("unet", "class_embed_type", "projection"),
         ("unet", "conv_in_kernel", 1),
         ("unet", "dual_cross_attention", True),

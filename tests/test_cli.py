@@ -426,7 +426,7 @@ def ask_for_xl(folder: Path) -> None:
         (break_weights, ["vae/diffusion_pytorch_model.safetensors", "fetch it again"]),
         (offer_pickle, ["diffusion_pytorch_model.bin is a pickle", "convert"]),
         (drop_tensor, ["text_encoder", "1 tensor missing: text_model.final_layer_norm.bias (192,)"]),
-        (ask_for_xl, ["addition_embed_type = 'text_time'", "another architecture"]),
+        (ask_for_xl, ["unet", "projection_class_embeddings_input_dim is None"]),
     ],
 )
 def test_an_error_of_a_checkpoint(zs2, folder, how, words):

@@ -29,6 +29,7 @@ from zs2.models.clip import TextEncoder
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.single_file import SingleFile
+from zs2.text import Text
 from zs2.tokenizer import Tokenizer
 from zs2.weights import PICKLES, refuse_pickle, sha256
 
@@ -99,16 +100,20 @@ class Checkpoint:
         config = VAEConfig.from_json(self.source.json("vae"))
         return self._load("vae", lambda tensors: VAE(config), torch.float32)
 
-    def text_encoder(self) -> TextEncoder:
-        """The text tower, with its projection where the file has one."""
-        config = TextConfig.from_json(self.source.json("text_encoder"))
-        return self._load(
-            "text_encoder", lambda tensors: TextEncoder(config, "text_projection.weight" in tensors), self.dtype
-        )
+    def text(self) -> Text:
+        """The text towers with their tokenizers."""
+        towers = [(self.text_encoder(tower), self.tokenizer(tower)) for tower in self.source.towers]
+        return Text(towers, self.source.zero_empty)
 
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer; prompts are at most as long as the text tower has positions."""
-        return self.source.tokenizer(TextConfig.from_json(self.source.json("text_encoder")).max_position_embeddings)
+    def text_encoder(self, tower: str = "text_encoder") -> TextEncoder:
+        """A text tower, with its projection where the file has one."""
+        config = TextConfig.from_json(self.source.json(tower), tower)
+        return self._load(tower, lambda tensors: TextEncoder(config, "text_projection.weight" in tensors), self.dtype)
+
+    def tokenizer(self, tower: str = "text_encoder") -> Tokenizer:
+        """The tokenizer of a text tower; prompts are at most as long as the tower has positions."""
+        config = TextConfig.from_json(self.source.json(tower), tower)
+        return self.source.tokenizer(tower, config.max_position_embeddings)
 
     def schedule(self) -> ScheduleConfig:
         """The noise schedule. As diffusers' Stable Diffusion pipeline does, whatever an old file says, the
@@ -120,10 +125,11 @@ class Checkpoint:
     def digests(self) -> dict[str, str]:
         """The SHA-256 of each part's weights (of a sharded part: of its files, one after another), and of what the
         configurations and the tokenizer say."""
-        parts = {part: self.source.json(part) for part in ("unet", "vae", "text_encoder", "scheduler")}
-        said: list[Any] = [{key: value for key, value in json.items() if key[0] != "_"} for json in parts.values()]
-        tokenizer = self.tokenizer()
-        said += [tokenizer.backend.to_str(), tokenizer.max_length, tokenizer.pad_id]
+        parts = [self.source.json(part) for part in ("unet", "vae", *self.source.towers, "scheduler")]
+        said: list[Any] = [{key: value for key, value in json.items() if key[0] != "_"} for json in parts]
+        for tokenizer in map(self.tokenizer, self.source.towers):
+            said += [tokenizer.backend.to_str(), tokenizer.max_length, tokenizer.pad_id]
+        said += ["zero_empty"] * self.source.zero_empty
         config = hashlib.sha256(dumps(said, sort_keys=True).encode()).hexdigest()
         return {part: sha256(files) for part, files in self.source.files.items()} | {"config": config}
 

@@ -8,13 +8,12 @@ import torch
 
 from zs2.config import DTYPES, LAM, MU
 from zs2.errors import InputError, choose
-from zs2.models.clip import TextEncoder
 from zs2.models.temporal import Momentum, uses_mu
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.noise import ALPHA, uses_lam
 from zs2.noise import check as check_noise
-from zs2.tokenizer import Tokenizer
+from zs2.text import Text
 
 
 def check_variant(attn: str, mu: float | None, noise: str, lam: float | None, alpha: float | None) -> None:
@@ -29,7 +28,7 @@ def check_variant(attn: str, mu: float | None, noise: str, lam: float | None, al
         warnings.warn(f"alpha has no effect on noise model {noise!r}", stacklevel=3)
 
 
-def check_parts(unet: UNet, vae: VAE, text_encoder: TextEncoder, tokenizer: Tokenizer) -> None:
+def check_parts(unet: UNet, vae: VAE, text: Text) -> None:
     """Raise InputError where the parts of a checkpoint do not belong together."""
     if unet.config.in_channels != vae.config.latent_channels:
         raise InputError(
@@ -41,15 +40,25 @@ def check_parts(unet: UNet, vae: VAE, text_encoder: TextEncoder, tokenizer: Toke
             f"the UNet makes {unet.config.out_channels} channels, the VAE takes {vae.config.latent_channels}: "
             "a model that also predicts a variance can't be sampled by DDIM here"
         )
-    if tokenizer.vocab_size > text_encoder.config.vocab_size:
+    for text_encoder, tokenizer in text.towers:
+        if tokenizer.vocab_size > text_encoder.config.vocab_size:
+            raise InputError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the text encoder {text_encoder.config.vocab_size}: "
+                "are they of one checkpoint?"
+            )
+    if unet.config.cross_attention_dim != text.width:
+        towers = f"the {len(text.towers)} text encoders make" if len(text.towers) > 1 else "the text encoder makes"
         raise InputError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the text encoder {text_encoder.config.vocab_size}: "
+            f"the UNet reads text of width {unet.config.cross_attention_dim}, {towers} {text.width}: "
             "are they of one checkpoint?"
         )
-    if unet.config.cross_attention_dim != text_encoder.config.hidden_size:
+    if len(text.towers) > 1 and text.encoders[-1].text_projection is None:
+        raise InputError("the second text encoder has no text_projection: SDXL reads its embedding of the whole prompt")
+    added = text.pooled_width + 6 * unet.config.added_size_dim if text.pooled_width else 0
+    if unet.config.added_dim != added:
         raise InputError(
-            f"the UNet reads text of width {unet.config.cross_attention_dim}, "
-            f"the text encoder makes {text_encoder.config.hidden_size}: are they of one checkpoint?"
+            f"the UNet's added conditions are {unet.config.added_dim} wide, expected {added} for {len(text.towers)} "
+            "text encoder(s): this is no SDXL base model (a refiner or an editing model can't be sampled here)"
         )
 
 

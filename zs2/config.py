@@ -49,19 +49,21 @@ UNET_FIXED: dict[str, Any] = {
     "time_embedding_dim": None,
     "time_embedding_type": "positional",
     "timestep_post_act": None,
-    "addition_embed_type": None,
 }
 VAE_FIXED: dict[str, Any] = {"act_fn": "silu", "latents_mean": None, "latents_std": None, "shift_factor": None}
 SCHEDULE_FIXED: dict[str, Any] = {"thresholding": False}
 
 # Keys that change nothing here: training-only, or the other half of a setting that is refused when it is on.
-UNET_IGNORED = {
-    "dropout",
-    "addition_embed_type_num_heads",
+UNET_IGNORED = {"dropout", "addition_embed_type_num_heads"}
+UNET_RENAMED = {
+    "down_block_types",
+    "up_block_types",
+    "transformer_layers_per_block",
+    "attention_head_dim",
+    "addition_embed_type",
     "addition_time_embed_dim",
     "projection_class_embeddings_input_dim",
 }
-UNET_RENAMED = {"down_block_types", "up_block_types", "transformer_layers_per_block", "attention_head_dim"}
 VAE_IGNORED = {"sample_size", "down_block_types", "up_block_types", "force_upcast"}
 
 
@@ -85,6 +87,8 @@ class UNetConfig:
     flip_sin_to_cos: bool
     freq_shift: float
     sample_size: tuple[int, int]  # default latent height and width
+    added_dim: int  # SDXL: width of the pooled text beside the sinusoids of six sizes; otherwise 0
+    added_size_dim: int  # SDXL: width of the sinusoids of one size; otherwise 0
 
     @classmethod
     def from_json(cls, json: Json) -> UNetConfig:
@@ -109,6 +113,12 @@ class UNetConfig:
         heads = read.levels("attention_head_dim", 8, count)
         read.check_divides(channels, (groups,) * count, "norm_num_groups")
         read.check_divides(channels, heads, "attention_head_dim (the number of heads)")
+        kind = json.get("addition_embed_type")
+        if kind not in (None, "text_time"):
+            raise InputError(
+                f"{read.what}: addition_embed_type = {kind!r} is not supported, only 'text_time' (SDXL) and none"
+            )
+        added = kind == "text_time"
         read.warn_of_unknown(set(cls.__dataclass_fields__) | set(UNET_FIXED) | UNET_IGNORED | UNET_RENAMED)
         return cls(
             in_channels=read.whole("in_channels", 4),
@@ -127,6 +137,8 @@ class UNetConfig:
             flip_sin_to_cos=read.flag("flip_sin_to_cos", True),
             freq_shift=read.number("freq_shift", 0),
             sample_size=read.pair("sample_size", 64),
+            added_dim=read.whole("projection_class_embeddings_input_dim", 0) if added else 0,
+            added_size_dim=read.whole("addition_time_embed_dim", 0) if added else 0,
         )
 
 
@@ -190,12 +202,12 @@ class TextConfig:
     eos_token_id: int
 
     @classmethod
-    def from_json(cls, json: Json) -> TextConfig:
-        """Read a `text_encoder/config.json`. Its many training-only keys are not read.
+    def from_json(cls, json: Json, part: str = "text_encoder") -> TextConfig:
+        """Read a `text_encoder/config.json`, or that of another part. Its many training-only keys are not read.
 
         Raises: InputError for an activation that zs2 does not have.
         """
-        read = Reader("text_encoder/config.json", json, {})
+        read = Reader(f"{part}/config.json", json, {})
         width, heads = read.whole("hidden_size", 512), read.whole("num_attention_heads", 8)
         read.check_divides([width], [heads], "num_attention_heads")
         return cls(
@@ -237,7 +249,7 @@ class ScheduleConfig:
         Raises: InputError for a schedule, prediction or spacing that zs2 does not have.
         """
         read = Reader("scheduler_config.json", json, SCHEDULE_FIXED)
-        if "FlowMatch" in str(json.get("_class_name")):
+        if any(word in str(json.get("_class_name")) for word in ("FlowMatch", "EDM")):
             raise InputError(f"{read.what}: {json['_class_name']} is for models of another kind: zs2 samples by DDIM")
         for key in ("beta_start", "beta_end"):
             if not 0 < read.number(key, 0.01) < 1:

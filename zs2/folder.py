@@ -14,6 +14,7 @@ from zs2.tokenizer import Tokenizer
 from zs2.weights import read_tensors, weight_files
 
 PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+SECOND_TOWER = {"text_encoder_2": "model"}  # of SDXL, with a tokenizer_2/
 
 # Names that older files use for the same tensors, as (pattern, today's name); None: not a weight, dropped.
 ALIASES: tuple[tuple[str, str | None], ...] = (
@@ -27,7 +28,7 @@ ALIASES: tuple[tuple[str, str | None], ...] = (
 
 
 class Folder:
-    """A folder with unet/, vae/, text_encoder/, tokenizer/ and scheduler/.
+    """A folder with unet/, vae/, text_encoder/, tokenizer/ and scheduler/; for SDXL, text_encoder_2/ and tokenizer_2/.
 
     Args:
         path: the folder. dtype: what will be computed in; picks between a file and its `.fp16.` variant.
@@ -36,12 +37,15 @@ class Folder:
     """
 
     def __init__(self, path: Path, dtype: torch.dtype, name: str | None = None) -> None:
-        missing = [part for part in (*PARTS, "tokenizer", "scheduler") if not (path / part).is_dir()]
+        parts = PARTS | (SECOND_TOWER if (path / "text_encoder_2").is_dir() else {})
+        self.towers = {part: part.replace("text_encoder", "tokenizer") for part in parts if part.startswith("text")}
+        needed = (*parts, *self.towers.values(), "scheduler")
+        missing = [part for part in needed if not (path / part).is_dir()]
         if missing:
             raise InputError(f"{str(path)!r} is not a model folder: it has no {'/, '.join(missing)}/")
         self.path = path
         self.name = name or path.resolve().name
-        self.files = {part: weight_files(path / part, stem, dtype) for part, stem in PARTS.items()}
+        self.files = {part: weight_files(path / part, stem, dtype) for part, stem in parts.items()}
 
     def json(self, part: str) -> Json:
         """The configuration of a part, or of the scheduler."""
@@ -51,9 +55,16 @@ class Folder:
         """The weights of a part, memory-mapped, by their names in the diffusers layout."""
         return rename(read_tensors(self.files[part]))
 
-    def tokenizer(self, max_length: int) -> Tokenizer:
-        """The tokenizer, for prompts of at most so many tokens."""
-        return Tokenizer.from_folder(self.path / "tokenizer", max_length)
+    def tokenizer(self, tower: str, max_length: int) -> Tokenizer:
+        """The tokenizer of a text tower, for prompts of at most so many tokens."""
+        return Tokenizer.from_folder(self.path / self.towers[tower], max_length)
+
+    @property
+    def zero_empty(self) -> bool:
+        """Whether an empty negative prompt is zeros: what model_index.json says, by default so with two towers."""
+        index = self.path / "model_index.json"
+        said = read_json(index).get("force_zeros_for_empty_prompt") if index.exists() else None
+        return len(self.towers) > 1 and (said is None or bool(said))
 
 
 def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -168,8 +168,6 @@ def fetch(model: str, dtype: str) -> Path:
         names = choose_files((file.rfilename for file in info.siblings or ()), dtype)
     except InputError as error:
         raise InputError(f"{repo}: {error}") from error
-    if any(name.startswith("text_encoder_2/") for name in names):
-        raise InputError(f"{repo} is an SDXL model, which zs2 does not load yet: nothing was downloaded")
     with _in_one_line(model, repo, revision):
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=names))
     lost = [name for name in names if not (folder / name).exists()]

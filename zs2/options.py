@@ -46,11 +46,11 @@ def parser() -> Parser:
     g.add_argument(
         "--model",
         metavar="PATH",
-        help="a folder in the diffusers layout, a .safetensors file of SD 1.x or 2.x in the original layout, or a "
+        help="a folder in the diffusers layout, a .safetensors file of SD 1.x, 2.x or XL in the original layout, or a "
         f"model on the hub: owner/name[@revision], or a short name: python -m zs2.models (default {DEFAULT_MODEL})",
     )
     g.add_argument("--lora", action="append", metavar="FILE[:SCALE]", help="merge a LoRA; may be given several times")
-    g.add_argument("--prediction", metavar="P", help="epsilon or v: what a single file of SD 2 does not say of itself")
+    g.add_argument("--prediction", metavar="P", help="epsilon or v: what single files of SD 2 do not say of themselves")
     g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is of cuda, mps, cpu)")
     g.add_argument("--dtype", metavar="DTYPE", help=f"{', '.join(DTYPES)} (default float32)")
 

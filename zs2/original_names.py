@@ -1,4 +1,4 @@
-"""The names of the original layout of Stable Diffusion 1.x and 2.x, translated to those of the diffusers layout."""
+"""The names of the original layout of Stable Diffusion 1.x, 2.x and XL, translated to those of the diffusers layout."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from zs2.errors import InputError
 UNET_NAMES = (
     (r"time_embed\.0", "time_embedding.linear_1"),
     (r"time_embed\.2", "time_embedding.linear_2"),
+    (r"label_emb\.0\.0", "add_embedding.linear_1"),
+    (r"label_emb\.0\.2", "add_embedding.linear_2"),
     (r"input_blocks\.0\.0", "conv_in"),
     (r"middle_block\.0", "mid_block.resnets.0"),
     (r"middle_block\.1", "mid_block.attentions.0"),
@@ -108,14 +110,14 @@ def vae_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def openclip_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def openclip_tensors(tensors: dict[str, Tensor], whole: bool) -> dict[str, Tensor]:
     """OpenCLIP's text tower in the diffusers layout.
 
-    SD 2 reads the last layer but one. Original files hold the whole tower of 24 layers with its projection; files that
-    diffusers' script wrote have been cut to 23 layers and have none.
+    whole: SDXL reads all of it. SD 2 reads the last layer but one. Its original files hold the whole tower of 24 layers
+    with its projection; files that diffusers' script wrote have been cut to 23 layers and have none.
     """
     layers = count(tensors, r"transformer\.resblocks\.(\d+)\.")
-    if "text_projection" in tensors or layers == 24:
+    if not whole and ("text_projection" in tensors or layers == 24):
         tensors = {
             name: tensor
             for name, tensor in tensors.items()
@@ -129,6 +131,8 @@ def openclip_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
                 renamed[f"text_model.encoder.layers.{packed[1]}.self_attn.{letter}_proj.{packed[2]}"] = part
         elif name == "positional_embedding":
             renamed["text_model.embeddings.position_embedding.weight"] = tensor
+        elif name == "text_projection":  # a parameter that is multiplied from the right
+            renamed["text_projection.weight"] = tensor.T
         else:
             _put(renamed, _piece(name, OPENCLIP_NAMES), tensor, name)
     return renamed

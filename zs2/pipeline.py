@@ -23,14 +23,14 @@ from zs2.ddim import DDIM
 from zs2.errors import InputError, whole
 from zs2.lora import merge
 from zs2.lora import parse as parse_lora
-from zs2.models.clip import TextEncoder
+from zs2.models.attention import TextKV
 from zs2.models.temporal import uses_mu
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.noise import ALPHA, noises, uses_lam
 from zs2.noise import check as check_noise
 from zs2.request import Request
-from zs2.tokenizer import Tokenizer
+from zs2.text import Text
 from zs2.video import FPS_MAX, Clip
 from zs2.weights import sha256
 
@@ -51,15 +51,14 @@ class ZS2:
     """An image model as a video sampler.
 
     `ZS2.from_pretrained(folder)` makes one; calling it with a prompt makes a clip. The parts are attributes: `unet`,
-    `vae`, `text_encoder`, `tokenizer`, `schedule`.
+    `vae`, `text` (with `text_encoder` and `tokenizer`, the first tower's), `schedule`.
     """
 
     def __init__(
         self,
         unet: UNet,
         vae: VAE,
-        text_encoder: TextEncoder,
-        tokenizer: Tokenizer,
+        text: Text,
         schedule: ScheduleConfig,
         *,
         noise: str = "dnm",
@@ -69,9 +68,9 @@ class ZS2:
         lora: Sequence[dict[str, Any]] = (),
     ) -> None:
         check_noise(noise, lam, alpha)
-        check_parts(unet, vae, text_encoder, tokenizer)
-        self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
-        self.tokenizer, self.schedule = tokenizer, schedule
+        check_parts(unet, vae, text)
+        self.unet, self.vae, self.text, self.schedule = unet, vae, text, schedule
+        self.text_encoder, self.tokenizer = text.towers[0]
         self.noise, self.lam, self.alpha = noise, lam, alpha
         self.checkpoint = checkpoint
         self.lora = list(lora)  # what was merged into the weights: for the settings
@@ -94,12 +93,12 @@ class ZS2:
         """Load a checkpoint.
 
         Args:
-            model: a folder in the diffusers layout, a `.safetensors` file of SD 1.x or 2.x in the original layout, or a
-                model on the hub: `owner/name`, `owner/name@revision`, or a short name (`python -m zs2.models`).
+            model: a folder in the diffusers layout, a `.safetensors` file in the original layout, or a model on the
+                hub: `owner/name`, `owner/name@revision`, or a short name (`python -m zs2.models`).
             attn, mu: attention over frames, and its momentum (default 0.98): see models/temporal.py.
             noise, lam, alpha: noise model, its λ (default 0.01), and a of the PYoCo models: see noise.py.
             device: by default cuda, mps or cpu, the first there is. dtype: of the networks; latents are float32 always.
-            prediction: `epsilon` or `v`, which a single file of SD 2 does not say.
+            prediction: `epsilon` or `v`, which single files of SD 2 do not say.
             lora: one or several LoRA files to merge into the weights, each `FILE`, `FILE:SCALE`, or (file, scale).
         Raises: InputError, in one line, for anything that can't be loaded or is out of range. Warns of options that
             have no effect with the others.
@@ -112,14 +111,13 @@ class ZS2:
             if not file.is_file():
                 raise InputError(f"no such LoRA: {str(file)!r}")
         checkpoint = Checkpoint(model, dtype, device, prediction)
-        unet, text_encoder = checkpoint.unet(attn, MU if mu is None else mu), checkpoint.text_encoder()
+        unet, text = checkpoint.unet(attn, MU if mu is None else mu), checkpoint.text()
         for file, scale in loras:
-            merge(file, scale, unet, [text_encoder])
+            merge(file, scale, unet, text.encoders)
         return cls(
             unet,
             checkpoint.vae(),
-            text_encoder,
-            checkpoint.tokenizer(),
+            text,
             checkpoint.schedule(),
             noise=noise,
             lam=LAM if lam is None else lam,
@@ -147,8 +145,7 @@ class ZS2:
         return ZS2(
             unet.eval().requires_grad_(False),
             self.vae,
-            self.text_encoder,
-            self.tokenizer,
+            self.text,
             self.schedule,
             noise=noise,
             lam=self.lam if lam is None else lam,
@@ -202,11 +199,10 @@ class ZS2:
         """
         ddim = DDIM(self.schedule, request.steps)
         x = self.initial_noise(request).to(self.device)
-        context, branches = self.context(request)
-        text = self.unet.text_keys_values(context)
+        text, added, branches = self.conditions(request)
         for i, t in enumerate(ddim.timesteps):
             x_branches = torch.cat([x] * branches).to(self.dtype)  # (branches·F, 4, h, w)
-            output = self.unet(x_branches, t, text, frames=request.frames).float()
+            output = self.unet(x_branches, t, text, frames=request.frames, added=added).float()
             if branches == 2:
                 negative, positive = output.chunk(2)
                 output = negative + request.guidance * (positive - negative)
@@ -253,13 +249,18 @@ class ZS2:
         return request.frames, self.vae.config.latent_channels, height // reduction, width // reduction
 
     @torch.no_grad()
-    def context(self, request: Request) -> tuple[Tensor, int]:
-        """Text for the UNet: (branches, n, c), or (branches·F, n, c) for one prompt a frame; and how many branches."""
+    def conditions(self, request: Request) -> tuple[list[TextKV], Tensor | None, int]:
+        """What the UNet is conditioned on, computed once a clip: the text's keys and values, a row for each branch, or
+        for each branch and frame with one prompt a frame; what SDXL adds to the time embedding; the number of branches.
+        """
         prompts, negatives = request.prompts, [request.negative_prompt] * len(request.prompts)
-        texts = [*([] if request.guidance == 1 else negatives), *([] if request.guidance == 0 else prompts)]
-        unique = list(dict.fromkeys(texts))
-        encoded = self.text_encoder(self.tokenizer.encode(unique).to(self.device))
-        return encoded[[unique.index(text) for text in texts]], len(texts) // len(prompts)
+        encoded = self.text([] if request.guidance == 0 else prompts, [] if request.guidance == 1 else negatives)
+        added = None
+        if encoded.pooled is not None:
+            _, _, h, w = self.shape(request)
+            size = (h * self.vae.config.reduction, w * self.vae.config.reduction)
+            added = self.unet.added_embedding(encoded.pooled, size)
+        return self.unet.text_keys_values(encoded.context), added, len(encoded.context) // len(prompts)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Single-file checkpoints in the original layout of Stable Diffusion 1.x and 2.x, and their configuration.
+"""Single-file checkpoints in the original layout of Stable Diffusion 1.x, 2.x and XL, and their configuration.
 
 Such a file has no JSON: the family is recognised from tensors' names, and the configuration is read off their shapes.
 What shapes can't tell (the number of heads, the schedule) is the family's own.
@@ -7,6 +7,7 @@ What shapes can't tell (the number of heads, the schedule) is the family's own.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,21 +22,26 @@ from zs2.original_names import count, openclip_tensors, unet_tensors, vae_tensor
 from zs2.tokenizer import Tokenizer
 from zs2.weights import read_metadata, read_tensors
 
-# Where each part stands in the file. The text tower's place tells the family.
-UNET, VAE, TEXT_SD1, TEXT_SD2 = (
-    "model.diffusion_model.",
-    "first_stage_model.",
-    "cond_stage_model.transformer.",
-    "cond_stage_model.model.",
-)
+# Where each part stands in the file. The text towers' places tell the family.
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+OPENCLIP = "model."  # the place of a tower that is named as OpenCLIP names it
+TOWERS = {
+    "SD 1": {"text_encoder": "cond_stage_model.transformer."},
+    "SD 2": {"text_encoder": "cond_stage_model.model."},
+    "SDXL": {
+        "text_encoder": "conditioner.embedders.0.transformer.",
+        "text_encoder_2": "conditioner.embedders.1.model.",
+    },
+}
 
 # Tensors that are not weights of the model: copies, buffers, training state. Anything else left over is an error.
 DROPPED = re.compile(
     r"model_ema\..*|first_stage_model\.loss\..*|optimizer.*|lvlb_weights|logvar|cond_stage_model\.model\.visual\..*"
-    r"|first_stage_model\.model_ema\..*|scale_factor|global_step|.*position_ids|.*\.attn_mask|.*logit_scale|betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus.*|posterior_.*"
+    r"|first_stage_model\.model_ema\..*|scale_factor|global_step|.*position_ids|.*\.attn_mask|.*logit_scale|betas"
+    r"|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus.*|posterior_.*|denoiser\.(sigmas|log_sigmas)|v_pred|ztsnr"
 )
 
-# SD 1 and 2 were trained with one schedule; their pipelines place DDIM's steps on it like this.
+# All were trained with one schedule; their pipelines place DDIM's steps on it like this.
 SCHEDULE = {
     "_class_name": "DDIMScheduler",
     "beta_schedule": "scaled_linear",
@@ -47,10 +53,10 @@ SCHEDULE = {
 }
 # What a file with these names is instead.
 NOT_WHOLE = {
-    "an SDXL model, which zs2 does not load yet": ("conditioner.",),
+    "an SDXL refiner, which makes no picture from a prompt alone": ("conditioner.embedders.0.model.",),
     "the UNet of a folder in the diffusers layout: give the folder": ("down_blocks.", "up_blocks.", "time_embedding."),
     "a VAE alone": (VAE, "encoder.conv_in", "decoder.conv_in", "encoder.down"),
-    "a text encoder alone": ("text_model.", TEXT_SD1, TEXT_SD2),
+    "a text encoder alone": ("text_model.", "cond_stage_model.", "conditioner."),
 }
 PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
 
@@ -59,7 +65,7 @@ class SingleFile:
     """A file in the original layout.
 
     Args:
-        path: the file. prediction: `epsilon` or `v`; a file of SD 2 does not say, unless in its metadata.
+        path: the file. prediction: `epsilon` or `v`; files of SD 2 do not say, unless in their metadata.
     Raises: InputError for a file that is not whole, is no such model, or holds tensors that nothing is known of.
     """
 
@@ -67,31 +73,35 @@ class SingleFile:
         self.name = path.stem
         self.files = {"file": [path]}
         everything = read_tensors([path])
-        self.parts: dict[str, dict[str, Tensor]] = {"unet": {}, "vae": {}, "text_encoder": {}}
-        self.sd2 = any(name.startswith(TEXT_SD2) for name in everything)
-        text = TEXT_SD2 if self.sd2 else TEXT_SD1
+        self.family = _family(everything)
+        self.towers = TOWERS[self.family]
+        places = {"unet": UNET, "vae": VAE, **self.towers}
+        parts: dict[str, dict[str, Tensor]] = {part: {} for part in places}
         unknown = []
         for name, tensor in everything.items():
-            place = next((p for p in zip(self.parts, (UNET, VAE, text), strict=True) if name.startswith(p[1])), None)
+            part = next((part for part, place in places.items() if name.startswith(place)), None)
             if DROPPED.fullmatch(name):
                 continue
-            if place is None:
+            if part is None:
                 unknown.append(name)
             else:
-                self.parts[place[0]][name.removeprefix(place[1])] = tensor
-        missing = [part for part, tensors in self.parts.items() if not tensors]
+                parts[part][name.removeprefix(places[part])] = tensor
+        missing = [part for part, tensors in parts.items() if not tensors]
         if missing:
             raise InputError(
                 f"{path.name} is no Stable Diffusion model: it has no {', '.join(missing)}{_looks_like(everything)}"
             )
         if unknown:
             raise InputError(f"{path.name}: {len(unknown)} tensors are of no known part, such as {unknown[0]}")
-        self.prediction = self._prediction(path, prediction)
-        self.converted = {
-            "unet": unet_tensors(self.parts["unet"]),
-            "vae": vae_tensors(self.parts["vae"]),
-            "text_encoder": (openclip_tensors if self.sd2 else rename)(self.parts["text_encoder"]),
-        }
+        self.prediction = self._prediction(path, prediction, "v_pred" in everything)
+        self.zero_snr = "ztsnr" in everything
+        self.zero_empty = self.family == "SDXL"
+        self.converted = {"unet": unet_tensors(parts["unet"]), "vae": vae_tensors(parts["vae"])}
+        for tower, place in self.towers.items():
+            openclip = place.endswith(OPENCLIP)
+            self.converted[tower] = (
+                openclip_tensors(parts[tower], whole=self.family == "SDXL") if openclip else rename(parts[tower])
+            )
 
     def tensors(self, part: str) -> dict[str, Tensor]:
         """The weights of a part, memory-mapped, by their names in the diffusers layout."""
@@ -100,30 +110,41 @@ class SingleFile:
     def json(self, part: str) -> Json:
         """The configuration of a part, or of the scheduler, as the diffusers layout would say it."""
         if part == "scheduler":
-            return SCHEDULE | {"prediction_type": PREDICTIONS[self.prediction]}
+            said = {"prediction_type": PREDICTIONS[self.prediction], "rescale_betas_zero_snr": self.zero_snr}
+            return SCHEDULE | said
         tensors = self.converted[part]
         if part == "unet":
-            return unet_json(tensors, self.prediction)
-        return vae_json(tensors) if part == "vae" else text_json(tensors, "gelu" if self.sd2 else "quick_gelu")
+            return unet_json(tensors, self.family, self.prediction)
+        if part == "vae":
+            return vae_json(tensors) | ({"scaling_factor": 0.13025} if self.family == "SDXL" else {})
+        return text_json(tensors, "gelu" if self.towers[part].endswith(OPENCLIP) else "quick_gelu")
 
-    def tokenizer(self, max_length: int) -> Tokenizer:
-        """CLIP's own tokenizer, which such a file does not carry."""
-        return Tokenizer.of_clip(max_length, pad_token="!" if self.sd2 else "<|endoftext|>")
+    def tokenizer(self, tower: str, max_length: int) -> Tokenizer:
+        """CLIP's own tokenizer, which such a file does not carry; OpenCLIP's pads with 0."""
+        return Tokenizer.of_clip(max_length, "!" if self.towers[tower].endswith(OPENCLIP) else "<|endoftext|>")
 
-    def _prediction(self, path: Path, given: str | None) -> str:
+    def _prediction(self, path: Path, given: str | None, marked_v: bool) -> str:
         if given is not None:
             choose("prediction", given, tuple(PREDICTIONS))
-        said = read_metadata(path).get("modelspec.prediction_type")
-        if not self.sd2:
-            if given == "v":
-                raise InputError(f"{path.name} is of SD 1, which predicts epsilon: leave prediction out")
-            return "epsilon"
-        if given is None and said not in PREDICTIONS:
+        said = "v" if marked_v else read_metadata(path).get("modelspec.prediction_type")
+        said = said if said in PREDICTIONS else None
+        if given and said and given != said:
+            warnings.warn(f"{path.name} says that it predicts {said}, but prediction is {given}", stacklevel=4)
+        if given is None and said is None and self.family == "SD 2":
             raise InputError(
                 f"{path.name} is of SD 2, whose files do not say what they predict, and a wrong guess gives noise: "
                 "give --prediction v (768 pixels) or --prediction epsilon (the base model, 512 pixels)"
             )
-        return given or str(said)
+        return given or said or "epsilon"
+
+
+def _family(names: Iterable[str]) -> str:
+    """The family of a file, by where its last text tower stands."""
+    names = list(names)
+    for family, towers in reversed(TOWERS.items()):
+        if any(name.startswith(list(towers.values())[-1]) for name in names):
+            return family
+    return "SD 1"
 
 
 def _looks_like(tensors: Iterable[str]) -> str:
@@ -137,12 +158,19 @@ def _looks_like(tensors: Iterable[str]) -> str:
     return ""
 
 
-def unet_json(tensors: dict[str, Tensor], prediction: str) -> dict[str, Any]:
+def unet_json(tensors: dict[str, Tensor], family: str, prediction: str) -> dict[str, Any]:
     """A `unet/config.json` from the UNet's shapes."""
     levels = count(tensors, r"down_blocks\.(\d+)\.")
     channels = [_shape(tensors, f"down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)]
     attention = [f"down_blocks.{i}.attentions.0.norm.weight" in tensors for i in range(levels)]
     width = _shape(tensors, "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight")[1]
+    depths = [count(tensors, rf"down_blocks\.{i}\.attentions\.0\.transformer_blocks\.(\d+)\.") for i in range(levels)]
+    side = 128 if family == "SDXL" else 96 if family == "SD 2" and prediction == "v" else 64
+    added: dict[str, Any] = {}
+    if family == "SDXL":
+        width_added = _shape(tensors, "add_embedding.linear_1.weight")[1]
+        added = {"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": width_added}
+        added["addition_time_embed_dim"] = 256
     return {
         "in_channels": _shape(tensors, "conv_in.weight")[1],
         "out_channels": _shape(tensors, "conv_out.weight")[0],
@@ -151,10 +179,12 @@ def unet_json(tensors: dict[str, Tensor], prediction: str) -> dict[str, Any]:
         "down_block_types": ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in attention],
         "up_block_types": ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(attention)],
         "cross_attention_dim": width,
-        "attention_head_dim": 8 if width == 768 else [c // 64 for c in channels],  # SD 1: 8 heads; later: heads of 64
+        "transformer_layers_per_block": [max(depth, 1) for depth in depths],
+        "attention_head_dim": 8 if family == "SD 1" else [c // 64 for c in channels],  # later: heads of 64
         "use_linear_projection": len(_shape(tensors, "mid_block.attentions.0.proj_in.weight")) == 2,
-        "upcast_attention": width != 768,
-        "sample_size": 96 if prediction == "v" else 64,
+        "upcast_attention": family == "SD 2",
+        "sample_size": side,
+        **added,
     }
 
 

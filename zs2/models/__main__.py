@@ -9,11 +9,10 @@ from zs2.config import DEFAULT_MODEL
 from zs2.hub import SHORT_NAMES
 
 TAKES = f"""\
---model takes one of these names, or any Stable Diffusion 1.x or 2.x model: a folder in the diffusers layout, a single
-.safetensors file, or its id on the hub, owner/name, or owner/name@revision for a branch, a tag or a commit. What is
-here comes before an id. From the hub, only the files needed are downloaded, once. Each licence is the model's
-own: read it on the model's page. Without --model it is {DEFAULT_MODEL}, which comes with zs2.
-sdxl has its name already, but zs2 does not load SDXL yet."""
+--model takes one of these names, or any Stable Diffusion 1.x, 2.x or XL model: a folder in the diffusers layout, a
+single .safetensors file, or its id on the hub, owner/name, or owner/name@revision for a branch, a tag or a commit. What
+is here comes before an id. From the hub, only the files needed are downloaded, once. Each licence is the model's own:
+read it on the model's page. Without --model it is {DEFAULT_MODEL}, which comes with zs2."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -96,16 +96,16 @@ class TextTransformer(nn.Module):
         self.encoder = Layers(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """(b, n) → (b, n, c)"""
-        x = self.embeddings(ids)
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, n) → states of the last layer but one, and of the last after the final norm: (b, n, c) each"""
+        x = before = self.embeddings(ids)
         for layer in self.encoder.layers:
-            x = layer(x, causal=True)
-        return self.final_layer_norm(x)
+            x, before = layer(x, causal=True), x
+        return before, self.final_layer_norm(x)
 
 
 class TextEncoder(nn.Module):
-    """The text tower; its projection into the space shared with images is optional, and only metrics use it."""
+    """The text tower; its projection into the space shared with images is optional: SDXL and metrics use it."""
 
     def __init__(self, config: TextConfig, projection: bool = True) -> None:
         super().__init__()
@@ -114,8 +114,14 @@ class TextEncoder(nn.Module):
         self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False) if projection else None
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Token ids (b, n) → hidden states after the final norm (b, n, c): the UNet's context."""
-        return self.text_model(ids)
+        """Token ids (b, n) → hidden states after the final norm (b, n, c): the context of SD 1 and 2."""
+        return self.text_model(ids)[1]
+
+    def before_last(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Token ids (b, n) → states of the last layer but one (b, n, c), SDXL's context; and, where there is a
+        projection, the embedding that `embed` returns."""
+        before, last = self.text_model(ids)
+        return before, None if self.text_projection is None else self.text_projection(self._end(last, ids))
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids (b, n) → the end token's hidden state, projected: (b, projection_dim).
@@ -124,9 +130,13 @@ class TextEncoder(nn.Module):
         """
         if self.text_projection is None:
             raise ValueError("this text encoder has no text_projection: its embedding can't be compared with images")
+        return self.text_projection(self._end(self(ids), ids))
+
+    def _end(self, states: Tensor, ids: Tensor) -> Tensor:
+        """States (b, n, c) → that of each row's end token (b, c)"""
         # old configurations say eos_token_id 2, which no prompt has: there the end token is the largest id
         is_end = ids == (
             ids.max(dim=1, keepdim=True).values if self.config.eos_token_id == 2 else self.config.eos_token_id
         )
         end = is_end.int().argmax(dim=1)
-        return self.text_projection(self(ids)[torch.arange(len(ids)), end])
+        return states[torch.arange(len(ids)), end]

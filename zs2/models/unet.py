@@ -144,6 +144,7 @@ class UNet(nn.Module):
         levels = range(len(channels))
         self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0])
+        self.add_embedding = TimestepEmbedding(config.added_dim, 4 * channels[0]) if config.added_dim else None
         self.down_blocks = nn.ModuleList(DownLevel(config, level, momentum) for level in levels)
         self.mid_block = MidLevel(config, momentum)
         self.up_blocks = nn.ModuleList(UpLevel(config, level, momentum) for level in reversed(levels))
@@ -164,12 +165,50 @@ class UNet(nn.Module):
         """
         return [attention.keys_values(context) for attention in self.cross_attentions()]
 
-    @overload
-    def forward(self, x: Tensor, t: int | Tensor, context: Tensor | Sequence[TextKV], *, frames: int) -> Tensor: ...
+    def added_embedding(self, pooled: Tensor, size: tuple[int, int]) -> Tensor:
+        """What SDXL adds to the time embedding (Podell et al. 2023, arXiv 2307.01952, section 2.2): once a clip.
+
+        Its conditions are the pooled text and six numbers: the height and width that the picture was before it was made
+        smaller, where its corner was cut off, and its height and width. Here nothing was made smaller or cut off.
+
+        Args:
+            pooled: (branches, p), or (branches·F, p). size: height and width in pixels.
+        Returns: (branches, 4c) or (branches·F, 4c), what `forward` takes as `added`.
+        Raises: InputError if the model has no such conditions.
+        """
+        if self.add_embedding is None:
+            raise InputError("this UNet has no added conditions (it is not SDXL): leave them out")
+        numbers = torch.tensor([*size, 0, 0, *size], device=pooled.device)
+        waves = self._waves(numbers, self.config.added_size_dim).flatten()  # (6·d,)
+        added = torch.cat([pooled, waves.to(pooled.dtype).expand(len(pooled), -1)], dim=1)
+        return self.add_embedding(added)
+
+    def _waves(self, numbers: Tensor, dim: int) -> Tensor:
+        return timestep_embedding(
+            numbers, dim, flip_sin_to_cos=self.config.flip_sin_to_cos, freq_shift=self.config.freq_shift
+        )
 
     @overload
     def forward(
-        self, x: Tensor, t: int | Tensor, context: Tensor | Sequence[TextKV], *, frames: int, carry: States
+        self,
+        x: Tensor,
+        t: int | Tensor,
+        context: Tensor | Sequence[TextKV],
+        *,
+        frames: int,
+        added: Tensor | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        t: int | Tensor,
+        context: Tensor | Sequence[TextKV],
+        *,
+        frames: int,
+        added: Tensor | None = None,
+        carry: States,
     ) -> tuple[Tensor, States]: ...
 
     def forward(
@@ -179,6 +218,7 @@ class UNet(nn.Module):
         context: Tensor | Sequence[TextKV],
         *,
         frames: int,
+        added: Tensor | None = None,
         carry: States | None = None,
     ) -> Tensor | tuple[Tensor, States]:
         """One evaluation.
@@ -186,7 +226,8 @@ class UNet(nn.Module):
         Args:
             x: (branches·F, C, H, W), frames innermost. t: one timestep for all, or one a row.
             context: text (branches, n, c), or (branches·F, n, c); or what `text_keys_values` made of it.
-            frames: F. carry: for a clip in chunks of frames: `()` for the first, then what the last call returned.
+            frames: F. added: for SDXL, what `added_embedding` returned.
+            carry: for a clip in chunks of frames: `()` for the first, then what the last call returned.
         Returns: the prediction, shaped as x; with a carry, (prediction, carry for the next chunk).
         Raises: InputError where the shapes do not fit together.
         """
@@ -202,16 +243,17 @@ class UNet(nn.Module):
             raise InputError(
                 f"a carry of {len(carry)} states for {len(text)} layers: expected what the last call returned"
             )
+        if (added is None) != (self.add_embedding is None):
+            raise InputError(
+                "this UNet has no added conditions" if added is not None else "SDXL needs `added`: see added_embedding"
+            )
         call = Call(frames, iter(text), iter(carry or [None] * len(text)))
 
         t = torch.as_tensor(t, device=x.device).reshape(-1)
-        waves = timestep_embedding(
-            t,
-            self.config.block_out_channels[0],
-            flip_sin_to_cos=self.config.flip_sin_to_cos,
-            freq_shift=self.config.freq_shift,
-        )
-        embedding = F.silu(self.time_embedding(waves.to(x.dtype)))  # (1 or b, embed_dim)
+        embedding = self.time_embedding(self._waves(t, self.config.block_out_channels[0]).to(x.dtype))  # (1 or b, 4c)
+        if added is not None:
+            embedding = embedding + added.repeat_interleave(x.shape[0] // len(added), dim=0)
+        embedding = F.silu(embedding)
 
         x = self.conv_in(x)
         skips = [x]
