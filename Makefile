@@ -10,7 +10,10 @@ READY := $(VENV)/.ready
 PROMPT ?= panda face on a sky blue background
 SAMPLE ?= --lam 0.15 --steps 25 --guidance 5 --seed 1 --out out/sample.gif
 
-.PHONY: sample test test-reference lint bench fixtures clean help
+# The study of `make bench-study`: under half an hour on two cores with the default checkpoint.
+STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 15)
+
+.PHONY: sample test test-reference lint bench bench-study bench-speed fixtures clean help
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -31,8 +34,16 @@ lint: $(READY)  ## check format, style and types
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy zs2
 
-bench: $(READY)  ## time the attention kinds in a UNet of Stable Diffusion 1.5's size
+bench: bench-study bench-speed  ## both of the following
+
+bench-study: $(READY)  ## the ablation study, small, and its report: out/bench-study (MODEL=sd15: of a real model)
+	@$(RUN) -m zs2.ablate --preset paper lambda mu $(STUDY) --out out/bench-study
+	@$(RUN) -m zs2.report out/bench-study
+
+bench-speed: $(READY)  ## time a UNet step by attention kind, and loading, at Stable Diffusion 1.5's size (installs diffusers)
+	@$(RUN) -m pip install -q -e ".[reference]"
 	@$(RUN) benchmarks/unet_step.py
+	@$(RUN) benchmarks/load.py
 
 fixtures: $(READY)  ## make the tests' reference outputs again (installs diffusers and transformers)
 	@$(RUN) -m pip install -q -e ".[reference]"
@@ -47,5 +58,5 @@ $(READY): setup.cfg pyproject.toml
 	@echo "setting up $(VENV), once: about a minute, longer where torch must be downloaded"
 	@$(PYTHON) -m venv $(VENV)
 	@if [ -n "$(TORCH)" ] && ! [ -e $(READY) ]; then $(RUN) -m pip install -q "$(TORCH)"; fi
-	@$(RUN) -m pip install -q -e ".[dev,video]"
+	@$(RUN) -m pip install -q -e ".[dev,video,metrics]"
 	@touch $(READY)

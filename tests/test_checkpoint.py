@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import pickle
@@ -766,3 +767,18 @@ def test_a_tokenizer_that_makes_no_sense(folder, name, content):
 def test_a_special_token_that_is_not_in_the_vocabulary(folder):
     edit(folder / "tokenizer" / "special_tokens_map.json", bos_token="<|start|>")
     refused(folder, "tokenizer", "bos_token '<|start|>' is not in its vocabulary of 1836")
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(folder, on):
+    was = gc.isenabled()
+    try:
+        (gc.enable if on else gc.disable)()
+        ZS2.from_pretrained(folder, device="cpu")
+        assert gc.isenabled() == on
+        (folder / "unet" / "config.json").unlink()
+        with pytest.raises(InputError):
+            ZS2.from_pretrained(folder, device="cpu")
+        assert gc.isenabled() == on
+    finally:
+        (gc.enable if was else gc.disable)()

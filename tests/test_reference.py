@@ -1,6 +1,6 @@
-"""zs2 against diffusers and transformers, live: whole models of SD 1.5's and SD 2.1's size with random weights.
+"""zs2 against diffusers and transformers, live: models of SD 1.5's, SD 2.1's and SDXL's size with random weights.
 
-Deselected by default, for it needs both libraries, 9 GiB of memory, 10 GiB of disk and some minutes:
+Deselected by default, for it needs both libraries, 16 GiB of memory, 30 GiB of disk and a quarter of an hour:
 `python -m pytest -m reference tests/test_reference.py`. The test of CLIP's own vocabulary needs open_clip_torch as
 well, of which it reads one file (`pip install --no-deps open_clip_torch` will do).
 """
@@ -20,14 +20,15 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures.original import single_file, write
+from fixtures.original import single_file, single_file_xl, write
 from fixtures.prompts import random_prompts
 from fixtures.reference import noise, over_frames, scramble, set_attention
-from helpers import CHECKPOINT, MODULE, assert_close
+from helpers import CHECKPOINT, MODULE, Fixture, assert_close
 from safetensors.torch import load_file
 from torch import Tensor
 
 from zs2 import ZS2
+from zs2.checkpoint import Checkpoint
 from zs2.config import ScheduleConfig
 from zs2.ddim import timesteps
 from zs2.errors import InputError
@@ -106,6 +107,32 @@ FAMILIES = {
     "sd21": (SD21_UNET, SD21_TEXT, SCHEDULE | {"prediction_type": "v_prediction"}),
 }
 VERSIONS = {"sd15": 1, "sd21": 2}  # of the original layout
+XL_UNET = SD15_UNET | {
+    "sample_size": 128,
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
+    "up_block_types": ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"],
+    "attention_head_dim": [5, 10, 20],
+    "transformer_layers_per_block": [1, 2, 10],
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+XL_TEXT_2 = SD21_TEXT | {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "projection_dim": 1280,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+}
+XL_STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
 FRAMES = 2  # and two branches of guidance
 T = 601
 
@@ -222,6 +249,117 @@ def test_model_of_full_size(family: str, scratch: Path) -> None:
     assert text.eos_token_id == 49407  # the folders' files are old: they name another, which no prompt has
     text = replace(text, projection_dim=configs[2].projection_dim, eos_token_id=configs[2].eos_token_id)
     assert (model.unet.config, model.vae.config, text, model.schedule) == configs
+
+
+def xl_outputs(folder: Path, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Build the parts of SDXL by the libraries, one in memory at a time, write them in the diffusers layout, and return
+    what they compute."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    def keep(part: str, module: Any) -> None:
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_text(
+            (module if hasattr(module, "to_json_string") else module.config).to_json_string()
+        )
+        write(folder / part / f"{XL_STEMS[part]}.safetensors", module.state_dict())
+
+    outputs = {}
+    with torch.device("meta"):  # every parameter is set by scramble
+        unet = UNet2DConditionModel(**XL_UNET)
+    unet = scramble(unet.to_empty(device="cpu"), 20)
+    keep("unet", unet)
+    sizes = torch.tensor([[512.0, 768.0, 0.0, 0.0, 512.0, 768.0]]).expand(2 * FRAMES, -1)
+    added = {"text_embeds": over_frames(given["pooled"], FRAMES), "time_ids": sizes}
+    context = over_frames(given["context"], FRAMES)
+    for attn, mu in (("sa", 0.0), ("tma", 0.98), ("cfa", 1.0)):
+        set_attention(unet, attn, mu, FRAMES)
+        out = unet(given["odd"], T, encoder_hidden_states=context, added_cond_kwargs=added)
+        outputs[f"unet {attn}"] = out.sample
+    del unet
+    gc.collect()
+
+    vae = scramble(AutoencoderKL(**VAE | {"scaling_factor": 0.13025}), 21)
+    keep("vae", vae)
+    outputs["encoded"] = vae.encode(given["pixels"]).latent_dist.mean
+    outputs["decoded"] = vae.decode(given["z"]).sample
+    text = scramble(CLIPTextModel(CLIPTextConfig(**SD15_TEXT)), 22)
+    keep("text_encoder", text)
+    outputs["text_encoder"] = text(given["ids"], output_hidden_states=True).hidden_states[-2]
+    text_2 = scramble(CLIPTextModelWithProjection(CLIPTextConfig(**XL_TEXT_2)), 23)
+    keep("text_encoder_2", text_2)
+    states = text_2(given["ids"], output_hidden_states=True)
+    outputs |= {"text_encoder_2": states.hidden_states[-2], "pooled": states.text_embeds}
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULE))
+    for tokenizer in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(CHECKPOINT / "tokenizer", folder / tokenizer)
+    return outputs
+
+
+def test_sdxl_of_full_size_part_by_part(scratch: Path) -> None:
+    """In both layouts; one part in memory at a time, for all of them together have 14 GB."""
+    folder, file = scratch / "folder", scratch / "file.safetensors"
+    given = inputs(2048) | {"pooled": noise(7, 2, 1280)}
+    want = xl_outputs(folder, given)
+    gc.collect()
+    for path in (folder, file):
+        if path == file:
+            parts = (load_file(folder / part / f"{stem}.safetensors") for part, stem in XL_STEMS.items())
+            write(file, single_file_xl(*parts))
+        checkpoint = Checkpoint(path)
+        for tower in ("text_encoder", "text_encoder_2"):
+            states, pooled = checkpoint.text_encoder(tower).before_last(given["ids"])
+            assert_close(states, want[tower], MODULE)
+        assert pooled is not None
+        assert_close(pooled, want["pooled"], MODULE)
+        vae = checkpoint.vae()
+        assert_close(vae.encode(given["pixels"]), want["encoded"], MODULE)
+        assert_close(vae.decode(given["z"]), want["decoded"], MODULE)
+        for attn in ("sa", "tma", "cfa"):
+            unet = checkpoint.unet(attn, 0.98)
+            added = unet.added_embedding(given["pooled"], (512, 768))
+            got = unet(given["odd"], T, given["context"], frames=FRAMES, added=added)
+            assert_close(got, want[f"unet {attn}"], MODULE)
+            del unet
+
+
+def test_diffusers_reads_the_tiny_file_of_sdxl_the_same(scratch: Path) -> None:
+    """The converter of the tests is right for SDXL too: diffusers makes of its file the weights that it was made of."""
+    from diffusers import StableDiffusionXLPipeline
+
+    fixture = Fixture("xl")
+    weights = {
+        part: {
+            name.removeprefix(f"{part}/weights/"): tensor.float()
+            for name, tensor in fixture.tensors.items()
+            if name.startswith(f"{part}/weights/")
+        }
+        for part in XL_STEMS
+    }
+    classes = {"unet": ("diffusers", "UNet2DConditionModel"), "vae": ("diffusers", "AutoencoderKL")}
+    classes |= {"text_encoder": ("transformers", "CLIPTextModel")}
+    classes |= {"text_encoder_2": ("transformers", "CLIPTextModelWithProjection")}
+    classes |= {"scheduler": ("diffusers", "EulerDiscreteScheduler")}
+    classes |= dict.fromkeys(("tokenizer", "tokenizer_2"), ("transformers", "CLIPTokenizer"))
+    folder = scratch / "folder"
+    for part in (*XL_STEMS, "scheduler"):
+        (folder / part).mkdir(parents=True)
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        (folder / part / name).write_text(json.dumps(fixture.config[part]))
+    for name in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(CHECKPOINT / "tokenizer", folder / name)
+    index = {"_class_name": "StableDiffusionXLPipeline"} | {part: list(names) for part, names in classes.items()}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    write(scratch / "file.safetensors", single_file_xl(*weights.values()))
+    read = StableDiffusionXLPipeline.from_single_file(
+        str(scratch / "file.safetensors"), config=str(folder), local_files_only=True, add_watermarker=False
+    )
+    for part, want in weights.items():
+        got = {name.removeprefix("text_model."): value for name, value in getattr(read, part).state_dict().items()}
+        want = {name.removeprefix("text_model."): value for name, value in want.items()}
+        assert got.keys() == want.keys()
+        assert [name for name in got if not torch.equal(got[name], want[name])] == []
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])

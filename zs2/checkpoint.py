@@ -7,6 +7,7 @@ unexpected or of another shape is an error that names it.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from zs2.config import DEFAULT_MODEL, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from zs2.errors import InputError
 from zs2.folder import Folder
-from zs2.hub import fetch, is_hub_id, parse
+from zs2.hub import Choose, choose_files, fetch, is_hub_id, parse
 from zs2.models.clip import TextEncoder
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
@@ -36,11 +37,11 @@ from zs2.weights import PICKLES, refuse_pickle, sha256
 M = TypeVar("M", bound=nn.Module)
 
 
-def find(model: str | Path, dtype: torch.dtype) -> tuple[Path, str | None]:
+def find(model: str | Path, dtype: torch.dtype, choose: Choose = choose_files) -> tuple[Path, str | None]:
     """A checkpoint's folder or file, and its name if it is not the path's own.
 
     It is looked for in the working directory, then beside the package, then on the hub (see hub.py).
-    Raises: InputError if there is none, or if it is a pickle.
+    choose: what is needed of a repository's files. Raises: InputError if there is none, or if it is a pickle.
     """
     beside = Path(__file__).resolve().parent.parent / model
     try:
@@ -51,7 +52,7 @@ def find(model: str | Path, dtype: torch.dtype) -> tuple[Path, str | None]:
         raise InputError(f"{DEFAULT_MODEL} is not here: it comes with the repository; clone it, or give another model")
     if path is None and is_hub_id(str(model)):
         try:
-            return fetch(str(model), str(dtype).removeprefix("torch.")), parse(str(model))[0]
+            return fetch(str(model), str(dtype).removeprefix("torch."), choose), parse(str(model))[0]
         except InputError as error:
             if "/" not in str(model) or " here" in str(error):
                 raise
@@ -138,6 +139,19 @@ class Checkpoint:
         with without_weights():
             module = build(tensors)
         return assign(module, tensors, part, dtype, self.device)
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """No garbage collection in here: loading makes many objects and no garbage, and the collector would go through all
+    of torch's objects again and again, for a third of the time that loading takes."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 INITIALISERS = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)

@@ -1,6 +1,6 @@
 """Models of the hub: their short names, and fetching one into huggingface_hub's own cache.
 
-Only what `zs2.folder` reads is fetched: configurations, tokenizers and one set of safetensors weights of each part.
+Only what is read is fetched: configurations, tokenizers and one set of safetensors weights of each part.
 What huggingface_hub reads from the environment holds: HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT and the rest.
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 from zs2.errors import InputError
 
@@ -108,22 +109,40 @@ def choose_files(names: Iterable[str], dtype: str) -> list[str]:
     if missing:
         raise InputError(f"not a whole model: it has no {', '.join(missing)}")
     optional = ["model_index.json", *(f"{folder}/{name}" for folder in TOKENIZERS for name in TOKENIZER)]
-    weights = [name for part in parts for name in _weights(have, part, dtype)]
+    weights = [name for part in parts for name in _weights(have, f"{part}/{WEIGHTS[part]}", dtype)]
     return sorted({*needed, *(name for name in optional if name in have), *weights})
 
 
-def _weights(have: set[str], part: str, dtype: str) -> list[str]:
-    stem = f"{part}/{WEIGHTS[part]}"
+def choose_clip_files(names: Iterable[str], dtype: str) -> list[str]:
+    """Of a repository's files, those that a CLIP in transformers' CLIPModel layout needs, in order: `choose_files` for
+    `zs2.scorer`, with one set of weights for both towers.
+
+    Raises: InputError if something needed is not among them, or only as a pickle.
+    """
+    have = set(names)
+    images = [name for name in ("preprocessor_config.json", "processor_config.json") if name in have]
+    needed = ["config.json", *(images or ["preprocessor_config.json"])]
+    if "tokenizer.json" not in have:
+        needed += ["vocab.json", "merges.txt"]
+    missing = [name for name in needed if name not in have]
+    if missing:
+        raise InputError(f"not a CLIP in the layout of transformers' CLIPModel: it has no {', '.join(missing)}")
+    return sorted({*needed, *(name for name in TOKENIZER if name in have), *_weights(have, "model", dtype)})
+
+
+def _weights(have: set[str], stem: str, dtype: str) -> list[str]:
     for variant in ("", ".fp16") if dtype == "float32" else (".fp16", ""):
         if f"{stem}{variant}.safetensors" in have:
             return [f"{stem}{variant}.safetensors"]
         for index in (f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors.index.json"):
             if index in have:
                 return [index, *_shards(have, stem, variant)]
-    pickles = sorted(name for name in have if re.fullmatch(rf"{part}/[^/]*model[^/]*\.(bin|ckpt|pt|pth|pkl)", name))
+    place = stem[: stem.rfind("/") + 1]
+    pickles = sorted(name for name in have if re.fullmatch(rf"{place}[^/]*model[^/]*\.(bin|ckpt|pt|pth|pkl)", name))
     if pickles:
+        where = f" in {place}" if place else ""
         raise InputError(
-            f"it has no safetensors in {part}/, only pickles ({pickles[0]}), which can run any code when they are "
+            f"it has no safetensors{where}, only pickles ({pickles[0]}), which can run any code when they are "
             "loaded: convert it to safetensors, or choose another model or revision"
         )
     raise InputError(f"not a whole model: it has no {stem}.safetensors")
@@ -140,12 +159,15 @@ def _shards(have: set[str], stem: str, variant: str) -> list[str]:
     return [match[0] for match in matches]
 
 
-def fetch(model: str, dtype: str) -> Path:
+Choose: TypeAlias = Callable[[Iterable[str], str], list[str]]
+
+
+def fetch(model: str, dtype: str, choose: Choose = choose_files) -> Path:
     """The local folder of a model of the hub; what it lacks is downloaded, with progress bars on stderr.
 
     Args:
         model: a short name or `owner/name`, with or without `@revision`.
-        dtype: what the weights will be loaded as (float32, bfloat16, float16).
+        dtype: what the weights will be loaded as (float32, bfloat16, float16). choose: what is needed of its files.
     Raises: InputError, in one line, for whatever the user can do something about. Warns if the hub can't be asked and
         an earlier download is used; with HF_HUB_OFFLINE that is meant, so nothing is said.
     """
@@ -153,19 +175,19 @@ def fetch(model: str, dtype: str) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
 
     if constants.HF_HUB_OFFLINE:
-        return _cached(repo, revision, dtype)
+        return _cached(repo, revision, dtype, choose)
     try:
         with _in_one_line(model, repo, revision):
             info = HfApi().model_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except InputError as error:
         try:
-            folder = _cached(repo, revision, dtype)
+            folder = _cached(repo, revision, dtype, choose)
         except InputError:
             raise error from error.__cause__
         warnings.warn(f"{error}. Using what was downloaded before", stacklevel=2)
         return folder
     try:
-        names = choose_files((file.rfilename for file in info.siblings or ()), dtype)
+        names = choose((file.rfilename for file in info.siblings or ()), dtype)
     except InputError as error:
         raise InputError(f"{repo}: {error}") from error
     with _in_one_line(model, repo, revision):
@@ -176,7 +198,7 @@ def fetch(model: str, dtype: str) -> Path:
     return folder
 
 
-def _cached(repo: str, revision: str | None, dtype: str) -> Path:
+def _cached(repo: str, revision: str | None, dtype: str, choose: Choose) -> Path:
     """The folder of an earlier download. Raises: InputError if there is none, or if it is not complete."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -191,7 +213,7 @@ def _cached(repo: str, revision: str | None, dtype: str) -> Path:
         ) from None
     folder = Path(found)
     try:
-        choose_files((path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()), dtype)
+        choose((path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()), dtype)
     except InputError as error:
         raise InputError(
             f"{what} was not downloaded to the end ({error}): unset HF_HUB_OFFLINE to fetch the rest"
