@@ -66,6 +66,8 @@ def test_a_clip(model):
         "noise": "dnm",
         "lam": 0.01,
         "alpha": None,
+        "motion": None,
+        "renoise": None,
         "latents": None,
         "dtype": "float32",
         "device": "cpu",
@@ -194,8 +196,8 @@ def test_variants_share_their_weights_and_leave_the_first_as_it_was(model):
     mine, theirs = model.unet.state_dict(), other.unet.state_dict()
     assert all(mine[name].data_ptr() == theirs[name].data_ptr() for name in mine)
     assert other.vae is model.vae
-    assert (model.unet.momentum.kind, model.noise) == ("tma", "dnm")
-    assert (other.unet.momentum.kind, other.noise) == ("cfa", "iid")
+    assert (model.unet.momentum.kind, model.method.noise) == ("tma", "dnm")
+    assert (other.unet.momentum.kind, other.method.noise) == ("cfa", "iid")
     assert other.variant(attn="tma").unet.momentum == model.unet.momentum
 
 

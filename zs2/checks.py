@@ -1,31 +1,14 @@
-"""What is checked before a model is loaded or used: its variant, its device and dtype, and that its parts fit."""
+"""What is checked before a model is loaded or used: its device and dtype, and that its parts fit together."""
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 
-from zs2.config import DTYPES, LAM, MU
+from zs2.config import DTYPES
 from zs2.errors import InputError, choose
-from zs2.models.temporal import Momentum, uses_mu
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
-from zs2.noise import ALPHA, uses_lam
-from zs2.noise import check as check_noise
 from zs2.text import Text
-
-
-def check_variant(attn: str, mu: float | None, noise: str, lam: float | None, alpha: float | None) -> None:
-    """Check a variant's settings before anything is loaded, and warn of those that have no effect with the others."""
-    Momentum(attn, MU if mu is None else mu)
-    check_noise(noise, LAM if lam is None else lam, alpha)
-    if mu is not None and not uses_mu(attn):
-        warnings.warn(f"mu has no effect on attention kind {attn!r}", stacklevel=3)
-    if lam is not None and not uses_lam(noise):
-        warnings.warn(f"lam has no effect on noise model {noise!r}", stacklevel=3)
-    if alpha is not None and noise not in ALPHA:
-        warnings.warn(f"alpha has no effect on noise model {noise!r}", stacklevel=3)
 
 
 def check_parts(unet: UNet, vae: VAE, text: Text) -> None:

@@ -79,7 +79,7 @@ class DDIM:
     def __init__(self, config: ScheduleConfig, steps: int) -> None:
         self.config = config
         self.timesteps = timesteps(config, steps)
-        cumprod = alphas_cumprod(config)
+        self.cumprod = cumprod = alphas_cumprod(config)
         final = 1.0 if config.set_alpha_to_one else cumprod[0].item()
         stride = config.num_train_timesteps // steps
         self.alpha = [cumprod[t].item() for t in self.timesteps]

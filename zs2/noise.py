@@ -23,11 +23,13 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from zs2.config import ALPHA as ALPHA
+from zs2.config import LAM_MAX as LAM_MAX
 from zs2.config import NOISE_KINDS, SEED_MAX
+from zs2.config import uses_lam as uses_lam
 from zs2.errors import InputError, choose, whole
 
 Draw = Callable[[], Tensor]  # standard normal noise of one frame, from that frame's own stream
-LAM_MAX = math.sqrt(math.e)
 
 
 def ar1(first: Tensor, draws: Iterator[Draw], rho: float) -> Iterator[Tensor]:
@@ -73,14 +75,6 @@ def search(first: Tensor, draws: Iterator[Draw], lam: float) -> Iterator[Tensor]
                 alpha, step = alpha - 0.8 * step, 0.2 * step
         alpha = alpha.clamp(0, 1)
         noise = alpha.sqrt() * previous + (1 - alpha).sqrt() * z
-
-
-ALPHA = {"mixed": 1.0, "progressive": 2.0}  # PYoCo's own choices of a
-
-
-def uses_lam(kind: str) -> bool:
-    """Whether λ has an effect on this noise model."""
-    return kind.startswith("dnm")
 
 
 def check(kind: str, lam: float, alpha: float | None = None) -> None:

@@ -4,40 +4,29 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
-from zs2 import __version__
-from zs2.config import ATTENTION_KINDS, DEFAULT_MODEL, DTYPES, LAM, MU, NOISE_KINDS, SEED_MAX
+from zs2 import __version__, command
+from zs2.config import ATTENTION_KINDS, DEFAULT_MODEL, DTYPES, LAM, MU, NOISE_KINDS, SEED_MAX, TEXT2VIDEO_ZERO
 from zs2.errors import InputError
 
 EXAMPLE = "panda face on a sky blue background"  # of the default checkpoint
 MOST_CLIPS = 100_000
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        say(f"error: {message}")
-        sys.exit(2)
-
-
-def parser() -> Parser:
+def parser() -> command.Parser:
     """The command line. What is not given is not in the result, so that an option without effect can be told."""
-    p = Parser(
-        prog="python -m zs2.sample",
-        description="Make a video clip from a text prompt with an image diffusion model, without training (ZS²).",
-        epilog="""examples:
+    p = command.parser(
+        "zs2.sample",
+        "Make a video clip from a text prompt with an image diffusion model, without training (ZS²).",
+        """examples:
   python -m zs2.sample "red apple on a sky blue background" --lam 0.15 --out apple.gif
   python -m zs2.sample --attn sa --noise iid          every frame on its own: the baseline
   python -m zs2.sample --seed 0..3 --out clips/c.webp  four clips: clips/c-s0.webp …
   python -m zs2.sample --replay apple.json --out again.gif""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
     p.add_argument("prompt", nargs="?", help=f"what to show (default, for the default model only: {EXAMPLE!r})")
     p.add_argument("--version", action="version", version=f"zs2 {__version__}")
@@ -57,9 +46,23 @@ def parser() -> Parser:
     g = p.add_argument_group("method: what the ablations switch")
     g.add_argument("--attn", metavar="KIND", help=f"attention over frames: {', '.join(ATTENTION_KINDS)} (default tma)")
     g.add_argument("--mu", type=float, help=f"momentum of tma, from 0 (= sa) to 1 (= cfa) (default {MU})")
-    g.add_argument("--noise", metavar="KIND", help=f"initial noises: {', '.join(NOISE_KINDS)} (default dnm)")
+    kinds = ", ".join((*NOISE_KINDS, TEXT2VIDEO_ZERO))
+    g.add_argument("--noise", metavar="KIND", help=f"initial noises: {kinds} (default dnm)")
     g.add_argument("--lam", type=float, help=f"λ of dnm, from 0 (still) to √e (independent frames) (default {LAM})")
     g.add_argument("--alpha", type=float, help="a of mixed (default 1) and progressive (default 2) noise")
+    g.add_argument(
+        "--motion",
+        type=pair(float),
+        metavar="X,Y",
+        help="of text2video-zero: pixels of 512 a frame, left and up (default 12,12; right: --motion=-12,0)",
+    )
+    g.add_argument(
+        "--renoise",
+        type=pair(int),
+        metavar="T0,T1",
+        help="of text2video-zero: how many steps come after frame 0 is warped, and after all frames go on (default "
+        "44,47 of 50 steps, and in proportion). Its background smoothing is not there",
+    )
 
     g = p.add_argument_group("sampling")
     g.add_argument("--negative-prompt", metavar="TEXT", help="what to lead away from (default: nothing)")
@@ -114,6 +117,19 @@ def seeds(text: str) -> list[int]:
     return chosen
 
 
+def pair(number: Callable[[str], Any]) -> Callable[[str], tuple[Any, Any]]:
+    """Reads `A,B` to (A, B), two numbers of a kind."""
+
+    def read(text: str) -> tuple[Any, Any]:
+        try:
+            first, second = text.split(",")
+            return number(first), number(second)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected two numbers, such as 12,12") from None
+
+    return read
+
+
 def size(text: str) -> tuple[int, int]:
     """`WxH` to (width, height)."""
     match = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", text, re.ASCII)
@@ -132,9 +148,3 @@ def lines(file: str) -> list[str]:
     if not found:
         raise InputError(f"{file}: no prompt in it: expected one a line")
     return found
-
-
-def say(text: str) -> None:
-    """One line on standard error, whatever a user's text holds."""
-    line = " ".join(text.split())
-    print("zs2:", "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)

@@ -16,21 +16,22 @@ import torch
 from torch import Tensor
 
 from zs2 import __version__
-from zs2.checkpoint import Checkpoint, without_weights
-from zs2.checks import check_parts, check_variant, choose_device, choose_dtype
-from zs2.config import LAM, MU, ScheduleConfig
+from zs2.checkpoint import Checkpoint, without_collector, without_weights
+from zs2.checks import check_parts, choose_device, choose_dtype
+from zs2.config import LAM, TEXT2VIDEO_ZERO, ScheduleConfig
 from zs2.ddim import DDIM
 from zs2.errors import InputError, whole
 from zs2.lora import merge
 from zs2.lora import parse as parse_lora
+from zs2.method import Method
 from zs2.models.attention import TextKV
-from zs2.models.temporal import uses_mu
+from zs2.models.temporal import Momentum
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
-from zs2.noise import ALPHA, noises, uses_lam
-from zs2.noise import check as check_noise
+from zs2.noise import noises, stream
 from zs2.request import Request
 from zs2.text import Text
+from zs2.text2video_zero import MOTION, after, spread
 from zs2.video import FPS_MAX, Clip
 from zs2.weights import sha256
 
@@ -39,7 +40,10 @@ PIXELS_AT_ONCE = 512 * 512  # decoded together: small frames in batches, large o
 
 @dataclass(frozen=True)
 class Step:
-    """A finished step of the sampler: its index from 0, of how many, its timestep, and the latents after it."""
+    """A finished step of the sampler: its index from 0, of how many, its timestep, and the latents after it.
+
+    While text2video-zero samples frame 0 alone, in its first steps, the latents are of one frame.
+    """
 
     index: int
     steps: int
@@ -61,49 +65,42 @@ class ZS2:
         text: Text,
         schedule: ScheduleConfig,
         *,
-        noise: str = "dnm",
-        lam: float = LAM,
-        alpha: float | None = None,
+        method: Method | None = None,
         checkpoint: Checkpoint | None = None,
         lora: Sequence[dict[str, Any]] = (),
     ) -> None:
-        check_noise(noise, lam, alpha)
         check_parts(unet, vae, text)
-        self.unet, self.vae, self.text, self.schedule = unet, vae, text, schedule
+        self.method = Method() if method is None else method
+        self.unet, self.vae, self.text, self.schedule = _with_momentum(unet, self.method.momentum), vae, text, schedule
         self.text_encoder, self.tokenizer = text.towers[0]
-        self.noise, self.lam, self.alpha = noise, lam, alpha
         self.checkpoint = checkpoint
         self.lora = list(lora)  # what was merged into the weights: for the settings
 
     @classmethod
+    @without_collector()
     def from_pretrained(
         cls,
         model: str | Path,
         *,
-        attn: str = "tma",
-        mu: float | None = None,
-        noise: str = "dnm",
-        lam: float | None = None,
-        alpha: float | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         prediction: str | None = None,
         lora: str | Sequence[str | tuple[str | Path, float]] = (),
+        **method: Any,
     ) -> ZS2:
         """Load a checkpoint.
 
         Args:
             model: a folder in the diffusers layout, a `.safetensors` file in the original layout, or a model on the
                 hub: `owner/name`, `owner/name@revision`, or a short name (`python -m zs2.models`).
-            attn, mu: attention over frames, and its momentum (default 0.98): see models/temporal.py.
-            noise, lam, alpha: noise model, its λ (default 0.01), and a of the PYoCo models: see noise.py.
             device: by default cuda, mps or cpu, the first there is. dtype: of the networks; latents are float32 always.
             prediction: `epsilon` or `v`, which single files of SD 2 do not say.
             lora: one or several LoRA files to merge into the weights, each `FILE`, `FILE:SCALE`, or (file, scale).
+            method: as keywords, those of `Method`: attn, mu, noise, lam, alpha, motion, renoise.
         Raises: InputError, in one line, for anything that can't be loaded or is out of range. Warns of options that
             have no effect with the others.
         """
-        check_variant(attn, mu, noise, lam, alpha)
+        chosen = Method().changed(**method)
         device, dtype = choose_device(device), choose_dtype(dtype)
         entries = [lora] if isinstance(lora, str) else lora
         loras = [parse_lora(entry) if isinstance(entry, str) else (Path(entry[0]), entry[1]) for entry in entries]
@@ -111,7 +108,7 @@ class ZS2:
             if not file.is_file():
                 raise InputError(f"no such LoRA: {str(file)!r}")
         checkpoint = Checkpoint(model, dtype, device, prediction)
-        unet, text = checkpoint.unet(attn, MU if mu is None else mu), checkpoint.text()
+        unet, text = checkpoint.unet(chosen.attn, chosen.momentum.mu), checkpoint.text()
         for file, scale in loras:
             merge(file, scale, unet, text.encoders)
         return cls(
@@ -119,37 +116,19 @@ class ZS2:
             checkpoint.vae(),
             text,
             checkpoint.schedule(),
-            noise=noise,
-            lam=LAM if lam is None else lam,
-            alpha=alpha,
+            method=chosen,
             checkpoint=checkpoint,
             lora=[{"sha256": sha256([file]), "scale": float(scale)} for file, scale in loras],
         )
 
-    def variant(
-        self,
-        *,
-        attn: str | None = None,
-        mu: float | None = None,
-        noise: str | None = None,
-        lam: float | None = None,
-        alpha: float | None = None,
-    ) -> ZS2:
-        """Another setting on the same weights, which are shared, not copied; what is not given stays as it is."""
-        was = self.unet.momentum
-        attn, noise = attn or was.kind, noise or self.noise
-        check_variant(attn, mu, noise, lam, alpha)
-        with without_weights():
-            unet = UNet(self.unet.config, attn, was.mu if mu is None else mu)
-        unet.load_state_dict(self.unet.state_dict(), assign=True)
+    def variant(self, **method: Any) -> ZS2:
+        """Another setting of `Method` on the same weights, which are shared; what is not given stays as it is."""
         return ZS2(
-            unet.eval().requires_grad_(False),
+            self.unet,
             self.vae,
             self.text,
             self.schedule,
-            noise=noise,
-            lam=self.lam if lam is None else lam,
-            alpha=self.alpha if alpha is None else alpha,
+            method=self.method.changed(**method),
             checkpoint=self.checkpoint,
             lora=self.lora,
         )
@@ -198,11 +177,32 @@ class ZS2:
         Raises: InputError for a request that does not fit the model; FloatingPointError for NaN or infinite latents.
         """
         ddim = DDIM(self.schedule, request.steps)
+        denoise = self._denoiser(request, ddim)
         x = self.initial_noise(request).to(self.device)
-        text, added, branches = self.conditions(request)
+        t0, t1 = after(request.steps, self.method.renoise) if len(x) < request.frames else (0, 0)
         for i, t in enumerate(ddim.timesteps):
-            x_branches = torch.cat([x] * branches).to(self.dtype)  # (branches·F, 4, h, w)
-            output = self.unet(x_branches, t, text, frames=request.frames, added=added).float()
+            if len(x) < request.frames and i == request.steps - t1 - 1:
+                motion = self.method.motion or MOTION
+                x = spread(x, denoise, ddim, frames=request.frames, seed=request.seed, motion=motion, t0=t0, t1=t1)
+            x = denoise(i, x)
+            yield Step(i, request.steps, t, x)
+
+    def _denoiser(self, request: Request, ddim: DDIM) -> Callable[[int, Tensor], Tensor]:
+        """A step of all frames, or of frame 0 alone: (index, latents before) → latents after, checked."""
+        text, added, branches = self.conditions(request)
+        rows = text[0][0].shape[0]
+        alone = [(k[:: rows // branches], v[:: rows // branches]) for k, v in text]
+        added_alone = None if added is None else added[:: rows // branches]
+
+        def denoise(i: int, x: Tensor) -> Tensor:
+            whole_clip = len(x) == request.frames
+            output = self.unet(
+                torch.cat([x] * branches).to(self.dtype),  # (branches·F, 4, h, w)
+                ddim.timesteps[i],
+                text if whole_clip else alone,
+                frames=len(x),
+                added=added if whole_clip else added_alone,
+            ).float()
             if branches == 2:
                 negative, positive = output.chunk(2)
                 output = negative + request.guidance * (positive - negative)
@@ -210,26 +210,34 @@ class ZS2:
             if not x.isfinite().all():
                 other = "" if self.dtype == torch.float32 else "float32, or "
                 raise FloatingPointError(
-                    f"the latents are NaN or infinite after step {i + 1} of {request.steps} (timestep {t}) in "
-                    f"{self.dtype}: try {other}a smaller guidance than {request.guidance:g}"
+                    f"the latents are NaN or infinite after step {i + 1} of {request.steps} "
+                    f"(timestep {ddim.timesteps[i]}) in {self.dtype}: try {other}a smaller guidance than "
+                    f"{request.guidance:g}"
                 )
-            yield Step(i, request.steps, t, x)
+            return x
+
+        return denoise
 
     def check(self, request: Request) -> None:
         """Raise InputError if this model can't sample a request: its size, its steps or its latents."""
         DDIM(self.schedule, request.steps)
         self.shape(request)
+        self.method.settings(request.steps, request.latents is not None)
         if request.latents is not None:
             self.initial_noise(request)
 
     def initial_noise(self, request: Request) -> Tensor:
-        """The noise that sampling starts from: float32 (F, 4, h, w) on the CPU.
+        """The noise that sampling starts from: float32 (F, 4, h, w) on the CPU; with text2video-zero, frame 0's alone.
 
         Raises: InputError for a size that does not divide, or given latents of another shape, dtype or not finite.
         """
         shape = self.shape(request)
         if request.latents is None:
-            drawn = noises(self.noise, shape[1:], request.seed, lam=self.lam, alpha=self.alpha)
+            method = self.method
+            if method.noise == TEXT2VIDEO_ZERO:
+                return stream(request.seed, 0, shape[1:])()[None]
+            lam = LAM if method.lam is None else method.lam
+            drawn = noises(method.noise, shape[1:], request.seed, lam=lam, alpha=method.alpha)
             return torch.stack(list(islice(drawn, request.frames)))
         given = request.latents
         if given.shape != shape or given.dtype != torch.float32:
@@ -277,7 +285,7 @@ class ZS2:
 
     def settings(self, request: Request, fps: int) -> dict[str, Any]:
         """All that decides a clip, for its metadata: no path, time or host; None where a setting has no effect."""
-        momentum, drawn, given = self.unet.momentum, self.noise, request.latents
+        given = request.latents
         frames, _, h, w = self.shape(request)
         return {
             "prompt": request.prompt if isinstance(request.prompt, str) else list(request.prompt),
@@ -289,11 +297,7 @@ class ZS2:
             "width": w * self.vae.config.reduction,
             "height": h * self.vae.config.reduction,
             "fps": fps,
-            "attn": momentum.kind,
-            "mu": momentum.mu if uses_mu(momentum.kind) else None,
-            "noise": drawn if given is None else None,
-            "lam": self.lam if given is None and uses_lam(drawn) else None,
-            "alpha": (ALPHA[drawn] if self.alpha is None else self.alpha) if given is None and drawn in ALPHA else None,
+            **self.method.settings(request.steps, given is not None),
             "latents": None if given is None else hashlib.sha256(given.cpu().numpy().tobytes()).hexdigest(),
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
@@ -314,3 +318,13 @@ def _last(steps: Iterator[Step], callback: Callable[[Step], object] | None) -> T
         if callback is not None:
             callback(step)
     return step.latents
+
+
+def _with_momentum(unet: UNet, momentum: Momentum) -> UNet:
+    """The UNet with this attention over frames: itself, or another module that shares its weights."""
+    if unet.momentum == momentum:
+        return unet
+    with without_weights():
+        other = UNet(unet.config, momentum.kind, momentum.mu)
+    other.load_state_dict(unet.state_dict(), assign=True)
+    return other.eval().requires_grad_(False)

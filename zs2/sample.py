@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 import warnings
@@ -11,17 +10,17 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zs2.command import command
 from zs2.config import DEFAULT_MODEL
 from zs2.errors import InputError
-from zs2.options import EXAMPLE, lines, parser, say
+from zs2.options import EXAMPLE, lines, parser
 from zs2.request import Request
 
 if TYPE_CHECKING:
     from zs2.pipeline import ZS2
 
-VARIANT: tuple[str, ...] = ("attn", "mu", "noise", "lam", "alpha")
+METHOD: tuple[str, ...] = ("attn", "mu", "noise", "lam", "alpha", "motion", "renoise")
 REQUEST = tuple(field.name for field in fields(Request))
-OUT_OF_MEMORY = "out of memory|can.t allocate memory|not enough memory"
 REPLAY = (
     "replay",
     "model",
@@ -103,7 +102,7 @@ def replayed(file: str, given: dict[str, Any]) -> dict[str, Any]:
         warnings.warn(f"--replay takes all settings from its file: {', '.join(others)} has no effect", stacklevel=2)
     made = read_settings(Path(file))
     try:
-        options = {name: made[name] for name in (*VARIANT, *REQUEST, "fps", "dtype", "device")}
+        options = {name: made[name] for name in (*METHOD, *REQUEST, "fps", "dtype", "device")}
         options["made"] = {name: made[name] for name in ("model", "weights", "lora", "versions", "latents")}
     except KeyError as error:
         raise InputError(f"{file}: these are not the settings of a clip of zs2: {error} is missing") from error
@@ -126,25 +125,22 @@ def replayed(file: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def needed(made: dict[str, Any]) -> list[str]:
     """The settings that decide a clip of this variant: what has no effect is null."""
-    from zs2.models.temporal import uses_mu
-    from zs2.noise import ALPHA, uses_lam
+    from zs2.method import effects
 
     names = ["prompt", "negative_prompt", "frames", "steps", "guidance", "width", "height", "fps"]
     names += ["attn", "dtype", "device", "weights", "versions"]
-    names += ["mu"] * uses_mu(str(made["attn"]))
-    if made["latents"] is None:
-        names += ["seed", "noise"] + ["lam"] * uses_lam(str(made["noise"])) + ["alpha"] * (str(made["noise"]) in ALPHA)
-    return names
+    effect = effects(str(made["attn"]), str(made["noise"]))
+    return [*names, *(effect if made["latents"] is None else effect & {"mu"}), *["seed"] * (made["latents"] is None)]
 
 
 def warn_without_effect(given: dict[str, Any], paths: Sequence[Path]) -> None:
     """Warn of options that change nothing, given the others. The library warns of those of a variant."""
     if "latents" in given:
-        unused = [name for name in VARIANT[2:] if name in given]  # of the seed, the library warns
+        unused = [name for name in METHOD[2:] if name in given]  # of the seed, the library warns
         if unused:
             warnings.warn(f"{', '.join(unused)}: no effect where latents are given", stacklevel=2)
     elif given.get("frames") == 1:
-        unused = [name for name in VARIANT if name in given]
+        unused = [name for name in METHOD if name in given]
         if unused:
             warnings.warn(f"{', '.join(unused)}: no effect on a single frame", stacklevel=2)
     if "fps" in given and not paths[0].suffix:
@@ -180,7 +176,7 @@ def run(given: dict[str, Any]) -> None:
     from zs2.progress import progress
     from zs2.video import Clip
 
-    options = {name: given[name] for name in (*VARIANT, "device", "dtype", "prediction", "lora") if name in given}
+    options = {name: given[name] for name in (*METHOD, "device", "dtype", "prediction", "lora") if name in given}
     model = ZS2.from_pretrained(given.get("model", DEFAULT_MODEL), **options)
     for _, request in jobs:
         model.check(request)
@@ -196,31 +192,8 @@ def run(given: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns the exit status: 0; 1 if sampling failed; 2 for what the user gave; 130 for Ctrl-C."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # λ on a terminal that has none
-    given = vars(parser().parse_args(argv))
-    with warnings.catch_warnings():
-        warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
-        try:
-            run(given)
-        except InputError as error:
-            say(f"error: {error}")
-            return 2
-        except (FloatingPointError, OSError) as error:
-            say(f"error: {error}")
-            return 1
-        except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and not re.search(OUT_OF_MEMORY, str(error)):
-                raise
-            say("error: out of memory: try fewer --frames, a smaller --size, or half precision (--dtype)")
-            return 1
-        except KeyboardInterrupt:
-            say("stopped: what was finished before is kept")
-            return 130
-    return 0
+    """The command. Returns the exit status, as `zs2.command.command` says."""
+    return command(parser(), run, argv)
 
 
 if __name__ == "__main__":

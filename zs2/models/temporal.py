@@ -29,12 +29,8 @@ import torch
 from torch import Tensor
 
 from zs2.config import ATTENTION_KINDS
+from zs2.config import uses_mu as uses_mu
 from zs2.errors import InputError, choose
-
-
-def uses_mu(kind: str) -> bool:
-    """Whether μ has an effect on this kind of attention."""
-    return kind.startswith("tma")
 
 
 @dataclass(frozen=True)

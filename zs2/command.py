@@ -1,0 +1,80 @@
+"""What all commands share: a parser and errors in one line each, warnings as lines, exit statuses. No torch here."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from zs2.errors import InputError
+
+OUT_OF_MEMORY = "out of memory|can.t allocate memory|not enough memory"
+
+
+class Failure(Exception):
+    """The work failed, and not for what the user gave: the command prints the message as one line and exits with 1."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one line, without the usage. where: said first, such as the file that the options are from."""
+
+    where = ""
+
+    def error(self, message: str) -> NoReturn:
+        say(f"error: {self.where}{message}")
+        sys.exit(2)
+
+
+def parser(prog: str, description: str, epilog: str) -> Parser:
+    """An empty command line. What is not given is not in the result, so that an option without effect can be told."""
+    return Parser(
+        prog=f"python -m {prog}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+
+
+def say(text: str) -> None:
+    """One line on standard error, whatever a user's text holds."""
+    line = " ".join(text.split())
+    print("zs2:", "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
+
+
+def command(
+    parser: argparse.ArgumentParser, run: Callable[[dict[str, Any]], object], argv: Sequence[str] | None
+) -> int:
+    """Parse the arguments and run the command with the options given; warnings and errors become lines.
+
+    Returns the exit status: 0; 1 if the work failed; 2 for what the user gave; 130 for Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # λ on a terminal that has none
+    given = vars(parser.parse_args(argv))
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+        try:
+            run(given)
+        except InputError as error:
+            say(f"error: {error}")
+            return 2
+        except (FloatingPointError, OSError, Failure) as error:
+            say(f"error: {error}")
+            return 1
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not re.search(OUT_OF_MEMORY, str(error)):
+                raise
+            say("error: out of memory: try fewer --frames, a smaller --size, or half precision (--dtype)")
+            return 1
+        except KeyboardInterrupt:
+            say("stopped: what was finished before is kept")
+            return 130
+    return 0

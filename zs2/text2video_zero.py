@@ -1,0 +1,88 @@
+"""Text2Video-Zero's noise (Khachatryan et al. 2023, arXiv 2303.13439, section 3.3.1): frames that move by translation.
+
+It needs the sampler: frame 0 is denoised alone until timestep T' = t₁, and on to T'' = t₀ < t₁; for frame k,
+
+    x̃ᵏ(t₀) = shift(x⁰(t₀), k·δ)                          by δ pixels of 512 a frame, nearest, reflected at the borders
+    xᵏ(t₁) = √a·x̃ᵏ(t₀) + √(1−a)·εᵏ,  a = Π α over t₀ … t₁   back to t₁ with fresh noise
+
+and from t₁ all frames go on together, frame 0 from its own x⁰(t₁), so that it stays the image of the model. With
+cross-frame attention (`cfa`) this is Text2Video-Zero, but for its background smoothing, which needs a saliency model.
+The paper's δ is (12, 12); t₀ = 881 and t₁ = 941 of 50 steps are those with 44 and 47 more to come.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from zs2.ddim import DDIM
+from zs2.errors import InputError
+from zs2.noise import stream
+
+MOTION = (12.0, 12.0)  # δ: to the left and up, in pixels of 512
+Denoise = Callable[[int, Tensor], Tensor]  # a step's index, and latents before it → latents after it
+
+
+def after(steps: int, renoise: tuple[int, int] | None = None) -> tuple[int, int]:
+    """How many steps come after t₀, and after t₁: as given, or 44 and 47 of 50 in proportion, at least one step apart.
+
+    Raises: InputError unless 0 ≤ t₀ < t₁ < steps.
+    """
+    if renoise is None:
+        t1 = min(round(steps * 47 / 50), steps - 1)
+        t0 = min(round(steps * 44 / 50), t1 - 1)
+    else:
+        t0, t1 = renoise
+    if not 0 <= t0 < t1 < steps:
+        asked = f"renoise is {t0},{t1}" if renoise else f"text2video-zero in {steps} step"
+        raise InputError(f"{asked}: expected two numbers of steps, 0 ≤ t0 < t1 < steps, which is {steps}")
+    return t0, t1
+
+
+def spread(
+    x: Tensor,
+    denoise: Denoise,
+    ddim: DDIM,
+    *,
+    frames: int,
+    seed: int,
+    motion: tuple[float, float],
+    t0: int,
+    t1: int,
+) -> Tensor:
+    """Make all frames of frame 0.
+
+    Args:
+        x: frame 0 at t₁, (1, 4, h, w). denoise: one step of frame 0.
+        frames: F. seed: of the fresh noise: each frame's own stream. motion: δ along x and y.
+        t0, t1: as `after` returned.
+    Returns: all frames at t₁, (F, 4, h, w).
+    """
+    first, start, end = x, len(ddim.timesteps) - t1 - 1, len(ddim.timesteps) - t0 - 1
+    for i in range(start, end):
+        x = denoise(i, x)
+    # as diffusers', the product is of t₀ … t₁ − 1; of t₀ + 1 … t₁ it would be the forward process
+    before, last = ddim.timesteps[end] - 1, ddim.timesteps[start] - 1
+    a = (ddim.cumprod[last] / (ddim.cumprod[before] if before >= 0 else 1)).item()
+    made = [first]
+    for k in range(1, frames):
+        shifted = shift(shift(x, k * motion[0], dim=3), k * motion[1], dim=2)
+        noise = stream(seed, k, tuple(x.shape[1:]))().to(x.device)
+        made.append(math.sqrt(a) * shifted + math.sqrt(1 - a) * noise)
+    return torch.cat(made)
+
+
+def shift(x: Tensor, pixels: float, dim: int) -> Tensor:
+    """Move a picture along an axis, towards index 0: nearest neighbour, reflected at the borders.
+
+    The axis counts as 512 pixels, whatever its size. As in the reference, whose grid is half a pixel off, a shift by δ
+    pixels samples at j + (δ − ½)·n/512.
+    """
+    n = x.shape[dim]
+    place = torch.arange(n, dtype=torch.float64) + (pixels - 0.5) * n / 512
+    place = (place + 0.5) % (2 * n)  # reflection at −½ and n − ½ repeats after 2n
+    place = torch.where(place > n, 2 * n - place, place) - 0.5
+    return x.index_select(dim, place.clamp(0, n - 1).round().long().to(x.device))
