@@ -13,7 +13,7 @@ SAMPLE ?= --lam 0.15 --steps 25 --guidance 5 --seed 1 --out out/sample.gif
 # The study of `make bench-study`: under half an hour on two cores with the default checkpoint.
 STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 15)
 
-.PHONY: sample test test-reference lint bench bench-study bench-speed fixtures clean help
+.PHONY: sample test test-reference test-page lint bench bench-study bench-speed fixtures clean help
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -28,6 +28,10 @@ test-reference: $(READY)  ## compare live with diffusers and transformers, at fu
 	@$(RUN) -m pip install -q -e ".[reference]"
 	@$(RUN) -m pip install -q --no-deps open_clip_torch  # only its vocabulary file is read
 	@$(RUN) -m pytest -m reference
+
+test-page: $(READY)  ## test the report in a real browser: needs Chromium (Debian's package chromium)
+	@$(RUN) -m pip install -q -e ".[page]"
+	@$(RUN) -m pytest -m page
 
 lint: $(READY)  ## check format, style and types
 	@$(RUN) -m ruff format --check .
@@ -45,10 +49,11 @@ bench-speed: $(READY)  ## time a UNet step by attention kind, and loading, at St
 	@$(RUN) benchmarks/unet_step.py
 	@$(RUN) benchmarks/load.py
 
-fixtures: $(READY)  ## make the tests' reference outputs again (installs diffusers and transformers)
+fixtures: $(READY)  ## make the tests' reference outputs again (installs the libraries that they are from)
 	@$(RUN) -m pip install -q -e ".[reference]"
 	@$(RUN) tests/fixtures/make.py
 	@$(RUN) tests/fixtures/make_lora.py
+	@$(RUN) tests/fixtures/make_metrics.py
 
 clean:  ## remove the environment, caches and outputs
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 TESTS = Path(__file__).resolve().parent
@@ -34,6 +36,17 @@ class Fixture:
         prefix = f"{case}/weights/"
         module.load_state_dict({k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)})
         return module.eval()
+
+
+def write_clip(folder: Path, name: str = "clip_quick_gelu") -> Path:
+    """The CLIP of a fixture as a folder in the layout of transformers' CLIPModel."""
+    fixture, start = Fixture(name), "weights/"
+    shutil.copytree(CHECKPOINT / "tokenizer", folder)
+    (folder / "config.json").write_text(json.dumps(fixture.config["config"]))
+    (folder / "preprocessor_config.json").write_text(json.dumps(fixture.config["images"]))
+    weights = {k.removeprefix(start): v for k, v in fixture.tensors.items() if k.startswith(start)}
+    save_file(weights, folder / "model.safetensors")
+    return folder
 
 
 def assert_close(got: Tensor, want: Tensor, tol: float) -> None:

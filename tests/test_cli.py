@@ -637,6 +637,8 @@ def test_every_option_reaches_the_settings(zs2, here):
         "noise": "progressive",
         "lam": None,
         "alpha": 1.5,
+        "motion": None,
+        "renoise": None,
         "latents": None,
         "dtype": "bfloat16",
         "device": "cpu",

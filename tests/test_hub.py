@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from helpers import CHECKPOINT
+from helpers import CHECKPOINT, write_clip
 from hub_server import READER, STRANGER, Hub
 from safetensors.torch import load_file, save_file
 
@@ -24,8 +25,9 @@ from zs2.checkpoint import Checkpoint
 from zs2.config import DTYPES
 from zs2.errors import InputError
 from zs2.folder import PARTS
-from zs2.hub import SHORT_NAMES, WEIGHTS, WITHDRAWN, choose_files, is_hub_id, parse
+from zs2.hub import SHORT_NAMES, WEIGHTS, WITHDRAWN, choose_clip_files, choose_files, is_hub_id, parse
 from zs2.models.__main__ import main
+from zs2.scorer import Scorer
 from zs2.weights import weight_files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -327,6 +329,66 @@ def test_a_tokenizer_in_one_file_is_enough():
     assert "tokenizer/tokenizer.json" in choose_files(names, "float32")
 
 
+# --- which files of a CLIP --------------------------------------------------------------------------------------------
+
+# What openai/clip-vit-large-patch14 holds.
+CLIP_SMALL = ["config.json", "merges.txt", "preprocessor_config.json", "special_tokens_map.json", "tokenizer.json"]
+CLIP_SMALL += ["tokenizer_config.json", "vocab.json"]
+CLIP = [*PAGE, *CLIP_SMALL, "model.safetensors", "flax_model.msgpack", "pytorch_model.bin", "tf_model.h5"]
+
+
+def changed(*gone: str, new: Sequence[str] = ()) -> list[str]:
+    return [*(name for name in CLIP if name not in gone), *new]
+
+
+@pytest.mark.parametrize(
+    ("names", "want"),
+    [
+        (CLIP, [*CLIP_SMALL, "model.safetensors"]),
+        (
+            changed(new=["open_clip_pytorch_model.bin", "open_clip_model.safetensors", "open_clip_config.json"]),
+            [*CLIP_SMALL, "model.safetensors"],
+        ),
+        (changed("tokenizer.json"), [*(n for n in CLIP_SMALL if n != "tokenizer.json"), "model.safetensors"]),
+        (changed("vocab.json", "merges.txt"), [*CLIP_SMALL[:1], *CLIP_SMALL[2:-1], "model.safetensors"]),
+        (
+            changed("preprocessor_config.json", new=["processor_config.json"]),
+            [*(n for n in CLIP_SMALL if n[:3] != "pre"), "processor_config.json", "model.safetensors"],
+        ),
+        (
+            changed("model.safetensors", new=["model.safetensors.index.json", *shards("model")]),
+            [*CLIP_SMALL, "model.safetensors.index.json", *shards("model")],
+        ),
+        (changed(new=["model.fp16.safetensors"]), [*CLIP_SMALL, "model.safetensors"]),
+    ],
+    ids=["OpenAI's", "OpenCLIP's beside it", "old", "new tokenizer", "new processor", "shards", "a variant"],
+)
+def test_the_files_of_a_clip(names, want):
+    assert choose_clip_files(names, "float32") == sorted(want)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (changed("model.safetensors"), ["it has no safetensors, only pickles (pytorch_model.bin)", "run any code"]),
+        (changed("model.safetensors", "pytorch_model.bin"), ["not a whole model: it has no model.safetensors"]),
+        (
+            changed("preprocessor_config.json"),
+            ["layout of transformers' CLIPModel: it has no preprocessor_config.json"],
+        ),
+        (changed("tokenizer.json", "vocab.json"), ["it has no vocab.json"]),
+        (LISTINGS["sd15"], ["not a CLIP in the layout of transformers' CLIPModel: it has no config.json"]),
+    ],
+    ids=["pickles", "no weights", "no processor", "no vocabulary", "a diffusion model"],
+)
+def test_files_that_are_no_clip(names, words):
+    with pytest.raises(InputError) as caught:
+        choose_clip_files(names, "float32")
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 # --- fetching ---------------------------------------------------------------------------------------------------------
 
 CLIENT = """
@@ -354,6 +416,7 @@ class Answer:
     warnings: list[str]
 
 
+Ask = Callable[..., list[Any]]
 Fetch = Callable[..., list[Answer]]
 
 
@@ -364,10 +427,10 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def fetch(hub: Hub, tmp_path: Path) -> Fetch:
-    """`zs2.hub.fetch` of some models, one after another, in a process of its own."""
+def ask(hub: Hub, tmp_path: Path) -> Ask:
+    """What code prints in a process of its own, with arguments and a cache of its own: lines of JSON."""
 
-    def run(*models: str, dtype: str = "float32", **environment: str) -> list[Answer]:
+    def run(code: str, *arguments: str, **environment: str) -> list[Any]:
         alien = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_")
         env = {k: v for k, v in os.environ.items() if not k.startswith(alien) and not k.lower().endswith("_proxy")}
         env |= {
@@ -377,10 +440,20 @@ def fetch(hub: Hub, tmp_path: Path) -> Fetch:
             "PYTHONPATH": str(ROOT),
         }
         env |= {"HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONIOENCODING": "utf-8"} | environment
-        command = [sys.executable, "-c", CLIENT, dtype, *models]
+        command = [sys.executable, "-c", code, *arguments]
         done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
-        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return run
+
+
+@pytest.fixture
+def fetch(ask: Ask) -> Fetch:
+    """`zs2.hub.fetch` of some models, one after another, in a process of its own."""
+
+    def run(*models: str, dtype: str = "float32", **environment: str) -> list[Answer]:
+        rows = ask(CLIENT, dtype, *models, **environment)
         answers = [Answer(Path(folder), error, warnings) for folder, error, warnings in rows]
         assert len(answers) == len(models)
         for answer in answers:
@@ -570,3 +643,62 @@ def test_a_cache_that_can_not_be_written(hub, fetch, tmp_path):
     (answer,) = fetch("owner/model", HF_HOME=str(tmp_path / "file"))
     assert answer.error.startswith(f"can't write to {tmp_path / 'file' / 'hub'} (")
     assert answer.error.endswith("set HF_HOME to another folder")
+
+
+# --- fetching a CLIP --------------------------------------------------------------------------------------------------
+
+SCORER_CLIENT = """
+import json, sys
+from zs2.errors import InputError
+from zs2.scorer import Scorer
+for model in sys.argv[1:]:
+    try:
+        scorer = Scorer.from_pretrained(model)
+        print(json.dumps([scorer.name, scorer.digests, scorer.comparable]))
+    except InputError as refused:
+        print(json.dumps(str(refused)))
+"""
+
+
+def clip_files(tmp_path: Path) -> dict[str, Path | bytes]:
+    """A small CLIP as a model of the hub, among files that are not needed."""
+    needed = {path.name: path for path in write_clip(tmp_path / "clip").iterdir()}
+    return {**dummy(names=[name for name in CLIP if name != "tokenizer.json"]), **needed}
+
+
+def test_a_clip_is_fetched_once_and_nothing_that_it_does_not_need(hub, ask, tmp_path):
+    hub.push("owner/clip", clip_files(tmp_path))
+    local = Scorer.from_pretrained(tmp_path / "clip")
+    want = ["owner/clip", local.digests, True]
+    assert ask(SCORER_CLIENT, "owner/clip", "owner/clip") == [want, want]
+    assert hub.downloads() == sorted([*(name for name in CLIP_SMALL if name != "tokenizer.json"), "model.safetensors"])
+    hub.requests.clear()
+    assert ask(SCORER_CLIENT, "owner/clip", HF_HUB_OFFLINE="1") == [want]
+    assert hub.requests == []
+
+
+def test_a_revision_has_what_the_main_branch_has_only_as_a_pickle(hub, ask, tmp_path):
+    files = clip_files(tmp_path)
+    hub.push("owner/clip", {name: place for name, place in files.items() if name != "model.safetensors"})
+    hub.push("owner/clip", files, revision="refs/pr/15")
+    main, revision = ask(SCORER_CLIENT, "owner/clip", "owner/clip@refs/pr/15")
+    assert "owner/clip: it has no safetensors, only pickles (pytorch_model.bin), which can run any code" in main
+    assert "choose another model or revision" in main
+    assert revision == ["owner/clip@refs/pr/15", Scorer.from_pretrained(tmp_path / "clip").digests, True]
+
+
+def test_what_is_no_clip_is_told_in_one_line_that_names_it(hub, ask, tmp_path):
+    files = clip_files(tmp_path)
+    hub.push("owner/model", dummy())
+    hub.push("owner/blind", {name: place for name, place in files.items() if name != "preprocessor_config.json"})
+    hub.push("owner/siglip", files | {"config.json": b'{"model_type": "siglip"}'})
+    wide = json.loads((tmp_path / "clip" / "config.json").read_text()) | {"projection_dim": 25}
+    hub.push("owner/wide", files | {"config.json": json.dumps(wide).encode()})
+    lines = ask(SCORER_CLIENT, "owner/model", "owner/blind", "owner/siglip", "owner/wide", "owner/none")
+    assert all("\n" not in line and len(line) < 400 for line in lines)
+    model, blind, siglip, wide, none = lines
+    assert "owner/model: not a CLIP in the layout of transformers' CLIPModel: it has no config.json" in model
+    assert "owner/blind: not a CLIP in the layout of transformers' CLIPModel: it has no preprocessor" in blind
+    assert siglip == "owner/siglip is of the type 'siglip': expected a CLIPModel ('clip')"
+    assert wide.startswith("owner/wide, text tower: the weights do not fit the configuration")
+    assert none.startswith("no such model: no file or folder 'owner/none' here, and no repository")

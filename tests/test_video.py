@@ -1,4 +1,4 @@
-"""Clips as files: what is written is read back by Pillow and PyAV; errors, interruptions, metadata, contact sheets."""
+"""Clips as files: what is written is read back, by Pillow, PyAV and zs2; errors, interruptions, metadata, sheets."""
 
 import contextlib
 import itertools
@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from zs2 import formats
@@ -26,6 +29,7 @@ SETTINGS = {
 }
 IMAGES = ["gif", "webp", "png", "apng"]
 FORMATS = [*IMAGES, "mp4", ""]
+LOSSLESS = ["webp", "png", "apng", ""]
 
 
 def moving(count: int = 8, size: int = 64) -> np.ndarray:
@@ -506,6 +510,104 @@ def test_reading_settings_where_there_are_none(tmp_path):
 def test_a_json_with_a_byte_order_mark(tmp_path):
     (tmp_path / "clip.json").write_bytes(b'\xef\xbb\xbf{"seed": 1}')
     assert read_settings(tmp_path / "clip.json") == {"seed": 1}
+
+
+# --- opening ----------------------------------------------------------------------------------------------------------
+
+
+@given(
+    ending=st.sampled_from(LOSSLESS),
+    fps=st.integers(1, 1000),
+    pictures=st.lists(st.integers(0, 2), min_size=1, max_size=9),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+)
+def test_a_clip_is_opened_as_it_was_saved(ending, fps, pictures, size):
+    """Equal frames in a row are one picture in a file, and a still clip has no times."""
+    different = np.random.default_rng(0).integers(0, 256, (3, *size, 3), dtype=np.uint8)
+    settings = SETTINGS | {"fps": fps, "frames": len(pictures), "height": size[0], "width": size[1]}
+    clip = Clip(different[pictures], fps, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        opened = Clip.open(clip.save(Path(folder, name(ending)))[0])
+    assert np.array_equal(opened.frames, clip.frames)
+    assert (opened.fps, opened.settings) == (fps, settings)
+
+
+@pytest.mark.parametrize("ending", ["webp", "png", "apng"])
+@pytest.mark.parametrize("fps", [1, 7, 24, 60])
+def test_times_say_the_rate_where_the_settings_do_not(tmp_path, ending, fps):
+    frames = moving(6, 16)[[0, 1, 1, 2, 3, 3, 3, 4, 5]]
+    for settings in ({}, {"fps": "fast"}, {"fps": 0}, {"fps": 1001}, {"frames": 2}, {"fps": 1}):
+        opened = Clip.open(Clip(frames, fps, settings).save(tmp_path / name(ending))[0])
+        assert np.array_equal(opened.frames, frames)
+        assert (opened.fps, opened.settings) == (fps, settings)
+
+
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_one_frame_is_opened_as_one(tmp_path, ending):
+    opened = Clip.open(Clip(moving(1, 15), settings={"prompt": "a"}).save(tmp_path / name(ending))[0])
+    assert np.array_equal(opened.frames, moving(1, 15))
+    assert opened.fps == 8
+
+
+def not_opened(path: Path, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        Clip.open(path)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_what_is_no_lossless_clip_is_not_opened(tmp_path):
+    clip = Clip(moving(3, 16), settings={"width": 16, "height": 16, "frames": 3})
+    for ending in ("gif", "GIF", "mp4"):
+        path = tmp_path / f"clip.{ending}"
+        if ending == "gif":
+            clip.save(path)
+        not_opened(path, f"\\.{ending} is lossy: expected .webp, .png, .apng or a folder of PNG files")
+    clip.save(tmp_path / "clip.webp", sheet=True)
+    not_opened(tmp_path / "clip.json", "no clip: expected .webp")
+    not_opened(
+        tmp_path / "clip.sheet.png", r"is 592x200, its settings say 16x16: expected a clip .*not a contact sheet"
+    )
+    not_opened(tmp_path / "gone.png", "no such file")
+    Image.new("RGB", (8, 8)).save(tmp_path / "holiday.png")
+    not_opened(tmp_path / "holiday.png", "no settings of zs2 in it")
+    with pytest.raises(InputError, match=r"unknown clip ending '.avi'"):
+        Clip.open(tmp_path / "clip.avi")
+
+
+def test_a_folder_with_other_things_is_not_opened(tmp_path):
+    path = Clip(moving(3, 16)).save(tmp_path / "clip")[0]
+    (path / "0002.png").rename(path / "0003.png")
+    not_opened(path, "no clip: expected .webp, .png, .apng or a folder 0000.png, 0001.png, …")
+    (path / "0000.png").unlink()
+    not_opened(path, "0000.png: no such file")
+
+
+def test_a_folder_of_pictures_of_two_sizes_is_not_opened(tmp_path):
+    path = Clip(moving(2, 16)).save(tmp_path / "clip")[0]
+    (Clip(moving(1, 8)).save(tmp_path / "other")[0] / "0000.png").replace(path / "0001.png")
+    not_opened(path, "can't be read .*same shape")
+
+
+@pytest.mark.parametrize("ending", ["webp", "png"])
+def test_a_clip_that_is_cut_off_is_not_opened(tmp_path, ending):
+    path = Clip(moving(5), settings=SETTINGS | {"fps": 8}).save(tmp_path / name(ending))[0]
+    whole = path.read_bytes()
+    for share in (0.3, 0.6, 0.9):
+        path.write_bytes(whole[: int(share * len(whole))])
+        not_opened(path, "expected a clip of zs2")
+
+
+@pytest.mark.parametrize("durations", [[100, 0, 100], 0])
+def test_a_picture_that_lasts_no_time_is_refused(tmp_path, durations):
+    """As where another program has saved the clip again, and kept its settings."""
+    images = [Image.fromarray(frame) for frame in moving(3, 16)]
+    path, info = tmp_path / "clip.png", formats.png_text("{}")
+    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, pnginfo=info)
+    not_opened(path, "a picture in it lasts no time: expected a clip of zs2")
+
+
+# --- contact sheets ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

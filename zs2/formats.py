@@ -17,6 +17,7 @@ from zs2.errors import InputError
 
 Frames: TypeAlias = NDArray[np.uint8]  # (F, H, W, 3)
 
+PART = (".zs2-", ".part")  # how the name of what is not finished yet begins and ends
 SETTINGS_MAX = 1 << 20  # characters; more in a file is not ours
 PNG_KEY = "zs2"
 EXIF_IMAGE_DESCRIPTION = 0x010E
@@ -24,8 +25,13 @@ EXIF_IMAGE_DESCRIPTION = 0x010E
 
 def _durations(count: int, fps: int, units: int) -> list[int]:
     """How long each frame lasts in 1/units seconds, such that frame i starts at i/fps rounded."""
-    starts = [(2 * i * units + fps) // (2 * fps) for i in range(count + 1)]
+    starts = [_start(i, fps, units) for i in range(count + 1)]
     return [end - start for start, end in itertools.pairwise(starts)]
+
+
+def _start(index: int, fps: int, units: int) -> int:
+    """When a frame starts, rounded to 1/units seconds."""
+    return (2 * index * units + fps) // (2 * fps)
 
 
 def _save_animation(images: list[Image.Image], path: Path, format: str, **options: Any) -> None:
@@ -84,6 +90,31 @@ def _write_mp4(frames: Frames, fps: int, text: str, path: Path) -> None:
         container.mux(stream.encode())
 
 
+def read_frames(path: Path) -> tuple[Frames, list[int]]:
+    """The pictures of a lossless file or folder, and when each ends, in ms; no times for a still or for a folder.
+
+    Raises: whatever Pillow does for a broken file, and NumPy for pictures of several sizes.
+    """
+    files = [path / f"{index:04}.png" for index in range(len(list(path.iterdir())))] if path.is_dir() else [path]
+    pictures, ends, now = [], [], 0.0
+    for file in files:
+        with Image.open(file, formats=["PNG", "WEBP"]) as image:
+            count = getattr(image, "n_frames", 1)
+            for index in range(count):
+                image.seek(index)
+                pictures.append(np.asarray(image.convert("RGB")))
+                now += float(image.info.get("duration", 0))
+                ends += [round(now)] * (count > 1)
+    return np.stack(pictures), ends
+
+
+def frames_in_time(ends: list[int], fps: int) -> list[int] | None:
+    """How many frames at this rate each picture of an animation stands for; None if its times are not of this rate."""
+    marks = [0, *(round(end * fps / 1000) for end in ends)]
+    counts = [last - first for first, last in itertools.pairwise(marks)]
+    return counts if all(counts) and [_start(mark, fps, 1000) for mark in marks] == [0, *ends] else None
+
+
 def _read_json(path: Path) -> str | None:
     return path.read_text(encoding="utf-8-sig") if path.stat().st_size <= 4 * SETTINGS_MAX else None
 
@@ -119,6 +150,7 @@ WRITERS: dict[str, Callable[[Frames, int, str, Path], None]] = {
     ".mp4": _write_mp4,
     "": _write_folder,
 }
+LOSSY = (".gif", ".mp4")
 READERS: dict[str, Callable[[Path], str | None]] = {
     ".json": _read_json,
     ".mp4": _read_mp4,

@@ -1,20 +1,206 @@
-"""The CLIP model that scores clips."""
+"""The CLIP that scores clips: embeddings of frames and of prompts in the space that they share.
+
+Two layouts are read, safetensors only:
+
+    transformers' CLIPModel   one model.safetensors with both towers, config.json, preprocessor_config.json and the
+                              tokenizer's files; a folder, or on the hub, such as openai/clip-vit-large-patch14
+    a model folder            image_encoder/, text_encoder/ (with text_projection), tokenizer/ and
+                              feature_extractor/preprocessor_config.json, such as weights/emoji64
+
+How frames become pixels (size, mean, deviation) is what preprocessor_config.json says, in both; a folder without that
+file is an error, for a wrong mean would pass unseen.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from json import dumps
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+
+from zs2.checkpoint import assign, find, without_weights
+from zs2.config import STANDARD_CLIP, TextConfig, VisionConfig, tower
+from zs2.errors import InputError
+from zs2.files import Json, read_json
+from zs2.folder import rename
+from zs2.formats import Frames
+from zs2.hub import choose_clip_files
+from zs2.image_processor import ImageProcessor
+from zs2.models.clip import TextEncoder, VisionEncoder
+from zs2.tokenizer import Tokenizer
+from zs2.weights import read_tensors, sha256, weight_files
+
+BATCH = 32  # frames encoded at once; fixed, so that a clip's last bits do not depend on the machine's memory
+
+
+def scoring_model(model: str | Path) -> str:
+    """The CLIP that scores a model's clips unless another is asked for: its own, in image_encoder/, or OpenAI's."""
+    beside = Path(__file__).resolve().parent.parent / model
+    own = any((folder / "image_encoder").is_dir() for folder in (Path(model), beside))
+    return str(model) if own else STANDARD_CLIP
 
 
 class Scorer:
-    """A CLIP."""
+    """A CLIP. `comparable` tells whether its scores compare with those of others: not where it came with one model.
 
-    name: str
-    digests: dict[str, str]
-    comparable: bool
+    name: as given. digests: SHA-256 of the weights, and of what the configurations and the tokenizer say.
+    """
+
+    def __init__(self, parts: Parts, name: str, device: str | torch.device) -> None:
+        self.name, self.comparable, self.device = name, parts.comparable, torch.device(device)
+        text, vision = parts.text, parts.vision
+        if text.projection_dim != vision.projection_dim:
+            raise InputError(
+                f"{name}: texts are projected to {text.projection_dim} numbers, pictures to {vision.projection_dim}: "
+                "expected the same, for they are compared"
+            )
+        if "text_projection.weight" not in parts.text_tensors:
+            raise InputError(f"{name}: its text encoder has no text_projection, so it can't score: give another CLIP")
+        with without_weights():
+            text_encoder, vision_encoder = TextEncoder(text), VisionEncoder(vision)
+        text_part, vision_part = parts.names
+        self.text = assign(text_encoder, parts.text_tensors, text_part, torch.float32, self.device)
+        self.vision = assign(vision_encoder, parts.vision_tensors, vision_part, torch.float32, self.device)
+        self.tokenizer = Tokenizer.from_folder(parts.tokenizer, text.max_position_embeddings)
+        if self.tokenizer.vocab_size > text.vocab_size or text.eos_token_id not in (2, self.tokenizer.eos_id):
+            raise InputError(
+                f"{name}: its tokenizer has {self.tokenizer.vocab_size} tokens and ends a text with "
+                f"{self.tokenizer.eos_id}, its text encoder has {text.vocab_size} and looks for {text.eos_token_id}: "
+                "are they of one CLIP?"
+            )
+        self.images = ImageProcessor.from_json(parts.images)
+        self._files = parts.files
+        self._texts: dict[str, Tensor] = {}
 
     @classmethod
     def from_pretrained(cls, model: str | Path, device: str | torch.device = "cpu") -> Scorer:
-        """Load it."""
-        raise NotImplementedError
+        """Load a CLIP, in float32: a folder in one of the two layouts, or `owner/name[@revision]` on the hub.
+
+        Raises: InputError for anything else, and for weights that do not fit their configuration.
+        """
+        path, _ = find(model, torch.float32, choose_clip_files)
+        return cls(Parts.read(path, str(model)), str(model), device)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of each file of weights, and of all that decides an embedding besides."""
+        said: list[Any] = [asdict(self.text.config), asdict(self.vision.config), asdict(self.images)]
+        said += [self.tokenizer.backend.to_str(), self.tokenizer.max_length, self.tokenizer.pad_id]
+        config = hashlib.sha256(dumps(said, sort_keys=True).encode()).hexdigest()
+        return {part: sha256(files) for part, files in self._files.items()} | {"config": config}
+
+    @torch.no_grad()
+    def embed_frames(self, frames: Frames) -> Tensor:
+        """uint8 (F, H, W, 3) → unit vectors, float64 on the CPU (F, d). Equal frames are encoded once.
+
+        Raises: InputError if the frames do not become as large as the vision tower reads.
+        """
+        keys = [frame.tobytes() for frame in frames]
+        distinct = dict(zip(keys, frames, strict=True))
+        places = {key: i for i, key in enumerate(distinct)}
+        pictures, size, rows = list(distinct.values()), self.vision.config.image_size, []
+        for start in range(0, len(pictures), BATCH):
+            pixels = self.images(np.stack(pictures[start : start + BATCH]))
+            if pixels.shape[2:] != (size, size):
+                raise InputError(
+                    f"frames of {frames.shape[2]}x{frames.shape[1]} become {pixels.shape[3]}x{pixels.shape[2]} by "
+                    f"{self.name}'s preprocessor_config.json, but it reads {size}x{size}: expected a crop_size"
+                )
+            rows.append(_unit(self.vision.embed(pixels.to(self.device))))
+        return torch.cat(rows)[[places[key] for key in keys]]
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts → unit vectors, float64 on the CPU (b, d). Each is encoded once, alone. Warns of one that is cut."""
+        for text in texts:
+            if text not in self._texts:
+                self._texts[text] = _unit(self.text.embed(self.tokenizer.encode([text]).to(self.device)))[0]
+        return torch.stack([self._texts[text] for text in texts])
+
+
+def _unit(embeddings: Tensor) -> Tensor:
+    """Raises: FloatingPointError if a number is NaN or infinite, as broken weights make them."""
+    if not embeddings.isfinite().all():
+        raise FloatingPointError("CLIP gave NaN or infinite numbers: are its weights whole?")
+    return torch.nn.functional.normalize(embeddings.cpu().double(), dim=-1)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a CLIP is made of, whichever layout it was read from."""
+
+    comparable: bool
+    text: TextConfig
+    vision: VisionConfig
+    text_tensors: dict[str, Tensor]
+    vision_tensors: dict[str, Tensor]
+    names: tuple[str, str]  # of the two, in errors
+    tokenizer: Path
+    images: Json
+    files: dict[str, list[Path]]
+
+    @classmethod
+    def read(cls, path: Path, name: str) -> Parts:
+        """Read a folder in either layout. Raises: InputError if it is neither, or lacks something."""
+        if (path / "image_encoder").is_dir():
+            return cls._from_model(path)
+        if (path / "config.json").is_file():
+            return cls._from_clip(path, name)
+        raise InputError(
+            f"{name!r} has no CLIP that can score: expected a folder with image_encoder/, or one with the "
+            f"config.json and model.safetensors of transformers' CLIPModel; or give {STANDARD_CLIP}"
+        )
+
+    @classmethod
+    def _from_model(cls, path: Path) -> Parts:
+        encoders = ("text_encoder", "image_encoder")
+        if not (path / "text_encoder").is_dir():
+            raise InputError(f"{str(path)!r} has an image_encoder/ but no text_encoder/: expected both in a CLIP")
+        files = {part: weight_files(path / part, "model", torch.float32) for part in encoders}
+        text, vision = (rename(read_tensors(files[part])) for part in encoders)
+        return cls(
+            comparable=False,
+            text=TextConfig.from_json(read_json(path / "text_encoder" / "config.json")),
+            vision=VisionConfig.from_json(read_json(path / "image_encoder" / "config.json")),
+            text_tensors=text,
+            vision_tensors=vision,
+            names=encoders,
+            tokenizer=path / "tokenizer",
+            images=read_json(path / "feature_extractor" / "preprocessor_config.json"),
+            files=files,
+        )
+
+    @classmethod
+    def _from_clip(cls, path: Path, name: str) -> Parts:
+        config = read_json(path / "config.json")
+        if config.get("model_type", "clip") != "clip":
+            raise InputError(f"{name} is of the type {config['model_type']!r}: expected a CLIPModel ('clip')")
+        files = weight_files(path, "model", torch.float32)
+        tensors = rename(read_tensors(files))
+        tensors.pop("logit_scale", None)  # of the training's loss
+        text = {name: tensors.pop(name) for name in list(tensors) if name.startswith("text_")}
+        return cls(
+            comparable=True,
+            text=TextConfig.from_json(tower(config, "text"), name),
+            vision=VisionConfig.from_json(tower(config, "vision"), name),
+            text_tensors=text,
+            vision_tensors=tensors,
+            names=(f"{name}, text tower", f"{name}, vision tower"),
+            tokenizer=path,
+            images=_images(path),
+            files={"model": files},
+        )
+
+
+def _images(path: Path) -> Json:
+    """The image processor's JSON: within that of the whole processor, where new files have it, or in its own file."""
+    whole = path / "processor_config.json"
+    within = read_json(whole).get("image_processor") if whole.exists() else None
+    return within if isinstance(within, dict) else read_json(path / "preprocessor_config.json")

@@ -15,7 +15,19 @@ import numpy as np
 from PIL import Image
 
 from zs2.errors import InputError, choose, whole
-from zs2.formats import READERS, SETTINGS_MAX, WRITERS, Frames, png_text, pyav, read_image
+from zs2.formats import (
+    LOSSY,
+    PART,
+    READERS,
+    SETTINGS_MAX,
+    WRITERS,
+    Frames,
+    frames_in_time,
+    png_text,
+    pyav,
+    read_frames,
+    read_image,
+)
 
 FPS_MAX = 1000  # WebP counts time in whole milliseconds
 GIF_FPS_MAX = 50  # browsers slow a GIF frame of less than 20 ms down to 100 ms
@@ -39,6 +51,42 @@ class Clip:
         self.frames = np.ascontiguousarray(frames)
         self.fps = whole("fps", fps, 1, FPS_MAX)
         self.settings = _checked(settings)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Clip:
+        """Read a clip back from a lossless file, .webp, .png or .apng, or a folder of PNG files, all of `Clip.save`.
+
+        The frames are those that were saved: one that lasts longer is repeated, and a still picture as often as its
+        settings say `frames`. The rate is the settings' `fps`; where the times do not fit that, the slowest they fit.
+        Raises: InputError for GIF and MP4, which are lossy, for what `Clip.save` did not write, and for pictures of
+            another size than the settings say, such as a contact sheet.
+        """
+        path = Path(path)
+        if path.suffix.lower() in LOSSY:
+            raise InputError(f"{path}: {path.suffix} is lossy: expected .webp, .png, .apng or a folder of PNG files")
+        settings = read_settings(path)
+        if path.suffix.lower() == ".json" or (path.is_dir() and not _is_frame_folder(path)):
+            raise InputError(f"{path}: no clip: expected .webp, .png, .apng or a folder 0000.png, 0001.png, …")
+        try:
+            pictures, ends = read_frames(path)
+        except Exception as error:  # a broken file makes a decoder raise anything
+            raise InputError(f"{path}: can't be read ({error}): expected a clip of zs2") from error
+        said = {key: value for key, value in settings.items() if type(value) is int}
+        height, width = pictures.shape[1:3]
+        if (said.get("height", height), said.get("width", width)) != (height, width):
+            raise InputError(
+                f"{path} is {width}x{height}, its settings say {said.get('width')}x{said.get('height')}: "
+                "expected a clip as zs2 wrote it, not a contact sheet"
+            )
+        fps = said.get("fps", 0)
+        rates = [fps] if 1 <= fps <= FPS_MAX else []
+        if not ends:
+            count = 1 if path.is_dir() else max(1, said.get("frames", 1))
+            return cls(np.repeat(pictures, count, axis=0), rates[0] if rates else 8, settings)
+        for rate in (*rates, *range(1, FPS_MAX + 1)):
+            if counts := frames_in_time(ends, rate):
+                return cls(np.repeat(pictures, counts, axis=0), rate, settings)
+        raise InputError(f"{path}: a picture in it lasts no time: expected a clip of zs2")
 
     def __repr__(self) -> str:
         count, height, width = self.frames.shape[:3]
@@ -133,8 +181,8 @@ def check_output(path: str | os.PathLike[str], fps: int) -> Path:
         parent = next(folder for folder in path.parents if os.path.lexists(folder))
         if not parent.is_dir():
             raise InputError(f"output {path}: {parent} is not a folder: choose another place")
-        with tempfile.TemporaryFile(dir=parent):  # what permissions say is not always so: try it
-            pass
+        with tempfile.TemporaryFile(dir=parent, prefix=PART[0], suffix=PART[1]):
+            pass  # what permissions say is not always so: try it
     except OSError as error:
         raise InputError(f"output {path} can't be written ({error.strerror or error}): choose another place") from error
     return path
@@ -223,7 +271,7 @@ def _write_all(folder: Path, jobs: dict[Path, Callable[[Path], object]]) -> None
     or the new one, or, the JSON only, gone.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".zs2-", suffix=".part", dir=folder) as stage:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=PART[0], suffix=PART[1]) as stage:
         new, old = Path(stage, "new"), Path(stage, "old")
         new.mkdir()
         old.mkdir()

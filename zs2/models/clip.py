@@ -1,4 +1,4 @@
-"""CLIP's text tower (Radford et al. 2021), as Stable Diffusion conditions on it."""
+"""CLIP (Radford et al. 2021): the text tower, as Stable Diffusion conditions on it; the vision tower, for scores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zs2.config import TextConfig
+from zs2.config import TextConfig, VisionConfig
 from zs2.models.attention import attend
 
 
@@ -53,7 +53,7 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     """A pre-norm transformer layer."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextConfig | VisionConfig) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.self_attn = SelfAttention(config.hidden_size, config.num_attention_heads)
@@ -69,7 +69,7 @@ class Layer(nn.Module):
 class Layers(nn.Module):
     """The stack of layers."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextConfig | VisionConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
 
@@ -140,3 +140,58 @@ class TextEncoder(nn.Module):
         )
         end = is_end.int().argmax(dim=1)
         return states[torch.arange(len(ids)), end]
+
+
+class PatchEmbeddings(nn.Module):
+    """One token for the whole image, then one for each patch in reading order; and their positions."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        width, side = config.hidden_size, config.image_size // config.patch_size
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.patch_embedding = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size, bias=False)
+        self.position_embedding = nn.Embedding(1 + side**2, width)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(b, 3, h, w) → (b, 1 + patches, c)"""
+        patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # (b, patches, c)
+        whole = self.class_embedding.expand(len(pixels), 1, -1)
+        return torch.cat([whole, patches], dim=1) + self.position_embedding.weight
+
+
+class VisionTransformer(nn.Module):
+    """Embeddings, norm, layers, and the norm of the whole image's token."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.embeddings = PatchEmbeddings(config)
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)  # the name has the files' slip
+        self.encoder = Layers(config)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(b, 3, h, w) → (b, c)"""
+        x = self.pre_layrnorm(self.embeddings(pixels))
+        for layer in self.encoder.layers:
+            x = layer(x, causal=False)
+        return self.post_layernorm(x[:, 0])
+
+
+class VisionEncoder(nn.Module):
+    """The vision tower with its projection into the space shared with texts."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision_model = VisionTransformer(config)
+        self.visual_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (b, 3, image_size, image_size) → embeddings (b, projection_dim).
+
+        Raises: ValueError for another size: the positions are learnt for one.
+        """
+        size = self.config.image_size
+        if pixels.shape[1:] != (3, size, size):
+            raise ValueError(f"pixels are {tuple(pixels.shape)}: this vision tower reads (b, 3, {size}, {size})")
+        return self.visual_projection(self.vision_model(pixels))

@@ -1,0 +1,109 @@
+"""From frames to what CLIP's vision tower reads: resized, cropped, normalised, as transformers' CLIPImageProcessor.
+
+That is the one with Pillow, in transformers 5 CLIPImageProcessorPil: torchvision rounds otherwise when it resizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from zs2.errors import InputError, whole
+from zs2.files import Json, Reader
+from zs2.formats import Frames
+
+# What CLIPImageProcessor assumes of a file that does not say: OpenAI's CLIP (Radford et al. 2021).
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+DEFAULTS: dict[str, Any] = {"size": 224, "crop_size": 224, "image_mean": MEAN, "image_std": STD}
+
+
+@dataclass(frozen=True)
+class ImageProcessor:
+    """Resizing rounds to uint8, as Pillow does; all else is float32.
+
+    size: of the resized picture, (height, width), or of its shortest side; None: not resized.
+    resample: Pillow's filter, 3 is bicubic.
+    crop: (height, width) of the middle that is kept; None: all. scale: what pixels of 0 … 255 are multiplied by.
+    """
+
+    size: tuple[int, int] | int | None
+    resample: int
+    crop: tuple[int, int] | None
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def from_json(cls, json: Json) -> ImageProcessor:
+        """Read a `preprocessor_config.json`; what it lacks takes the defaults of CLIPImageProcessor.
+
+        Raises: InputError for another kind of processor, or for sizes that CLIP's does not know.
+        """
+        json = {key: value for key, value in json.items() if value is not None}
+        read = Reader("preprocessor_config.json", json, {"do_pad": False})
+        kind = json.get("image_processor_type", json.get("feature_extractor_type", "CLIP"))
+        if "CLIP" not in str(kind):
+            raise InputError(f"{read.what}: {kind!r} is not supported, only CLIPImageProcessor")
+        size, crop = (_size(read, key) if read.flag(do, True) else None for key, do in _SIZES)
+        if isinstance(crop, int):
+            crop = crop, crop
+        normalised = read.flag("do_normalize", True)
+        mean = _numbers(read, "image_mean") if normalised else (0.0, 0.0, 0.0)
+        std = _numbers(read, "image_std") if normalised else (1.0, 1.0, 1.0)
+        if 0 in std:
+            raise InputError(f"{read.what}: image_std is {list(std)}: expected numbers other than 0")
+        scale = read.number("rescale_factor", 1 / 255) if read.flag("do_rescale", True) else 1.0
+        resample = whole(f"{read.what}: resample", json.get("resample", Image.Resampling.BICUBIC), 0, 5)
+        return cls(size, resample, crop, scale, mean, std)
+
+    def __call__(self, frames: Frames) -> Tensor:
+        """uint8 (F, H, W, 3) → float32 (F, 3, h, w). Raises: InputError if less is there than should be cropped."""
+        if self.size is not None:
+            height, width = _resized(self.size, *frames.shape[1:3])
+            resized = (Image.fromarray(frame).resize((width, height), self.resample) for frame in frames)
+            frames = np.stack([np.asarray(picture) for picture in resized])
+        if self.crop is not None:
+            top, left = ((have - keep) // 2 for have, keep in zip(frames.shape[1:3], self.crop, strict=True))
+            if top < 0 or left < 0:
+                raise InputError(f"frames of {frames.shape[1:3]} pixels can't be cropped to {self.crop}: too small")
+            frames = frames[:, top : top + self.crop[0], left : left + self.crop[1]]
+        pixels = torch.from_numpy(frames.astype(np.float32)).permute(0, 3, 1, 2).contiguous() * self.scale
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (pixels - mean) / std
+
+
+def _resized(size: tuple[int, int] | int, height: int, width: int) -> tuple[int, int]:
+    """Height and width of a resized picture; where its shape is kept, the longer side is rounded down."""
+    if isinstance(size, tuple):
+        return size
+    longer = int(size * max(height, width) / min(height, width))
+    return (longer, size) if width <= height else (size, longer)
+
+
+_SIZES = (("size", "do_resize"), ("crop_size", "do_center_crop"))
+
+
+def _size(read: Reader, key: str) -> tuple[int, int] | int:
+    """{"height": h, "width": w}, or {"shortest_edge": n}, which old files write as n."""
+    value = read.json.get(key, DEFAULTS[key])
+    what = f"{read.what}: {key}"
+    if isinstance(value, dict):
+        sides = {side: whole(f"{what}: {side}", number, 1) for side, number in value.items() if number is not None}
+        if sides.keys() == {"height", "width"}:
+            return sides["height"], sides["width"]
+        if sides.keys() == {"shortest_edge"}:
+            return sides["shortest_edge"]
+        raise InputError(f"{what} is {value!r}: expected height and width, or shortest_edge")
+    return whole(what, value, 1)
+
+
+def _numbers(read: Reader, key: str) -> tuple[float, ...]:
+    numbers = read.numbers(key) or DEFAULTS[key]
+    if len(numbers) != 3:
+        raise InputError(f"{read.what}: {key} has {len(numbers)} numbers: expected three, of red, green and blue")
+    return tuple(numbers)
