@@ -1,0 +1,130 @@
+"""`python -m zs2.ablate`: run an ablation study. Which cells there are, cells.py says; what is in its folder, study.py.
+
+Each clip is written in one go, its settings last, and its measures after it; what is there is not made again. So a run
+can be killed at any moment and started again, and several processes can work in one folder, each on its shard or all on
+everything: a clip that another process is at is left to it. The bytes do not depend on any of that.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zs2.ablate_options import OUT, parser, with_file
+from zs2.command import Failure, command, say
+from zs2.errors import InputError
+from zs2.lock import Workplace
+from zs2.progress import progress
+from zs2.study import Study, clip_file, is_made, measures_file, study_file
+from zs2.video import check_output
+
+if TYPE_CHECKING:
+    from zs2.runner import Runner
+
+
+def run(given: dict[str, Any]) -> None:
+    """Run a study, or with --dry-run say what there is of it. Raises: InputError; Failure if anything is missing."""
+    from zs2.plan import division, plan
+
+    given = with_file(given)
+    folder = Path(given.setdefault("out", OUT))
+    index, count = division(given)
+    if not given["out"]:
+        raise InputError(f"--out '' names no folder: expected one such as {OUT}")
+    if "dry_run" not in given:
+        check_output(clip_file(folder, "any"), 1)
+    known = there(folder)
+    study = plan(given, known)
+    if known:
+        known.with_more(study)
+    if "dry_run" in given:
+        print(table(folder, study))
+        return
+
+    from zs2.runner import Runner, load, share_threads
+    from zs2.scorer import Scorer, scoring_model
+
+    model, study = load(given, study)
+    if known:
+        known.with_more(study)
+    scorer, reason = None, ""
+    try:
+        default = scoring_model(given.get("model", study.model))
+        scorer = Scorer.from_pretrained(given.get("clip", default), model.device)
+    except InputError as error:
+        if "clip" in given:
+            raise
+        reason = str(error)
+        say(f"warning: clips will be made, but not measured: {reason}")
+
+    parts = [clip_file(folder, "any").parent, measures_file(folder, "any").parent]
+    for part in parts:
+        part.mkdir(parents=True, exist_ok=True)
+    with Workplace(folder, [folder, *parts]) as place:
+        with place.writing():
+            known = there(folder)
+            grown = known.with_more(study) if known else study
+            if grown != known:
+                grown.write(folder)
+        share_threads(grown)
+        runner = Runner(folder, study, model, scorer)
+        jobs = runner.missing(study.shard(index, count))
+        label = "clips" if count == 1 else f"clips of shard {index + 1}/{count}"
+        for _ in progress(runner.run(jobs, place), len(jobs), label):
+            pass
+    finish(folder, study, runner, reason)
+
+
+def there(folder: Path) -> Study | None:
+    """The study in a folder, if there is one. Raises: InputError for clips that nothing says the study of."""
+    if study_file(folder).exists():
+        return Study.read(folder)
+    stray = next(clip_file(folder, "any").parent.glob("*.webp"), None)
+    if stray:
+        raise InputError(f"{stray} is there, but no study.json that says how it was made: give another --out")
+    return None
+
+
+def finish(folder: Path, study: Study, runner: Runner, reason: str) -> None:
+    """Say what there is and what comes next; under torchrun, the first process does.
+
+    Raises: Failure if clips could not be made, or for some reason not measured.
+    """
+    jobs = list(study.jobs())
+    if os.environ.get("RANK", "0") == "0":
+        left = len(runner.missing(jobs)) - len(runner.failed)
+        print(table(folder, study))
+        if left:
+            print(f"{left} of {len(jobs)} are left to make or measure, by other processes or by this command again")
+        print(f"next: python -m zs2.report {folder}")
+    if runner.failed:
+        name, why = next(iter(runner.failed.items()))
+        raise Failure(f"{len(runner.failed)} of {len(jobs)} clips could not be made. {name}: {why}")
+    if reason:
+        raise Failure(f"the clips are there, but not measured: {reason}. Once that is mended, give the same command")
+
+
+def table(folder: Path, study: Study) -> str:
+    """How many clips of each cell there are, and how many are measured."""
+    each = len(study.prompts) * len(study.seeds)
+    counts = {cell.id: [0, 0] for cell in study.cells}
+    for job in study.jobs():
+        counts[job.cell.id][0] += is_made(folder, job.name)
+        counts[job.cell.id][1] += measures_file(folder, job.name).exists()
+    rows = [["cell", "clips", "measured", ""]]
+    rows += [[c.id, *(f"{n}/{each}" for n in counts[c.id]), c.label] for c in study.cells]
+    rows += [["all", *(f"{sum(column)}/{each * len(counts)}" for column in zip(*counts.values(), strict=True)), ""]]
+    a, b, c = (max(len(row[column]) for row in rows) for column in range(3))
+    return "\n".join(f"{row[0]:<{a}}  {row[1]:>{b}}  {row[2]:>{c}}  {row[3]}".rstrip() for row in rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns the exit status, as `zs2.command.command` says."""
+    return command(parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""The options of `python -m zs2.ablate`, on the command line or in a TOML file that says the same. No torch here."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zs2 import __version__, command
+from zs2.cells import PRESETS, STUDY_LAM, STUDY_MU
+from zs2.config import ATTENTION_KINDS, DEFAULT_MODEL, DTYPES, NOISE_KINDS, TEXT2VIDEO_ZERO
+from zs2.errors import InputError, choose
+from zs2.options import seeds, size
+from zs2.prompts import SETS, Prompt, checked
+
+OUT = "out/study"
+MANY = ("preset", "noise", "attn", "lam", "mu", "alpha", "lora")  # options that take several values
+
+
+def parser() -> command.Parser:
+    """The command line. What is not given is not in the result."""
+    p = command.parser(
+        "zs2.ablate",
+        "Run an ablation study: every cell (noise model × attention × λ × μ) on every prompt and seed, with metrics.\n"
+        "A run that was stopped, or killed, goes on where it was when the same command is given again.",
+        """examples:
+  python -m zs2.ablate                              the preset `paper` on the default checkpoint, to out/study
+  python -m zs2.ablate --preset lambda mu --seeds 0..3 --out out/sweeps
+  python -m zs2.ablate --noise dnm iid --attn tma sa --lam 0.05 0.1 --mu 0.5 0.98 --out out/grid      any grid
+  python -m zs2.ablate --out out/sweeps --preset paper   more cells for a study, with its prompts, seeds and settings
+  python -m zs2.ablate --out out/sweeps --shard 1/4      a quarter of the work (2/4, 3/4, 4/4 elsewhere, at any time)
+  torchrun --nproc-per-node 4 -m zs2.ablate --out out/sweeps      the same on four GPUs
+  python -m zs2.ablate study.toml                   these options from a file: preset = ["lambda", "mu"], steps = 25, …
+then: python -m zs2.report out/study""",
+    )
+    p.add_argument("file", nargs="?", metavar="STUDY.toml", help="options by their names; those given here win")
+    p.add_argument("--version", action="version", version=f"zs2 {__version__}")
+
+    g = p.add_argument_group("cells: presets, or a grid (the product of all values), or both")
+    g.add_argument(
+        "--preset",
+        nargs="+",
+        metavar="NAME",
+        help=f"{', '.join(PRESETS)} (default paper): the ablations with baselines and controls; the authors' sweeps",
+    )
+    kinds = ", ".join((*NOISE_KINDS, TEXT2VIDEO_ZERO))
+    g.add_argument("--noise", nargs="+", metavar="KIND", help=f"{kinds} (default, in a grid: dnm)")
+    g.add_argument("--attn", nargs="+", metavar="KIND", help=f"{', '.join(ATTENTION_KINDS)} (default, in a grid: tma)")
+    g.add_argument("--lam", nargs="+", type=float, metavar="λ", help=f"of dnm; with presets one (default {STUDY_LAM})")
+    g.add_argument("--mu", nargs="+", type=float, metavar="μ", help=f"of tma; with presets one (default {STUDY_MU})")
+    g.add_argument("--alpha", nargs="+", type=float, metavar="A", help="of mixed and progressive noise, in a grid")
+
+    g = p.add_argument_group("prompts and seeds: every cell is made for each pair")
+    g.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="one a line; after a line [open] those that leave the look to the noise, after [closed] (or without) "
+        'those that name thing and background; "" is the empty prompt (default: 8 of each)',
+    )
+    g.add_argument("--seeds", type=seeds, metavar="S", help="a number, a range 0..3 or a list 1,5,7 (default 0..1)")
+
+    g = p.add_argument_group("model and sampling, the same in all cells")
+    g.add_argument("--model", metavar="PATH", help=f"as in python -m zs2.sample --help (default {DEFAULT_MODEL})")
+    g.add_argument("--lora", nargs="+", metavar="FILE[:SCALE]", help="LoRAs to merge")
+    g.add_argument("--prediction", metavar="P", help="epsilon or v: what single files of SD 2 do not say of themselves")
+    g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is; of torchrun, its own)")
+    g.add_argument("--dtype", metavar="DTYPE", help=f"{', '.join(DTYPES)} (default float32)")
+    g.add_argument("--negative-prompt", metavar="TEXT", help="what to lead away from (default: nothing)")
+    g.add_argument("--frames", type=int, metavar="N", help="default 8")
+    g.add_argument("--steps", type=int, metavar="N", help="DDIM steps (default 50; of the default model 25)")
+    g.add_argument("--guidance", type=float, metavar="G", help="default 7.5; of the default model 5")
+    g.add_argument("--size", type=size, metavar="WxH", help="pixels (default: what the model was trained at)")
+
+    g = p.add_argument_group("metrics and output")
+    g.add_argument(
+        "--clip",
+        metavar="MODEL",
+        help="the CLIP that scores, a folder or on the hub (default: the model's own image_encoder/ if it has one, "
+        "whose scores compare only with themselves, else the standard one); another one measures all clips again",
+    )
+    g.add_argument("--fps", type=int, metavar="N", help="frames a second of the clips (default 8)")
+    g.add_argument("--out", metavar="DIR", help=f"the study's folder; a study that is there grows (default {OUT})")
+    g.add_argument("--shard", type=shard, metavar="I/N", help="make only the I-th of N parts of the clips")
+    g.add_argument("--dry-run", action="store_true", help="only print the cells, and how many clips are there")
+    return p
+
+
+def shard(text: str) -> tuple[int, int]:
+    """`I/N`, I from 1, to (I − 1, N)."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shard: expected I/N with I from 1 to N, such as 1/4")
+    return int(match[1]) - 1, int(match[2])
+
+
+def with_file(given: dict[str, Any]) -> dict[str, Any]:
+    """The options given, and for those that are not, what the TOML file says.
+
+    Its values are read just as the command line's. `prompts` may also be a list, or a table of lists, closed and open.
+    Raises: InputError for what can't be read or is no option.
+    """
+    if "file" not in given:
+        return given
+    file = given.pop("file")
+    try:
+        said = tomllib.loads(Path(file).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: can't be read as TOML ({error})") from error
+    options = parser()
+    options.where = f"{file}: "
+    names = [action.dest for action in options._actions if action.dest not in ("help", "version", "file")]
+    arguments: list[str] = []
+    more: dict[str, Any] = {}
+    for key, value in said.items():
+        name = choose(f"option in {file}", key.replace("-", "_"), names)
+        if name == "prompts" and isinstance(value, dict | list):
+            more["prompts"] = _prompts(file, value if isinstance(value, dict) else {SETS[0]: value})
+        elif name == "dry_run":
+            raise InputError(f"{file}: dry-run is for the command line only")
+        else:
+            arguments += _arguments(file, name, value)
+    return vars(options.parse_args(arguments)) | more | given
+
+
+def _arguments(file: str, name: str, value: Any) -> list[str]:
+    """A value of TOML as the command line has it."""
+    if name == "seeds" and isinstance(value, list):
+        value = ",".join(map(str, value))
+    values = value if isinstance(value, list) and name in MANY else [value]
+    if not values or not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in values):
+        several = ", or a list of them" if name in (*MANY, "seeds") else ""
+        raise InputError(f"{file}: {name} is {value!r}: expected a text or a number{several}")
+    option = f"--{name.replace('_', '-')}"
+    if name not in MANY:
+        return [f"{option}={values[0]}"]
+    if any(isinstance(one, str) and one.startswith("-") for one in values):
+        raise InputError(f"{file}: {name} is {value!r}: these are no values of it")
+    return [option, *map(str, values)]
+
+
+def _prompts(file: str, table: dict[str, Any]) -> Sequence[Prompt]:
+    prompts = []
+    for name, texts in table.items():
+        choose(f"set of prompts in {file}", name, SETS)
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise InputError(f"{file}: the {name} prompts are {texts!r}: expected a list of texts")
+        prompts += [Prompt(text, name) for text in texts]
+    return checked(prompts, file)

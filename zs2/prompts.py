@@ -1,0 +1,97 @@
+"""The prompts of a study: the sets that they belong to, the file that holds them, and the default ones. No torch here.
+
+A file of prompts is a text with one prompt a line. A line `[closed]` or `[open]` says which set the next ones belong
+to; without one they are closed. A line `""` is the empty prompt; other blank lines don't count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zs2.config import DEFAULT_MODEL
+from zs2.errors import InputError, choose
+from zs2.options import lines
+
+SETS = ("closed", "open")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt and its set: closed names the thing and the background, open leaves the look to the noise."""
+
+    text: str
+    set: str = "closed"
+
+    def __str__(self) -> str:
+        return f"{self.text!r} ({self.set})"
+
+
+# Of weights/emoji64: things of its concepts.json, colours of its card.
+EMOJI64 = (
+    *(
+        Prompt(f"{thing} on a {colour} background")
+        for thing, colour in (
+            ("panda face", "sky blue"),
+            ("red apple", "yellow"),
+            ("rocket", "black"),
+            ("octopus", "white"),
+            ("sunflower", "purple"),
+            ("penguin", "orange"),
+            ("sailboat", "green"),
+            ("birthday cake", "pink"),
+        )
+    ),
+    *(
+        Prompt(thing, "open")
+        for thing in ("", "fox face", "turtle", "cactus", "hamburger", "airplane", "butterfly", "soccer ball")
+    ),
+)
+
+# Of any model of real pictures.
+GENERAL = (
+    *(
+        Prompt(text)
+        for text in (
+            "a panda surfing on a wave in a blue ocean",
+            "a red sports car on a desert road under a clear sky",
+            "a golden retriever running on a sandy beach at sunset",
+            "a white sailboat on a calm lake with mountains behind it",
+            "an astronaut walking on the grey surface of the moon, black sky",
+            "a horse galloping across a green meadow",
+            "a campfire burning in a snowy forest at night",
+            "a hot air balloon over a field of yellow sunflowers",
+        )
+    ),
+    *(
+        Prompt(text, "open")
+        for text in ("", "a cat", "a waterfall", "a city at night", "a flower", "people dancing", "clouds", "a bird")
+    ),
+)
+
+
+def default_prompts(model: str) -> tuple[Prompt, ...]:
+    """Eight closed and eight open prompts: those of the default checkpoint, or those for any other model."""
+    return EMOJI64 if Path(model) == Path(DEFAULT_MODEL) else GENERAL
+
+
+def read_prompts(file: str) -> tuple[Prompt, ...]:
+    """The prompts of a file. Raises: InputError if there are none, one is there twice, or a set is unknown."""
+    prompts, chosen = [], SETS[0]
+    for line in lines(file):
+        if line.startswith("[") and line.endswith("]"):
+            chosen = choose(f"set of prompts in {file}", line[1:-1].strip(), SETS)
+        else:
+            prompts.append(Prompt("" if line == '""' else line, chosen))
+    return checked(prompts, file)
+
+
+def checked(prompts: Sequence[Prompt], where: str) -> tuple[Prompt, ...]:
+    """The prompts, if there are any and each is there once."""
+    if not prompts:
+        raise InputError(f"{where}: no prompt in it: expected one a line")
+    twice = [prompt for i, prompt in enumerate(prompts) if prompt in prompts[:i]]
+    if twice:
+        raise InputError(f"{where}: the prompt {twice[0]} is there twice: expected each once")
+    return tuple(prompts)

@@ -1,0 +1,174 @@
+"""Making and measuring the clips of an ablation study with one model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zs2 import __version__
+from zs2.config import DEFAULT_MODEL, TEXT2VIDEO_ZERO
+from zs2.errors import InputError
+from zs2.files import read_json
+from zs2.flow import opencv
+from zs2.formats import Frames
+from zs2.hub import is_hub_id
+from zs2.lock import Workplace
+from zs2.metrics import expected_correlation, measure, noise_correlation, rounded
+from zs2.pipeline import ZS2
+from zs2.request import Request
+from zs2.scorer import Scorer
+from zs2.study import METRICS, Job, Study, clip_file, is_made, measures_file, write_json
+from zs2.video import Clip
+
+
+def load(given: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
+    """The model, and the study with what it says: weights and size.
+
+    Raises: InputError if there is no such model, or if it can't sample what is asked for.
+    """
+    device = given.get("device")
+    if device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():  # torchrun: a GPU a process
+        device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    options = {name: given[name] for name in ("prediction", "lora") if name in given}
+    model = ZS2.from_pretrained(study.model, device=device, dtype=study.dtype, **options)
+    first = Request(**request(study, Job(study.cells[0], 0, study.seeds[0])))
+    settings = model.settings(first, study.fps)
+    study = replace(
+        study,
+        model=public(study.model, settings["model"]),
+        threads=torch.get_num_threads() if model.device.type == "cpu" else None,
+        **{name: settings[name] for name in ("weights", "lora", "width", "height")},
+    )
+    model.check(first)
+    return model, study
+
+
+def share_threads(study: Study) -> None:
+    """Compute with as many threads as the study's other processes, whose clips have the same bytes for it."""
+    if study.threads is not None:
+        torch.set_num_threads(study.threads)
+
+
+def public(given: str, name: str) -> str:
+    """What records say of a model: the default's path or an id on the hub as given, but no other path."""
+    if Path(given) == Path(DEFAULT_MODEL):
+        return DEFAULT_MODEL
+    return given if is_hub_id(given) and not Path(given).exists() else name
+
+
+def request(study: Study, job: Job) -> dict[str, Any]:
+    """The arguments of a clip's `Request`. Of a frozen cell one frame is sampled."""
+    return {
+        "prompt": study.prompts[job.prompt].text,
+        "negative_prompt": study.negative_prompt,
+        "frames": 1 if job.cell.frozen else study.frames,
+        "steps": study.steps,
+        "guidance": study.guidance,
+        "seed": job.seed,
+        "height": study.height or None,
+        "width": study.width or None,
+    }
+
+
+def protocol(scorer: Scorer) -> dict[str, Any]:
+    """By what clips are measured; what was measured by something else is measured again."""
+    cv2 = opencv()
+    return {
+        "clip": public(scorer.name, Path(scorer.name).name),
+        "clip_sha256": scorer.digests,
+        "comparable": scorer.comparable,
+        "opencv": None if cv2 is None else cv2.__version__,
+        "zs2": __version__,
+    }
+
+
+class Runner:
+    """Makes and measures clips, and knows which are there.
+
+    scorer: None if there is no CLIP; then nothing is measured.
+    failed: the clips whose latents became NaN or infinite, and what was said of them.
+    """
+
+    def __init__(self, folder: Path, study: Study, model: ZS2, scorer: Scorer | None) -> None:
+        self.folder, self.study, self.scorer = folder, study, scorer
+        self.protocol = None if scorer is None else protocol(scorer)
+        self.failed: dict[str, str] = {}
+        self.variant = cache(lambda cell: model.variant(**cell.method))  # on the same weights
+        self.correlation = cache(self._correlation)
+
+    def made(self, job: Job) -> bool:
+        """Whether a clip is there."""
+        return is_made(self.folder, job.name)
+
+    def measured(self, job: Job) -> bool:
+        """Whether a clip's measures are there, by this protocol; or none can be taken."""
+        if self.protocol is None:
+            return True
+        try:
+            return read_json(measures_file(self.folder, job.name)).get("protocol") == self.protocol
+        except InputError:  # there are none, or a machine that went down cut them short
+            return False
+
+    def missing(self, jobs: Sequence[Job]) -> list[Job]:
+        """The jobs that are left to do."""
+        return [job for job in jobs if not (self.made(job) and self.measured(job))]
+
+    def run(self, jobs: Sequence[Job], place: Workplace) -> Iterator[Job]:
+        """Do jobs, but those that another process is at; yields each when it is done or left."""
+        for job in jobs:
+            with place.claim(job.name) as mine:
+                if mine:
+                    self._do(job)
+            yield job
+
+    def _do(self, job: Job) -> None:
+        file, clip = clip_file(self.folder, job.name), None
+        if not self.made(job):
+            try:
+                clip = self.sample(job)
+            except FloatingPointError as error:  # the other clips may be fine
+                self.failed[job.name] = str(error)
+                return
+            clip.save(file)
+        if self.scorer is not None and not self.measured(job):
+            frames = (Clip.open(file) if clip is None else clip).frames
+            write_json(measures_file(self.folder, job.name), self.measures(job, frames, self.scorer))
+
+    def sample(self, job: Job) -> Clip:
+        """A clip. Raises: FloatingPointError for NaN or infinite latents."""
+        clip = self.variant(job.cell)(fps=self.study.fps, **request(self.study, job))
+        if not job.cell.frozen:
+            return clip
+        frames = np.repeat(clip.frames, self.study.frames, axis=0)
+        return Clip(frames, clip.fps, clip.settings | {"frames": self.study.frames, "frozen": True})
+
+    def measures(self, job: Job, frames: Frames, scorer: Scorer) -> dict[str, Any]:
+        """What is recorded of a clip's metrics."""
+        cell, prompt = job.cell, self.study.prompts[job.prompt].text
+        noisy = not cell.frozen and len(frames) > 1 and cell.noise != TEXT2VIDEO_ZERO
+        values = measure(frames, prompt, scorer) | {
+            "noise-correlation": self.correlation(cell.noise, cell.lam, cell.alpha, job.seed) if noisy else None,
+            "noise-correlation-expected": rounded(expected_correlation(cell.noise, cell.lam, cell.alpha))
+            if noisy
+            else None,
+        }
+        return {
+            "cell": cell.id,
+            "prompt": job.prompt,
+            "seed": job.seed,
+            "protocol": self.protocol,
+            "metrics": {name: values[name] for name in METRICS},
+        }
+
+    def _correlation(self, noise: str, lam: float | None, alpha: float | None, seed: int) -> float | None:
+        """Of the noises of consecutive frames; the same for all prompts and kinds of attention."""
+        cell = next(c for c in self.study.cells if (c.noise, c.lam, c.alpha, c.frozen) == (noise, lam, alpha, False))
+        drawn = self.variant(cell).initial_noise(Request(**request(self.study, Job(cell, 0, seed))))
+        return rounded(noise_correlation(drawn))
