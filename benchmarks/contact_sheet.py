@@ -1,0 +1,62 @@
+"""Clips of a study as one picture: a row for each variant, a column for each frame.
+
+    python benchmarks/contact_sheet.py out/study --prompt 8 --cells dnm-0.1_tma-0.98 iid_sa --out docs/ablation.png
+
+Frames are enlarged by whole factors, so that their pixels are seen as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from zs2.cells import Cell
+from zs2.study import Study, clip_file
+from zs2.video import Clip
+
+TITLE, GAP = 16, 4  # pixels: the height of a row's title, and what is left free around frames
+SIDE = 96  # frames are enlarged to about this
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("folder", metavar="DIR", help="the study")
+    p.add_argument("--prompt", type=int, default=0, metavar="I", help="the prompt's number, from 0 (default 0)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--cells", nargs="+", metavar="ID", help="the variants, in order (default: all)")
+    p.add_argument("--out", required=True, metavar="FILE")
+    args = p.parse_args()
+    study = Study.read(args.folder)
+    known = {cell.id: cell for cell in study.cells}
+    unknown = [name for name in args.cells or [] if name not in known]
+    if unknown or not 0 <= args.prompt < len(study.prompts) or args.seed not in study.seeds:
+        sys.exit(f"not in the study: {unknown or f'prompt {args.prompt}, seed {args.seed}'}. It has {', '.join(known)}")
+    rows = [row(args.folder, known[name], args.prompt, args.seed) for name in args.cells or known]
+    sheet = Image.new("RGB", (max(r.width for r in rows), sum(r.height for r in rows)), "white")
+    top = 0
+    for made in rows:
+        sheet.paste(made, (0, top))
+        top += made.height
+    sheet.save(args.out, optimize=True)
+    print(f"{args.out}: {study.prompts[args.prompt]}, seed {args.seed}")
+    return 0
+
+
+def row(folder: str, cell: Cell, prompt: int, seed: int) -> Image.Image:
+    """A variant's title, and below it its frames."""
+    frames = Clip.open(clip_file(folder, f"{cell.id}_p{prompt:02}_s{seed}")).frames
+    scale = max(1, round(SIDE / frames.shape[2]))
+    frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
+    height, width = frames.shape[1:3]
+    made = Image.new("RGB", (len(frames) * (width + GAP) + GAP, TITLE + height + GAP), "white")
+    ImageDraw.Draw(made).text((GAP, 2), cell.label, fill="black", font=ImageFont.load_default(12))
+    for i, frame in enumerate(np.asarray(frames)):
+        made.paste(Image.fromarray(frame), (GAP + i * (width + GAP), TITLE))
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Studies for the tests of the report: a real one of the default checkpoint, and made-up ones of known numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from helpers import CHECKPOINT
+
+from zs2.ablate import main as ablate
+from zs2.cells import Cell
+from zs2.prompts import Prompt
+from zs2.results import still
+from zs2.study import Job, Study, clip_file, measures_file, write_json
+from zs2.video import Clip
+
+SCRIPT, MARKS = "<script>alert(1)</script>", "=1+1 | [x](y) *z*"
+PROTOCOL = {"clip": "a CLIP", "clip_sha256": {}, "comparable": True, "opencv": None, "zs2": "0.1.0"}
+PROMPTS = (Prompt("red apple"), Prompt(SCRIPT), Prompt("cat", "open"), Prompt("", "open"))
+
+Measure = Callable[[Job], Mapping[str, object] | None]  # a clip's metrics; those it leaves out are null
+
+
+def real_study(folder: Path) -> Path:
+    """A study of two variants, three prompts and two seeds, by the command."""
+    prompts = folder / "prompts.txt"
+    prompts.write_text(f'{SCRIPT}\n{MARKS}\n[open]\n""\n', encoding="utf-8")
+    brief = ["--steps", "1", "--frames", "3", "--size", "16x16", "--seeds", "0..1"]
+    cells = ["--noise", "dnm", "shared", "--attn", "tma"]
+    out = folder / "study"
+    assert ablate(["--model", str(CHECKPOINT), "--prompts", str(prompts), *brief, *cells, "--out", str(out)]) == 0
+    return out
+
+
+def made_up_study(
+    folder: Path,
+    cells: Sequence[Cell],
+    measure: Measure,
+    prompts: Sequence[Prompt] = PROMPTS,
+    seeds: Sequence[int] = (0, 1),
+    made: Callable[[Job], bool] = lambda job: True,
+) -> Study:
+    """A study whose first cell is the reference, of 4 frames of 16×16 in one colour each: see `colour`."""
+    study = Study(
+        zs2="0.1.0",
+        model="weights/emoji64",
+        weights={"unet": "0123456789abcdef"},
+        steps=1,
+        frames=4,
+        guidance=5.0,
+        width=16,
+        height=16,
+        fps=8,
+        dtype="float32",
+        negative_prompt="",
+        chunk=4,
+        prompts=tuple(prompts),
+        seeds=tuple(seeds),
+        full=cells[0].id,
+        cells=tuple(cells),
+    )
+    (folder / "clips").mkdir(parents=True)
+    (folder / "measures").mkdir()
+    study.write(folder)
+    for job in filter(made, study.jobs()):
+        frames = [np.full((16, 16, 3), colour(study, job, frame), np.uint8) for frame in range(study.frames)]
+        Clip(np.stack(frames), study.fps, {"fps": study.fps, "frames": study.frames}).save(clip_file(folder, job.name))
+        metrics = measure(job)
+        if metrics is not None:
+            write_json(measures_file(folder, job.name), {"protocol": PROTOCOL, "metrics": metrics})
+    return study
+
+
+def colour(study: Study, job: Job, frame: int) -> tuple[int, int, int]:
+    """Red says the frame, green the cell, blue the prompt and the seed; stills are all frame 0 of the first cell."""
+    frame, cell = (0, 0) if still(job.cell) else (frame, study.cells.index(job.cell))
+    return 40 * frame + 20, 20 * cell + 10, 40 * job.prompt + 10 * study.seeds.index(job.seed)

@@ -1,0 +1,559 @@
+"""`python -m zs2.report`: tables, sweeps and notes from known numbers, Markdown and CSV, and what it refuses."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+from studies import MARKS, PROMPTS, PROTOCOL, SCRIPT, made_up_study, real_study
+
+from zs2.cells import cell, merge, preset
+from zs2.page import LARGE, WIDEST, _picture, page
+from zs2.prompts import Prompt
+from zs2.report import main, markdown, table_of_clips
+from zs2.results import AUTHORS, Results, still, sweeps
+from zs2.stats import Estimate
+from zs2.study import METRICS, clip_file, measures_file, record_file
+from zs2.wording import difference, estimate, notes, number, rank_lines
+
+REFERENCE = preset("paper")[0]
+MORE, MIXED = cell("iid", 0.1, "tma", 0.98), cell("dnm", 0.1, "sa", 0.98)
+CELLS = (REFERENCE, MORE, MIXED)
+
+
+def clip_of(job) -> float:
+    """A number of its own for each prompt and seed, as prompts differ more than variants do."""
+    return 0.1 + 0.2 * job.prompt + 0.01 * job.seed
+
+
+def measured(job) -> dict[str, float]:
+    """MORE moves more on every clip, by 0.02; MIXED more on prompts 0 and 2, and less on 1 and 3."""
+    change = {REFERENCE.id: 0.0, MORE.id: 0.02, MIXED.id: 0.02 if job.prompt % 2 == 0 else -0.02}[job.cell.id]
+    return {"clip-score": 20.0 + job.prompt, "motion": clip_of(job) + change, "flow-warp-error": 0.0}
+
+
+def known(folder: Path, **changes) -> Results:
+    """The results of a made-up study of CELLS."""
+    made_up_study(folder, **{"cells": CELLS, "measure": measured, **changes})
+    return Results.read(folder)
+
+
+def table(text: str, title: str) -> dict[str, list[str]]:
+    """The table under a heading of a Markdown text: {first cell: the others}."""
+    lines = text.split(f"# {title}\n", 1)[1].split("\n#")[0].splitlines()
+    rows = [line[2:-2].split(" | ") for line in lines if line.startswith("| ")]
+    assert len({len(row) for row in rows}) == 1
+    return {first: rest for first, *rest in rows}
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_by_hand(tmp_path):
+    text = markdown(known(tmp_path / "study"))
+    rows = table(text, "Closed prompts (2)")
+    assert list(rows)[2:] == [
+        "full method: DNM + TMA<br>reference",
+        "iid + tma μ=0.98",
+        "dnm λ=0.1 + sa",
+    ]
+    assert rows["variant"] == ["clips", "CLIP score ↑", "motion", "flow warp error ↓"]
+    same = "<br>0<br>\\[0, 0\\]<br>no difference seen"
+    assert rows["full method: DNM + TMA<br>reference"] == ["4", "20.50", "0.2050", "0"]
+    assert rows["iid + tma μ=0.98"] == ["4", f"20.50{same}", "0.2250<br>+0.0200<br>\\[0.0200, 0.0200\\]", f"0{same}"]
+    mixed = "0.2050<br>0<br>\\[−0.0200, 0.0200\\]<br>no difference seen"
+    assert rows["dnm λ=0.1 + sa"][2].replace("≈0", "0") == mixed
+
+
+def test_both_sets_of_prompts_and_all_together(tmp_path):
+    text = markdown(known(tmp_path / "study"))
+    motion = [
+        table(text, f"{name} prompts ({n})")[MORE.label][2] for name, n in (("Closed", 2), ("Open", 2), ("All", 4))
+    ]
+    assert [cell.split("<br>")[0] for cell in motion] == ["0.2250", "0.6250", "0.4250"]
+    alone = markdown(known(tmp_path / "closed", prompts=PROMPTS[:2]))
+    assert re.findall("^### (.*)", alone, re.MULTILINE) == ["Closed prompts (2)"]
+
+
+def test_the_empty_prompt_has_no_clip_score(tmp_path):
+    results = known(tmp_path / "study")
+    rows = table(markdown(results), "Open prompts (2)")
+    assert rows["full method: DNM + TMA<br>reference"][:2] == ["4", "22.00"]  # of prompt 2 alone, not of 3
+    assert any("empty prompt has no CLIP score" in note for note in notes(results))
+    assert not any("empty prompt" in note for note in notes(known(tmp_path / "none", prompts=PROMPTS[:3])))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "seen"),
+    [(-0.1, 0.3, False), (0.0, 0.3, False), (-0.1, 0.0, False), (0.001, 0.3, True), (-0.3, -0.001, True)],
+)
+def test_no_difference_seen_where_the_interval_covers_0(low, high, seen):
+    assert ("no difference seen" in difference(Estimate((low + high) / 2, low, high, 8, 4))) != seen
+
+
+def test_one_prompt_has_differences_without_interval(tmp_path):
+    text = markdown(known(tmp_path / "study", prompts=PROMPTS[:1]))
+    assert table(text, "Closed prompts (1)")[MORE.label][2] == "0.1250<br>+0.0200<br>one prompt: no interval"
+    assert "no difference seen" not in table(text, "Closed prompts (1)")[MIXED.label][2]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0.0, "0"),
+        (-0.0, "0"),
+        (31.2549, "31.25"),
+        (-1.23456, "−1.235"),
+        (0.98765, "0.9877"),
+        (0.0012345, "0.00123"),
+        (0.000012345, "0.000012"),
+        (-1e-9, "≈0"),
+    ],
+)
+def test_numbers(value, text):
+    assert number(value) == text
+
+
+def test_numbers_of_an_estimate_have_the_same_decimals():
+    assert estimate(Estimate(0.0123456, -0.001234, 0.03, 8, 4), signed=True) == ["+0.0123", "[−0.0012, 0.0300]"]
+    assert estimate(Estimate(-0.2, -12.0, 0.000001, 8, 4), signed=True) == ["−0.20", "[−12.00, ≈0]"]
+
+
+# --- what a reader must know ------------------------------------------------------------------------------------------
+
+
+def test_stills_are_marked(tmp_path):
+    cells = merge([*preset("paper"), *preset("lambda"), *preset("mu")])
+    stills = [one.id for one in cells if still(one)]
+    assert stills == ["shared_cfa", "shared_sa", "frozen", "dnm-0_tma-0.98"]
+    results = known(
+        tmp_path / "study", cells=cells, prompts=PROMPTS[:1], seeds=(0,), measure=lambda job: {"motion": 0.1}
+    )
+    rows = table(markdown(results), "Closed prompts (1)")
+    assert sum("<br>still" in label for label in rows) == len(stills)
+    (note,) = (note for note in notes(results) if "A still picture is the best" in note)
+    for one in cells:
+        assert (one.label in note) == still(one)
+    assert page(results, tmp_path / "study").count('<tr class="still">') == len(stills)
+
+
+def test_an_incomplete_study_says_so(tmp_path):
+    whole = known(tmp_path / "whole")
+    assert not any("Not complete" in note for note in notes(whole))
+    made = lambda job: (job.cell, job.prompt) != (MORE, 1)  # noqa: E731
+    unmeasured = lambda job: None if (job.cell, job.prompt, job.seed) == (MIXED, 0, 0) else measured(job)  # noqa: E731
+    results = known(tmp_path / "part", made=made, measure=unmeasured)
+    (note,) = (note for note in notes(results) if "Not complete" in note)
+    assert f"2 clips are missing and 1 not measured, of {MORE.label} (2), {MIXED.label} (1)." in note
+    rows = table(markdown(results), "Closed prompts (2)")
+    assert [rows[label][0] for label in (f"{REFERENCE.label}<br>reference", MORE.label, MIXED.label)] == ["4", "2", "3"]
+    assert rows[MORE.label][2] == "0.1250<br>+0.0200<br>one prompt: no interval"  # of the pairs that are there
+
+
+def test_a_study_without_measures(tmp_path):
+    results = known(tmp_path / "study", measure=lambda job: None)
+    text = markdown(results)
+    assert "Nothing is measured yet" in text
+    assert "|" not in text
+    assert "Nothing is measured" in page(results, tmp_path / "study")
+    rows = list(csv.DictReader(io.StringIO(table_of_clips(results))))
+    assert len(rows) == 24
+    assert {row["motion"] for row in rows} == {""}
+
+
+def test_tables_on_the_page_are_in_parts(tmp_path):
+    motion = lambda job: {"motion": clip_of(job)}  # noqa: E731
+    cells = merge([*preset("lambda"), cell("iid", 0.1, "tma", 0.5), *preset("paper")])
+    results = known(tmp_path / "study", cells=cells, measure=motion, prompts=PROMPTS[:1])
+    parts = re.findall('scope="rowgroup" colspan="3">(.*?)<', page(results, tmp_path / "study"))
+    assert parts == ["Ablations, baselines and controls", "Sweep of λ", "Grid"]
+    grid = known(tmp_path / "grid", cells=[MORE, cell("iid", 0.1, "sa", 0.98)], measure=motion)
+    assert "rowgroup" not in page(grid, tmp_path / "grid")
+
+
+def test_a_set_that_is_not_measured_yet(tmp_path):
+    results = known(tmp_path / "study", made=lambda job: job.prompt < 2)
+    assert "<p>Open prompts (2): nothing is measured.</p>" in page(results, tmp_path / "study")
+
+
+def test_scores_of_the_checkpoint_s_own_clip_are_marked(tmp_path):
+    results = known(tmp_path / "study")
+    words = "its scores compare only with each other"
+    assert not any(words in note for note in notes(results))
+    assert any(words in note for note in notes(replace(results, protocol=PROTOCOL | {"comparable": False})))
+
+
+# --- sweeps -----------------------------------------------------------------------------------------------------------
+
+
+def sweep_study(folder: Path, cells, motion, **changes) -> Results:
+    """A study of a sweep, with motion(job) of its own."""
+    made_up_study(folder, list(cells), lambda job: {"motion": motion(job)}, **changes)
+    return Results.read(folder)
+
+
+def test_a_sweep_stands_beside_the_authors_figures(tmp_path):
+    results = sweep_study(tmp_path / "study", preset("lambda"), lambda job: clip_of(job) + job.cell.lam)
+    (sweep,) = sweeps(results)
+    assert (sweep.parameter, sweep.fixed, sweep.at) == ("λ", "μ = 0.98", list(AUTHORS["lambda"]))
+    assert {name: (rank.value, rank.low) for name, rank in sweep.ranks.items()} == dict.fromkeys(results.sets, (1, 1))
+    assert [found.value for found in sweep.motion["closed"]] == pytest.approx([0.205 + lam for lam in sweep.at])
+    rows = table(markdown(results), "Motion against λ, at μ = 0.98")
+    assert rows["the authors'"] == ["0.0204", "0.0393", "0.0457", "0.0586", "0.0633", "0.0752"]
+    assert rows["closed"][1] == "0.2550<br>\\[0.1550, 0.3550\\]"
+    assert "- closed prompts: 1.000 \\[1.000, 1.000\\]\n" in markdown(results)
+
+
+def test_a_low_rank_correlation_is_explained(tmp_path):
+    lower = {0.15: 0.02, 0.25: 0.01}  # where the authors' clips move most
+    motion = lambda job: 0.1 + clip_of(job) + lower.get(job.cell.lam, job.cell.lam)  # noqa: E731
+    results = sweep_study(tmp_path / "study", preset("lambda"), motion)
+    (sweep,) = sweeps(results)
+    assert sweep.ranks["closed"].value == pytest.approx(1 - 6 * (0 + 4 + 4 + 1 + 1 + 16) / 210)
+    line = rank_lines(sweep)[0]
+    for words in (
+        "Below 0.9, because motion does not go the authors' way in these steps of λ: ",
+        "0.1 → 0.15: −0.0800 [−0.0800, −0.0800]; 0.2 → 0.25: −0.1900 [−0.1900, −0.1900]. ",
+        "Over the whole sweep it is from 0.3050 to 0.5050",
+    ):
+        assert words in line
+
+
+def test_a_sweep_of_mu_has_both_its_ends(tmp_path):
+    mu = {"sa": 0.0, "cfa": 1.0}
+    motion = lambda job: clip_of(job) + AUTHORS["mu"][mu.get(job.cell.attn, job.cell.mu)]  # noqa: E731
+    (sweep,) = sweeps(sweep_study(tmp_path / "study", preset("mu"), motion))
+    assert (sweep.parameter, sweep.fixed, sweep.at) == ("μ", "λ = 0.1", list(AUTHORS["mu"]))
+    assert sweep.ranks["all"].value == 1
+
+
+def test_a_sweep_is_of_the_clips_that_all_its_values_have(tmp_path):
+    made = lambda job: job.prompt == 0 or job.cell.lam == 0.1  # noqa: E731
+    (sweep,) = sweeps(sweep_study(tmp_path / "study", preset("lambda"), clip_of, made=made))
+    assert [found.value for found in sweep.motion["closed"]] == pytest.approx([0.105] * 6)
+    assert list(sweep.motion) == ["closed", "all"]
+    assert sweep.ranks["closed"].value == 0
+    assert "0 → 0.05: 0 one prompt: no interval" in rank_lines(sweep)[0]
+
+
+def test_sweeps_at_two_momenta_are_kept_apart(tmp_path):
+    cells = [*preset("lambda", mu=0.98), *preset("lambda", mu=0.5)]
+    found = sweeps(sweep_study(tmp_path / "study", cells, lambda job: job.cell.lam * job.cell.mu, prompts=PROMPTS[:2]))
+    assert [(sweep.parameter, sweep.fixed) for sweep in found] == [("λ", "μ = 0.98"), ("λ", "μ = 0.5")]
+    assert [sweep.motion["closed"][-1].value for sweep in found] == pytest.approx([0.245, 0.125])
+
+
+def test_two_values_are_no_sweep(tmp_path):
+    results = sweep_study(tmp_path / "study", preset("lambda")[:2], clip_of)
+    assert sweeps(results) == []
+    assert "--preset lambda mu" in page(results, tmp_path / "study")
+
+
+def test_the_drawing_has_every_point_in_its_place(tmp_path):
+    results = sweep_study(tmp_path / "study", preset("lambda"), lambda job: 0.01 * job.prompt + job.cell.lam / 5)
+    text = page(results, tmp_path / "study")
+    drawing = ElementTree.fromstring(re.search("<svg.*?</svg>", text).group())
+    ticks = {text.text: text for text in drawing.iter("text")}
+    assert {
+        "0",
+        "0.02",
+        "0.04",
+        "0.06",
+        "0.08",
+        "the authors'",
+        "closed prompts",
+        "open prompts",
+        "all prompts",
+    } <= set(ticks)
+    bottom, top = (float(ticks[tick].get("y")) for tick in ("0.02", "0.08"))
+    places = {tick: float(ticks[tick].get("x")) for tick in ("0.05", "0.1", "0.25")}
+    groups = [group for group in drawing.findall("g") if group.get("class")]
+    want = [
+        list(AUTHORS["lambda"].values()),
+        *([mean + lam / 5 for lam in AUTHORS["lambda"]] for mean in (0.005, 0.025, 0.015)),
+    ]
+    for group, values in zip(groups, want, strict=True):
+        points = [list(map(float, point.split(","))) for point in group.find("polyline").get("points").split()]
+        assert [y for _, y in points] == pytest.approx(
+            [bottom + (value - 0.02) * (top - bottom) / 0.06 for value in values], abs=0.2
+        )
+        for i, tick in ((1, "0.05"), (2, "0.1"), (5, "0.25")):
+            assert points[i][0] == pytest.approx(places[tick], abs=4.1)
+    assert len(groups[0].findall("path[@class='bar']")) == 0
+    assert all(len(group.findall("path[@class='bar']")) == 6 for group in groups[1:])
+
+
+def test_noises_stand_beside_their_theory(tmp_path):
+    noise = lambda job: {"motion": 0.1, "noise-correlation": 0.9 + 0.01 * job.seed, "noise-correlation-expected": 0.94}  # noqa: E731
+    text = markdown(known(tmp_path / "study", measure=noise))
+    assert table(text, "Correlation of consecutive initial noises") == {
+        "noise": ["measured", "in theory"],
+        "---": ["--:", "--:"],
+        "dnm λ = 0.1": ["0.9050", "0.9400"],
+        "iid": ["0.9050", "0.9400"],
+    }
+
+
+# --- Markdown, CSV, and the page as text ------------------------------------------------------------------------------
+
+HOSTILE = (
+    SCRIPT,
+    MARKS,
+    "a\nb\n# c",
+    "`code` <b> &amp; \\ _x_ ~y~ $z$ ![i](j)",
+    "@@DATA@@ </script> <!-- \u2028",
+    '-1"; +2, @3',
+    "\t=4",
+)
+
+
+@pytest.fixture
+def hostile(tmp_path) -> tuple[Results, Path]:
+    """A study whose prompts are code of all kinds, and its folder."""
+    folder = tmp_path / "hostile"
+    return known(folder, cells=CELLS[:1], prompts=[Prompt(text) for text in HOSTILE], seeds=(0,)), folder
+
+
+def test_prompts_are_text_in_markdown(hostile):
+    lines = markdown(hostile[0]).split("## Prompts\n\n")[1].splitlines()
+    assert lines == [
+        "- 00 closed: “&lt;script&gt;alert(1)&lt;/script&gt;”",
+        "- 01 closed: “=1+1 &#124; \\[x\\](y) \\*z\\*”",
+        "- 02 closed: “a b \\# c”",
+        "- 03 closed: “\\`code\\` &lt;b&gt; &amp;amp; \\\\ \\_x\\_ \\~y\\~ \\$z\\$ !\\[i\\](j)”",
+        "- 04 closed: “@@DATA@@ &lt;/script&gt; &lt;!-- ”",
+        '- 05 closed: “-1"; +2, @3”',
+        "- 06 closed: “ =4”",
+    ]
+
+
+def test_prompts_are_text_in_csv(hostile):
+    rows = list(csv.DictReader(io.StringIO(table_of_clips(hostile[0]))))
+    assert [row["text"] for row in rows] == [f"'{text}" if text[0] in "=+-@\t" else text for text in HOSTILE]
+
+
+def test_prompts_are_text_on_the_page(hostile):
+    text = page(*hostile)
+    assert text.count("<script") == text.count("</script") == 2
+    body, data = text.split('<script type="application/json" id="data">')
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in body
+    assert "“@@DATA@@ &lt;/script&gt; &lt;!-- \u2028”" in body
+    data = data.split("</script>")[0]
+    assert data.isascii()
+    assert "<" not in data
+    assert [prompt["text"] for prompt in json.loads(data)["prompts"]] == list(HOSTILE)
+
+
+def test_csv_has_a_row_for_each_clip(tmp_path):
+    results = known(tmp_path / "study", made=lambda job: (job.cell, job.prompt) != (MORE, 1))
+    rows = list(csv.DictReader(io.StringIO(table_of_clips(results))))
+    assert {row["clip"] for row in rows} == results.made
+    assert len(rows) == 22
+    assert list(rows[0])[-len(METRICS) :] == list(METRICS)
+    settings = (
+        "noise",
+        "lam",
+        "alpha",
+        "attn",
+        "mu",
+        "frozen",
+        "text",
+        "set",
+        "seed",
+        "motion",
+        "ssim",
+        "steps",
+        "width",
+    )
+    want = ["iid", "", "", "tma", "0.98", "False", "cat", "open", "1", "0.53", "", "1", "16"]
+    (row,) = (row for row in rows if row["clip"] == "iid_tma-0.98_p02_s1")
+    assert [row[name] for name in settings] == want
+
+
+def test_the_page_names_its_style_and_script_and_no_address(tmp_path):
+    text = page(known(tmp_path / "study"), tmp_path / "study")
+    (policy,) = re.findall('Content-Security-Policy" content="([^"]*)"', text)
+    digests = {}
+    for tag in ("style", "script"):
+        (inside,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digests[tag] = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+    assert policy == (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digests['style']}'; "
+        f"script-src 'sha256-{digests['script']}'"
+    )
+    assert not re.search(r"https?:|\bon[a-z]+=|\bsrc=|<link|@import|url\(| style=", text)
+    assert set(re.findall(r'href="([^"]*)"', text)) == {"#tables", "#sweeps", "#noise", "#clips", "#blind"}
+    assert "@@" not in text
+
+
+def test_pictures_hold_all_frames_losslessly():
+    frames = np.random.default_rng(0).integers(0, 256, (WIDEST // 64 + 3, 16, 64, 3), np.uint8)
+    address, columns, size = _picture(frames)
+    assert (columns, size) == (WIDEST // 64, [64, 16])
+    with Image.open(io.BytesIO(base64.b64decode(address.removeprefix("data:image/webp;base64,")))) as image:
+        grid = np.asarray(image.convert("RGB"))
+    assert grid.shape == (32, WIDEST, 3)
+    for i, frame in enumerate(frames):
+        x, y = i % columns * 64, i // columns * 16
+        np.testing.assert_array_equal(grid[y : y + 16, x : x + 64], frame)
+
+
+def test_large_pictures_are_reduced_and_the_page_says_so(tmp_path):
+    frames = np.zeros((2, 2 * LARGE, 1024, 3), np.uint8)
+    assert _picture(frames)[1:] == (2, [LARGE, LARGE // 2])
+    results = known(tmp_path / "study")
+    words = "Clips are reduced to 256 pixels on this page."
+    assert words not in page(results, tmp_path / "study")
+    assert words in page(replace(results, study=replace(results.study, width=512)), tmp_path / "study")
+
+
+# --- which votes belong to it -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"seeds": (0, 1, 2)}, True),
+        ({"cells": CELLS[:2]}, True),
+        ({"zs2": "9.9.9"}, True),
+        ({"steps": 2}, False),
+        ({"weights": {"unet": "0"}}, False),
+        ({"prompts": PROMPTS[:3]}, False),
+        ({"prompts": (*PROMPTS[:3], Prompt("", "closed"))}, False),
+    ],
+)
+def test_the_digest_for_votes_is_of_what_decides_clips(changes, same, tmp_path):
+    results = known(tmp_path / "study")
+    other = replace(results, study=replace(results.study, **changes))
+    assert (other.digest == results.digest) == same
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def ended(capsys, *arguments: str | Path) -> tuple[int, str, str]:
+    status = main([str(argument) for argument in arguments])
+    return status, *capsys.readouterr()
+
+
+def failed(capsys, *arguments: str | Path, words: str) -> None:
+    """Assert that the command ended with one line that has these words, and wrote nothing."""
+    status, out, err = ended(capsys, *arguments)
+    (line,) = (line for line in err.splitlines() if not line.startswith("clips "))
+    assert (status, out) == (2, "")
+    assert line.startswith("zs2: error: ")
+    assert words in line
+    assert len(line) < 700
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory) -> Path:
+    """A study by the command; not to be changed."""
+    return real_study(tmp_path_factory.mktemp("real"))
+
+
+def test_the_command_on_a_real_study(real, tmp_path, capsys):
+    status, out, _ = ended(capsys, real, "--out", tmp_path / "a.html")
+    assert status == 0
+    assert out.split() == [str(tmp_path / name) for name in ("results.csv", "a.md", "a.html")]
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text(encoding="utf-8"))))
+    assert len(rows) == 12
+    assert {float(row["motion"]) for row in rows if row["noise"] == "shared"} == {0}  # still, as its mark says
+    assert all(float(row["motion"]) > 0 for row in rows if row["noise"] != "shared")
+    assert {row["clip-score"] == "" for row in rows if row["text"] == ""} == {True}
+    text = (tmp_path / "a.md").read_text(encoding="utf-8")
+    assert "checkpoint's own, small one" in text
+    assert table(text, "Correlation of consecutive initial noises")["shared"] == ["1.000", "1.000"]
+
+
+def test_the_same_study_has_the_same_bytes(real, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(real, copy)
+    for folder in (real, copy):
+        assert main([str(folder)]) == 0
+    for name in ("report.html", "report.md", "results.csv"):
+        assert (copy / name).read_bytes() == (real / name).read_bytes()
+    assert main([str(copy)]) == 0  # over the old ones
+    assert sorted(path.name for path in copy.iterdir() if path.name.startswith("re")) == [
+        "report.html",
+        "report.md",
+        "results.csv",
+    ]
+    assert not list(copy.glob(".zs2-*"))
+
+
+def test_what_is_no_study_is_refused(tmp_path, capsys):
+    failed(capsys, tmp_path / "nowhere", words="no study here (no study.json): python -m zs2.ablate makes one")
+    made_up_study(tmp_path / "empty", CELLS, measured, made=lambda job: False)
+    failed(capsys, tmp_path / "empty", words="the study has no clip yet: run python -m zs2.ablate")
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("report.pdf", "expected a name that ends in .html"),
+        ("nowhere/report.html", "expected a file in a folder that exists"),
+        ("folder.html", "expected a file in a folder that exists"),
+    ],
+)
+def test_an_output_that_can_t_be_is_refused(out, words, tmp_path, capsys):
+    made_up_study(tmp_path / "study", CELLS[:1], measured)
+    (tmp_path / "folder.html").mkdir()
+    failed(capsys, tmp_path / "study", "--out", tmp_path / out, words=words)
+
+
+@pytest.mark.parametrize(
+    ("measures", "words"),
+    [
+        ("{", "can't be read as JSON"),
+        ("{}", "expected metrics and protocol in it: remove it"),
+        ('{"metrics": [], "protocol": {}}', "expected metrics and protocol in it"),
+        ('{"metrics": {}, "protocol": null}', "expected metrics and protocol in it"),
+        ('{"metrics": {"motion": NaN}, "protocol": {}}', "motion is nan: expected a finite number or null: remove it"),
+        ('{"metrics": {"ssim": "1"}, "protocol": {}}', "ssim is '1': expected a finite number or null"),
+        ('{"metrics": {"ssim": true}, "protocol": {}}', "ssim is True: expected a finite number or null"),
+    ],
+)
+def test_broken_measures_are_refused(measures, words, tmp_path, capsys):
+    made_up_study(tmp_path / "study", CELLS[:1], measured)
+    file = measures_file(tmp_path / "study", "dnm-0.1_tma-0.98_p01_s0")
+    file.write_text(measures)
+    failed(capsys, tmp_path / "study", words=words)
+    failed(capsys, tmp_path / "study", words=str(file))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"clip": "another CLIP", "clip_sha256": {"model": "0"}}, "(clip 'a CLIP' and 'another CLIP')"),
+        ({"opencv": "5.0.0"}, "(opencv None and '5.0.0')"),
+        ({"clip_sha256": {"model": "0"}}, "(CLIP weights that differ)"),
+    ],
+)
+def test_measures_of_two_kinds_are_refused(changes, words, tmp_path, capsys):
+    made_up_study(tmp_path / "study", CELLS[:1], measured)
+    file = measures_file(tmp_path / "study", "dnm-0.1_tma-0.98_p01_s0")
+    file.write_text(json.dumps({"metrics": {}, "protocol": PROTOCOL | changes}))
+    failed(capsys, tmp_path / "study", words=words)
+
+
+def test_a_clip_that_is_gone_or_broken(tmp_path, capsys):
+    made_up_study(tmp_path / "study", CELLS, measured)
+    clip_file(tmp_path / "study", "iid_tma-0.98_p01_s0").unlink()
+    record_file(tmp_path / "study", "iid_tma-0.98_p01_s1").unlink()  # as where a run was killed
+    assert [gap[1:] for gap in Results.read(tmp_path / "study").gaps()] == [(2, 0)]
+    clip = clip_file(tmp_path / "study", "iid_tma-0.98_p00_s0")
+    clip.write_bytes(clip.read_bytes()[:50])
+    failed(capsys, tmp_path / "study", words=str(clip))

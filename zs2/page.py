@@ -1,0 +1,206 @@
+"""The report's web page: one file that needs no network. What a user wrote is escaped wherever it stands. No torch.
+
+The page is data/report.html with its style, its script and its data put in. Its Content-Security-Policy names the two
+by their hashes and lets nothing else run, and nothing be fetched. Clips are stored once each, as one picture of all
+their frames.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from html import escape
+from itertools import groupby
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from zs2.cells import Cell
+from zs2.curves import curve
+from zs2.formats import Frames
+from zs2.progress import progress
+from zs2.results import Results, Sweep, sweeps, table
+from zs2.study import METRICS, clip_file
+from zs2.video import Clip
+from zs2.wording import (
+    AUTHORS_CLIPS,
+    RANKS,
+    ablation_row,
+    definitions,
+    heads,
+    mark,
+    noise_rows,
+    notes,
+    number,
+    prompt_count,
+    prompt_list,
+    rank_lines,
+    summary,
+    sweep_rows,
+    sweep_title,
+)
+
+SMALL = 128  # pixels: frames up to this are shown with square pixels
+LARGE = 256  # larger frames are reduced to this, and stored with losses
+WIDEST = 8192  # of a picture of all frames
+GROUPS = (  # the parts of a table: presets, and their titles
+    ("paper", "Ablations, baselines and controls"),
+    ("lambda", "Sweep of λ"),
+    ("mu", "Sweep of μ"),
+    ("", "Grid"),
+)
+NONE = "<p>Nothing is measured.</p>"
+NO_SWEEP = (
+    "<p>There is none in this study: <code>python -m zs2.ablate --preset lambda mu</code> with its <code>--out</code> "
+    "adds them.</p>"
+)
+
+
+def page(results: Results, folder: Path) -> str:
+    """The whole page as HTML."""
+    data = Path(__file__).parent / "data"
+    style, script = ((data / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    reduced = max(results.study.width, results.study.height) > LARGE
+    said = notes(results) + [f"Clips are reduced to {LARGE} pixels on this page."] * reduced
+    noise = [_row([[text] for text in row]) for row in noise_rows(results)]
+    parts = {
+        "POLICY": f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'",
+        "STYLE": style,
+        "SCRIPT": script,
+        "SUMMARY": _list(summary(results)),
+        "PROMPTS": _list(prompt_list(results)),
+        "NOTES": _list(said),
+        "TABLES": "".join(_ablation(results, name) for name in results.sets) if results.measures else NONE,
+        "DEFINITIONS": _list(definitions(results)),
+        "AUTHORS": escape(AUTHORS_CLIPS),
+        "SWEEPS": "".join(map(_sweep, sweeps(results))) or NO_SWEEP,
+        "NOISE": _table(["noise", "measured", "in theory"], noise) if noise else NONE,
+        "DATA": _script_json(_data(results, folder)),
+    }
+    html = (data / "report.html").read_text(encoding="utf-8")
+    pieces = html.split("@@")  # text, NAME, text, NAME, …, text: what is put in is not searched again
+    return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _script_json(value: Any) -> str:
+    """JSON that can stand in a script element: no <, so no end of it and no comment; ASCII, so no line separator."""
+    return dumps(value).replace("<", "\\u003c")
+
+
+# --- tables and curves ------------------------------------------------------------------------------------------------
+
+
+def _list(lines: Iterable[str]) -> str:
+    return "".join(f"<li>{escape(line)}</li>" for line in lines)
+
+
+def _table(head: Sequence[str], body: Iterable[str], caption: str = "") -> str:
+    """A table that scrolls in a box of its own; body: its rows, or groups of them."""
+    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
+    said = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return (
+        f'<div class="wide" tabindex="0"><table>{said}<thead><tr>{titles}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _row(cells: Sequence[Sequence[str]], kind: str = "") -> str:
+    """A row of cells, each some lines of text."""
+    first, *others = (
+        "".join([escape(line), *(f"<small>{escape(more)}</small>" for more in rest)]) for line, *rest in cells
+    )
+    return f'<tr class="{kind}"><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in others)}</tr>'
+
+
+def _ablation(results: Results, prompts: str) -> str:
+    head = ["variant", "clips", *heads(results)]
+    caption = f"{prompts.capitalize()} prompts ({prompt_count(results, prompts)})"
+    rows = sorted(table(results, prompts), key=lambda row: _group(row.cell))
+    if not any(row.clips for row in rows):
+        return f"<p>{escape(caption)}: nothing is measured.</p>"
+    groups = [(group, list(members)) for group, members in groupby(rows, key=lambda row: _group(row.cell))]
+    body = []
+    for group, members in groups:
+        if len(groups) > 1:
+            body.append(f'<tr class="group"><th scope="rowgroup" colspan="{len(head)}">{GROUPS[group][1]}</th></tr>')
+        body += [_row(ablation_row(results, row), mark(row.cell, results)) for row in members]
+    return _table(head, body, caption)
+
+
+def _group(cell: Cell) -> int:
+    """Which part of a table a cell is in: that of its first preset in the order of GROUPS."""
+    return next(i for i, (name, _) in enumerate(GROUPS) if name in cell.presets or not name)
+
+
+def _sweep(found: Sweep) -> str:
+    head = ["prompts", *(f"{found.parameter} = {value:g}" for value in found.at)]
+    return (
+        f"<h3>{escape(sweep_title(found))}</h3>{curve(found)}{_table(head, map(_row, sweep_rows(found)))}"
+        f"<p>{escape(RANKS)}</p><ul>{_list(rank_lines(found))}</ul>"
+    )
+
+
+# --- the clips --------------------------------------------------------------------------------------------------------
+
+
+def _data(results: Results, folder: Path) -> dict[str, Any]:
+    """What the script shows: the variants, the prompts, and each clip as a picture of all its frames."""
+    study = results.study
+    jobs = [job for job in study.jobs() if job.name in results.made]
+    pictures: dict[str, int] = {}
+    clips = {}
+    for job in progress(jobs, len(jobs), "clips"):
+        picture, columns, size = _picture(Clip.open(clip_file(folder, job.name)).frames)
+        measured = results.measures.get((job.cell.id, job.prompt, job.seed), {})
+        clips[job.name] = {
+            "cell": job.cell.id,
+            "prompt": job.prompt,
+            "seed": job.seed,
+            "said": " · ".join(
+                f"{METRICS[name].title} {number(measured[name])}"
+                for name in ("clip-score", "motion")
+                if measured.get(name) is not None
+            ),
+            "picture": pictures.setdefault(picture, len(pictures)),
+            "columns": columns,
+            "size": size,
+        }
+    return {
+        "digest": results.digest,
+        "full": study.full,
+        "fps": study.fps,
+        "frames": study.frames,
+        "square": max(study.width, study.height) <= SMALL,
+        "cells": [{"id": cell.id, "label": cell.label} for cell in study.cells],
+        "prompts": [{"text": prompt.text, "set": prompt.set} for prompt in study.prompts],
+        "seeds": list(study.seeds),
+        "clips": clips,
+        "pictures": list(pictures),
+    }
+
+
+def _picture(frames: Frames) -> tuple[str, int, list[int]]:
+    """All frames in a grid, as a data: address; the grid's columns; the size [width, height] of a frame in it."""
+    count, height, width = frames.shape[:3]
+    large = max(height, width) > LARGE
+    if large:
+        scale = LARGE / max(height, width)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        frames = np.stack([np.asarray(Image.fromarray(f).resize(size, Image.Resampling.LANCZOS)) for f in frames])
+        width, height = size
+    columns = max(1, min(count, WIDEST // width))
+    grid = Image.new("RGB", (columns * width, -(-count // columns) * height))
+    for i, frame in enumerate(frames):
+        grid.paste(Image.fromarray(frame), (i % columns * width, i // columns * height))
+    out = io.BytesIO()
+    grid.save(out, "WEBP", **({"quality": 85} if large else {"lossless": True}))
+    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}", columns, [width, height]
