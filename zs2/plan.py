@@ -65,13 +65,10 @@ def plan(given: Mapping[str, Any], known: Study | None) -> Study:
         raise InputError(f"the study in {given['out']} is of the model {model!r}: give that with --model")
     if known and known.lora and "lora" not in given:
         raise InputError(f"the study in {given['out']} is of a model with LoRA: give the same with --lora")
-    usual: dict[str, Any] = {
-        "steps": 25 if own else 50,
-        "guidance": 5.0 if own else 7.5,
-        "frames": 8,
-        "fps": 8,
-    }  # 25 and 5: its card
+    usual: dict[str, Any] = {"steps": 50, "guidance": 7.5, "frames": 8, "fps": 8}
     usual |= {"dtype": DTYPES[0], "negative_prompt": ""}
+    if own:
+        usual |= {"steps": 25, "guidance": 5.0}  # as its card says
     said = {name: given.get(name, getattr(known, name) if known else usual[name]) for name in SETTINGS}
     width, height = given.get("size", (known.width, known.height) if known else (0, 0))
     if "size" in given:

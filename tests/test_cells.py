@@ -1,0 +1,169 @@
+"""The cells of a study: which ones the presets and grids hold, what they are called, and which one is the reference."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zs2.cells import PRESETS, Cell, cell, grid, merge, number, paper, preset, reference
+from zs2.config import ATTENTION_KINDS, NOISE_KINDS, TEXT2VIDEO_ZERO
+from zs2.errors import InputError
+from zs2.method import Method
+from zs2.noise import LAM_MAX
+
+NOISES = (*NOISE_KINDS, TEXT2VIDEO_ZERO)
+lams = st.floats(0, LAM_MAX)
+mus = st.floats(0, 1)
+alphas = st.none() | st.floats(0, 1e6)
+any_cell = st.builds(cell, st.sampled_from(NOISES), lams, st.sampled_from(ATTENTION_KINDS), mus, alphas)
+
+
+def ids(cells: list[Cell]) -> list[str]:
+    return [one.id for one in cells]
+
+
+def test_paper_holds_the_two_ablations_both_baselines_and_the_controls():
+    assert ids(preset("paper")) == [
+        "dnm-0.1_tma-0.98",  # the full method
+        "iid_tma-0.98",  # the noise model, ablated
+        "dnm-0.1_sa",  # the attention, ablated: μ = 0
+        "dnm-0.1_cfa",  # and μ = 1
+        "iid_sa",  # per-frame DDIM
+        "text2video-zero_cfa",  # Text2Video-Zero
+        "shared_cfa",
+        "shared_sa",
+        "dnm-search-0.1_tma-0.98",  # its closed form, AR(1) noise at the same ρ, is the full method
+        "mixed-1_tma-0.98",
+        "progressive-2_tma-0.98",
+        "frozen",
+    ]
+
+
+def test_lambda_and_mu_are_the_sweeps_of_the_authors():
+    lam = [(c.noise, c.lam, c.attn, c.mu) for c in preset("lambda")]
+    assert lam == [("dnm", value, "tma", 0.98) for value in (0, 0.05, 0.1, 0.15, 0.2, 0.25)]
+    mu = [(c.noise, c.lam, c.attn, c.mu) for c in preset("mu")]
+    middle = [("dnm", 0.1, "tma", value) for value in (0.25, 0.5, 0.75, 0.9)]
+    assert mu == [("dnm", 0.1, "sa", None), *middle, ("dnm", 0.1, "cfa", None)]
+
+
+def test_presets_share_the_cells_that_they_have_in_common():
+    cells = merge(one for name in PRESETS for one in preset(name))
+    assert len(cells) == 12 + 5 + 4
+    assert len(set(ids(cells))) == len(cells)
+    presets = {one.id: one.presets for one in cells}
+    assert presets["dnm-0.1_tma-0.98"] == ("paper", "lambda")
+    assert presets["dnm-0.1_sa"] == presets["dnm-0.1_cfa"] == ("paper", "mu")
+    assert presets["dnm-0.05_tma-0.98"] == ("lambda",)
+    labels = {one.id: one.label for one in cells}
+    assert labels["dnm-0.1_tma-0.98"] == "full method: DNM + TMA"
+    assert len(set(labels.values())) == len(cells)
+
+
+def test_a_preset_at_another_lam_and_mu():
+    assert ids(preset("paper", 0.2, 0.5))[:4] == ["dnm-0.2_tma-0.5", "iid_tma-0.5", "dnm-0.2_sa", "dnm-0.2_cfa"]
+    assert ids(preset("lambda", 0.2, 0.5))[1] == "dnm-0.05_tma-0.5"
+    assert ids(preset("mu", 0.2, 0.5))[1] == "dnm-0.2_tma-0.25"
+    assert preset("paper", 0.2, 0.5)[0].label == "full method: DNM + TMA (λ=0.2, μ=0.5)"
+
+
+def test_two_papers_differ_only_where_lam_has_an_effect():
+    """So that the cells that a study has already are not made again, nor under another name."""
+    usual, other = preset("paper"), preset("paper", lam=0.2)
+    assert [one for one in usual if one not in other] == [one for one in usual if one.lam is not None]
+    both = merge([*usual, *other])
+    assert len(set(ids(both))) == len({one.label for one in both}) == 12 + 4
+
+
+def test_an_unknown_preset():
+    with pytest.raises(InputError, match="unknown preset 'lamda': expected one of paper, lambda, mu; did you mean 'la"):
+        preset("lamda")
+
+
+def test_a_grid_is_the_product_with_each_cell_once():
+    noise, attn, lam, mu = ["dnm", "iid"], ["tma", "sa"], [0.05, 0.2], [0.5, 0.98]
+    assert ids(grid(noise, attn, lam, mu)) == [
+        *("dnm-0.05_tma-0.5", "dnm-0.05_tma-0.98", "dnm-0.05_sa"),
+        *("dnm-0.2_tma-0.5", "dnm-0.2_tma-0.98", "dnm-0.2_sa"),
+        *("iid_tma-0.5", "iid_tma-0.98", "iid_sa"),
+    ]
+    assert ids(grid(["mixed", "progressive"], ["sa"], [0.1], [0.98], [1, 2.5])) == [
+        *("mixed-1_sa", "mixed-2.5_sa", "progressive-1_sa", "progressive-2.5_sa"),
+    ]
+    assert len(grid(NOISES, ATTENTION_KINDS, [0.1], [0.98])) == len(NOISES) * len(ATTENTION_KINDS)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (cell("dnm", 0.1, "tma", 0), cell("dnm", 0.1, "sa", 0.98)),
+        (cell("dnm", 0.1, "tma", 1), cell("dnm", 0.1, "cfa", 0.98)),
+        (cell("dnm", 0.1, "tma-two-tap", 0), cell("dnm", 0.1, "sa", 0.98)),
+        (cell("iid", 0.1, "sa", 0.1), cell("iid", 0.2, "sa", 0.2)),
+        (cell("mixed", 0.1, "sa", 0.1, 1), cell("mixed", 0.2, "sa", 0.1)),
+        (cell("progressive", 0.1, "sa", 0.1, 2), cell("progressive", 0.2, "sa", 0.1)),
+        (cell("dnm", 0, "tma", 0.98), cell("dnm", -0.0, "tma", 0.98)),
+    ],
+)
+def test_cells_that_amount_to_the_same_are_one(one, other):
+    assert one == other
+
+
+def test_the_two_tap_momentum_of_1_is_no_cross_frame_attention():
+    """It attends to the frame before."""
+    assert cell("dnm", 0.1, "tma-two-tap", 1).id == "dnm-0.1_tma-two-tap-1"
+
+
+@given(any_cell, any_cell)
+def test_two_cells_have_one_id_and_one_label_only_if_they_are_the_same(one, other):
+    assert (one.id == other.id) == (one.label == other.label) == (one == other)
+
+
+@given(lams, lams)
+def test_no_two_numbers_are_written_alike(x, y):
+    assert (number(x) == number(y)) == (x == y)
+    assert float(number(x)) == x
+
+
+@pytest.mark.parametrize(("noise", "attn"), list(product(NOISES, ATTENTION_KINDS)))
+def test_a_cell_is_the_method_that_it_was_made_of(noise, attn):
+    """No value that has an effect is lost; λ, μ and a that have none are not in the cell."""
+    alpha = 3.0 if noise in ("mixed", "progressive") else None
+    one = cell(noise, 0.3, attn, 0.7, alpha)
+    wanted = Method(attn, 0.7, noise, 0.3, alpha).settings(25, given_latents=False)
+    assert Method(**one.method).settings(25, given_latents=False) == wanted
+    assert (one.noise, one.attn) == (noise, attn)
+    assert (one.lam, one.alpha, one.mu) == (wanted["lam"], wanted["alpha"], wanted["mu"])
+
+
+def test_the_frozen_frame_has_no_setting_without_effect():
+    """Frame 0 is the same in all variants."""
+    still = paper(0.2, 0.5)[-1]
+    assert still == paper()[-1]
+    assert (still.frozen, still.lam, still.alpha, still.mu) == (True, None, None, None)
+
+
+def test_an_id_is_a_name_for_files():
+    assert all(c.isascii() and (c.isalnum() or c in "-_.") for one in paper() for c in one.id)
+    assert cell("dnm", 1e-7, "tma", 1 / 3).id == "dnm-1e-07_tma-0.3333333333333333"
+
+
+@pytest.mark.parametrize(
+    ("cells", "wanted"),
+    [
+        (preset("paper"), "dnm-0.1_tma-0.98"),
+        (preset("lambda"), "dnm-0.1_tma-0.98"),
+        (preset("mu"), "dnm-0.1_tma-0.9"),  # the nearest that there is
+        ([*preset("mu"), *preset("paper")], "dnm-0.1_tma-0.98"),
+        ([*preset("lambda"), *preset("paper", 0.2)], "dnm-0.2_tma-0.98"),  # the one that the ablations are of
+        (grid(["iid", "dnm"], ["sa", "tma"], [0.3, 0.2], [0.5]), "dnm-0.2_tma-0.5"),
+        (grid(["iid"], ["sa", "tma"], [0.1], [0.98]), "iid_tma-0.98"),
+        (grid(["iid", "dnm"], ["sa"], [0.1], [0.98]), "dnm-0.1_sa"),
+        ([paper()[-1], *grid(["iid"], ["sa"], [0.1], [0.98])], "iid_sa"),
+    ],
+)
+def test_the_reference_is_the_full_method_or_what_is_nearest_it(cells, wanted):
+    assert reference(merge(cells)).id == wanted
