@@ -632,6 +632,8 @@ def test_every_option_reaches_the_settings(zs2, here):
         "width": 48,
         "height": 32,
         "fps": 12,
+        "chunk": 3,
+        "processes": 1,
         "attn": "tma-two-tap",
         "mu": 0.5,
         "noise": "progressive",

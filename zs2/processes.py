@@ -1,0 +1,133 @@
+"""Several processes that make one clip together: each takes some of the frames of every chunk (torch.distributed).
+
+`torchrun --nproc-per-node N -m zs2.sample …` starts them. Within a chunk the frames go to the processes in order, as
+evenly as can be. In every self-attention they tell each other one state, (branches, n, c) each, from which each knows
+the state that its own frames start from (the scan is written down in models/temporal.py); after every step they
+tell each other the latents, which are small. The group is handed down as an argument; nothing here is global.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from zs2.errors import InputError, LostProcess
+from zs2.models.temporal import Momentum
+
+
+def split(frames: int, processes: int) -> list[int]:
+    """How many frames of a chunk each process has, in order; the last ones may have none."""
+    return [frames // processes + (rank < frames % processes) for rank in range(processes)]
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among those that make the clip. rank: its number from 0. size: how many there are."""
+
+    rank: int
+    size: int
+
+    def share(self, frames: int) -> Share:
+        """This process's part of a chunk of so many frames."""
+        return Share(self, split(frames, self.size))
+
+
+class Share:
+    """Some frames of a chunk: `mine` is which. A process without any computes the last one, which does not count."""
+
+    def __init__(self, group: Group, counts: list[int]) -> None:
+        self.group, self.counts = group, counts
+        first = sum(counts[: group.rank])
+        self.mine = slice(first, first + counts[group.rank]) if counts[group.rank] else slice(first - 1, first)
+
+    def exchange(
+        self, momentum: Momentum, h: Tensor, frames: int, state: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """An `Exchange`, as models/temporal.py has it."""
+        share = momentum.share(h, frames, first=self.group.rank == 0 and state is None)
+        if share is None or (momentum.kind == "cfa" and state is not None):
+            return state, state
+        if momentum.kind == "cfa":
+            with _together():
+                dist.broadcast(share, src=0)
+            shares = [share] * self.group.size
+        else:
+            shares = self._all(share)
+        starts = momentum.starts(shares, self.counts, state)
+        return starts[self.group.rank], starts[-1]
+
+    def gather(self, part: Tensor) -> Tensor:
+        """What each process made of its frames (f, …), as one tensor (F, …), in all of them."""
+        most = max(self.counts)
+        padded = part.new_zeros((most, *part.shape[1:]))  # the collective wants equal shapes
+        padded[: len(part)] = part
+        parts = self._all(padded)
+        return torch.cat([piece[:count] for piece, count in zip(parts, self.counts, strict=True)])
+
+    def _all(self, mine: Tensor) -> list[Tensor]:
+        everyones = [torch.empty_like(mine) for _ in self.counts]
+        with _together():
+            dist.all_gather(everyones, mine.contiguous())
+        return everyones
+
+
+def started() -> tuple[int, int] | None:
+    """This process's rank and the number of processes, as torchrun said, or None if there is one only."""
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    return (int(os.environ["RANK"]), size) if size > 1 and "RANK" in os.environ else None
+
+
+def local_device() -> str | None:
+    """The GPU of this process, in turn, where there are several of each."""
+    if not torch.cuda.is_available():
+        return None
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
+
+
+@contextmanager
+def group(backend: str) -> Iterator[Group]:
+    """The processes that torchrun started, met: gloo on a CPU, nccl on GPUs.
+
+    While it lasts, the end of another process is a `LostProcess` here: a collective fails, or torchrun says SIGTERM.
+    """
+    who = started()
+    if who is None:
+        raise InputError("there is one process only: start several by torchrun --nproc-per-node N -m zs2.sample …")
+
+    def told(*_: object) -> None:
+        raise LostProcess
+
+    before = signal.signal(signal.SIGTERM, told)
+    try:
+        with _together():
+            dist.init_process_group(backend)
+        yield Group(*who)
+        with _together():
+            dist.barrier()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if dist.is_initialized() and not _failing():
+            dist.destroy_process_group()
+
+
+def _failing() -> bool:
+    """Whether an error is on its way: taking leave of a group that is broken could wait for the others."""
+    import sys
+
+    return sys.exc_info()[0] is not None
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """A collective: it fails where another process has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostProcess from error
