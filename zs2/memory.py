@@ -27,6 +27,7 @@ GPU it was not measured.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,7 +198,7 @@ def fitting(needs: Callable[[int], Plan], wanted: int, free: int | None, *, aske
     """
     if free is None or (need := needs(wanted).total) <= free:
         return wanted
-    most = max((n for n in range(1, wanted) if needs(n).total <= SPARE * free), default=0)
+    most = bisect_right(range(1, wanted), SPARE * free, key=lambda chunk: needs(chunk).total)  # a chunk more needs more
     lack = f"a chunk of {wanted} frame{'s' * (wanted > 1)} needs {amount(need)}, {amount(free)} are free"
     if not most:
         raise InputError(f"{lack}, and one frame would not fit either: try a smaller size, or half precision")

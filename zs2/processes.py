@@ -10,16 +10,24 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
-from zs2.errors import InputError, LostProcess
+from zs2.command import Failure, Parser, command
+from zs2.errors import LostProcess
 from zs2.models.temporal import Momentum
+
+GRACE = 3.0  # seconds that one process has to say what is wrong: torchrun ends all when the first one ends
 
 
 def split(frames: int, processes: int) -> list[int]:
@@ -29,10 +37,11 @@ def split(frames: int, processes: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Group:
-    """This process among those that make the clip. rank: its number from 0. size: how many there are."""
+    """This process among those that make a clip. rank: its number from 0. size: how many. store: what all can read."""
 
     rank: int
     size: int
+    store: Any = field(default=None, repr=False, compare=False)
 
     def share(self, frames: int) -> Share:
         """This process's part of a chunk of so many frames."""
@@ -78,50 +87,30 @@ class Share:
         return everyones
 
 
-def started() -> tuple[int, int] | None:
-    """This process's rank and the number of processes, as torchrun said, or None if there is one only."""
-    size = int(os.environ.get("WORLD_SIZE", 1))
-    return (int(os.environ["RANK"]), size) if size > 1 and "RANK" in os.environ else None
-
-
-def local_device() -> str | None:
-    """The GPU of this process, in turn, where there are several of each."""
-    if not torch.cuda.is_available():
-        return None
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
-
-
 @contextmanager
-def group(backend: str) -> Iterator[Group]:
-    """The processes that torchrun started, met: gloo on a CPU, nccl on GPUs.
+def joined(backend: str) -> Iterator[Group]:
+    """The group of the processes that torchrun started, by its environment: gloo on a CPU, nccl on GPUs.
 
-    While it lasts, the end of another process is a `LostProcess` here: a collective fails, or torchrun says SIGTERM.
+    While it lasts, the end of another process is a `LostProcess` here: a collective fails, or torchrun sends SIGTERM.
     """
-    who = started()
-    if who is None:
-        raise InputError("there is one process only: start several by torchrun --nproc-per-node N -m zs2.sample …")
 
-    def told(*_: object) -> None:
+    def told(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
         raise LostProcess
 
     before = signal.signal(signal.SIGTERM, told)
     try:
         with _together():
-            dist.init_process_group(backend)
-        yield Group(*who)
+            store, rank, size = next(rendezvous("env://"))
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        yield Group(rank, size, PrefixStore("zs2", store))
         with _together():
             dist.barrier()
-    finally:
+        dist.destroy_process_group()
         signal.signal(signal.SIGTERM, before)
-        if dist.is_initialized() and not _failing():
-            dist.destroy_process_group()
-
-
-def _failing() -> bool:
-    """Whether an error is on its way: taking leave of a group that is broken could wait for the others."""
-    import sys
-
-    return sys.exc_info()[0] is not None
+    except BaseException:  # the group is left as it is: to take leave could wait for the others
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # there is still to be said what is wrong
+        raise
 
 
 @contextmanager
@@ -131,3 +120,43 @@ def _together() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise LostProcess from error
+
+
+def together(parser: Parser, run: Callable[[dict[str, Any], Group], object], argv: Sequence[str] | None) -> int:
+    """A command, as `zs2.command.command`, as one of several processes: what is wrong is said by one of them, once."""
+    rank = int(os.environ["RANK"])
+    if rank:
+        try:
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+                parser.parse_args(argv)
+        except SystemExit:
+            time.sleep(GRACE)
+            raise
+
+    def shared(given: dict[str, Any]) -> None:
+        if rank:
+            warnings.simplefilter("ignore")
+        if torch.cuda.is_available() and "device" not in given:
+            given["device"] = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
+        with joined("nccl" if given.get("device", "cpu").startswith("cuda") else "gloo") as group:
+            try:
+                run(given, group)
+            except Exception as error:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                if not _first(group):  # another one fails for the same reason, or this one fails because of that
+                    time.sleep(GRACE)
+                    raise SystemExit(1) from error
+                if isinstance(error, LostProcess):
+                    what = f"one of the {group.size} processes has ended before the others"
+                    raise Failure(f"{what}: only the clips that were named before are written") from error
+                raise
+
+    return command(parser, shared, argv)
+
+
+def _first(group: Group) -> bool:
+    """Whether no other process has failed before."""
+    try:
+        return group.store.add("failed", 1) == 1
+    except RuntimeError:  # the store has ended too
+        return True
