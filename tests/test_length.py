@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from helpers import CHECKPOINT, assert_close
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zs2 import ZS2, Request
 from zs2.config import ATTENTION_KINDS
+from zs2.decode import OVERLAP, TILE, decode, spans, tiled
 from zs2.errors import InputError
 
 PROMPT = "red apple on a sky blue background"
@@ -21,10 +24,6 @@ SMALL = {"steps": 2, "height": 32, "width": 32}
 @pytest.fixture(scope="module")
 def model() -> ZS2:
     return ZS2.from_pretrained(CHECKPOINT, device="cpu", lam=0.5, mu=0.9)
-
-
-def frames_of(latents: torch.Tensor, model: ZS2) -> np.ndarray:
-    return model.decode(latents).astype(int)
 
 
 # --- chunks -----------------------------------------------------------------------------------------------------------
@@ -106,3 +105,42 @@ def test_states_elsewhere_are_the_same_states(model):
 def test_only_a_stream_has_no_end(model):
     with pytest.raises(InputError, match="frames is None: expected a number"):
         model(PROMPT, frames=None)
+
+
+# --- decoding ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 2000), st.integers(2, 200), st.data())
+def test_tiles_cover_an_axis_and_overlap(length, tile, data):
+    overlap = data.draw(st.integers(0, tile - 1))
+    found = spans(length, tile, overlap)
+    assert found[0][0] == 0
+    assert sum(found[-1]) == length
+    for (start, size), (following, _) in itertools.pairwise(found):
+        assert start < following <= start + size - overlap
+
+
+@pytest.mark.parametrize("size", [(40, 40), (17, 50), (64, 100)])
+def test_tiles_of_what_depends_on_nothing_else_are_the_whole(size):
+    z = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+
+    def enlarged(z: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.interpolate(z, scale_factor=4, mode="nearest")
+
+    assert_close(tiled(enlarged, z, 4, tile=80, overlap=16), enlarged(z), 1e-6)
+
+
+def test_a_frame_decoded_in_tiles_is_near_the_whole(model):
+    """Near: a tile has other statistics than the frame. These are small, an eighth of the real ones' width."""
+    z = model.latents(PROMPT, frames=1, steps=4, height=128, width=96, chunk=1) / model.vae.config.scaling_factor
+    whole, tiles = model.vae.decode(z), tiled(model.vae.decode, z, 4, tile=96, overlap=32)
+    assert tiles.shape == whole.shape
+    assert (tiles - whole).abs().max() > 0
+    assert (tiles - whole).square().mean().sqrt() < 0.2 * whole.std()
+
+
+def test_only_large_frames_are_decoded_in_tiles_and_that_is_said(model):
+    z = torch.zeros(1, 4, 257, 256)
+    with pytest.warns(UserWarning, match="frames of 1024x1028 are decoded in overlapping tiles, which is approximate"):
+        assert decode(model.vae, z, 1.0, 1).shape == (1, 1028, 1024, 3)
+    assert (TILE % 8, OVERLAP % 8) == (0, 0)  # of a VAE's reduction

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import BRIEF, command, failed, files, here, posix, succeeded, text, zs2
+from test_cli import BRIEF, ROOT, command, environment, failed, files, here, posix, succeeded, text, zs2
 
+from zs2.errors import InputError
+from zs2.memory import Plan, fitting
 from zs2.video import read_settings
 
 __all__ = ["here", "zs2"]  # fixtures
@@ -119,9 +124,34 @@ def test_a_dry_run_says_what_is_needed_and_makes_nothing(zs2, here):
 
 
 def test_a_plan_that_does_not_fit_says_which_chunk_would(zs2, here):
-    """A frame of this size needs gigabytes, 100000 of them more than any machine has."""
-    result = zs2("--frames", "100000", "--chunk", "100000", "--size", "512x512", "--attn", "sa")
-    failed(result, "a chunk of 100000 frames needs", "are free", "would fit")
-    chunk = re.search(r"(\d+) would fit", result.err)[1]
-    assert succeeded(zs2("--frames", chunk, "--size", "512x512", "--chunk", chunk, "--dry-run")).warnings == []
-    failed(zs2("--frames", "1", "--size", "100000x100000"), "one frame would not fit either", "half precision")
+    """Terabytes; half of what would fit is asked for then, since other programs may have taken some meanwhile."""
+    line = ("--frames", "20000", "--size", "512x512", "--stream", "--out", "c", "--chunk")
+    result = zs2(*line, "20000")
+    failed(result, "a chunk of 20000 frames needs", "are free", "would fit")
+    chunk = int(re.search(r"(\d+) would fit", result.err)[1])
+    assert succeeded(zs2(*line, str(max(1, chunk // 2)), "--dry-run")).warnings == []
+    failed(zs2(*line, str(4 * chunk + 4)), "would fit")
+    failed(zs2("--frames", "1", "--size", "100000x100000"), "not even one frame at a time fits", "--stream")
+    assert files(here) == {}
+
+
+def test_the_plan_is_near_the_peak():
+    """Of a whole process; benchmarks/length.py does this at Stable Diffusion 1.5's size too."""
+    words = [sys.executable, str(ROOT / "benchmarks" / "length.py"), "one", "emoji64", "16"]
+    ended = subprocess.run(words, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    measured = json.loads(ended.stdout)
+    assert measured["plan"] == pytest.approx(measured["peak"], rel=0.15)
+
+
+def test_what_fits_is_the_largest_chunk_that_does():
+    def needs(chunk):
+        return Plan(process=0, weights=100, latents=0, frames=0, text=0, states=0, unet=10 * chunk, decoding=5)
+
+    assert fitting(needs, 8, None, asked=True) == 8
+    assert fitting(needs, 8, 180, asked=True) == 8
+    assert fitting(needs, 8, 170, asked=False) == 5  # nine tenths of what is free
+    with pytest.raises(InputError, match=r"a chunk of 8 frames needs .*: 5 would fit"):
+        fitting(needs, 8, 170, asked=True)
+    with pytest.raises(InputError, match="not even one frame"):
+        fitting(needs, 8, 120, asked=False)

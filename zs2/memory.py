@@ -201,7 +201,9 @@ def fitting(needs: Callable[[int], Plan], wanted: int, free: int | None, *, aske
     most = bisect_right(range(1, wanted), SPARE * free, key=lambda chunk: needs(chunk).total)  # a chunk more needs more
     lack = f"a chunk of {wanted} frame{'s' * (wanted > 1)} needs {amount(need)}, {amount(free)} are free"
     if not most:
-        raise InputError(f"{lack}, and one frame would not fit either: try a smaller size, or half precision")
+        raise InputError(
+            f"{lack}, and not even one frame at a time fits: try a smaller size, half precision, or --stream"
+        )
     if asked:
         raise InputError(f"{lack}: {most} would fit")
     return most
