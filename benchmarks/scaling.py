@@ -97,9 +97,7 @@ def main() -> None:
         f"  2 processes  {statistics.median(twos):.3f} s ({min(twos):.3f} … {max(twos):.3f}), {2 * args.frames} frames"
     )
     print(f"  measured efficiency of 2: {one / statistics.median(twos):.3f}")
-    print(
-        f"told by a process a step: {states / 1e6:.2f} MB of states in {layers} layers, {latents / 1e6:.2f} MB of latents"
-    )
+    print(f"told by a process: {states / 1e6:.2f} MB of states in {layers} layers, {latents / 1e6:.2f} MB of latents")
     print(f"predicted, at {args.link:g} GB/s and {args.latency:g} µs:")
     for processes in (1, 2, 4, 8, 16, 32, 64):
         told = (states + latents) / (args.link * 1e9) + (layers + 1) * args.latency * 1e-6

@@ -111,12 +111,13 @@ def test_what_is_wrong_is_said_once(tmp_path, line, words):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_dies_ends_all_with_one_line_and_no_clip(tmp_path, victim):
-    line = f"-m zs2.sample --steps 900 --frames 8 --device cpu --stream --chunk 1 --out {tmp_path / 'long'}"
+    line = (
+        f"-m zs2.sample --steps 20 --frames 900 --size 16x16 --device cpu --stream --chunk 1 --out {tmp_path / 'long'}"
+    )
     run = torchrun(2, *line.split(), cwd=tmp_path)
     start = time.monotonic()
-    while (
-        not list(tmp_path.glob(".zs2-*/new/long")) and time.monotonic() < start + 300
-    ):  # the first frame is being written
+    while not list(tmp_path.glob(".zs2-*/new/long")):  # until the first frame is being written
+        assert time.monotonic() < start + 300
         time.sleep(0.2)
         assert run.poll() is None, run.communicate()
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()

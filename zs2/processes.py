@@ -119,6 +119,7 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun will send it, in the midst of cleaning up
         raise LostProcess from error
 
 
