@@ -6,7 +6,6 @@ import hashlib
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -274,7 +273,7 @@ class ZS2:
         chunk = fitting(needs, wanted, free_memory(self.device), asked=request.chunk is not None)
         if chunk < wanted:
             warnings.warn(f"{chunk} frames at a time, as many as fit the free memory, not {wanted}", stacklevel=3)
-        return replace(request, chunk=chunk)
+        return request.in_chunks(chunk)
 
     def check(self, request: Request) -> None:
         """Raise InputError if this model can't sample a request: its size, its steps or its latents."""

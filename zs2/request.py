@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,12 @@ class Request:
             warnings.warn("the prompt has no effect at guidance 0, where only the negative prompt counts", stacklevel=3)
         if self.latents is not None and self.seed != 0:
             warnings.warn("the seed has no effect where latents are given", stacklevel=3)
+
+    def in_chunks(self, chunk: int) -> Request:
+        """The same request, so many frames at once. It is not checked, nor anything warned of, a second time."""
+        other = copy(self)
+        object.__setattr__(other, "chunk", chunk)
+        return other
 
     def prompts(self, first: int, count: int) -> list[str]:
         """The prompts of so many frames from the first: one a frame."""

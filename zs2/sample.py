@@ -7,7 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -232,7 +232,7 @@ def print_plans(model: ZS2, asked: Sequence[Request], group: Group | None, memor
         try:
             planned = model.planned(request, group, **memory)
         except InputError as error:
-            planned, failed = replace(request, chunk=request.chunk or 1), error
+            planned, failed = request.in_chunks(request.chunk or 1), error
         assert planned.chunk is not None
         plan = model.plan(planned, planned.chunk, **memory)
         if plan not in plans and (group is None or group.rank == 0):
