@@ -13,7 +13,7 @@ SAMPLE ?= --lam 0.15 --steps 25 --guidance 5 --seed 1 --out out/sample.gif
 # The study of `make bench-study`: under half an hour on two cores with the default checkpoint.
 STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 15)
 
-.PHONY: sample test test-reference test-page lint bench bench-study bench-speed fixtures clean help
+.PHONY: sample test test-reference test-page lint bench bench-study bench-speed bench-length fixtures clean help
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -48,6 +48,12 @@ bench-speed: $(READY)  ## time a UNet step by attention kind, and loading, at St
 	@$(RUN) -m pip install -q -e ".[reference]"
 	@$(RUN) benchmarks/unet_step.py
 	@$(RUN) benchmarks/load.py
+
+bench-length: $(READY)  ## what a long clip costs: memory, speed, and scaling over processes
+	@$(RUN) benchmarks/length.py memory emoji64
+	@$(RUN) benchmarks/length.py memory sd15
+	@$(RUN) benchmarks/length.py speed
+	@$(RUN) benchmarks/scaling.py
 
 fixtures: $(READY)  ## make the tests' reference outputs again (installs the libraries that they are from)
 	@$(RUN) -m pip install -q -e ".[reference]"

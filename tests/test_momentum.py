@@ -14,6 +14,7 @@ from zs2.errors import InputError
 from zs2.models.attention import Attention
 from zs2.models.temporal import Momentum
 from zs2.models.unet import UNet
+from zs2.processes import split
 
 EMOJI64 = Path(__file__).parent.parent / "weights" / "emoji64"
 FRAMES = st.integers(1, 9)
@@ -79,6 +80,43 @@ def test_chunks_are_the_whole_bit_for_bit(chunks, mu, kind, seed):
     else:
         assert torch.equal(torch.cat(parts, dim=1).flatten(0, 1), whole)
     assert (last is None and state is None) or torch.equal(state, last)
+
+
+@given(st.integers(1, 12), st.integers(1, 5), FRAMES, MU, st.sampled_from(ATTENTION_KINDS), st.integers(0, 99))
+def test_processes_and_chunks_are_the_whole(frames, processes, chunk, mu, kind, seed):
+    """The scan without the processes: each blends its frames of a chunk from the state that all have worked out."""
+    momentum, h = Momentum(kind, mu), hidden(frames, seed=seed)
+    whole, last = momentum.blend(h, frames)
+    state, parts = None, []
+    for piece in h.unflatten(0, (2, frames)).split(chunk * processes, dim=1):
+        counts = split(piece.shape[1], processes)
+        mine = [part.flatten(0, 1) if part.shape[1] else piece[:, -1] for part in piece.split(counts, dim=1)]
+        each = [(part, max(count, 1)) for part, count in zip(mine, counts, strict=True)]
+        shares = [momentum.share(*one, first=rank == 0 and state is None) for rank, one in enumerate(each)]
+        starts = [None] * (processes + 1) if kind == "sa" else momentum.starts(shares, counts, state)
+        for one, start, count in zip(each, starts, counts, strict=False):
+            blended = momentum.blend(*one, start)[0].unflatten(0, (2, -1))
+            parts += [blended.expand(-1, count, -1, -1) if kind == "cfa" else blended[:, :count]]
+        state = starts[-1]
+    whole = whole if kind != "cfa" else whole.repeat_interleave(frames, dim=0)
+    close(torch.cat(parts, dim=1).flatten(0, 1), whole)
+    if last is not None:
+        close(state, last)
+
+
+@given(st.integers(0, 40), st.integers(1, 9))
+def test_frames_are_split_evenly_and_in_order(frames, processes):
+    counts = split(frames, processes)
+    assert (sum(counts), len(counts)) == (frames, processes)
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] - counts[-1] <= 1
+
+
+@pytest.mark.parametrize("kind", ["cfa", "tma", "tma-two-tap"])
+def test_a_state_keeps_no_chunk_in_memory(kind):
+    """A view of the last frame would keep all of its frames."""
+    _, state = Momentum(kind, 0.9).blend(hidden(8), 8)
+    assert state.untyped_storage().nbytes() == state.numel() * state.element_size()
 
 
 @given(FRAMES, MU, st.integers(0, 99))

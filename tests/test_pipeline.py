@@ -61,6 +61,8 @@ def test_a_clip(model):
         "width": 64,
         "height": 64,
         "fps": 12,
+        "chunk": 3,
+        "processes": 1,
         "attn": "tma",
         "mu": 0.98,
         "noise": "dnm",

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import io
-import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from zs2.errors import InputError
-
-OUT_OF_MEMORY = "out of memory|can.t allocate memory|not enough memory"
+from zs2.errors import InputError, OutOfMemory, is_out_of_memory
 
 
 class Failure(Exception):
@@ -73,11 +70,11 @@ def command(
         except InputError as error:
             say(f"error: {error}")
             return 2
-        except (FloatingPointError, OSError, Failure) as error:
+        except (FloatingPointError, OSError, Failure, OutOfMemory) as error:
             say(f"error: {error}")
             return 1
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and not re.search(OUT_OF_MEMORY, str(error)):
+            if not is_out_of_memory(error):
                 raise
             say("error: out of memory: try fewer --frames, a smaller --size, or half precision (--dtype)")
             return 1

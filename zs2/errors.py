@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import operator
+import re
 from collections.abc import Sequence
 
 
@@ -30,3 +31,17 @@ def whole(what: str, got: object, least: int, most: int | None = None) -> int:
     if number < least or (most is not None and number > most):
         raise InputError(f"{what} is {number}: expected {span}")
     return number
+
+
+class OutOfMemory(MemoryError):
+    """There was too little memory; the message, one line, says for what, and what to try."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error is that of an allocator: torch raises a RuntimeError on a CPU."""
+    words = "out of memory|can.t allocate memory|not enough memory"
+    return isinstance(error, MemoryError) or re.search(words, str(error)) is not None
+
+
+class LostProcess(RuntimeError):
+    """Another process of those that make a clip together has ended."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -65,24 +65,27 @@ def _write_png(frames: Frames, fps: int, text: str, path: Path) -> None:
     _save_animation(images, path, "PNG", duration=_durations(len(frames), fps, 1000), pnginfo=png_text(text))
 
 
-def _write_folder(frames: Frames, fps: int, text: str, path: Path) -> None:
+def write_folder(frames: Iterable[Frames], fps: int, text: str, path: Path) -> None:
+    """Frame after frame, (H, W, 3)."""
     path.mkdir()
     for index, frame in enumerate(frames):
         Image.fromarray(frame).save(path / f"{index:04}.png", format="PNG", pnginfo=png_text(text))
 
 
-def _write_mp4(frames: Frames, fps: int, text: str, path: Path) -> None:
-    av = pyav()
+def write_mp4(frames: Iterable[Frames], fps: int, text: str, path: Path) -> None:
+    """Frame after frame, (H, W, 3)."""
+    av, frames = pyav(), iter(frames)
+    first = next(frames)
     with av.open(str(path.absolute()), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         container.metadata["comment"] = text
         stream = container.add_stream("libx264", rate=fps, options={"crf": "17"})
-        stream.height, stream.width = frames.shape[1:3]
+        stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1  # else the bytes depend on the machine's cores
         # 1 is BT.709 in the first three and limited range in the last: without them each player guesses the colours
         for name in ("colorspace", "color_primaries", "color_trc", "color_range"):
             setattr(stream.codec_context, name, 1)
-        for index, frame in enumerate(frames):
+        for index, frame in enumerate(itertools.chain([first], frames)):
             image = av.VideoFrame.from_ndarray(frame, format="rgb24")
             image = image.reformat(format="yuv420p", dst_colorspace="ITU709")
             image.pts, image.time_base = index, Fraction(1, fps)
@@ -113,6 +116,24 @@ def frames_in_time(ends: list[int], fps: int) -> list[int] | None:
     marks = [0, *(round(end * fps / 1000) for end in ends)]
     counts = [last - first for first, last in itertools.pairwise(marks)]
     return counts if all(counts) and [_start(mark, fps, 1000) for mark in marks] == [0, *ends] else None
+
+
+def remux_mp4(path: Path, text: str) -> None:
+    """Give an MP4 other settings: its frames stay as they are, not encoded again."""
+    av, other = pyav(), path.with_name(f"again-{path.name}")
+    with (
+        av.open(str(path.absolute())) as source,
+        av.open(str(other.absolute()), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+    ):
+        container.metadata["comment"] = text
+        given = source.streams.video[0]
+        old = not hasattr(container, "add_stream_from_template")  # PyAV before 14
+        stream = container.add_stream(template=given) if old else container.add_stream_from_template(given)
+        for packet in source.demux(given):
+            if packet.dts is not None:  # the last, empty one
+                packet.stream = stream
+                container.mux(packet)
+    other.replace(path)
 
 
 def _read_json(path: Path) -> str | None:
@@ -147,8 +168,8 @@ WRITERS: dict[str, Callable[[Frames, int, str, Path], None]] = {
     ".webp": _write_webp,
     ".png": _write_png,
     ".apng": _write_png,
-    ".mp4": _write_mp4,
-    "": _write_folder,
+    ".mp4": write_mp4,
+    "": write_folder,
 }
 LOSSY = (".gif", ".mp4")
 READERS: dict[str, Callable[[Path], str | None]] = {

@@ -26,7 +26,9 @@ def parser() -> command.Parser:
   python -m zs2.sample "red apple on a sky blue background" --lam 0.15 --out apple.gif
   python -m zs2.sample --attn sa --noise iid          every frame on its own: the baseline
   python -m zs2.sample --seed 0..3 --out clips/c.webp  four clips: clips/c-s0.webp …
-  python -m zs2.sample --replay apple.json --out again.gif""",
+  python -m zs2.sample --replay apple.json --out again.gif
+  python -m zs2.sample --frames 2000 --stream --out long.mp4
+  torchrun --nproc-per-node 2 -m zs2.sample --frames 64 --out apple.gif    one clip, made by two processes""",
     )
     p.add_argument("prompt", nargs="?", help=f"what to show (default, for the default model only: {EXAMPLE!r})")
     p.add_argument("--version", action="version", version=f"zs2 {__version__}")
@@ -76,6 +78,12 @@ def parser() -> command.Parser:
     )
     g.add_argument("--size", type=size, metavar="WxH", help="pixels (default: what the model was trained at)")
     g.add_argument(
+        "--chunk",
+        type=int,
+        metavar="N",
+        help="frames of a UNet call: the same clip in the memory of N frames (default: as many as fit the free memory)",
+    )
+    g.add_argument(
         "--latents", metavar="FILE", help="safetensors with `latents`, float32 (frames, 4, h, w): the initial noise"
     )
 
@@ -90,6 +98,14 @@ def parser() -> command.Parser:
         help="by its ending: .gif, .webp (lossless), .png or .apng (animated), .mp4 (with zs2[video]); none: a folder "
         "of PNG files (default: the next free out/00001.gif). A JSON with all settings is put beside it",
     )
+    g.add_argument(
+        "--stream",
+        action="store_true",
+        help="make and write the frames chunk by chunk, for clips of any length: .mp4 or a folder of PNG files. Ctrl-C "
+        "ends the clip with the frames that are there (default chunk: 8)",
+    )
+    g.add_argument("--state-device", metavar="DEVICE", help="of --stream: where states are kept (default: --device)")
+    g.add_argument("--dry-run", action="store_true", help="print the memory that this is expected to need, and stop")
     g.add_argument("--fps", type=int, metavar="N", help="frames a second (default 8)")
     g.add_argument("--no-sheet", dest="sheet", action="store_false", help="no contact sheet beside the clip")
     g.add_argument(

@@ -1,16 +1,15 @@
-"""ZS2: from a prompt to a clip. Noise (noise.py), denoising with momentum (models/, ddim.py), decoding (vae.py)."""
+"""ZS2: from a prompt to a clip. Noise (noise.py), sampling (sampler.py, models/), decoding (decode.py)."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import PIL
 import torch
 from torch import Tensor
@@ -20,35 +19,27 @@ from zs2.checkpoint import Checkpoint, without_collector, without_weights
 from zs2.checks import check_parts, choose_device, choose_dtype
 from zs2.config import LAM, TEXT2VIDEO_ZERO, ScheduleConfig
 from zs2.ddim import DDIM
+from zs2.decode import decode
 from zs2.errors import InputError, whole
+from zs2.formats import Frames
 from zs2.lora import merge
 from zs2.lora import parse as parse_lora
+from zs2.memory import Plan, fitting, free_memory, plan
 from zs2.method import Method
-from zs2.models.attention import TextKV
 from zs2.models.temporal import Momentum
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.noise import noises, stream
 from zs2.request import Request
+from zs2.sampler import Sampler, Step
 from zs2.text import Text
-from zs2.text2video_zero import MOTION, after, spread
 from zs2.video import FPS_MAX, Clip
 from zs2.weights import sha256
 
-PIXELS_AT_ONCE = 512 * 512  # decoded together: small frames in batches, large ones one by one
+if TYPE_CHECKING:
+    from zs2.processes import Group
 
-
-@dataclass(frozen=True)
-class Step:
-    """A finished step of the sampler: its index from 0, of how many, its timestep, and the latents after it.
-
-    While text2video-zero samples frame 0 alone, in its first steps, the latents are of one frame.
-    """
-
-    index: int
-    steps: int
-    timestep: int
-    latents: Tensor  # (F, 4, h, w), scaled, float32, on the model's device
+STREAM_CHUNK = 8  # frames, by default: where none come before the first chunk is done, it should not be long
 
 
 class ZS2:
@@ -149,74 +140,140 @@ class ZS2:
         *,
         fps: int = 8,
         callback: Callable[[Step], object] | None = None,
+        group: Group | None = None,
         **request: Any,
     ) -> Clip:
         """Make a clip.
 
         Args:
             prompt, and as keywords those of `Request`: negative_prompt, frames, steps, guidance, seed, height, width,
-                latents.
+                chunk, latents.
             fps: frames a second of the saved clip.
             callback: called with each finished `Step`; what it raises stops the clip.
+            group: the processes that make it together: see processes.py. All call this, and all get the clip.
         Returns: a `Clip` with `frames`, uint8 (F, H, W, 3), and `settings`, which say how it was made.
-        Raises: InputError for what can't be meant; FloatingPointError if the latents become NaN or infinite.
+        Raises: InputError for what can't be meant, or does not fit the free memory; FloatingPointError if the latents
+            become NaN or infinite; OutOfMemory.
         """
-        made, fps = Request(prompt, **request), whole("fps", fps, 1, FPS_MAX)
-        return Clip(self.decode(_last(self.sample(made), callback)), fps, self.settings(made, fps))
+        made, fps = self.planned(Request(prompt, **request), group), whole("fps", fps, 1, FPS_MAX)
+        frames = self.decode(_last(self.sample(made, group), callback), made.chunk, group)
+        return Clip(frames, fps, self.settings(made, fps, group))
 
     def latents(
-        self, prompt: str | Sequence[str], *, callback: Callable[[Step], object] | None = None, **request: Any
+        self,
+        prompt: str | Sequence[str],
+        *,
+        callback: Callable[[Step], object] | None = None,
+        group: Group | None = None,
+        **request: Any,
     ) -> Tensor:
         """As a call, but the scaled latents before decoding: float32 (F, 4, h, w) on the model's device."""
-        return _last(self.sample(Request(prompt, **request)), callback)
+        return _last(self.sample(self.planned(Request(prompt, **request), group), group), callback)
+
+    def sample(self, request: Request, group: Group | None = None) -> Iterator[Step]:
+        """The sampler: yields after every step; close it to cancel. Where a chunk is given, it is taken to fit.
+
+        Raises: InputError for a request that does not fit the model, or the free memory; FloatingPointError for NaN or
+            infinite latents; OutOfMemory.
+        """
+        if request.frames is None:
+            raise InputError("frames is None: expected a number (only stream goes on without end)")
+        request = self.planned(request, group) if request.chunk is None else request
+        return self._sampler(request, group).steps()
+
+    def stream(
+        self,
+        prompt: str | Sequence[str],
+        frames: int | None = None,
+        *,
+        state_device: str | torch.device | None = None,
+        group: Group | None = None,
+        **request: Any,
+    ) -> Iterator[Frames]:
+        """Finished frames one by one, while later ones are still to be made: those of the clip of any length.
+
+        Each chunk goes through all steps before the next one begins, so that the first frame is there after one chunk's
+        work. What is kept of earlier frames is one momentum state a layer and step, whatever their number.
+
+        Args:
+            prompt, and as keywords those of `Request`; the chunk is 8 frames by default, or fewer if these do not fit.
+            frames: how many; None goes on until the caller stops.
+            state_device: where the momentum states are kept (default: with the model).
+        Yields: uint8 (H, W, 3)
+        Raises: as a call does.
+        """
+        made = self.planned(Request(prompt, frames=frames, **request), group, stream=True, state_device=state_device)
+        return self.frames(made, group, state_device)
 
     @torch.no_grad()
-    def sample(self, request: Request) -> Iterator[Step]:
-        """The sampler: yields after every step; close it to cancel.
+    def frames(
+        self, request: Request, group: Group | None = None, state_device: str | torch.device | None = None
+    ) -> Iterator[Frames]:
+        """As `stream`, of a request that was `planned`."""
+        device = None if state_device is None else choose_device(state_device)
+        for latents in self._sampler(request, group, device).chunks(request.frames):
+            yield from self.decode(latents, request.chunk, group)
 
-        Raises: InputError for a request that does not fit the model; FloatingPointError for NaN or infinite latents.
+    def _sampler(self, request: Request, group: Group | None, state_device: torch.device | None = None) -> Sampler:
+        _, h, w = self.shape(request)
+        reduction = self.vae.config.reduction
+        return Sampler(
+            self.unet,
+            self.text,
+            DDIM(self.schedule, request.steps),
+            self.method,
+            request,
+            size=(h * reduction, w * reduction),
+            noises=self.noises(request),
+            renoised=self.method.noise == TEXT2VIDEO_ZERO and request.latents is None and request.frames != 1,
+            group=group,
+            state_device=state_device,
+        )
+
+    def plan(
+        self, request: Request, chunk: int, *, stream: bool = False, state_device: str | torch.device | None = None
+    ) -> Plan:
+        """The memory that a request is expected to need in chunks of so many frames: see memory.py."""
+        _, h, w = self.shape(request)
+        return plan(
+            self.unet,
+            self.vae,
+            self.text,
+            size=(h, w),
+            frames=request.frames,
+            chunk=chunk,
+            branches=1 if request.guidance in (0, 1) else 2,
+            texts=1 if isinstance(request.prompt, str) else len(request.prompt),
+            kept_states=0 if not stream else request.steps if state_device is None else 1,
+        )
+
+    def planned(
+        self,
+        request: Request,
+        group: Group | None = None,
+        *,
+        stream: bool = False,
+        state_device: str | torch.device | None = None,
+    ) -> Request:
+        """The request with its chunk decided: as given, or as many frames as fit the free memory, which is said if that
+        is not the whole clip; in a stream, 8.
+
+        Raises: InputError, as `check` does, and for a chunk that does not fit, with one that does.
         """
-        ddim = DDIM(self.schedule, request.steps)
-        denoise = self._denoiser(request, ddim)
-        x = self.initial_noise(request).to(self.device)
-        t0, t1 = after(request.steps, self.method.renoise) if len(x) < request.frames else (0, 0)
-        for i, t in enumerate(ddim.timesteps):
-            if len(x) < request.frames and i == request.steps - t1 - 1:
-                motion = self.method.motion or MOTION
-                x = spread(x, denoise, ddim, frames=request.frames, seed=request.seed, motion=motion, t0=t0, t1=t1)
-            x = denoise(i, x)
-            yield Step(i, request.steps, t, x)
+        self.check(request)
+        frames = request.frames if group is None or request.frames is None else -(-request.frames // group.size)
+        if group is not None and request.frames is not None and request.frames < group.size:
+            raise InputError(f"{group.size} processes for {request.frames} frames: expected at most one a frame")
+        wanted = request.chunk or (STREAM_CHUNK if stream else frames) or STREAM_CHUNK
+        wanted = wanted if frames is None else min(wanted, frames)
 
-    def _denoiser(self, request: Request, ddim: DDIM) -> Callable[[int, Tensor], Tensor]:
-        """A step of all frames, or of frame 0 alone: (index, latents before) → latents after, checked."""
-        text, added, branches = self.conditions(request)
-        rows = text[0][0].shape[0]
-        alone = [(k[:: rows // branches], v[:: rows // branches]) for k, v in text]
-        added_alone = None if added is None else added[:: rows // branches]
+        def needs(chunk: int) -> Plan:
+            return self.plan(request, chunk, stream=stream, state_device=state_device)
 
-        def denoise(i: int, x: Tensor) -> Tensor:
-            whole_clip = len(x) == request.frames
-            output = self.unet(
-                torch.cat([x] * branches).to(self.dtype),  # (branches·F, 4, h, w)
-                ddim.timesteps[i],
-                text if whole_clip else alone,
-                frames=len(x),
-                added=added if whole_clip else added_alone,
-            ).float()
-            if branches == 2:
-                negative, positive = output.chunk(2)
-                output = negative + request.guidance * (positive - negative)
-            x = ddim.step(i, x, output)
-            if not x.isfinite().all():
-                other = "" if self.dtype == torch.float32 else "float32, or "
-                raise FloatingPointError(
-                    f"the latents are NaN or infinite after step {i + 1} of {request.steps} "
-                    f"(timestep {ddim.timesteps[i]}) in {self.dtype}: try {other}a smaller guidance than "
-                    f"{request.guidance:g}"
-                )
-            return x
-
-        return denoise
+        chunk = fitting(needs, wanted, free_memory(self.device), asked=request.chunk is not None)
+        if chunk < wanted:
+            warnings.warn(f"{chunk} frames at a time, as many as fit the free memory, not {wanted}", stacklevel=3)
+        return request.in_chunks(chunk)
 
     def check(self, request: Request) -> None:
         """Raise InputError if this model can't sample a request: its size, its steps or its latents."""
@@ -224,10 +281,11 @@ class ZS2:
         self.shape(request)
         self.method.settings(request.steps, request.latents is not None)
         if request.latents is not None:
-            self.initial_noise(request)
+            self.noises(request)
 
-    def initial_noise(self, request: Request) -> Tensor:
-        """The noise that sampling starts from: float32 (F, 4, h, w) on the CPU; with text2video-zero, frame 0's alone.
+    def noises(self, request: Request) -> Iterator[Tensor]:
+        """The noise of each frame, float32 (4, h, w) on the CPU: without end, or as many as were given as latents. (Of
+        text2video-zero's only the first counts.)
 
         Raises: InputError for a size that does not divide, or given latents of another shape, dtype or not finite.
         """
@@ -235,68 +293,65 @@ class ZS2:
         if request.latents is None:
             method = self.method
             if method.noise == TEXT2VIDEO_ZERO:
-                return stream(request.seed, 0, shape[1:])()[None]
+                return iter([stream(request.seed, 0, shape)()])
             lam = LAM if method.lam is None else method.lam
-            drawn = noises(method.noise, shape[1:], request.seed, lam=lam, alpha=method.alpha)
-            return torch.stack(list(islice(drawn, request.frames)))
-        given = request.latents
-        if given.shape != shape or given.dtype != torch.float32:
-            raise InputError(f"latents are {given.dtype} {tuple(given.shape)}: expected torch.float32 {shape}")
+            return noises(method.noise, shape, request.seed, lam=lam, alpha=method.alpha)
+        given, want = request.latents, (request.frames, *shape)
+        if given.shape != want or given.dtype != torch.float32:
+            raise InputError(f"latents are {given.dtype} {tuple(given.shape)}: expected torch.float32 {want}")
         if not given.isfinite().all():
             raise InputError("latents: some are NaN or infinite")
-        return given.cpu()
+        return iter(given.cpu())
 
-    def shape(self, request: Request) -> tuple[int, int, int, int]:
-        """The shape (F, 4, h, w) of a request's latents. Raises: InputError for a size that does not divide."""
+    def initial_noise(self, request: Request) -> Tensor:
+        """The noise that sampling starts from: float32 (F, 4, h, w) on the CPU; with text2video-zero, frame 0's alone.
+
+        Raises: InputError as `noises` does.
+        """
+        return torch.stack(list(islice(self.noises(request), request.frames)))
+
+    def shape(self, request: Request) -> tuple[int, int, int]:
+        """The shape (4, h, w) of a frame's latents. Raises: InputError for a size that does not divide."""
         reduction = self.vae.config.reduction
         h, w = self.unet.config.sample_size if request.latents is None else request.latents.shape[-2:]
         height = h * reduction if request.height is None else whole("height", request.height, reduction)
         width = w * reduction if request.width is None else whole("width", request.width, reduction)
         if height % reduction or width % reduction or not height or not width:
             raise InputError(f"size {width}x{height}: expected multiples of {reduction}, the VAE's reduction")
-        return request.frames, self.vae.config.latent_channels, height // reduction, width // reduction
+        return self.vae.config.latent_channels, height // reduction, width // reduction
 
     @torch.no_grad()
-    def conditions(self, request: Request) -> tuple[list[TextKV], Tensor | None, int]:
-        """What the UNet is conditioned on, computed once a clip: the text's keys and values, a row for each branch, or
-        for each branch and frame with one prompt a frame; what SDXL adds to the time embedding; the number of branches.
+    def decode(self, latents: Tensor, chunk: int | None = None, group: Group | None = None) -> Frames:
+        """Scaled latents (F, 4, h, w) → frames, uint8 (F, H, W, 3); see decode.py.
+
+        chunk: at most so many are decoded at once. group: processes that share the work, and all get the frames.
+        Raises: FloatingPointError if a pixel is NaN or infinite.
         """
-        prompts, negatives = request.prompts, [request.negative_prompt] * len(request.prompts)
-        encoded = self.text([] if request.guidance == 0 else prompts, [] if request.guidance == 1 else negatives)
-        added = None
-        if encoded.pooled is not None:
-            _, _, h, w = self.shape(request)
-            size = (h * self.vae.config.reduction, w * self.vae.config.reduction)
-            added = self.unet.added_embedding(encoded.pooled, size)
-        return self.unet.text_keys_values(encoded.context), added, len(encoded.context) // len(prompts)
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> np.ndarray:
-        """Scaled latents (F, 4, h, w) → frames, uint8 (F, H, W, 3). Raises: FloatingPointError if a pixel is NaN."""
-        config = self.vae.config
-        pixels = config.reduction**2 * latents[0, 0].numel()
+        chunk = len(latents) if chunk is None else chunk
         pieces = []
-        for z in latents.split(max(1, PIXELS_AT_ONCE // pixels)):
-            piece = self.vae.decode(z / config.scaling_factor)
-            if not piece.isfinite().all():
-                raise FloatingPointError("the VAE decoded NaN or infinite pixels: are these latents of this model?")
-            pieces.append(((piece / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu())
-        return torch.cat(pieces).permute(0, 2, 3, 1).contiguous().numpy()
+        for piece in latents.split(chunk if group is None else chunk * group.size):
+            share = None if group is None else group.share(len(piece))
+            mine = piece if share is None else piece[share.mine]
+            frames = decode(self.vae, mine, self.vae.config.scaling_factor, chunk)
+            pieces.append(frames if share is None else share.gather(frames.to(self.device)).cpu())
+        return torch.cat(pieces).numpy()
 
-    def settings(self, request: Request, fps: int) -> dict[str, Any]:
+    def settings(self, request: Request, fps: int, group: Group | None = None) -> dict[str, Any]:
         """All that decides a clip, for its metadata: no path, time or host; None where a setting has no effect."""
         given = request.latents
-        frames, _, h, w = self.shape(request)
+        _, h, w = self.shape(request)
         return {
             "prompt": request.prompt if isinstance(request.prompt, str) else list(request.prompt),
             "negative_prompt": request.negative_prompt,
-            "frames": frames,
+            "frames": request.frames,
             "steps": request.steps,
             "guidance": request.guidance,
             "seed": request.seed if given is None else None,
             "width": w * self.vae.config.reduction,
             "height": h * self.vae.config.reduction,
             "fps": fps,
+            "chunk": request.chunk,  # and the number of processes: the last bits depend on them
+            "processes": 1 if group is None else group.size,
             **self.method.settings(request.steps, given is not None),
             "latents": None if given is None else hashlib.sha256(given.cpu().numpy().tobytes()).hexdigest(),
             "dtype": str(self.dtype).removeprefix("torch."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,26 +23,31 @@ class Request:
     Args:
         prompt: text, or one text a frame (prompt travel; the last repeats).
         negative_prompt: what guidance leads away from.
-        frames, steps: at least 1. seed: from 0 to 2³²−1 (torch draws from 32 bits).
+        frames, steps: at least 1; frames None goes on without end, which only `stream` can.
+        seed: from 0 to 2³²−1 (torch draws from 32 bits).
         guidance: g in u + g·(c − u); at 1 only the prompt counts, at 0 only the negative prompt, at half the work.
         height, width: pixels, multiples of the VAE's reduction; by default what the model was trained at.
+        chunk: frames that the UNet is given at once (by each process, if several make the clip): the result is the
+            same to float32 rounding, in the memory of so many; by default as many as fit the free memory.
         latents: initial noise (frames, 4, h, w), float32, used as given; then seed and noise model have no effect.
     Raises: InputError for values that can't be meant.
     """
 
     prompt: str | Sequence[str]
     negative_prompt: str = ""
-    frames: int = 8
+    frames: int | None = 8
     steps: int = 50
     guidance: float = 7.5
     seed: int = 0
     height: int | None = None
     width: int | None = None
+    chunk: int | None = None
     latents: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name, least, most in (("frames", 1, None), ("steps", 1, None), ("seed", 0, SEED_MAX)):
-            object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
+        for name, least, most in (("frames", 1, None), ("steps", 1, None), ("seed", 0, SEED_MAX), ("chunk", 1, None)):
+            if getattr(self, name) is not None or name in ("steps", "seed"):
+                object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
         if not isinstance(self.guidance, int | float) or not abs(self.guidance) <= sys.float_info.max:
             raise InputError(f"guidance is {str(self.guidance)[:40]}: expected a finite number")
         object.__setattr__(self, "guidance", float(self.guidance))
@@ -52,7 +58,7 @@ class Request:
             raise InputError(f"prompt is {self.prompt!r}, negative prompt {self.negative_prompt!r}: expected texts")
         if any("\ud800" <= c <= "\udfff" for text in (*texts, self.negative_prompt) for c in text):
             raise InputError(f"prompt is {self.prompt!r}: expected text in Unicode (the bytes given are not UTF-8)")
-        if not 1 <= len(texts) <= self.frames:
+        if not texts or (self.frames is not None and len(texts) > self.frames):
             raise InputError(
                 f"{len(texts)} prompts for {self.frames} frames: expected from 1 to {self.frames} (give more frames?)"
             )
@@ -60,13 +66,18 @@ class Request:
             raise InputError("latents: expected a float32 tensor (frames, 4, h, w) that needs no gradient")
         if self.guidance == 1 and self.negative_prompt:
             warnings.warn("the negative prompt has no effect at guidance 1", stacklevel=3)
-        if self.guidance == 0 and any(self.prompts):
+        if self.guidance == 0 and any(texts):
             warnings.warn("the prompt has no effect at guidance 0, where only the negative prompt counts", stacklevel=3)
         if self.latents is not None and self.seed != 0:
             warnings.warn("the seed has no effect where latents are given", stacklevel=3)
 
-    @property
-    def prompts(self) -> list[str]:
-        """The prompt of each frame, or the one prompt of all."""
-        given = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
-        return given if len(given) == 1 else given + given[-1:] * (self.frames - len(given))
+    def in_chunks(self, chunk: int) -> Request:
+        """The same request, so many frames at once. It is not checked, nor anything warned of, a second time."""
+        other = copy(self)
+        object.__setattr__(other, "chunk", chunk)
+        return other
+
+    def prompts(self, first: int, count: int) -> list[str]:
+        """The prompts of so many frames from the first: one a frame."""
+        given = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        return [given[min(k, len(given) - 1)] for k in range(first, first + count)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import warnings
@@ -18,6 +19,7 @@ from zs2.request import Request
 
 if TYPE_CHECKING:
     from zs2.pipeline import ZS2
+    from zs2.processes import Group
 
 METHOD: tuple[str, ...] = ("attn", "mu", "noise", "lam", "alpha", "motion", "renoise")
 REQUEST = tuple(field.name for field in fields(Request))
@@ -28,6 +30,9 @@ REPLAY = (
     "lora",
     "device",
     "latents",
+    "stream",
+    "state_device",
+    "dry_run",
     "out",
     "sheet",
 )  # what --replay can be given with
@@ -87,7 +92,7 @@ def outputs(given: dict[str, Any], marks: Sequence[str], fps: int) -> list[Path]
         base = Path(given["out"])
     else:
         taken = [int(m[0]) for p in Path("out").glob("*") if (m := re.match(r"\d{5,9}", p.name, re.ASCII))]
-        base = Path("out") / f"{max(taken, default=0) + 1:05}.gif"
+        base = Path("out") / f"{max(taken, default=0) + 1:05}{'.mp4' if 'stream' in given else '.gif'}"
     if not base.name:
         raise InputError(f"--out {given['out']!r} names no file: expected one such as clip.gif")
     return [check_output(base.with_name(base.stem + mark + base.suffix) if mark else base, fps) for mark in marks]
@@ -103,7 +108,9 @@ def replayed(file: str, given: dict[str, Any]) -> dict[str, Any]:
     made = read_settings(Path(file))
     try:
         options = {name: made[name] for name in (*METHOD, *REQUEST, "fps", "dtype", "device")}
-        options["made"] = {name: made[name] for name in ("model", "weights", "lora", "versions", "latents")}
+        options["made"] = {
+            name: made[name] for name in ("model", "weights", "lora", "versions", "latents", "processes")
+        }
     except KeyError as error:
         raise InputError(f"{file}: these are not the settings of a clip of zs2: {error} is missing") from error
     for name in needed(made):
@@ -127,10 +134,22 @@ def needed(made: dict[str, Any]) -> list[str]:
     """The settings that decide a clip of this variant: what has no effect is null."""
     from zs2.method import effects
 
-    names = ["prompt", "negative_prompt", "frames", "steps", "guidance", "width", "height", "fps"]
+    names = ["prompt", "negative_prompt", "frames", "steps", "guidance", "width", "height", "fps", "chunk"]
     names += ["attn", "dtype", "device", "weights", "versions"]
     effect = effects(str(made["attn"]), str(made["noise"]))
     return [*names, *(effect if made["latents"] is None else effect & {"mu"}), *["seed"] * (made["latents"] is None)]
+
+
+def check_stream(path: Path, settings: dict[str, Any] | None = None) -> None:
+    """Raise InputError for a format that can't be written frame by frame, or can't hold frames of the size set."""
+    from zs2.streaming import STREAMED
+
+    ending = path.suffix.lower()
+    if ending not in STREAMED:
+        raise InputError(f"{path}: {ending} needs all frames at once: stream to .mp4, or to a folder of PNG files")
+    if ending and settings is not None and (settings["width"] % 2 or settings["height"] % 2):
+        size = f"{settings['width']}x{settings['height']}"
+        raise InputError(f"{path}: MP4 needs an even width and height, got {size}: use a folder of PNG files")
 
 
 def warn_without_effect(given: dict[str, Any], paths: Sequence[Path]) -> None:
@@ -145,11 +164,13 @@ def warn_without_effect(given: dict[str, Any], paths: Sequence[Path]) -> None:
             warnings.warn(f"{', '.join(unused)}: no effect on a single frame", stacklevel=2)
     if "fps" in given and not paths[0].suffix:
         warnings.warn("fps: no effect on a folder of PNG files", stacklevel=2)
+    if "state_device" in given and "stream" not in given:
+        warnings.warn("state_device: no effect without --stream", stacklevel=2)
 
 
-def check_replay(model: ZS2, made: dict[str, Any], request: Request, fps: int) -> None:
-    """Raise InputError if a replay has other weights or latents; warn of other versions."""
-    now = model.settings(request, fps)
+def check_replay(model: ZS2, made: dict[str, Any], request: Request, fps: int, group: Group | None) -> None:
+    """Raise InputError if a replay has other weights or latents; warn of other versions or processes."""
+    now = model.settings(request, fps, group)
     if made["weights"] != now["weights"]:
         parts = [part for part, digest in now["weights"].items() if made["weights"].get(part) != digest]
         differ = f"{', '.join(parts)} differ"
@@ -160,39 +181,108 @@ def check_replay(model: ZS2, made: dict[str, Any], request: Request, fps: int) -
         raise InputError("the clip was made from other latents: give the same --latents")
     if made["versions"] != now["versions"]:
         warnings.warn(f"made with {made['versions']}, now {now['versions']}: the clip may differ", stacklevel=2)
+    if made["processes"] != now["processes"]:
+        warnings.warn(
+            f"made by {made['processes']} process(es), not {now['processes']}: last bits may differ", stacklevel=2
+        )
 
 
-def run(given: dict[str, Any]) -> None:
-    """Make all the clips. What is wrong with the options is said before the model is loaded."""
+def run(given: dict[str, Any], group: Group | None = None) -> None:
+    """Make all the clips, alone or as one of a group of processes, of which the first one writes.
+
+    What is wrong with the options is said before the model is loaded.
+    """
     if "replay" in given:
         given = replayed(given["replay"], given)
     jobs = list(requests(given))
     fps = given.get("fps", 8)
     paths = outputs(given, [mark for mark, _ in jobs], fps)
+    if "stream" in given:
+        check_stream(paths[0])
     if "made" not in given:
         warn_without_effect(given, paths)
 
     from zs2.pipeline import ZS2
-    from zs2.progress import progress
-    from zs2.video import Clip
 
     options = {name: given[name] for name in (*METHOD, "device", "dtype", "prediction", "lora") if name in given}
     model = ZS2.from_pretrained(given.get("model", DEFAULT_MODEL), **options)
-    for _, request in jobs:
-        model.check(request)
+    memory: dict[str, Any] = {"stream": "stream" in given, "state_device": given.get("state_device")}
+    asked = [request for _, request in jobs]
+    if "dry_run" in given:
+        return print_plans(model, asked, group, memory)
+    planned = [model.planned(request, group, **memory) for request in asked]
+    for request in planned:
+        if "stream" in given:
+            check_stream(paths[0], model.settings(request, fps))
         if "made" in given:
-            check_replay(model, given["made"], request, fps)
-    for number, ((_, request), path) in enumerate(zip(jobs, paths, strict=True), 1):
+            check_replay(model, given["made"], request, fps, group)
+    for number, (request, path) in enumerate(zip(planned, paths, strict=True), 1):
         label = "sampling" if len(jobs) == 1 else f"clip {number} of {len(jobs)}"
-        for step in progress(model.sample(request), request.steps, label):
+        make(model, request, path, fps, label, given, group)
+    return None
+
+
+def print_plans(model: ZS2, asked: Sequence[Request], group: Group | None, memory: dict[str, Any]) -> None:
+    """Print what memory each kind of clip is expected to need. Raises: InputError if it is more than there is."""
+    from zs2.memory import amount, free_memory
+
+    free, plans = free_memory(model.device), set()
+    for request in asked:
+        failed = None
+        try:
+            planned = model.planned(request, group, **memory)
+        except InputError as error:
+            planned, failed = request.in_chunks(request.chunk or 1), error
+        assert planned.chunk is not None
+        plan = model.plan(planned, planned.chunk, **memory)
+        if plan not in plans and (group is None or group.rank == 0):
+            print(f"{planned.frames} frames, {planned.chunk} at a time:", *plan.lines(), sep="\n")
+            print(f"{'free':<10}{'not known' if free is None else amount(free):>10}")
+        plans.add(plan)
+        if failed is not None:
+            raise failed
+
+
+def make(
+    model: ZS2, request: Request, path: Path, fps: int, label: str, given: dict[str, Any], group: Group | None
+) -> None:
+    """Make one clip, and write it. Raises: KeyboardInterrupt if it was, when a stream's frames are written."""
+    from zs2.progress import progress
+    from zs2.video import Clip
+
+    first, sheet = group is None or group.rank == 0, given.get("sheet", True)
+    settings, whole = model.settings(request, fps, group), True
+    if "stream" in given:
+        from zs2.streaming import save
+
+        assert request.frames is not None
+        frames = model.frames(request, group, given.get("state_device"))
+        if first:
+            shown = progress(frames, request.frames, label.replace("sampling", "frames"))
+            written, whole = save(shown, request.frames, path, fps, settings, sheet=sheet)
+        else:
+            for _ in frames:
+                pass
+    else:
+        steps = model.sample(request, group)
+        for step in progress(steps, request.steps, label) if first else steps:
             final = step.latents
-        clip = Clip(model.decode(final), fps, model.settings(request, fps))
-        for written in clip.save(path, sheet=given.get("sheet", True)):
-            print(written)
+        pixels = model.decode(final, request.chunk, group)
+        if first:
+            written = Clip(pixels, fps, settings).save(path, sheet=sheet)
+    if first:
+        for file in written:
+            print(file)
+    if not whole:
+        raise KeyboardInterrupt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit status, as `zs2.command.command` says."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ:  # torchrun
+        from zs2.processes import together
+
+        return together(parser(), run, argv)
     return command(parser(), run, argv)
 
 

@@ -12,8 +12,9 @@ The paper's δ is (12, 12); t₀ = 881 and t₁ = 941 of 50 steps are those with
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -23,7 +24,6 @@ from zs2.errors import InputError
 from zs2.noise import stream
 
 MOTION = (12.0, 12.0)  # δ: to the left and up, in pixels of 512
-Denoise = Callable[[int, Tensor], Tensor]  # a step's index, and latents before it → latents after it
 
 
 def after(steps: int, renoise: tuple[int, int] | None = None) -> tuple[int, int]:
@@ -43,36 +43,23 @@ def after(steps: int, renoise: tuple[int, int] | None = None) -> tuple[int, int]
 
 
 def spread(
-    x: Tensor,
-    denoise: Denoise,
-    ddim: DDIM,
-    *,
-    frames: int,
-    seed: int,
-    motion: tuple[float, float],
-    t0: int,
-    t1: int,
-) -> Tensor:
-    """Make all frames of frame 0.
+    near: Tensor, far: Tensor, ddim: DDIM, *, seed: int, motion: tuple[float, float], t0: int, t1: int
+) -> Iterator[Tensor]:
+    """Make the other frames of frame 0: all frames at t₁, without end.
 
     Args:
-        x: frame 0 at t₁, (1, 4, h, w). denoise: one step of frame 0.
-        frames: F. seed: of the fresh noise: each frame's own stream. motion: δ along x and y.
-        t0, t1: as `after` returned.
-    Returns: all frames at t₁, (F, 4, h, w).
+        near: frame 0 at t₁, (4, h, w). far: frame 0 at t₀, by steps of its own.
+        seed: of the fresh noise: each frame's own stream. motion: δ along x and y. t0, t1: as `after` returned.
     """
-    first, start, end = x, len(ddim.timesteps) - t1 - 1, len(ddim.timesteps) - t0 - 1
-    for i in range(start, end):
-        x = denoise(i, x)
+    start, end = len(ddim.timesteps) - t1 - 1, len(ddim.timesteps) - t0 - 1
     # as diffusers', the product is of t₀ … t₁ − 1; of t₀ + 1 … t₁ it would be the forward process
     before, last = ddim.timesteps[end] - 1, ddim.timesteps[start] - 1
     a = (ddim.cumprod[last] / (ddim.cumprod[before] if before >= 0 else 1)).item()
-    made = [first]
-    for k in range(1, frames):
-        shifted = shift(shift(x, k * motion[0], dim=3), k * motion[1], dim=2)
-        noise = stream(seed, k, tuple(x.shape[1:]))().to(x.device)
-        made.append(math.sqrt(a) * shifted + math.sqrt(1 - a) * noise)
-    return torch.cat(made)
+    yield near
+    for k in itertools.count(1):
+        shifted = shift(shift(far, k * motion[0], dim=2), k * motion[1], dim=1)
+        noise = stream(seed, k, tuple(far.shape))().to(far.device)
+        yield math.sqrt(a) * shifted + math.sqrt(1 - a) * noise
 
 
 def shift(x: Tensor, pixels: float, dim: int) -> Tensor:

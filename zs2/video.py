@@ -113,7 +113,7 @@ class Clip:
         ending = path.suffix.lower()
         if ending == ".mp4" and (self.frames.shape[1] % 2 or self.frames.shape[2] % 2):
             raise InputError(f"{path}: MP4 needs an even width and height, got {self!r}: use .webp, .png or .gif")
-        json_path, sheet_path = _beside(path)
+        json_path, sheet_path = beside(path)
         text = dumps(self.settings)  # ASCII: no format can take it for another encoding
         jobs: dict[Path, Callable[[Path], object]] = {path: partial(WRITERS[ending], self.frames, self.fps, text)}
         if sheet:
@@ -121,7 +121,7 @@ class Clip:
         if json:
             lines = dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
             jobs[json_path] = partial(Path.write_bytes, data=lines.encode())
-        _write_all(path.parent, jobs)
+        write_all(path.parent, jobs)
         return list(jobs)
 
     def sheet(self, columns: int | None = None, tile: int | None = None) -> Image.Image:
@@ -173,7 +173,7 @@ def check_output(path: str | os.PathLike[str], fps: int) -> Path:
             f"{path}: browsers play a GIF at {GIF_FPS_MAX} fps at most, got {fps}: use .webp, .png or .mp4"
         )
     try:
-        for file in _beside(path) if not ending else (path, *_beside(path)):
+        for file in beside(path) if not ending else (path, *beside(path)):
             if _exists(file) and file.is_dir():
                 raise InputError(f"output {file} is a folder: expected a file or a new name; choose another name")
         if not ending and _exists(path) and not _is_frame_folder(path):
@@ -229,7 +229,7 @@ def _checked(settings: dict[str, Any] | None) -> dict[str, Any]:
     return dict(loads(text))
 
 
-def _beside(path: Path) -> tuple[Path, Path]:
+def beside(path: Path) -> tuple[Path, Path]:
     """The JSON and the contact sheet of a clip."""
     return path.with_name(path.stem + ".json"), path.with_name(path.stem + ".sheet.png")
 
@@ -264,7 +264,7 @@ def _columns(count: int, aspect: float) -> int:
     return count if count <= 8 else min(range(1, count + 1), key=ugliness)
 
 
-def _write_all(folder: Path, jobs: dict[Path, Callable[[Path], object]]) -> None:
+def write_all(folder: Path, jobs: dict[Path, Callable[[Path], object]]) -> None:
     """Let each job write a temporary path, and when all are done move the results to their places, in order.
 
     Whatever is raised in between, KeyboardInterrupt included, no temporary file stays, and each target is the old one

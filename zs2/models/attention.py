@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zs2.models.layers import FeedForward
-from zs2.models.temporal import Momentum
+from zs2.models.temporal import Exchange, Momentum
 
 # Keys and values of a text, (branches or branches·frames, n, c) each, for one cross-attention layer.
 TextKV = tuple[Tensor, Tensor]
@@ -41,6 +41,7 @@ class Call:
     frames: int
     text: Iterator[TextKV]
     states: Iterator[Tensor | None]  # momentum states of the chunk of frames before
+    exchange: Exchange | None = None  # where these are some frames of a chunk that several processes share
     next_states: list[Tensor | None] = field(default_factory=list)
 
 
@@ -80,7 +81,12 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, call: Call) -> Tensor:
         """(b, n, dim) → (b, n, dim), b = branches × frames"""
         h = self.norm1(x)
-        blended, state = self.momentum.blend(h, call.frames, next(call.states))
+        state = next(call.states)
+        if call.exchange is None:
+            blended, state = self.momentum.blend(h, call.frames, state)
+        else:
+            start, state = call.exchange(self.momentum, h, call.frames, state)
+            blended, _ = self.momentum.blend(h, call.frames, start)
         call.next_states.append(state)
         x = x + self.attn1(h, self.attn1.keys_values(blended))
         x = x + self.attn2(self.norm2(x), next(call.text))

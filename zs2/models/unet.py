@@ -17,7 +17,7 @@ from zs2.config import UNetConfig
 from zs2.errors import InputError
 from zs2.models.attention import Attention, Call, SpatialTransformer, TextKV
 from zs2.models.layers import Downsample, ResnetBlock, TimestepEmbedding, Upsample, timestep_embedding
-from zs2.models.temporal import Momentum
+from zs2.models.temporal import Exchange, Momentum
 
 States = Sequence[Tensor | None]
 
@@ -209,6 +209,7 @@ class UNet(nn.Module):
         frames: int,
         added: Tensor | None = None,
         carry: States,
+        exchange: Exchange | None = None,
     ) -> tuple[Tensor, States]: ...
 
     def forward(
@@ -220,6 +221,7 @@ class UNet(nn.Module):
         frames: int,
         added: Tensor | None = None,
         carry: States | None = None,
+        exchange: Exchange | None = None,
     ) -> Tensor | tuple[Tensor, States]:
         """One evaluation.
 
@@ -228,6 +230,7 @@ class UNet(nn.Module):
             context: text (branches, n, c), or (branches·F, n, c); or what `text_keys_values` made of it.
             frames: F. added: for SDXL, what `added_embedding` returned.
             carry: for a clip in chunks of frames: `()` for the first, then what the last call returned.
+            exchange: where x has some frames of a chunk that several processes share: see temporal.py.
         Returns: the prediction, shaped as x; with a carry, (prediction, carry for the next chunk).
         Raises: InputError where the shapes do not fit together.
         """
@@ -247,7 +250,7 @@ class UNet(nn.Module):
             raise InputError(
                 "this UNet has no added conditions" if added is not None else "SDXL needs `added`: see added_embedding"
             )
-        call = Call(frames, iter(text), iter(carry or [None] * len(text)))
+        call = Call(frames, iter(text), iter(carry or [None] * len(text)), exchange)
 
         t = torch.as_tensor(t, device=x.device).reshape(-1)
         embedding = self.time_embedding(self._waves(t, self.config.block_out_channels[0]).to(x.dtype))  # (1 or b, 4c)

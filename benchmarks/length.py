@@ -1,0 +1,133 @@
+"""What a long clip costs: its memory beside a short one's, the plan's accuracy, and the time of a frame in chunks.
+
+Every figure of memory is the peak of a process of its own (VmHWM in /proc/self/status, so on Linux), the loading of
+the model included. `emoji64` is the default checkpoint; `sd15` is of Stable Diffusion 1.5's size, with random
+weights in bfloat16, at 256², with a small text tower. Times of both lengths are taken in turn, after a warm-up.
+
+    python benchmarks/length.py memory emoji64      256 frames in chunks of 8 against 8 frames: at most 1.10 times
+    python benchmarks/length.py memory sd15         32 frames in chunks of 8 against 8 frames, 2 steps
+    python benchmarks/length.py speed               frames a second at 256 frames in chunks of 8, and at 8 frames
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from zs2 import ZS2, Request
+from zs2.checkpoint import Checkpoint, assign, without_weights
+from zs2.config import DEFAULT_MODEL, TextConfig, UNetConfig, VAEConfig
+from zs2.memory import amount
+from zs2.models.clip import TextEncoder
+from zs2.models.unet import UNet
+from zs2.models.vae import VAE
+from zs2.text import Text
+
+PROMPT = "red apple on a sky blue background"
+SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}  # all else is the default of diffusers, which is SD 1.5
+SD_VAE = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
+LENGTHS = {"emoji64": (8, 256), "sd15": (8, 32)}
+REQUESTS = {
+    "emoji64": {"steps": 2},
+    "sd15": {"steps": 2, "height": 256, "width": 256},
+}
+
+
+def random_weights(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return {name: torch.randn(w.shape, dtype=dtype) * 0.02 for name, w in module.state_dict().items()}
+
+
+def load(which: str) -> ZS2:
+    if which == "emoji64":
+        return ZS2.from_pretrained(DEFAULT_MODEL, device="cpu")
+    torch.manual_seed(0)
+    small, cpu = Checkpoint(DEFAULT_MODEL), torch.device("cpu")
+    text = TextConfig.from_json({**small.source.json("text_encoder"), "hidden_size": 768})
+    with without_weights():
+        unet = UNet(UNetConfig.from_json(SD15))
+        vae, encoder = VAE(VAEConfig.from_json(SD_VAE)), TextEncoder(text, projection=False)
+    for module, dtype in ((unet, torch.bfloat16), (vae, torch.float32), (encoder, torch.bfloat16)):
+        assign(module, random_weights(module, dtype), "random", dtype, cpu)
+    return ZS2(unet, vae, Text([(encoder, small.tokenizer())]), small.schedule())
+
+
+def peak() -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+
+def one(which: str, frames: int, stream: bool) -> None:
+    """In a process of its own: sample, and say the peak and what was planned."""
+    model = load(which)
+    request = {"frames": frames, "chunk": 8, **REQUESTS[which]}
+    plan = model.plan(Request(PROMPT, **request), 8, stream=stream)
+    if stream:
+        for _ in model.stream(PROMPT, **request):
+            pass
+    else:
+        model(PROMPT, **request)
+    print(json.dumps({"peak": peak(), "plan": plan.total}))
+
+
+def memory(which: str) -> None:
+    rows = {}
+    for stream in (False, True):
+        for frames in LENGTHS[which]:
+            words = [sys.executable, __file__, "one", which, str(frames), *["--stream"] * stream]
+            rows[frames, stream] = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    base = rows[LENGTHS[which][0], False]["peak"]
+    print(f"{which}: peak of the whole process, chunks of 8, {REQUESTS[which]}")
+    for (frames, stream), row in rows.items():
+        how = "streamed" if stream else ""
+        print(
+            f"{frames:>5} frames {how:<9}{amount(row['peak']):>12}  {row['peak'] / base:.3f} of 8 frames; "
+            f"planned {amount(row['plan'])}, {row['plan'] / row['peak'] - 1:+.1%}"
+        )
+
+
+def speed(rounds: int) -> None:
+    """Seconds of a frame; a round has 256 frames in chunks and, before and after, 8 frames several times."""
+    model, ratios = load("emoji64"), []
+
+    def seconds(frames: int) -> float:
+        start = time.perf_counter()
+        model.latents(PROMPT, frames=frames, chunk=8, steps=1)
+        return (time.perf_counter() - start) / frames
+
+    seconds(8)
+    for _ in range(rounds):
+        shorts = [seconds(8) for _ in range(8)]
+        long = seconds(256)
+        shorts += [seconds(8) for _ in range(8)]
+        ratios.append(statistics.mean(shorts) / long)
+        print(f"a frame-step: {1000 * long:.1f} ms of 256 frames, {1000 * statistics.mean(shorts):.1f} ms of 8")
+    low, high = min(ratios), max(ratios)
+    share = f"{statistics.median(ratios):.3f} ({low:.3f} … {high:.3f})"
+    print(f"frames a second at 256 frames in chunks of 8, of those at 8: {share}")
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("what", choices=["memory", "speed", "one"])
+    p.add_argument("model", nargs="?", choices=list(LENGTHS), default="emoji64")
+    p.add_argument("frames", nargs="?", type=int, help="of `one`, which is a measurement of `memory`")
+    p.add_argument("--stream", action="store_true", help="of `one`")
+    p.add_argument("--rounds", type=int, default=5, help="of speed")
+    args = p.parse_args()
+    if args.what == "one":
+        one(args.model, args.frames, args.stream)
+    elif args.what == "memory":
+        memory(args.model)
+    else:
+        speed(args.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""One clip by several processes: measured for 1 and 2, predicted to 64.
+
+Each of P processes has n frames of a chunk, so that P of them make P·n frames in the time that one makes n, but for
+what they tell each other. A step of one process takes n·t, t the time of a frame. In each of the L self-attentions they
+tell each other a state, S_l bytes each, and after the step their latents, n·Z bytes each. By a ring, P − 1 times one
+after another, over a link of B bytes a second and a latency a:
+
+    T(P) = n·t + n·r + (P − 1)·((Σ S_l + n·Z) / B + (L + 1)·a)          for P > 1, T(1) = n·t
+    efficiency E(P) = T(1) / T(P)
+
+where r is the second pass of the recursion over a frame, which only several processes need. t and r are measured here
+by one process, S_l and Z are counted, B and a are given. The prediction leaves out that processes are not equally fast,
+and wait for each other. The processes of the measurement share this machine's cores, one thread each.
+
+    python benchmarks/scaling.py                                 the default checkpoint
+    python benchmarks/scaling.py --size 512 --link 3 --latency 50
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+
+from zs2 import ZS2, Request
+from zs2.config import DEFAULT_MODEL
+from zs2.memory import blocks, state_bytes
+from zs2.processes import joined
+
+PROMPT = "red apple on a sky blue background"
+
+
+def seconds(model: ZS2, args: argparse.Namespace, group: object = None, processes: int = 1) -> list[float]:
+    """The time of each step but the first, which warms up."""
+    request = Request(
+        PROMPT,
+        frames=args.frames * processes,
+        chunk=args.frames,
+        steps=args.steps + 1,
+        height=args.size,
+        width=args.size,
+    )
+    marks = [time.perf_counter() for _ in model.sample(request, group)]
+    return [last - first for first, last in itertools.pairwise(marks)]
+
+
+def recursion(model: ZS2, args: argparse.Namespace, latent: tuple[int, int]) -> float:
+    """The second pass over n frames, in all self-attentions of a step."""
+    total, momentum = 0.0, model.unet.momentum
+    for channels, tokens in blocks(model.unet.config, latent):
+        h = torch.randn(2 * args.frames, tokens, channels)
+        momentum.share(h, args.frames, first=False)
+        start = time.perf_counter()
+        momentum.share(h, args.frames, first=False)
+        total += time.perf_counter() - start
+    return total
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--frames", type=int, default=8, help="of a chunk, a process (default 8)")
+    p.add_argument("--size", type=int, default=64, help="pixels a side (default 64)")
+    p.add_argument("--steps", type=int, default=5, help="how many are measured (default 5)")
+    p.add_argument("--link", type=float, default=12.5, help="gigabytes a second (default 12.5: 100 Gbit/s)")
+    p.add_argument("--latency", type=float, default=20, help="microseconds (default 20)")
+    args = p.parse_args()
+    torch.set_num_threads(1)
+    model = ZS2.from_pretrained(DEFAULT_MODEL, device="cpu")
+
+    if "RANK" in os.environ:
+        with joined("gloo") as group:
+            times = seconds(model, args, group, group.size)
+        if group.rank == 0:
+            print(*times)
+        return
+
+    side = args.size // model.vae.config.reduction
+    config, momentum = model.unet.config, model.unet.momentum
+    states, layers = state_bytes(config, momentum, (side, side), 2, 4), len(blocks(config, (side, side)))
+    latents = args.frames * 4 * side * side * 4
+    ones, two = seconds(model, args), [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    words = [*two, "--nproc-per-node", "2", __file__, *sys.argv[1:]]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    twos = [*map(float, subprocess.run(words, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout.split())]
+    ones += seconds(model, args)  # before and after, on a machine whose speed drifts
+    one, again = statistics.median(ones), recursion(model, args, (side, side))
+
+    print(f"a step of {args.frames} frames at {args.size}², guidance, one thread each:")
+    print(f"  1 process    {one:.3f} s ({min(ones):.3f} … {max(ones):.3f}); the recursion once more: {again:.4f} s")
+    print(
+        f"  2 processes  {statistics.median(twos):.3f} s ({min(twos):.3f} … {max(twos):.3f}), {2 * args.frames} frames"
+    )
+    print(f"  measured efficiency of 2: {one / statistics.median(twos):.3f}")
+    print(f"told by a process: {states / 1e6:.2f} MB of states in {layers} layers, {latents / 1e6:.2f} MB of latents")
+    print(f"predicted, at {args.link:g} GB/s and {args.latency:g} µs:")
+    for processes in (1, 2, 4, 8, 16, 32, 64):
+        told = (states + latents) / (args.link * 1e9) + (layers + 1) * args.latency * 1e-6
+        total = one + (processes > 1) * again + (processes - 1) * told
+        print(f"  {processes:>2} processes  {one / total:.3f}")
+
+
+if __name__ == "__main__":
+    main()

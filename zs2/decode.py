@@ -1,0 +1,86 @@
+"""Latents to frames: a few at a time, and large ones in tiles."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from zs2.models.vae import VAE
+
+PIXELS_AT_ONCE = 512 * 512  # decoded together: small frames in batches, large ones one by one
+WHOLE = 1024 * 1024  # pixels of a frame; larger ones are decoded in tiles
+TILE, OVERLAP = 768, 128  # pixels a side, and how many at least two neighbours share
+
+
+def at_once(vae: VAE, height: int, width: int, most: int) -> int:
+    """How many frames of so many pixels are decoded together, of at most so many."""
+    return max(1, min(most, PIXELS_AT_ONCE // (height * width)))
+
+
+def decode(vae: VAE, latents: Tensor, scale: float, most: int) -> Tensor:
+    """Scaled latents (F, 4, h, w) → frames, uint8 (F, H, W, 3), on the CPU.
+
+    Frames of more than 1024² pixels are decoded in tiles, blended linearly where they overlap. That is approximate,
+    since GroupNorm then takes the statistics of a tile, and is said as a warning.
+
+    Args: scale: what the latents were multiplied by. most: frames decoded together.
+    Raises: FloatingPointError if a pixel is NaN or infinite.
+    """
+    reduction = vae.config.reduction
+    height, width = latents.shape[-2] * reduction, latents.shape[-1] * reduction
+    how = vae.decode
+    if height * width > WHOLE:
+        warnings.warn(
+            f"frames of {width}x{height} are decoded in overlapping tiles, which is approximate", stacklevel=2
+        )
+        how = lambda z: tiled(vae.decode, z, reduction)  # noqa: E731
+    frames = torch.empty(len(latents), height, width, 3, dtype=torch.uint8)
+    for first in range(0, len(latents), size := at_once(vae, height, width, most)):
+        pixels = how(latents[first : first + size] / scale)
+        if not pixels.isfinite().all():
+            raise FloatingPointError("the VAE decoded NaN or infinite pixels: are these latents of this model?")
+        pixels = pixels.div_(2).add_(0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
+        frames[first : first + size] = pixels.permute(0, 2, 3, 1).cpu()
+    return frames
+
+
+def tiled(
+    decode: Callable[[Tensor], Tensor], z: Tensor, reduction: int, tile: int = TILE, overlap: int = OVERLAP
+) -> Tensor:
+    """Decode latents (b, 4, h, w) in tiles → pixels (b, 3, H, W).
+
+    Tiles are evenly spaced, one that is decoded after another. Where some overlap, their mean is weighted by how far a
+    pixel is from the border of each, up to `overlap` pixels: along a seam, one fades linearly into the other.
+
+    Args: decode: a tile, to pixels `reduction` times its size. tile, overlap: pixels, multiples of `reduction`.
+    """
+    h, w = z.shape[-2:]
+    pixels = z.new_zeros(len(z), 3, h * reduction, w * reduction)
+    total = z.new_zeros(h * reduction, w * reduction)
+    for (y, rows), (x, columns) in itertools.product(
+        *(spans(n, tile // reduction, overlap // reduction) for n in (h, w))
+    ):
+        weight = ramp(rows * reduction, overlap, z)[:, None] * ramp(columns * reduction, overlap, z)  # (H', W')
+        place = (..., slice(y * reduction, (y + rows) * reduction), slice(x * reduction, (x + columns) * reduction))
+        pixels[place] += weight * decode(z[..., y : y + rows, x : x + columns])
+        total[place] += weight
+    return pixels.div_(total)
+
+
+def spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
+    """(start, length) of the tiles along an axis: as few as cover it, evenly spaced, overlapping at least so much."""
+    if length <= tile:
+        return [(0, length)]
+    count = math.ceil((length - overlap) / (tile - overlap))
+    return [(round(i * (length - tile) / (count - 1)), tile) for i in range(count)]
+
+
+def ramp(length: int, overlap: int, like: Tensor) -> Tensor:
+    """Weights along a tile: from both ends, up to 1 over the overlap; never 0."""
+    distance = torch.arange(length, dtype=like.dtype, device=like.device) + 0.5
+    return torch.minimum(distance, length - distance).div_(min(overlap, length)).clamp_(max=1)
