@@ -367,6 +367,14 @@ def test_a_study_is_read_as_it_was_written(here):
     assert [file.name for file in here.iterdir()] == ["study.json"]
 
 
+def test_who_reads_a_study_while_it_grows_gets_the_old_one_or_the_new_one(here):
+    STUDY.write(here)
+    with open(study_file(here)) as old:
+        replace(STUDY, seeds=(9,)).write(here)
+        assert json.load(old)["seeds"] == [0, 1]
+    assert Study.read(here).seeds == (9,)
+
+
 def test_a_folder_without_a_study():
     with pytest.raises(InputError, match=r"^nowhere: no study here \(no study.json\): python -m zs2.ablate makes one$"):
         Study.read("nowhere")

@@ -74,6 +74,7 @@ def request(study: Study, job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "height": study.height or None,
         "width": study.width or None,
+        "chunk": 1 if job.cell.frozen else study.chunk,
     }
 
 
