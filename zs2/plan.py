@@ -79,9 +79,9 @@ def plan(given: Mapping[str, Any], known: Study | None) -> Study:
         prompts = read_prompts(prompts)
     seeds = given.get("seeds", known.seeds if known else (0, 1))
     chosen = list(known.cells) if known and not any(name in given for name in METHOD) else cells(given)
-    numbers = said["frames"], said["steps"], said["guidance"]
+    frames = whole("frames", said["frames"], 1)
     for prompt, seed in product(prompts, seeds):
-        checked = Request(prompt.text, said["negative_prompt"], *numbers, seed)
+        checked = Request(prompt.text, said["negative_prompt"], frames, said["steps"], said["guidance"], seed)
     for cell in chosen:
         Method(**cell.method).settings(checked.steps, given_latents=False)  # text2video-zero needs two steps
     return Study(
@@ -89,14 +89,14 @@ def plan(given: Mapping[str, Any], known: Study | None) -> Study:
         model=model,
         weights=known.weights if known else None,
         steps=checked.steps,
-        frames=checked.frames,
+        frames=frames,
         guidance=checked.guidance,
         width=width,
         height=height,
         fps=whole("fps", said["fps"], 1, FPS_MAX),
         dtype=choose("dtype", said["dtype"], DTYPES),
         negative_prompt=checked.negative_prompt,
-        chunk=checked.frames,
+        chunk=frames,
         prompts=tuple(prompts),
         seeds=tuple(seeds),
         full=reference(chosen).id,
