@@ -11,15 +11,20 @@ PROMPT ?= panda face on a sky blue background
 SAMPLE ?= --lam 0.15 --steps 25 --guidance 5 --seed 1 --out out/sample.gif
 
 # The study of `make bench-study`: under half an hour on two cores with the default checkpoint.
-STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 15)
+STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 10)
 
-.PHONY: sample test test-reference test-page lint bench bench-study bench-speed bench-length fixtures clean help
+.PHONY: sample weights test test-reference test-page lint bench bench-study bench-speed bench-length fixtures clean help
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 sample: $(READY)  ## make a clip: out/sample.gif, its contact sheet and its settings
 	@$(RUN) -m zs2.sample "$(PROMPT)" $(SAMPLE)
+
+weights: $(READY)  ## train the default checkpoint anew: out/recipe (QUICK=1: a small one, in minutes: out/recipe-quick)
+	@$(RUN) -m pip install -q -e ".[recipe]"
+	@$(RUN) -m weights.recipe train $(if $(QUICK),--quick)
+	@$(RUN) -m weights.recipe judge $(if $(QUICK),--quick)
 
 test: $(READY)  ## run the tests
 	@$(RUN) -m pytest
@@ -36,7 +41,7 @@ test-page: $(READY)  ## test the report in a real browser: needs Chromium (Debia
 lint: $(READY)  ## check format, style and types
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
-	@$(RUN) -m mypy zs2
+	@$(RUN) -m mypy --explicit-package-bases zs2 weights
 
 bench: bench-study bench-speed  ## both of the following
 

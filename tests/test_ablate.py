@@ -653,7 +653,7 @@ def test_killed_at_random_moments_and_finished(zs2, here, prompts):
 @pytest.mark.slow
 def test_killed_at_20_random_moments_of_its_duration_and_finished(here):
     """A larger study, killed as a command, loading included: `python -m pytest -m slow tests/test_ablate.py`."""
-    line = [*("--preset", "lambda", "--steps", "4", "--frames", "4"), "--seeds", "0..1"]
+    line = ["--preset", "lambda", "--steps", "4", "--frames", "4", "--seeds", "0"]
     start = time.monotonic()
     succeeded(command(*line, "--out", "whole"))
     duration = time.monotonic() - start
@@ -666,11 +666,11 @@ def test_killed_at_20_random_moments_of_its_duration_and_finished(here):
             stderr=subprocess.DEVNULL,
         )
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=rng.uniform(0, duration / 4))
+            process.wait(timeout=rng.uniform(0, duration / 10))
         process.kill()
         ends.append((process.wait(), len(names(here / "s")) if (here / "s" / "clips").exists() else 0))
     print(f"{duration:.0f} s undisturbed; (exit status, clips there) after each kill: {ends}")
-    assert [status for status, _ in ends].count(-signal.SIGKILL) >= 10
+    assert [status for status, _ in ends].count(-signal.SIGKILL) >= 15
     succeeded(command(*line, "--out", "s"))
     assert files(here / "s") == files(here / "whole")
 

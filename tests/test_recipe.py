@@ -1,0 +1,364 @@
+"""The recipe of the default checkpoint, on small pictures of its own: scenes, captions, training that can be killed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import TESTS
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file
+from torch import nn
+
+from weights.recipe import __main__ as recipe
+from weights.recipe import contrastive, judge, layout, pictures, scenes
+from weights.recipe.settings import QUICK, SIZE, Schedule, Settings
+from weights.recipe.training import Clock, OutOfTime, generator, rate, train
+from zs2 import ZS2
+from zs2.errors import InputError
+from zs2.tokenizer import Tokenizer
+
+ROOT = TESTS.parent
+NAMES = ["disc", "square", "star face"]
+SHORT = Schedule(steps=4, batch=4, rate=1e-3, warmup=1, average=0.5)
+TINY = replace(
+    QUICK,
+    unet_things=None,
+    vocabulary=560,
+    clip_width=32,
+    clip_layers=1,
+    clip_projection=16,
+    clip=SHORT,
+    vae_widths=(16, 16),
+    vae_channels=4,
+    vae=SHORT,
+    latents=6,
+    unet_widths=(32, 32),
+    unet=SHORT,
+    judge=SHORT,
+)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> Path:
+    """A folder of pictures: a red disc, a green square, a blue triangle, on nothing."""
+    folder = tmp_path_factory.mktemp("own")
+    for name, colour, shape in zip(NAMES, ("red", "lime", "blue"), ("ellipse", "rectangle", "polygon"), strict=True):
+        picture = Image.new("RGBA", (100, 100))
+        points = [(10, 10, 90, 90)] if shape != "polygon" else [((50, 5), (95, 95), (5, 95))]
+        getattr(ImageDraw.Draw(picture), shape)(*points, fill=colour)
+        picture.save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(own) -> torch.Tensor:
+    return pictures.load(NAMES, own, own)
+
+
+def of(thing: int, background: int, look: int = 0, chance: float = 0.5) -> scenes.Scenes:
+    """One scene, with its thing in the middle by default."""
+    one = torch.tensor([1])
+    return scenes.Scenes(thing * one, background * one, look * one, torch.full((1, 16), chance))
+
+
+# --- pictures and scenes ----------------------------------------------------------------------------------------------
+
+
+def test_things_begin_with_those_that_are_judged():
+    assert pictures.things(49) == json.loads((ROOT / "weights" / "emoji64" / "concepts.json").read_text())
+
+
+def test_pictures_are_multiplied_by_alpha(loaded):
+    assert loaded.shape == (3, 4, pictures.SIDE, pictures.SIDE)
+    assert loaded[0, :, 64, 64].tolist() == [1, 0, 0, 1]
+    assert loaded[:, :, 0, 0].abs().max() == 0
+    assert (loaded[:, :3] <= loaded[:, 3:] + 1e-6).all()
+
+
+def test_a_missing_picture_is_named(own):
+    with pytest.raises(InputError, match=r"has no picture of moon: expected moon\.png"):
+        pictures.load(["disc", "moon"], own, own)
+
+
+def test_a_package_with_another_checksum_is_refused(tmp_path):
+    (tmp_path / "package-1.tgz").write_bytes(b"another")
+    with pytest.raises(InputError, match="not the package that the recipe was made with"):
+        pictures.fetch("x/-/package-1.tgz", "00", tmp_path)
+
+
+def test_no_network_is_said_and_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "REGISTRY", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="can't fetch"):
+        pictures.fetch("x/-/package-1.tgz", "00", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scene_shows_its_thing_on_its_colour(loaded):
+    for i, rgb in enumerate(scenes.COLOURS.values()):
+        pixels = scenes.render(of(0, i), loaded, SIZE)
+        assert pixels.shape == (1, 3, SIZE, SIZE)
+        corner = (pixels[0, :, 0, 0] + 1) * 127.5
+        assert np.abs(corner.numpy() - rgb).max() < 1
+        assert pixels[0, :, SIZE // 2, SIZE // 2].tolist() == [1, -1, -1]
+
+
+def test_things_are_placed_turned_and_mirrored_within_the_scene(loaded):
+    drawn = replace(scenes.draw(200, 1, torch.Generator().manual_seed(0)), look=torch.zeros(200, dtype=torch.int64))
+    drawn = replace(drawn, background=torch.full((200,), list(scenes.COLOURS).index("white")))
+    disc = scenes.render(drawn, loaded, SIZE)[:, 1] < 0  # a red disc on white is where there is no green
+    edge = disc.clone()
+    edge[:, 1:-1, 1:-1] = False
+    assert edge.sum() == 0
+    sizes = disc.sum((1, 2)).float().sqrt() / SIZE
+    assert 0.45 < sizes.min() < 0.52 < 0.58 < sizes.max() < 0.66
+    middle = (disc * torch.arange(SIZE)).sum((1, 2)) / disc.sum((1, 2))
+    assert middle.min() < SIZE * 0.4 < SIZE * 0.6 < middle.max()
+
+
+@pytest.mark.parametrize("look", scenes.LOOKS[1:])
+def test_looks_change_the_thing_and_not_its_outline(loaded, look):
+    which = scenes.LOOKS.index(look)
+    one = of(2, 0, which)
+    dressed, own_look = scenes.dress(loaded[2:3], one), loaded[2:3]
+    assert torch.equal(dressed[:, 3], own_look[:, 3])
+    assert (dressed[:, :3] - own_look[:, :3]).abs().max() > 0.3
+    assert dressed.min() >= 0
+    assert (dressed[:, :3] <= dressed[:, 3:] + 1e-5).all()
+
+
+def test_a_turned_hue_keeps_grays_and_comes_back():
+    colours = torch.rand(2, 3, 4, 4)
+    assert torch.allclose(scenes.turned_hue(colours, torch.tensor([1.0, 0.0])), colours, atol=1e-5)
+    gray = torch.full((1, 3, 1, 1), 0.4)
+    assert torch.allclose(scenes.turned_hue(gray, torch.tensor([0.3])), gray, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", scenes.SETTINGS)
+def test_settings_are_pictures_that_differ(name):
+    one, other = (scenes.setting(name, torch.full((9,), x), 64) for x in (0.3, 0.6))
+    assert one.shape == (3, 64, 64)
+    assert one.isfinite().all()
+    assert one.min() >= -0.05
+    assert one.max() <= 1.2
+    assert (one - other).abs().max() > 0.05
+
+
+def test_held_out_pairs_are_never_drawn_but_when_asked_for():
+    drawn = scenes.draw(20_000, 49, torch.Generator().manual_seed(1))
+    pairs = set(zip(drawn.thing.tolist(), drawn.background.tolist(), strict=True))
+    never = {(i, int(c)) for i in range(49) for c in torch.stack(scenes.held_out(torch.tensor(i)))}
+    assert len(never) == 98
+    assert not pairs & never
+    plain = {(i, c) for i in range(49) for c in range(len(scenes.COLOURS))}
+    assert plain - never <= pairs
+    held = scenes.draw(5_000, 49, torch.Generator().manual_seed(2), held=True)
+    assert set(zip(held.thing.tolist(), held.background.tolist(), strict=True)) == never
+
+
+def test_captions_say_what_is_there_and_leave_the_rest_out():
+    assert scenes.caption(NAMES, 2, 5, 0) == "star face on a sky blue background"
+    assert scenes.caption(NAMES, 0, len(scenes.COLOURS), 1) == "golden disc at night"
+    assert scenes.caption(NAMES, 1, -1, 4) == "striped square"
+    assert scenes.caption(NAMES, -1, 0, -1) == "a red background"
+    assert scenes.caption(NAMES, -1, -1, -1) == ""
+    source = torch.Generator().manual_seed(3)
+    drawn = scenes.draw(4000, 3, source)
+    said = scenes.say(drawn, source, empty=0.1)
+    assert said.fits(drawn).diagonal().all()
+    shares = {
+        "empty": (said.thing < 0) & (said.background < 0),
+        "thing alone": (said.thing >= 0) & (said.background < 0),
+        "background alone": (said.thing < 0) & (said.background >= 0),
+    }
+    found = {key: float(share.float().mean()) for key, share in shares.items()}
+    assert found == pytest.approx({"empty": 0.1, "thing alone": 0.9 * 0.24, "background alone": 0.09}, abs=0.02)
+
+
+def test_captions_fit_exactly_the_scenes_that_they_are_true_of():
+    a, b = of(0, 3, 1), of(0, 4, 0)
+    both = scenes.Scenes(
+        *(torch.cat([getattr(a, k), getattr(b, k)]) for k in ("thing", "background", "look", "chance"))
+    )
+    said = scenes.Said(torch.tensor([0, 0, -1, 1]), torch.tensor([-1, 4, 3, -1]), torch.tensor([-1, -1, -1, -1]))
+    assert said.fits(both).tolist() == [[True, False, True, False], [True, True, False, False]]
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_rate_rises_then_falls():
+    schedule = Schedule(steps=100, batch=1, rate=1.0, warmup=10)
+    rates = [rate(schedule, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.02
+
+
+def linear(steps: int, folder: Path, clock: Clock | None = None, seed: int = 0) -> nn.Module:
+    """A training that learns a line."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+
+    def loss(step, source):
+        x = torch.randn(16, 3, generator=source)
+        return ((model(x)[:, 0] - x.sum(1)) ** 2).mean(), {"half": torch.tensor(0.5)}
+
+    train("line", model, Schedule(steps, 16, 0.05, 5, average=0.9), loss, seed=seed, folder=folder, clock=clock)
+    return model
+
+
+def test_training_learns_and_logs(tmp_path):
+    model = linear(200, tmp_path)
+    assert (model.weight - 1).abs().max() < 0.05
+    log = [json.loads(line) for line in (tmp_path / "line.log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == list(range(20, 201, 20))
+    assert log[-1]["loss"] < log[0]["loss"] / 10
+    assert log[0]["half"] == 0.5
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
+    whole = linear(60, tmp_path / "whole")
+    for _ in range(3):
+        with pytest.raises(OutOfTime):
+            linear(60, tmp_path / "parts", Clock(0))
+    parts = linear(60, tmp_path / "parts")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+    steps = [
+        [json.loads(line)["step"] for line in (tmp_path / name / "line.log.jsonl").open()]
+        for name in ("whole", "parts")
+    ]
+    assert steps[0] == steps[1]
+    other = linear(60, tmp_path / "other", seed=1)
+    assert not torch.equal(whole.weight, other.weight)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
+    model = nn.Linear(1, 1)
+    with pytest.raises(FloatingPointError, match="line: the loss is nan at step 4"):
+        train("line", model, SHORT, lambda *_: (model.weight.sum() * torch.nan, {}), seed=0, folder=tmp_path)
+
+
+# --- the whole recipe -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(loaded, tmp_path_factory) -> Path:
+    """The work folder of the whole recipe, tiny."""
+    work = tmp_path_factory.mktemp("work")
+    recipe.train(NAMES, loaded, TINY, work, Clock())
+    return work
+
+
+def weights(work: Path) -> dict[str, torch.Tensor]:
+    files = sorted((work / "checkpoint").rglob("*.safetensors"))
+    return {f"{file.parent.name}.{key}": tensor for file in files for key, tensor in load_file(file).items()}
+
+
+def test_the_result_is_a_checkpoint_that_samples(made):
+    model = ZS2.from_pretrained(made / "checkpoint")
+    clip = model("star face on a red background", frames=2, steps=2)
+    assert clip.frames.shape == (2, SIZE, SIZE, 3)
+    assert all(tensor.dtype == torch.float16 for tensor in weights(made).values())
+    latents = [load_file(file) for file in (made / "latents").glob("*.safetensors")]
+    second = torch.cat([part["mean"] ** 2 + part["deviation"] ** 2 for part in latents]).mean()
+    assert second.sqrt() * model.vae.config.scaling_factor == pytest.approx(1, rel=1e-3)
+
+
+def test_stopped_after_every_piece_it_ends_with_the_same_weights(made, loaded, tmp_path):
+    for _ in range(40):
+        try:
+            recipe.train(NAMES, loaded, TINY, tmp_path, Clock(0))
+            break
+        except OutOfTime:
+            continue
+    else:
+        pytest.fail("it never came to an end")
+    assert all(torch.equal(tensor, weights(tmp_path)[key]) for key, tensor in weights(made).items())
+
+
+def test_other_settings_in_the_same_folder_are_refused(made, loaded):
+    with pytest.raises(InputError, match="was begun with other settings"):
+        recipe.train(NAMES, loaded, replace(TINY, seed=1), made, Clock())
+
+
+def test_killed_while_training_and_finished(own, tmp_path):
+    line = [sys.executable, "-m", "weights.recipe", "judge", "--quick", "--pictures", str(own), "--work", str(tmp_path)]
+    process = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "judge.log.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() == -9
+    said = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert said.returncode == 0, said.stderr
+    assert "right of held-out scenes" in said.stdout
+    found = judge.accuracy(
+        judge.Judge.load(tmp_path / "judge.safetensors"), pictures.load(NAMES, own, own), 0, count=300
+    )
+    assert found["thing"] > 0.9
+    assert found["colour"] > 0.5
+
+
+def test_the_tokenizer_knows_every_word_and_any_byte(made):
+    tokenizer = Tokenizer.from_folder(made / "checkpoint" / "tokenizer")
+    ids = tokenizer.encode(["star face on a sky blue background", "\u00e9\u4e2d \U0001f600"])
+    assert ids.shape == (2, 32)
+    words = tokenizer.backend.encode("on a red background").tokens[1:-1]
+    assert words == ["on</w>", "a</w>", "red</w>", "background</w>"]
+    assert tokenizer.backend.decode(ids[1].tolist()).replace(" ", "") != ""
+
+
+def test_clip_learns_which_caption_is_true(loaded, tmp_path):
+    settings = replace(TINY, clip_width=64, clip_projection=32, clip=Schedule(120, 32, 2e-3, 10, average=0.9))
+    tokenizer = recipe.bpe.learn(NAMES, settings, tmp_path)
+    contrastive.learn(NAMES, loaded, tokenizer, settings, tmp_path, tmp_path, Clock())
+    log = [json.loads(line) for line in (tmp_path / "clip.log.jsonl").open()]
+    assert log[-1]["loss"] < log[0]["loss"] - 0.3
+    assert log[-1]["accuracy"] > log[0]["accuracy"]
+
+
+def test_a_weight_that_half_precision_can_not_hold_is_an_error(tmp_path):
+    model = nn.Linear(1, 1)
+    nn.init.constant_(model.weight, 1e6)
+    with pytest.raises(FloatingPointError, match="unet: weight does not fit half precision"):
+        layout.write_part(tmp_path, "unet", {}, model, "x")
+    assert not layout.is_there(tmp_path, "unet")
+
+
+def test_randomness_is_of_the_seed_the_part_and_the_step():
+    drawn = {int(generator(*key).initial_seed()) for key in ((0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1))}
+    assert len(drawn) == 4
+    assert isinstance(Settings().things, int | None)
+
+
+@pytest.mark.slow
+def test_the_quick_recipe_with_the_real_pictures(tmp_path):
+    """All of `make weights QUICK=1`, then its figures: `python -m pytest -m slow tests/test_recipe.py`."""
+
+    def command(*words: str) -> str:
+        said = subprocess.run(
+            [sys.executable, "-m", "weights.recipe", *words], cwd=ROOT, capture_output=True, text=True, timeout=1200
+        )
+        assert said.returncode == 0, said.stderr
+        return said.stdout
+
+    command("train", "--quick", "--work", str(tmp_path))
+    assert (tmp_path / "curves.png").exists()
+    assert "right of held-out scenes" in command("judge", "--quick", "--work", str(tmp_path))
+    figures = tmp_path / "figures.json"
+    line = ["--judge", str(tmp_path / "judge.safetensors"), "--things", "8", "--out", str(figures)]
+    command("measure", str(tmp_path / "checkpoint"), *line)
+    found = json.loads(figures.read_text())[str(tmp_path / "checkpoint")]
+    print(found)
+    assert found["thing"][0] > 2 / 8  # by chance: 1/8
+    assert found["background"][0] > 0.5  # by chance: 1/12
+    assert found["psnr"] > 15

@@ -1,0 +1,135 @@
+"""Make the default checkpoint, and measure it.
+
+    python -m weights.recipe train                     # out/recipe/checkpoint, about … hours on two cores
+    python -m weights.recipe train --quick             # the same in minutes, and worse: out/recipe-quick/checkpoint
+    python -m weights.recipe judge                     # train the classifier that judges
+    python -m weights.recipe measure weights/emoji64   # the share of prompts whose picture shows what they say
+
+Stopped at any moment, `train` goes on where it was when it is started again; `--minutes` ends it by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from weights.recipe import autoencoder, bpe, contrastive, curves, denoiser, judge, layout, measure, pictures
+from weights.recipe.settings import FULL, QUICK, Settings
+from weights.recipe.training import Clock, OutOfTime
+from zs2.errors import InputError
+
+FETCHED = Path("out/fetched")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; the exit status is 0, 1 for an error, 3 if the time was over before the end."""
+    p = argparse.ArgumentParser(
+        prog="python -m weights.recipe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = p.add_subparsers(dest="command", required=True)
+    for name, help_ in (
+        ("train", "tokenizer, CLIP, VAE and UNet, in this order"),
+        ("judge", "the classifier of `measure`"),
+        ("measure", "judge checkpoints"),
+    ):
+        q = commands.add_parser(name, help=help_)
+        q.add_argument(
+            "--quick", action="store_true", help="a few things, small parts, few steps: to see that it works"
+        )
+        q.add_argument(
+            "--pictures", type=Path, metavar="DIR", help="one's own pictures, NAME.png each, with transparency"
+        )
+        if name == "measure":
+            q.add_argument("checkpoint", nargs="+", help="folders, or what else zs2 loads")
+            q.add_argument("--things", type=int, default=49, metavar="N", help="so many of things.json (default 49)")
+            q.add_argument(
+                "--judge", type=Path, default=judge.FILE, metavar="FILE", help="default: the one beside this"
+            )
+            q.add_argument(
+                "--out", type=Path, metavar="FILE", help="the figures as JSON, beside pictures FILE-NAME.png"
+            )
+        else:
+            q.add_argument("--minutes", type=float, metavar="M", help="stop after so long, to go on later")
+            q.add_argument("--work", type=Path, metavar="DIR", help="default: out/recipe, or out/recipe-quick")
+    args = p.parse_args(argv)
+    settings = QUICK if args.quick else FULL
+    try:
+        names, folder = pictures.things(settings.things), args.pictures
+        if folder is not None:
+            names = sorted(file.stem for file in folder.glob("*.png"))
+        if args.command == "measure":
+            classifier = judge.Judge.load(args.judge)
+            loaded = pictures.load(classifier.things, FETCHED, folder)
+            return report(args.checkpoint, classifier, loaded, args.things, args.out)
+        loaded = pictures.load(names, FETCHED, folder)
+        work = args.work or Path("out/recipe-quick" if args.quick else "out/recipe")
+        clock = Clock(None if args.minutes is None else 60 * args.minutes)
+        if args.command == "judge":
+            file = work / "judge.safetensors"
+            judge.learn(names, loaded, settings, work, clock, file)
+            print(f"{file}: right of held-out scenes: {json.dumps(judge.accuracy(judge.Judge.load(file), loaded, 0))}")
+        else:
+            train(names, loaded, settings, work, clock)
+    except OutOfTime:
+        print("the time is over; what was done is kept: start it again to go on", file=sys.stderr)
+        return 3
+    except (InputError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def train(names: list[str], loaded: Tensor, settings: Settings, work: Path, clock: Clock) -> None:
+    """Every part that is not there yet."""
+    out = work / "checkpoint"
+    settings_file = work / "settings.json"
+    said = {"settings": repr(settings), "things": names}
+    if settings_file.exists() and json.loads(settings_file.read_text(encoding="utf-8")) != said:
+        raise InputError(f"{work} was begun with other settings: remove it, or give another --work")
+    layout.write(settings_file, said)
+    tokenizer = bpe.learn(names, settings, out)
+    if not layout.is_there(out, "text_encoder"):
+        contrastive.learn(names, loaded, tokenizer, settings, out, work, clock)
+    if not layout.is_there(out, "vae"):
+        vae = autoencoder.learn(loaded, settings, work, clock)
+        autoencoder.encode(vae, loaded, settings, out, work, clock)
+    if not layout.is_there(out, "unet"):
+        denoiser.learn(names[: settings.unet_things], settings, out, work, clock)
+    layout.write_list(out / "concepts.json", names[: settings.unet_things])
+    curves.draw(work)
+    print(f"{out}: trained in {sum(curves.seconds(work).values()) / 60:.0f} minutes: {curves.said(work)}")
+
+
+def report(checkpoints: list[str], classifier: judge.Judge, loaded: Tensor, things: int, out: Path | None) -> int:
+    """Print the figures of checkpoints, and write them where that is asked for."""
+    known = judge.accuracy(classifier, loaded, seed=0)
+    print("the judge, of real scenes that it never saw: " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in known.items()))
+    figures: dict[str, Any] = {"judge": known}
+    names = classifier.things[:things]
+    for checkpoint in checkpoints:
+        found, shown = measure.figures(checkpoint, classifier, loaded[: len(names)], names)
+        figures[checkpoint] = found
+        print(f"\n{checkpoint}: {found['prompts']} prompts")
+        for key, value in found.items():
+            if isinstance(value, list):
+                print(f"  {key:28}{100 * value[0]:6.1f} %  [{100 * value[1]:.1f}, {100 * value[2]:.1f}]")
+        print(f"  {'VAE, PSNR':28}{found['psnr']:6.2f} dB")
+        worst = list(found["by thing"].items())[:6]
+        print("  least often seen: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in worst))
+        if out is not None:
+            side = shown.shape[1]
+            grid = shown.reshape(len(names), -1, side, side, 3).swapaxes(1, 2).reshape(len(names) * side, -1, 3)
+            Image.fromarray(np.ascontiguousarray(grid)).save(out.with_name(f"{out.stem}-{Path(checkpoint).name}.png"))
+            layout.write(out, figures)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""The VAE: pixels to latents and back (Kingma & Welling 2013, arXiv 1312.6114), without an adversary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from weights.recipe import layout
+from weights.recipe.scenes import draw, render
+from weights.recipe.settings import SIZE, Settings
+from weights.recipe.training import Clock, batches, generator, save, train
+from zs2.config import VAEConfig
+from zs2.models.vae import VAE
+from zs2.progress import progress
+
+KL = 2e-4  # what a latent number's divergence from the normal distribution costs, beside a pixel's error
+PIECE, BATCH = 1024, 64  # scenes in a file of latents, and encoded at once
+
+
+def moments(vae: VAE, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log variance of the latents, (b, c, h, w) each; the model's own `encode` has only the mean."""
+    mean, log_variance = vae.quant_conv(vae.encoder(pixels)).chunk(2, dim=1)
+    return mean, log_variance.clamp(-20, 10)
+
+
+def learn(pictures: Tensor, settings: Settings, work: Path, clock: Clock) -> VAE:
+    """Train the VAE; it is written when the scale of its latents is known: see `encode`."""
+    torch.manual_seed(settings.seed)
+    vae = VAE(VAEConfig.from_json(layout.vae(settings)))
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        scenes = draw(settings.vae.batch, len(pictures), generator)
+        pixels = render(scenes, pictures, SIZE)
+        mean, log_variance = moments(vae, pixels)
+        z = mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=generator)
+        error = vae.decode(z) - pixels
+        kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+        squared = (error**2).mean()
+        psnr = -10 * (squared / 4).detach().log10()
+        return error.abs().mean() + squared + KL * kl, {"psnr": psnr, "kl": kl.detach()}
+
+    train("vae", vae, settings.vae, loss, seed=settings.seed, folder=work, clock=clock)
+    return vae
+
+
+@torch.no_grad()
+def encode(vae: VAE, pictures: Tensor, settings: Settings, folder: Path, work: Path, clock: Clock) -> None:
+    """Encode the scenes that the UNet learns from, once, into files; then write `vae/` with the scale that makes the
+    latents' standard deviation 1."""
+    pieces = list(batches(settings.latents, PIECE))
+    things = len(pictures[: settings.unet_things])
+    square, count = 0.0, 0
+    for i, piece in enumerate(progress(pieces, len(pieces), "encoding")):
+        file = work / "latents" / f"{i:04}.safetensors"
+        if not file.exists():
+            scenes = draw(piece.stop - piece.start, things, generator(settings.seed, "latents", i))
+            found = [moments(vae, render(scenes[part], pictures, SIZE)) for part in batches(len(scenes), BATCH)]
+            mean, log_variance = (torch.cat(each) for each in zip(*found, strict=True))
+            names = ("thing", "background", "look")
+            save(
+                file,
+                {
+                    "mean": mean,
+                    "deviation": (log_variance / 2).exp(),
+                    **{name: getattr(scenes, name) for name in names},
+                },
+            )
+            clock.check()
+        kept = load_file(file)
+        square += float((kept["mean"] ** 2 + kept["deviation"] ** 2).double().sum())
+        count += kept["mean"].numel()
+    layout.write_part(folder, "vae", layout.vae(settings, (count / square) ** 0.5), vae, "diffusion_pytorch_model")

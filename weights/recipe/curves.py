@@ -1,0 +1,50 @@
+"""The logs of a training, drawn: curves.png (needs matplotlib: `pip install -e .[recipe]`)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+PARTS = ("clip", "vae", "unet")
+
+
+def lines(work: Path, part: str) -> list[dict[str, Any]]:
+    """What was logged of a part."""
+    file = work / f"{part}.log.jsonl"
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+def seconds(work: Path) -> dict[str, float]:
+    """The time that each part took to train."""
+    return {part: lines(work, part)[-1]["seconds"] for part in PARTS if lines(work, part)}
+
+
+def said(work: Path) -> str:
+    """The same in words."""
+    return ", ".join(f"{part} {taken / 60:.0f} min" for part, taken in seconds(work).items())
+
+
+def draw(work: Path) -> None:
+    """Write curves.png: of each part the loss, and what else was logged."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("no curves.png: matplotlib is not installed (pip install -e .[recipe])", file=sys.stderr)
+        return
+    logs = {part: lines(work, part) for part in PARTS if lines(work, part)}
+    kinds = {part: [key for key in log[0] if key not in ("step", "seconds", "rate")] for part, log in logs.items()}
+    figure = Figure(figsize=(4 * max(map(len, kinds.values())), 3 * len(logs)), layout="constrained")
+    grid = figure.subplots(len(logs), max(map(len, kinds.values())), squeeze=False)
+    for row, (part, log) in zip(grid, logs.items(), strict=True):
+        for axes in row[len(kinds[part]) :]:
+            axes.remove()
+        for axes, key in zip(row, kinds[part], strict=False):
+            axes.plot([line["step"] for line in log], [line[key] for line in log], linewidth=1)
+            axes.set_title(f"{part}: {key}", fontsize=10)
+            axes.set_xlabel("step")
+            if key in ("loss", "error"):
+                axes.set_yscale("log")
+            axes.grid(alpha=0.3)
+    figure.savefig(work / "curves.png", dpi=100)

@@ -1,0 +1,76 @@
+"""The UNet: predicts the noise in latents (Ho et al. 2020), for captions that leave out more or less."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from weights.recipe import contrastive, layout
+from weights.recipe.scenes import Scenes, say
+from weights.recipe.settings import Settings
+from weights.recipe.training import Clock, train
+from zs2.config import ScheduleConfig, UNetConfig
+from zs2.ddim import alphas_cumprod
+from zs2.files import read_json
+from zs2.models.unet import UNet
+from zs2.tokenizer import Tokenizer
+
+GAMMA = 5.0  # min-SNR weighting (Hang et al. 2023, arXiv 2303.09556)
+
+
+class Latents:
+    """The encoded scenes: mean and deviation (n, c, h, w), scaled, and what is on them."""
+
+    def __init__(self, work: Path, scale: float) -> None:
+        pieces = [load_file(file) for file in sorted((work / "latents").glob("*.safetensors"))]
+        joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+        self.mean, self.deviation = joined["mean"] * scale, joined["deviation"] * scale
+        nothing = torch.zeros(len(self.mean), 0)
+        self.scenes = Scenes(joined["thing"], joined["background"], joined["look"], nothing)
+
+
+def start(unet: UNet) -> None:
+    """Begin with every block passing on what it gets, and a prediction of 0: what is added to a skip starts at 0."""
+    for name, module in unet.named_modules():
+        if name.endswith((".conv2", ".proj_out")) or name == "conv_out":
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def learn(names: Sequence[str], settings: Settings, folder: Path, work: Path, clock: Clock) -> None:
+    """Train, and write `unet/` and the scheduler's file."""
+    torch.manual_seed(settings.seed)
+    text, tokenizer = contrastive.load_text(folder), Tokenizer.from_folder(folder / "tokenizer")
+    data = Latents(work, read_json(folder / "vae" / "config.json")["scaling_factor"])
+    unet = UNet(UNetConfig.from_json(layout.unet(settings)), attn="sa")
+    start(unet)
+    cumprod = alphas_cumprod(ScheduleConfig.from_json(layout.SCHEDULER))
+    encoded: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def contexts(captions: list[str]) -> Tensor:
+        for new in sorted(set(captions) - encoded.keys()):
+            encoded[new] = text(tokenizer.encode([new]))[0]
+        return torch.stack([encoded[one] for one in captions])
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        rows = torch.randint(len(data.mean), (settings.unet.batch,), generator=generator)
+        scenes = data.scenes[rows]
+        context = contexts(say(scenes, generator, settings.empty).captions(names))
+        noise = torch.randn(2, *data.mean[rows].shape, generator=generator)
+        clean = data.mean[rows] + data.deviation[rows] * noise[0]
+        t = torch.randint(len(cumprod), (len(rows),), generator=generator)
+        a = cumprod[t][:, None, None, None]
+        predicted = unet(a.sqrt() * clean + (1 - a).sqrt() * noise[1], t, context, frames=1)
+        error = ((predicted - noise[1]) ** 2).mean((1, 2, 3))
+        snr = cumprod[t] / (1 - cumprod[t])
+        return (error * snr.clamp(max=GAMMA) / snr).mean(), {"error": error.mean().detach()}
+
+    train("unet", unet, settings.unet, loss, seed=settings.seed, folder=work, clock=clock)
+    layout.write(folder / "scheduler" / "scheduler_config.json", layout.SCHEDULER)
+    layout.write(folder / "model_index.json", layout.INDEX)
+    layout.write_part(folder, "unet", layout.unet(settings), unet, "diffusion_pytorch_model")

@@ -1,0 +1,161 @@
+"""The checkpoint's folder in the diffusers layout: configurations, weights in half precision."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from weights.recipe.settings import SIZE, TOKENS, Settings
+from weights.recipe.training import save
+from zs2.tokenizer import Tokenizer
+
+DIFFUSERS = "0.42.1"  # whose layout this is
+
+INDEX: dict[str, Any] = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": DIFFUSERS,
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+SCHEDULER: dict[str, Any] = {
+    "_class_name": "DDIMScheduler",
+    "_diffusers_version": DIFFUSERS,
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+}
+IMAGES: dict[str, Any] = {
+    "crop_size": {"height": SIZE, "width": SIZE},
+    "do_center_crop": False,
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_processor_type": "CLIPImageProcessor",
+    "image_std": [0.5, 0.5, 0.5],
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+    "size": {"height": SIZE, "width": SIZE},
+}
+
+
+def tower(settings: Settings, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """The configuration of CLIP's text tower, or without a tokenizer of its vision tower."""
+    said: dict[str, Any] = {
+        "hidden_act": "quick_gelu",
+        "hidden_size": settings.clip_width,
+        "intermediate_size": 4 * settings.clip_width,
+        "layer_norm_eps": 1e-5,
+        "num_attention_heads": settings.clip_heads,
+        "num_hidden_layers": settings.clip_layers,
+        "projection_dim": settings.clip_projection,
+    }
+    if tokenizer is None:
+        kind = {"model_type": "clip_vision_model", "architectures": ["CLIPVisionModelWithProjection"]}
+        return kind | said | {"image_size": SIZE, "patch_size": 8, "num_channels": 3}
+    return (
+        {"model_type": "clip_text_model", "architectures": ["CLIPTextModelWithProjection"]}
+        | said
+        | {
+            "bos_token_id": tokenizer.eos_id - 1,
+            "eos_token_id": tokenizer.eos_id,
+            "pad_token_id": tokenizer.pad_id,
+            "max_position_embeddings": TOKENS,
+            "vocab_size": tokenizer.vocab_size,
+        }
+    )
+
+
+def vae(settings: Settings, scaling_factor: float = 1.0) -> dict[str, Any]:
+    """The configuration of the autoencoder."""
+    levels = len(settings.vae_widths)
+    return {
+        "_class_name": "AutoencoderKL",
+        "_diffusers_version": DIFFUSERS,
+        "act_fn": "silu",
+        "block_out_channels": list(settings.vae_widths),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": settings.vae_channels,
+        "layers_per_block": 1,
+        "norm_num_groups": 16,
+        "sample_size": SIZE,
+        "scaling_factor": scaling_factor,
+    }
+
+
+def unet(settings: Settings) -> dict[str, Any]:
+    """The configuration of the denoiser: self- and cross-attention at every level."""
+    levels = len(settings.unet_widths)
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "_diffusers_version": DIFFUSERS,
+        "act_fn": "silu",
+        "attention_head_dim": settings.unet_heads,  # the number of heads: diffusers' misnomer
+        "block_out_channels": list(settings.unet_widths),
+        "cross_attention_dim": settings.clip_width,
+        "down_block_types": ["CrossAttnDownBlock2D"] * levels,
+        "up_block_types": ["CrossAttnUpBlock2D"] * levels,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "in_channels": settings.vae_channels,
+        "out_channels": settings.vae_channels,
+        "layers_per_block": settings.unet_layers,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "norm_num_groups": 32,
+        "sample_size": SIZE // 2 ** (len(settings.vae_widths) - 1),
+    }
+
+
+def write(file: Path, said: dict[str, Any]) -> None:
+    """A JSON file, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    part.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    part.replace(file)
+
+
+def write_list(file: Path, said: list[str]) -> None:
+    """A JSON file of names."""
+    file.write_text(json.dumps(said, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_part(folder: Path, part: str, config: dict[str, Any], model: nn.Module, stem: str) -> None:
+    """A part of the checkpoint: its weights in half precision, then its configuration, which says that it is there."""
+    tensors = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise FloatingPointError(f"{part}: {name} does not fit half precision")
+    save(folder / part / f"{stem}.safetensors", tensors, {"format": "pt"})
+    write(folder / part / "config.json", config)
+
+
+def blank(module: nn.Module) -> None:
+    """Start what zs2 leaves uninitialised because it only loads it: CLIP's embeddings."""
+    for name, weight in module.named_parameters():
+        if name.endswith("class_embedding") or name.endswith("embedding.weight"):
+            nn.init.normal_(weight, std=0.02)
+
+
+def is_there(folder: Path, part: str) -> bool:
+    """Whether a part was written."""
+    return (folder / part / "config.json").exists()

@@ -1,0 +1,81 @@
+"""How good a checkpoint is: whether the judge sees what the prompts say, and how well the VAE gives pictures back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weights.recipe.judge import Judge
+from weights.recipe.scenes import COLOURS, caption, draw, held_out, render
+from weights.recipe.settings import SIZE
+from weights.recipe.training import batches, generator
+from zs2 import ZS2
+from zs2.progress import progress
+from zs2.request import Request
+
+STEPS, GUIDANCE, SEED, BATCH = 25, 5.0, 0, 36
+
+
+def figures(checkpoint: str, judge: Judge, pictures: Tensor, names: Sequence[str]) -> tuple[dict[str, Any], np.ndarray]:
+    """Judge one picture for each pair of a thing and a plain colour: frame 0 of seed 0.
+
+    Frame 0 does not depend on the number of frames, the noise model or the attention, so a batch of prompts is sampled
+    as the frames of one clip without attention between them, all from the same noise.
+
+    Returns: the figures, and the pictures, uint8 (things · colours, SIZE, SIZE, 3)
+    """
+    model = ZS2.from_pretrained(checkpoint, attn="sa", noise="iid")
+    pairs = [(thing, colour) for thing in range(len(names)) for colour in range(len(COLOURS))]
+    prompts = [caption(names, *pair, 0) for pair in pairs]
+    first = next(model.noises(Request(prompts[0], seed=SEED)))
+    made = []
+    parts = list(batches(len(pairs), BATCH))
+    for part in progress(parts, len(parts), f"pictures of {Path(checkpoint).name}"):
+        count = part.stop - part.start
+        latents = first.expand(count, -1, -1, -1).contiguous()
+        clip = model(prompts[part], frames=count, latents=latents, steps=STEPS, guidance=GUIDANCE)
+        made.append(clip.frames)
+    shown = np.concatenate(made)
+    said = [judge(torch.from_numpy(shown[part]).permute(0, 3, 1, 2).float() / 127.5 - 1) for part in parts]
+    thing, colour = (torch.cat(each).argmax(1) for each in zip(*said, strict=True))
+    which = torch.tensor([judge.things.index(name) for name in names])
+    asked, on = torch.tensor(pairs).T
+    right, right_colour = (thing == which[asked]).float(), (colour == on).float()
+    never = held_out(asked)
+    held = (on == never[0]) | (on == never[1])
+    by_thing = {name: float(right[asked == i].mean()) for i, name in enumerate(names)}
+    return {
+        "prompts": len(prompts),
+        "thing": _share(right),
+        "background": _share(right_colour),
+        "thing, seen pairs": _share(right[~held]),
+        "thing, held-out pairs": _share(right[held]),
+        "background, seen pairs": _share(right_colour[~held]),
+        "background, held-out pairs": _share(right_colour[held]),
+        "psnr": psnr(model, pictures),
+        "by thing": dict(sorted(by_thing.items(), key=lambda item: item[1])),
+    }, shown
+
+
+def _share(right: Tensor) -> list[float]:
+    """A share, with its 95 % interval (Wilson 1927)."""
+    z, n, p = 1.96, len(right), float(right.mean())
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return [p, *((x / (1 + z * z / n)) for x in (middle - half, middle + half))]
+
+
+@torch.no_grad()
+def psnr(model: ZS2, pictures: Tensor, count: int = 512) -> float:
+    """Of scenes encoded and decoded again: dB, from the mean squared error over all of them."""
+    scenes = draw(count, len(pictures), generator(SEED, "held-out scenes of the VAE", 0))
+    error = 0.0
+    for part in batches(count, 32):
+        pixels = render(scenes[part], pictures, SIZE)
+        error += float((model.vae.decode(model.vae.encode(pixels)).clamp(-1, 1) - pixels).square().sum())
+    return -10 * math.log10(error / (count * 3 * SIZE * SIZE) / 4)

@@ -1,0 +1,110 @@
+"""The pictures that scenes are made of, fetched once, and their names.
+
+Pictures: Microsoft's Fluent Emoji 3D (MIT) as npm's @lobehub/fluent-emoji-3d has them, 256×256 with transparency.
+Names: npm's emoji-datasource-google (MIT), in lower case. A folder of one's own pictures does as well: NAME.png each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from zs2.errors import InputError
+from zs2.progress import progress
+
+REGISTRY = os.environ.get("NPM_CONFIG_REGISTRY", "https://registry.npmjs.org")
+PICTURES = (
+    "@lobehub/fluent-emoji-3d/-/fluent-emoji-3d-1.1.0.tgz",
+    "5a5ab69554ad4e7afc043a48274a449d328ee0bb83c71a931214ef46d0f50cb445d267bba207914232a87a10c75ee549d9069e720979c1106feb4954006de1ee",
+)
+NAMES = (
+    "emoji-datasource-google/-/emoji-datasource-google-16.0.0.tgz",
+    "6517b17f3b3b315a0b9e6cd998db0ee132a19c0269e43fbe566e8fa54a47fe31104257a6a7797cf028d9f83a19d9f68cf51e10c5990e3c90a84fc0e53e17d0dc",
+)
+THINGS = Path(__file__).parent / "things.json"  # what the checkpoint knows, in the order in which it is learnt
+SIDE = 128  # of a picture in memory: twice a scene's side, so that a turned picture is still sharp
+
+
+def things(count: int | None = None) -> list[str]:
+    """The names of the first things that the checkpoint learns; None: all."""
+    return json.loads(THINGS.read_text(encoding="utf-8"))[:count]
+
+
+def load(names: Sequence[str], cache: Path, folder: Path | None = None) -> Tensor:
+    """The pictures of these names: float32 (N, 4, SIDE, SIDE), red, green, blue times alpha, then alpha, all in [0, 1].
+
+    Args:
+        cache: where fetched packages are kept. folder: one's own pictures instead, NAME.png each.
+    Raises: InputError for a name that has no picture, or a package that can't be fetched or has another checksum.
+    """
+    if folder is not None:
+        missing = [name for name in names if not (folder / f"{name}.png").is_file()]
+        if missing:
+            raise InputError(f"{folder} has no picture of {', '.join(missing)}: expected {missing[0]}.png")
+        return torch.stack([_picture((folder / f"{name}.png").read_bytes()) for name in names])
+    with tarfile.open(fetch(*NAMES, cache)) as archive:
+        entries = {entry["name"].lower(): entry for entry in json.loads(_member(archive, "package/emoji.json"))}
+    unknown = [name for name in names if name not in entries]
+    if unknown:
+        raise InputError(f"no emoji is called {', '.join(unknown)}: expected names of {NAMES[0].split('/')[0]}")
+    codes = [{entries[name]["unified"], entries[name]["non_qualified"]} - {None} for name in names]
+    files = {f"package/assets/{code.lower()}.webp": i for i, these in enumerate(codes) for code in these}
+    found: dict[int, Tensor] = {}
+    with tarfile.open(fetch(*PICTURES, cache)) as archive:
+        for member in archive:
+            if member.name in files:
+                found[files[member.name]] = _picture(_member(archive, member))
+    missing = [name for i, name in enumerate(names) if i not in found]
+    if missing:
+        raise InputError(f"there is no picture of {', '.join(missing)} in {PICTURES[0]}")
+    return torch.stack([found[i] for i in range(len(names))])
+
+
+def fetch(path: str, checksum: str, cache: Path) -> Path:
+    """A package of the npm registry, fetched once and checked (SHA-512)."""
+    file = cache / path.rpartition("/")[2]
+    if not file.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(file.name + ".part")
+        try:
+            with urllib.request.urlopen(f"{REGISTRY}/{path}", timeout=60) as answer, open(part, "wb") as out:
+                size = int(answer.headers.get("Content-Length", 0)) or 1
+                blocks = iter(lambda: answer.read(1 << 20), b"")
+                for block in progress(blocks, -(-size >> 20), f"fetching {file.name} (MB)"):
+                    out.write(block)
+        except OSError as error:
+            raise InputError(
+                f"can't fetch {path} ({error}): is there a network? NPM_CONFIG_REGISTRY names a mirror"
+            ) from error
+        part.replace(file)
+    if hashlib.sha512(file.read_bytes()).hexdigest() != checksum:
+        raise InputError(f"{file} is not the package that the recipe was made with: remove it, and try again")
+    return file
+
+
+def _member(archive: tarfile.TarFile, member: str | tarfile.TarInfo) -> bytes:
+    opened = archive.extractfile(member)
+    assert opened is not None  # these are files
+    return opened.read()
+
+
+def _picture(data: bytes) -> Tensor:
+    """The bytes of a picture → (4, SIDE, SIDE), its colours multiplied by alpha before it is made smaller."""
+    rgba = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"), dtype=np.float32) / 255
+    premultiplied = np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], axis=2)
+    planes = [
+        Image.fromarray(plane).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        for plane in np.moveaxis(premultiplied, 2, 0)
+    ]
+    return torch.from_numpy(np.stack([np.asarray(plane) for plane in planes])).clamp(0, 1)

@@ -1,0 +1,65 @@
+"""How large the parts are and how long they are trained: the recipe in numbers. FULL made the shipped checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SIZE = 64  # pixels, of a scene's side
+TOKENS = 32  # of a prompt
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A training: AdamW, its rate rising over `warmup` steps, then falling along a cosine to a hundredth."""
+
+    steps: int
+    batch: int
+    rate: float
+    warmup: int = 100
+    decay: float = 0.01  # of the weights
+    average: float = 0.0  # decay of the exponential moving average that is kept as the result; 0: none
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the result, with the seed."""
+
+    things: int | None = None  # of things.json, from its start; None: all
+    seed: int = 0
+    vocabulary: int = 1500
+    # CLIP: both towers
+    clip_width: int = 192
+    clip_layers: int = 4
+    clip_heads: int = 4
+    clip_projection: int = 128
+    clip: Schedule = field(default_factory=lambda: Schedule(steps=450, batch=64, rate=6e-4, average=0.98))
+    # VAE
+    vae_widths: tuple[int, ...] = (16, 32, 64, 128)
+    vae_channels: int = 16
+    vae: Schedule = field(default_factory=lambda: Schedule(steps=1950, batch=16, rate=1.2e-3, decay=0.0, average=0.99))
+    # UNet
+    unet_things: int | None = 49  # of those: fewer things are learnt better in the same time
+    latents: int = 30_000  # scenes that are encoded once
+    unet_widths: tuple[int, ...] = (128, 256)
+    unet_layers: int = 1
+    unet_heads: int = 4
+    unet: Schedule = field(default_factory=lambda: Schedule(steps=3800, batch=32, rate=8e-4, average=0.999))
+    empty: float = 0.12  # share of empty captions
+    # the judge of judge.py
+    judge: Schedule = field(default_factory=lambda: Schedule(steps=1500, batch=64, rate=2e-3, average=0.99))
+
+
+FULL = Settings()
+QUICK = Settings(
+    things=8,
+    unet_things=8,
+    vocabulary=700,
+    clip_layers=2,
+    clip=Schedule(steps=60, batch=32, rate=6e-4, warmup=10, average=0.9),
+    vae_widths=(16, 16, 32, 64),
+    vae=Schedule(steps=240, batch=12, rate=1e-3, warmup=20, decay=0.0, average=0.98),
+    latents=1024,
+    unet_widths=(64, 128),
+    unet=Schedule(steps=300, batch=32, rate=1e-3, warmup=20, average=0.98),
+    judge=Schedule(steps=160, batch=32, rate=2e-3, warmup=10, average=0.9),
+)

@@ -1,0 +1,172 @@
+"""One training loop for all parts: resumable after a kill at any moment, with the same result as without it.
+
+Nothing random is kept between steps: a step draws from a generator that is seeded by the part's name and the step's
+number. So a run that goes on from a checkpoint sees the same batches. (The last bits depend on the machine and on its
+number of threads, as everywhere in torch.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from weights.recipe.settings import Schedule
+from zs2.progress import progress
+
+SAVE_EVERY, LOG_EVERY = 120, 20  # seconds, steps
+Loss = Callable[[int, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+
+
+class OutOfTime(Exception):
+    """The time of this piece is over: what was done is kept."""
+
+
+class Clock:
+    """The time that this process may still take. `limit`: seconds, or None."""
+
+    def __init__(self, limit: float | None = None) -> None:
+        self.end = math.inf if limit is None else time.monotonic() + limit
+
+    def check(self) -> None:
+        """Raises: OutOfTime"""
+        if time.monotonic() > self.end:
+            raise OutOfTime
+
+
+def generator(seed: int, name: str, number: int) -> torch.Generator:
+    """The randomness of one step, or one piece, of a part."""
+    digest = hashlib.sha256(f"{seed} {name} {number}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+
+
+def save(file: Path, tensors: Mapping[str, Tensor], said: dict[str, str] | None = None) -> None:
+    """Write a safetensors file whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part, said)
+    part.replace(file)
+
+
+def rate(schedule: Schedule, step: int) -> float:
+    """The learning rate of a step, from 0."""
+    if step < schedule.warmup:
+        return schedule.rate * (step + 1) / schedule.warmup
+    done = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
+    return schedule.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def train(
+    name: str, model: nn.Module, schedule: Schedule, loss: Loss, *, seed: int, folder: Path, clock: Clock | None = None
+) -> float:
+    """Train a model in place, and leave it with the averaged weights where the schedule has an average.
+
+    Args:
+        loss: of a step, from its number and its generator; with further figures for the log.
+        folder: for `NAME.state.safetensors`, removed by nobody but `finish`, and `NAME.log.jsonl`.
+    Returns: the seconds that it took, over all pieces.
+    Raises: OutOfTime; FloatingPointError if the loss is not finite.
+    """
+    torch.manual_seed(int(generator(seed, name, -1).initial_seed()))
+    weights = dict(model.named_parameters())
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [w for w in weights.values() if w.ndim > 1], "weight_decay": schedule.decay},
+            {"params": [w for w in weights.values() if w.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=schedule.rate,
+        betas=(0.9, 0.99),
+        fused=True,
+    )
+    average = {key: w.detach().clone() for key, w in weights.items()} if schedule.average else {}
+    state, log = folder / f"{name}.state.safetensors", folder / f"{name}.log.jsonl"
+    start, spent = _resume(state, weights, average, optimizer)
+    _keep_lines(log, start)
+    begun = saved = time.monotonic()
+
+    def keep(step: int) -> None:
+        tensors: dict[str, Tensor] = {f"weights.{key}": w for key, w in weights.items()}
+        tensors |= {f"average.{key}": w for key, w in average.items()}
+        for key, w in weights.items():
+            for moment in ("exp_avg", "exp_avg_sq"):
+                tensors[f"{moment}.{key}"] = optimizer.state[w][moment]
+        save(state, tensors, {"step": str(step), "seconds": str(spent + time.monotonic() - begun)})
+
+    model.train()
+    sums: dict[str, float] = {}
+    left = range(start, schedule.steps)
+    for step in progress(left, len(left), name) if left else ():
+        for group in optimizer.param_groups:
+            group["lr"] = rate(schedule, step)
+        value, figures = loss(step, generator(seed, name, step))
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        norm = nn.utils.clip_grad_norm_(weights.values(), 1.0)
+        optimizer.step()
+        with torch.no_grad():  # the average follows faster at first, when everything moves
+            decay = min(schedule.average, (1 + step) / (10 + step))
+            torch._foreach_lerp_(list(average.values()), list(weights.values()), 1 - decay)
+        for key, figure in {"loss": value, **figures, "gradient": norm}.items():
+            sums[key] = sums.get(key, 0.0) + float(figure.detach())
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == schedule.steps:
+            count = step % LOG_EVERY + 1
+            seconds = spent + time.monotonic() - begun
+            line = {"step": step + 1, "seconds": round(seconds, 1), "rate": rate(schedule, step)}
+            line |= {key: round(total / count, 6) for key, total in sums.items()}
+            with open(log, "a", encoding="utf-8") as out:
+                print(json.dumps(line), file=out)
+            sums = {}
+            if not math.isfinite(line["loss"]):
+                raise FloatingPointError(f"{name}: the loss is {line['loss']} at step {step + 1}")
+            if time.monotonic() - saved > SAVE_EVERY or step + 1 == schedule.steps:
+                keep(step + 1)
+                saved = time.monotonic()
+            if clock is not None and time.monotonic() > clock.end:
+                keep(step + 1)
+                raise OutOfTime
+    with torch.no_grad():
+        for key, w in average.items():
+            weights[key].copy_(w)
+    model.eval()
+    return spent + time.monotonic() - begun
+
+
+def _resume(
+    file: Path, weights: dict[str, nn.Parameter], average: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
+    """Go on from a state, if there is one: the number of finished steps, and the seconds that they took."""
+    if not file.exists():
+        return 0, 0.0
+    with safe_open(file, "pt") as state, torch.no_grad():
+        said = state.metadata()
+        for key, w in weights.items():
+            w.copy_(state.get_tensor(f"weights.{key}"))
+            if average:
+                average[key].copy_(state.get_tensor(f"average.{key}"))
+            optimizer.state[w] = {
+                "step": torch.tensor(float(said["step"])),
+                **{moment: state.get_tensor(f"{moment}.{key}").clone() for moment in ("exp_avg", "exp_avg_sq")},
+            }
+    return int(said["step"]), float(said["seconds"])
+
+
+def _keep_lines(log: Path, step: int) -> None:
+    """Forget what was logged after the state was kept: those steps are done again."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def batches(total: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover `total`."""
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))
