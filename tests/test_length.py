@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zs2 import ZS2, Request
-from zs2.config import ATTENTION_KINDS
+from zs2.config import ATTENTION_KINDS, SAMPLERS
 from zs2.decode import OVERLAP, TILE, decode, spans, tiled
 from zs2.errors import InputError
 
@@ -27,6 +27,18 @@ def model() -> ZS2:
 
 
 # --- chunks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attn", ["sa", "tma"])
+def test_chunks_carry_what_the_solver_remembers(model, attn):
+    other = model.variant(attn=attn)
+    clip = {**SMALL, "steps": 5, "frames": 5, "sampler": "dpm++"}
+    whole = other.latents(PROMPT, **clip, chunk=5)
+    for chunk in (1, 3):
+        assert_close(other.latents(PROMPT, **clip, chunk=chunk), whole, SAME)
+    assert whole.shape[1] == model.unet.config.in_channels
+    ddim = other.latents(PROMPT, **{**clip, "sampler": "ddim"}, chunk=5)
+    assert (ddim - whole).abs().max() > 0.05 * whole.abs().max()
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
@@ -73,10 +85,11 @@ def test_chunks_that_can_not_be_meant(chunk, message):
     [*({"attn": attn} for attn in ATTENTION_KINDS), {"noise": "mixed"}, {"noise": "text2video-zero", "attn": "tma"}],
     ids=str,
 )
-def test_a_stream_begins_with_the_frames_of_the_clip(model, variant):
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_stream_begins_with_the_frames_of_the_clip(model, variant, sampler):
     """Whether it is to end or not, and bit for bit where the chunks are the same."""
     other = model.variant(**variant)
-    clip = {**SMALL, "steps": 6, "guidance": 3.0, "seed": 3, "chunk": 2}
+    clip = {**SMALL, "steps": 6, "sampler": sampler, "guidance": 3.0, "seed": 3, "chunk": 2}
     want = other([PROMPT, "rose"], frames=5, **clip).frames
     streamed = list(other.stream([PROMPT, "rose"], frames=5, **clip))
     assert np.array_equal(np.stack(streamed), want)

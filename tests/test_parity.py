@@ -16,6 +16,8 @@ from torch import Tensor
 from zs2 import ZS2
 from zs2.config import ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from zs2.ddim import DDIM
+from zs2.dpm_solver import DPMSolver
+from zs2.errors import InputError
 from zs2.models.attention import Call, SpatialTransformer, TransformerBlock
 from zs2.models.clip import TextEncoder
 from zs2.models.layers import Downsample, ResnetBlock, Upsample, timestep_embedding
@@ -174,6 +176,25 @@ def test_ddim(case: str) -> None:
         assert_close(ddim.step(i, samples[i], output), samples[i + 1], MODULE)
         x = ddim.step(i, x, output)
     assert_close(x, samples[-1], MODULE)
+
+
+@pytest.mark.parametrize("case", sorted(Fixture("dpm_solver").config))
+def test_dpm_solver(case: str) -> None:
+    f = fixture("dpm_solver")
+    t, outputs, samples = f[f"{case}/t"], f[f"{case}/outputs"], f[f"{case}/samples"]
+    solver = DPMSolver(ScheduleConfig.from_json(f.config[case]), len(t))
+    assert solver.timesteps == t.tolist()
+    x = samples[0]
+    for i, output in enumerate(outputs):
+        x = solver.step(i, x, output)
+        assert x.shape[1] == 2 * output.shape[1]  # with what is remembered
+        assert_close(x[:, : output.shape[1]], samples[i + 1], MODULE)
+
+
+@pytest.mark.parametrize("steps", [0, 1000])
+def test_dpm_solver_refuses_numbers_of_steps_that_it_can_not_place(steps: int) -> None:
+    with pytest.raises(InputError, match=f"steps is {steps}: expected from 1 to 999"):
+        DPMSolver(ScheduleConfig.from_json({}), steps)
 
 
 # --- the tokenizer ----------------------------------------------------------------------------------------------------

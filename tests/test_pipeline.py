@@ -56,6 +56,7 @@ def test_a_clip(model):
         "negative_prompt": "",
         "frames": 3,
         "steps": 4,
+        "sampler": "ddim",
         "guidance": 7.5,
         "seed": 5,
         "width": 64,

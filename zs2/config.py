@@ -20,6 +20,7 @@ STANDARD_CLIP = "openai/clip-vit-large-patch14"  # scores what has no CLIP of it
 ATTENTION_KINDS = ("sa", "cfa", "tma", "tma-two-tap")
 NOISE_KINDS = ("iid", "shared", "mixed", "progressive", "dnm", "dnm-search")
 TEXT2VIDEO_ZERO = "text2video-zero"  # a noise of its own kind: it needs the sampler
+SAMPLERS = ("ddim", "dpm++")  # the paper's, and DPM-Solver++(2M)
 DTYPES = ("float32", "bfloat16", "float16")
 MU, LAM = 0.98, 0.01
 LAM_MAX = math.sqrt(math.e)  # of independent noises: see noise.py

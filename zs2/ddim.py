@@ -69,6 +69,21 @@ def _most_leading_steps(config: ScheduleConfig) -> int:
     return next(n for n in range(total, 0, -1) if (n - 1) * (total // n) + offset < total)
 
 
+def clean_and_noise(config: ScheduleConfig, alpha: float, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """The x₀ and the ε that a model's output means.
+
+    Args:
+        alpha: ᾱ of the timestep. x: latents. output: ε, v = √ᾱ·ε − √(1−ᾱ)·x₀, or x₀, as the model was trained.
+    Returns: two tensors, shaped as x.
+    """
+    signal, noise = math.sqrt(alpha), math.sqrt(1 - alpha)
+    if config.prediction_type == "epsilon":
+        return (x - noise * output) / signal, output
+    if config.prediction_type == "v_prediction":
+        return signal * x - noise * output, signal * output + noise * x
+    return output, (x - signal * output) / noise
+
+
 class DDIM:
     """The steps of one sampling. Nothing here changes as it runs, and latents are float32.
 
@@ -91,16 +106,10 @@ class DDIM:
         """The i-th step (equation 12 of the paper with σ = 0): √ᾱ'·x₀ + √(1−ᾱ')·ε.
 
         Args:
-            x: latents before the step. output: what the model made of them: ε, v = √ᾱ·ε − √(1−ᾱ)·x₀, or x₀.
+            x: latents before the step. output: what the model made of them.
         Returns: latents of the next timestep, shaped as x.
         """
-        signal, noise = math.sqrt(self.alpha[i]), math.sqrt(1 - self.alpha[i])
-        if self.config.prediction_type == "epsilon":
-            x0, eps = (x - noise * output) / signal, output
-        elif self.config.prediction_type == "v_prediction":
-            x0, eps = signal * x - noise * output, signal * output + noise * x
-        else:
-            x0, eps = output, (x - signal * output) / noise
+        x0, eps = clean_and_noise(self.config, self.alpha[i], x, output)
         if self.config.clip_sample:
             x0 = x0.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
         return math.sqrt(self.alpha_next[i]) * x0 + math.sqrt(1 - self.alpha_next[i]) * eps

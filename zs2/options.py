@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zs2 import __version__, command
-from zs2.config import ATTENTION_KINDS, DEFAULT_MODEL, DTYPES, LAM, MU, NOISE_KINDS, SEED_MAX, TEXT2VIDEO_ZERO
+from zs2.config import ATTENTION_KINDS, DEFAULT_MODEL, DTYPES, LAM, MU, NOISE_KINDS, SAMPLERS, SEED_MAX, TEXT2VIDEO_ZERO
 from zs2.errors import InputError
 
 EXAMPLE = "panda face on a sky blue background"  # of the default checkpoint
@@ -69,7 +69,12 @@ def parser() -> command.Parser:
     g = p.add_argument_group("sampling")
     g.add_argument("--negative-prompt", metavar="TEXT", help="what to lead away from (default: nothing)")
     g.add_argument("--frames", type=int, metavar="N", help="default 8")
-    g.add_argument("--steps", type=int, metavar="N", help="DDIM steps (default 50)")
+    g.add_argument("--steps", type=int, metavar="N", help="default 50")
+    g.add_argument(
+        "--sampler",
+        metavar="KIND",
+        help=f"{' or '.join(SAMPLERS)}: the paper's, or DPM-Solver++(2M), which needs fewer steps (default ddim)",
+    )
     g.add_argument(
         "--guidance", type=float, metavar="G", help="u + G·(c − u); 1: only the prompt, at half the work (default 7.5)"
     )

@@ -18,7 +18,6 @@ from zs2 import __version__
 from zs2.checkpoint import Checkpoint, without_collector, without_weights
 from zs2.checks import check_parts, choose_device, choose_dtype
 from zs2.config import LAM, TEXT2VIDEO_ZERO, ScheduleConfig
-from zs2.ddim import DDIM
 from zs2.decode import decode
 from zs2.errors import InputError, whole
 from zs2.formats import Frames
@@ -31,7 +30,7 @@ from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.noise import noises, stream
 from zs2.request import Request
-from zs2.sampler import Sampler, Step
+from zs2.sampler import SOLVERS, Sampler, Step
 from zs2.text import Text
 from zs2.video import FPS_MAX, Clip
 from zs2.weights import sha256
@@ -146,8 +145,8 @@ class ZS2:
         """Make a clip.
 
         Args:
-            prompt, and as keywords those of `Request`: negative_prompt, frames, steps, guidance, seed, height, width,
-                chunk, latents.
+            prompt, and as keywords those of `Request`: negative_prompt, frames, steps, sampler, guidance, seed, height,
+                width, chunk, latents.
             fps: frames a second of the saved clip.
             callback: called with each finished `Step`; what it raises stops the clip.
             group: the processes that make it together: see processes.py. All call this, and all get the clip.
@@ -220,7 +219,7 @@ class ZS2:
         return Sampler(
             self.unet,
             self.text,
-            DDIM(self.schedule, request.steps),
+            SOLVERS[request.sampler](self.schedule, request.steps),
             self.method,
             request,
             size=(h * reduction, w * reduction),
@@ -277,7 +276,7 @@ class ZS2:
 
     def check(self, request: Request) -> None:
         """Raise InputError if this model can't sample a request: its size, its steps or its latents."""
-        DDIM(self.schedule, request.steps)
+        SOLVERS[request.sampler](self.schedule, request.steps)
         self.shape(request)
         self.method.settings(request.steps, request.latents is not None)
         if request.latents is not None:
@@ -345,6 +344,7 @@ class ZS2:
             "negative_prompt": request.negative_prompt,
             "frames": request.frames,
             "steps": request.steps,
+            "sampler": request.sampler,
             "guidance": request.guidance,
             "seed": request.seed if given is None else None,
             "width": w * self.vae.config.reduction,

@@ -9,8 +9,8 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from zs2.config import SEED_MAX
-from zs2.errors import InputError, whole
+from zs2.config import SAMPLERS, SEED_MAX
+from zs2.errors import InputError, choose, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +24,7 @@ class Request:
         prompt: text, or one text a frame (prompt travel; the last repeats).
         negative_prompt: what guidance leads away from.
         frames, steps: at least 1; frames None goes on without end, which only `stream` can.
+        sampler: `ddim`, or `dpm++`, which needs fewer steps (DPM-Solver++(2M)).
         seed: from 0 to 2³²−1 (torch draws from 32 bits).
         guidance: g in u + g·(c − u); at 1 only the prompt counts, at 0 only the negative prompt, at half the work.
         height, width: pixels, multiples of the VAE's reduction; by default what the model was trained at.
@@ -37,6 +38,7 @@ class Request:
     negative_prompt: str = ""
     frames: int | None = 8
     steps: int = 50
+    sampler: str = "ddim"
     guidance: float = 7.5
     seed: int = 0
     height: int | None = None
@@ -48,6 +50,7 @@ class Request:
         for name, least, most in (("frames", 1, None), ("steps", 1, None), ("seed", 0, SEED_MAX), ("chunk", 1, None)):
             if getattr(self, name) is not None or name in ("steps", "seed"):
                 object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
+        choose("sampler", self.sampler, SAMPLERS)
         if not isinstance(self.guidance, int | float) or not abs(self.guidance) <= sys.float_info.max:
             raise InputError(f"guidance is {str(self.guidance)[:40]}: expected a finite number")
         object.__setattr__(self, "guidance", float(self.guidance))

@@ -134,7 +134,7 @@ def needed(made: dict[str, Any]) -> list[str]:
     """The settings that decide a clip of this variant: what has no effect is null."""
     from zs2.method import effects
 
-    names = ["prompt", "negative_prompt", "frames", "steps", "guidance", "width", "height", "fps", "chunk"]
+    names = ["prompt", "negative_prompt", "frames", "steps", "sampler", "guidance", "width", "height", "fps", "chunk"]
     names += ["attn", "dtype", "device", "weights", "versions"]
     effect = effects(str(made["attn"]), str(made["noise"]))
     return [*names, *(effect if made["latents"] is None else effect & {"mu"}), *["seed"] * (made["latents"] is None)]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from zs2.ddim import DDIM
+from zs2.dpm_solver import DPMSolver
 from zs2.errors import OutOfMemory, is_out_of_memory
 from zs2.method import Method
 from zs2.models.attention import TextKV
@@ -29,6 +30,9 @@ from zs2.text2video_zero import MOTION, after, spread
 
 if TYPE_CHECKING:
     from zs2.processes import Group
+
+
+SOLVERS: dict[str, type[DDIM] | type[DPMSolver]] = {"ddim": DDIM, "dpm++": DPMSolver}
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Sampler:
     """One sampling.
 
     Args:
-        unet, text: of the model. ddim: its steps. method: the noise decides how sampling begins.
+        unet, text: of the model. solver: its steps. method: the noise decides how sampling begins.
         request: what to sample; its `chunk` is a number. size: height and width in pixels.
         noises: the initial noise (4, h, w) of each frame, without end or as many as there are.
         renoised: whether the frames are text2video-zero's, made of frame 0 at t₀.
@@ -74,7 +78,7 @@ class Sampler:
         self,
         unet: UNet,
         text: Text,
-        ddim: DDIM,
+        solver: DDIM | DPMSolver,
         method: Method,
         request: Request,
         *,
@@ -85,7 +89,7 @@ class Sampler:
         state_device: torch.device | None = None,
     ) -> None:
         assert request.chunk is not None
-        self.unet, self.text, self.ddim, self.method, self.request = unet, text, ddim, method, request
+        self.unet, self.text, self.solver, self.method, self.request = unet, text, solver, method, request
         self.size, self.noises, self.group = size, noises, group
         self.device, self.dtype = unet.conv_in.weight.device, unet.conv_in.weight.dtype
         self.state_device = state_device or self.device
@@ -122,7 +126,7 @@ class Sampler:
                 x, states_now = self._step(i, x, first, before)
                 states[i] = [None if state is None else state.to(self.state_device) for state in states_now]
             first += len(x)
-            yield x
+            yield self._latents(x)
 
     def _beginning(self) -> Generator[Step, None, Iterator[Tensor]]:
         """What comes before all frames go on together: nothing, or the steps of text2video-zero's frame 0 alone.
@@ -136,17 +140,23 @@ class Sampler:
         for i in range(self.begin):
             x, _ = self._step(i, x, 0, (), alone=True)
             yield self._told(i, x)
-        near, (t0, t1) = x[0], self.renoise
+        near, (t0, t1) = self._latents(x)[0], self.renoise
         for i in range(self.begin, self.request.steps - t0 - 1):
             x, _ = self._step(i, x, 0, (), alone=True)
         motion = self.method.motion or MOTION
-        return spread(near, x[0], self.ddim, seed=self.request.seed, motion=motion, t0=t0, t1=t1)
+        far = self._latents(x)[0]
+        return spread(near, far, self.solver, seed=self.request.seed, motion=motion, t0=t0, t1=t1)
 
     def _told(self, i: int, x: Tensor) -> Step:
-        return Step(i, self.request.steps, self.ddim.timesteps[i], x)
+        return Step(i, self.request.steps, self.solver.timesteps[i], self._latents(x))
+
+    def _latents(self, x: Tensor) -> Tensor:
+        """What goes through the sampler, without what its solver remembers behind the latents."""
+        return x[:, : self.unet.config.in_channels].contiguous()
 
     def _step(self, i: int, x: Tensor, first: int, states: States, *, alone: bool = False) -> tuple[Tensor, States]:
-        """Step i of a chunk: latents (f, 4, h, w) of the frames from `first` on, and the states of the chunk before.
+        """Step i of a chunk: latents (f, 4, h, w) of the frames from `first` on, with what the solver remembers behind
+        them along the channels, and the states of the chunk before.
 
         alone: whatever other processes do, all of it is done in this one.
         Returns: the latents after the step, of all frames whichever process made them, and the chunk's states.
@@ -165,8 +175,8 @@ class Sampler:
         try:
             text, added, branches = self.conditions(first, frames)
             output, states = self.unet(
-                torch.cat([x] * branches).to(self.dtype),  # (branches·f, 4, h, w)
-                self.ddim.timesteps[i],
+                torch.cat([self._latents(x)] * branches).to(self.dtype),  # (branches·f, 4, h, w)
+                self.solver.timesteps[i],
                 text,
                 frames=frames,
                 added=added,
@@ -182,12 +192,12 @@ class Sampler:
         if branches == 2:
             negative, positive = output.chunk(2)
             output = negative + request.guidance * (positive - negative)
-        x = self.ddim.step(i, x, output)
+        x = self.solver.step(i, x, output)
         if not x.isfinite().all():
             other = "" if self.dtype == torch.float32 else "float32, or "
             raise FloatingPointError(
                 f"the latents are NaN or infinite after step {i + 1} of {request.steps} "
-                f"(timestep {self.ddim.timesteps[i]}) in {self.dtype}: try {other}a smaller guidance than "
+                f"(timestep {self.solver.timesteps[i]}) in {self.dtype}: try {other}a smaller guidance than "
                 f"{request.guidance:g}"
             )
         return x, states

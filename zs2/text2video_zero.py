@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from zs2.ddim import DDIM
+from zs2.dpm_solver import DPMSolver
 from zs2.errors import InputError
 from zs2.noise import stream
 
@@ -43,7 +44,7 @@ def after(steps: int, renoise: tuple[int, int] | None = None) -> tuple[int, int]
 
 
 def spread(
-    near: Tensor, far: Tensor, ddim: DDIM, *, seed: int, motion: tuple[float, float], t0: int, t1: int
+    near: Tensor, far: Tensor, solver: DDIM | DPMSolver, *, seed: int, motion: tuple[float, float], t0: int, t1: int
 ) -> Iterator[Tensor]:
     """Make the other frames of frame 0: all frames at t₁, without end.
 
@@ -51,10 +52,10 @@ def spread(
         near: frame 0 at t₁, (4, h, w). far: frame 0 at t₀, by steps of its own.
         seed: of the fresh noise: each frame's own stream. motion: δ along x and y. t0, t1: as `after` returned.
     """
-    start, end = len(ddim.timesteps) - t1 - 1, len(ddim.timesteps) - t0 - 1
+    start, end = len(solver.timesteps) - t1 - 1, len(solver.timesteps) - t0 - 1
     # as diffusers', the product is of t₀ … t₁ − 1; of t₀ + 1 … t₁ it would be the forward process
-    before, last = ddim.timesteps[end] - 1, ddim.timesteps[start] - 1
-    a = (ddim.cumprod[last] / (ddim.cumprod[before] if before >= 0 else 1)).item()
+    before, last = solver.timesteps[end] - 1, solver.timesteps[start] - 1
+    a = (solver.cumprod[last] / (solver.cumprod[before] if before >= 0 else 1)).item()
     yield near
     for k in itertools.count(1):
         shifted = shift(shift(far, k * motion[0], dim=2), k * motion[1], dim=1)
