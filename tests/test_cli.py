@@ -616,9 +616,9 @@ def test_attn_sa_alone(tmp_path):
 
 
 def test_every_option_reaches_the_settings(zs2, here):
-    line = """'red apple' --negative-prompt blurry --frames 3 --steps 1 --sampler dpm++ --guidance 3 --seed 7 --size 48x32 --chunk 2
-        --fps 12 --attn tma-two-tap --mu 0.5 --noise progressive --alpha 1.5 --dtype bfloat16 --device cpu
-        --out clip.webp"""
+    line = """'red apple' --negative-prompt blurry --frames 3 --steps 1 --sampler dpm++ --guidance 3 --seed 7
+        --size 48x32 --chunk 2 --fps 12 --attn tma-two-tap --mu 0.5 --noise progressive --alpha 1.5 --dtype bfloat16
+        --device cpu --out clip.webp"""
     assert succeeded(zs2(*shlex.split(line))).written == ["clip.webp", "clip.sheet.png", "clip.json"]
     settings = text(here / "clip.json")
     assert settings.pop("weights").keys() == {"unet", "vae", "text_encoder", "config"}

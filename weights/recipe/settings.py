@@ -36,17 +36,17 @@ class Settings:
     # VAE
     vae_widths: tuple[int, ...] = (16, 32, 64, 128)
     vae_channels: int = 16
-    vae: Schedule = field(default_factory=lambda: Schedule(steps=1950, batch=16, rate=1.2e-3, decay=0.0, average=0.99))
+    vae: Schedule = field(default_factory=lambda: Schedule(steps=4200, batch=4, rate=1e-3, decay=0.0, average=0.995))
     # UNet
     unet_things: int | None = 49  # of those: fewer things are learnt better in the same time
-    latents: int = 30_000  # scenes that are encoded once
+    latents: int = 20_000  # scenes that are encoded once
     unet_widths: tuple[int, ...] = (128, 256)
     unet_layers: int = 1
     unet_heads: int = 4
-    unet: Schedule = field(default_factory=lambda: Schedule(steps=3800, batch=32, rate=8e-4, average=0.999))
+    unet: Schedule = field(default_factory=lambda: Schedule(steps=4600, batch=16, rate=6e-4, warmup=200, average=0.998))
     empty: float = 0.12  # share of empty captions
     # the judge of judge.py
-    judge: Schedule = field(default_factory=lambda: Schedule(steps=1500, batch=64, rate=2e-3, average=0.99))
+    judge: Schedule = field(default_factory=lambda: Schedule(steps=3000, batch=16, rate=1e-3, average=0.995))
 
 
 FULL = Settings()
@@ -57,9 +57,9 @@ QUICK = Settings(
     clip_layers=2,
     clip=Schedule(steps=60, batch=32, rate=6e-4, warmup=10, average=0.9),
     vae_widths=(16, 16, 32, 64),
-    vae=Schedule(steps=240, batch=12, rate=1e-3, warmup=20, decay=0.0, average=0.98),
+    vae=Schedule(steps=700, batch=4, rate=1e-3, warmup=20, decay=0.0, average=0.98),
     latents=1024,
     unet_widths=(64, 128),
-    unet=Schedule(steps=300, batch=32, rate=1e-3, warmup=20, average=0.98),
+    unet=Schedule(steps=600, batch=16, rate=1e-3, warmup=20, average=0.98),
     judge=Schedule(steps=160, batch=32, rate=2e-3, warmup=10, average=0.9),
 )
