@@ -18,12 +18,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from weights.recipe import __main__ as recipe
-from weights.recipe import contrastive, judge, layout, pictures, scenes
+from weights.recipe import contrastive, judge, layout, looks, measure, pictures, scenes
 from weights.recipe.settings import QUICK, SIZE, Schedule, Settings
 from weights.recipe.training import Clock, OutOfTime, generator, rate, train
 from zs2 import ZS2
 from zs2.errors import InputError
 from zs2.tokenizer import Tokenizer
+from zs2.video import Clip
 
 ROOT = TESTS.parent
 NAMES = ["disc", "square", "star face"]
@@ -338,6 +339,63 @@ def test_randomness_is_of_the_seed_the_part_and_the_step():
     drawn = {int(generator(*key).initial_seed()) for key in ((0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1))}
     assert len(drawn) == 4
     assert isinstance(Settings().things, int | None)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_cielab_of_known_colours():
+    srgb = np.array([[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 0, 255], [119, 119, 119]], dtype=np.uint8)
+    want = [[100, 0, 0], [0, 0, 0], [53.24, 80.09, 67.20], [32.30, 79.19, -107.86], [50.03, 0, 0]]
+    assert np.abs(looks.cielab(srgb) - want).max() < 0.02
+
+
+def test_the_colours_of_a_frame_are_those_of_its_edge_and_of_what_stands_out():
+    frame = np.full((64, 64, 3), (45, 85, 210), dtype=np.uint8)
+    frame[20:40, 25:50] = (255, 0, 0)
+    blue, red = looks.cielab(np.array([[45, 85, 210], [255, 0, 0]], dtype=np.uint8))
+    assert np.allclose(looks.colours(frame), [blue, red])
+    assert np.allclose(looks.colours(frame[:16]), [blue, blue])
+
+
+def test_figures_of_a_checkpoint_that_can_do_nothing_are_those_of_chance(made, loaded):
+    """The tiny checkpoint is judged by a judge that was hardly trained: shares, intervals and pictures are there."""
+    torch.manual_seed(0)
+    classifier = judge.Judge(NAMES).eval()
+    found, shown = measure.figures(str(made / "checkpoint"), classifier, loaded, NAMES)
+    assert shown.shape == (36, SIZE, SIZE, 3)
+    assert found["prompts"] == 36
+    assert found["thing"][1] < found["thing"][0] < found["thing"][2]
+    assert found["thing"][0] < 0.7
+    assert sum(found["by thing"].values()) / 3 == pytest.approx(found["thing"][0])
+    assert 3 < found["psnr"] < 15
+    rows = looks.distances(str(made / "checkpoint"), NAMES, range(1), frames=2)
+    assert [row["mu"] for row in rows] == list(looks.MU)
+    assert all(row[what][0] >= 0 for row in rows for what in ("background", "thing"))
+
+
+def test_figures_judge_each_prompt_by_its_own_picture(made, loaded, monkeypatch):
+    """Against pictures that show what is asked, made by the renderer in the model's place: all are right."""
+
+    class Right(torch.nn.Module):
+        things = NAMES
+
+        def forward(self, pixels):
+            corner = (pixels[:, :, 0, 0] + 1) * 127.5
+            palette = torch.tensor(list(scenes.COLOURS.values()), dtype=torch.float32)
+            middle = pixels[:, :, SIZE // 2, SIZE // 2]
+            return middle, -torch.cdist(corner, palette)
+
+    frames = []
+    for thing in range(3):
+        for colour in range(12):
+            frames.append(scenes.render(of(thing, colour), loaded, SIZE)[0])
+    shown = ((torch.stack(frames) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    calls = iter(np.split(shown, [measure.BATCH]) if len(shown) > measure.BATCH else [shown])
+    monkeypatch.setattr(ZS2, "__call__", lambda self, prompts, **_: Clip(next(calls), 8, {}))
+    found, _ = measure.figures(str(made / "checkpoint"), Right(), loaded, NAMES)
+    assert found["thing"][0] == found["background"][0] == 1
+    assert found["thing, held-out pairs"][0] == 1
 
 
 @pytest.mark.slow

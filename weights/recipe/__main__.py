@@ -4,6 +4,7 @@
     python -m weights.recipe train --quick             # the same in minutes, and worse: out/recipe-quick/checkpoint
     python -m weights.recipe judge                     # train the classifier that judges
     python -m weights.recipe measure weights/emoji64   # the share of prompts whose picture shows what they say
+    python -m weights.recipe looks weights/emoji64     # whether attention keeps a look that the prompt leaves open
 
 Stopped at any moment, `train` goes on where it was when it is started again; `--minutes` ends it by itself.
 """
@@ -20,7 +21,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from weights.recipe import autoencoder, bpe, contrastive, curves, denoiser, judge, layout, measure, pictures
+from weights.recipe import autoencoder, bpe, contrastive, curves, denoiser, judge, layout, looks, measure, pictures
 from weights.recipe.settings import FULL, QUICK, Settings
 from weights.recipe.training import Clock, OutOfTime
 from zs2.errors import InputError
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         ("train", "tokenizer, CLIP, VAE and UNet, in this order"),
         ("judge", "the classifier of `measure`"),
         ("measure", "judge checkpoints"),
+        ("looks", "how far the colours of later frames are from frame 0's, for each μ"),
     ):
         q = commands.add_parser(name, help=help_)
         q.add_argument(
@@ -46,7 +48,12 @@ def main(argv: list[str] | None = None) -> int:
         q.add_argument(
             "--pictures", type=Path, metavar="DIR", help="one's own pictures, NAME.png each, with transparency"
         )
-        if name == "measure":
+        if name == "looks":
+            q.add_argument("checkpoint", help="a folder, or what else zs2 loads")
+            q.add_argument("--things", type=int, default=16, metavar="N", help="so many of things.json (default 16)")
+            q.add_argument("--seeds", type=int, default=2, metavar="N", help="clips of each (default 2)")
+            q.add_argument("--frames", type=int, default=4, metavar="N", help="default 4")
+        elif name == "measure":
             q.add_argument("checkpoint", nargs="+", help="folders, or what else zs2 loads")
             q.add_argument("--things", type=int, default=49, metavar="N", help="so many of things.json (default 49)")
             q.add_argument(
@@ -60,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
             q.add_argument("--work", type=Path, metavar="DIR", help="default: out/recipe, or out/recipe-quick")
     args = p.parse_args(argv)
     settings = QUICK if args.quick else FULL
+    if args.command == "looks":
+        return print_looks(args.checkpoint, pictures.things(args.things), args.seeds, args.frames)
     try:
         names, folder = pictures.things(settings.things), args.pictures
         if folder is not None:
@@ -105,6 +114,21 @@ def train(names: list[str], loaded: Tensor, settings: Settings, work: Path, cloc
     layout.write_list(out / "concepts.json", names[: settings.unet_things])
     curves.draw(work)
     print(f"{out}: trained in {sum(curves.seconds(work).values()) / 60:.0f} minutes: {curves.said(work)}")
+
+
+def print_looks(checkpoint: str, names: list[str], seeds: int, frames: int) -> int:
+    """Print a table: a row for each μ."""
+    rows = looks.distances(checkpoint, names, range(seeds), frames)
+    print(f"{checkpoint}: colours of frames 1 to {frames - 1} against frame 0's, in CIELAB")
+    print(
+        f"{len(names)} prompts that name the thing alone, {seeds} seeds; i.i.d. noise, TMA; 95 % intervals over prompts"
+    )
+    for row in rows:
+        both = "  ".join(
+            f"{what} {row[what][0]:5.1f} [{row[what][1]:.1f}, {row[what][2]:.1f}]" for what in row if what != "mu"
+        )
+        print(f"  mu {row['mu']:4}  {both}")
+    return 0
 
 
 def report(checkpoints: list[str], classifier: judge.Judge, loaded: Tensor, things: int, out: Path | None) -> int:
