@@ -145,8 +145,8 @@ class ZS2:
         """Make a clip.
 
         Args:
-            prompt, and as keywords those of `Request`: negative_prompt, frames, steps, sampler, guidance, seed, height,
-                width, chunk, latents.
+            prompt, and as keywords those of `Request`: negative_prompt, frames, steps, guidance, seed, height, width,
+                chunk, sampler, latents.
             fps: frames a second of the saved clip.
             callback: called with each finished `Step`; what it raises stops the clip.
             group: the processes that make it together: see processes.py. All call this, and all get the clip.

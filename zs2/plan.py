@@ -81,7 +81,8 @@ def plan(given: Mapping[str, Any], known: Study | None) -> Study:
     chosen = list(known.cells) if known and not any(name in given for name in METHOD) else cells(given)
     frames = whole("frames", said["frames"], 1)
     for prompt, seed in product(prompts, seeds):
-        checked = Request(prompt.text, said["negative_prompt"], frames, said["steps"], said["guidance"], seed)
+        rest = {"negative_prompt": said["negative_prompt"], "steps": said["steps"], "guidance": said["guidance"]}
+        checked = Request(prompt.text, frames=frames, seed=seed, **rest)
     for cell in chosen:
         Method(**cell.method).settings(checked.steps, given_latents=False)  # text2video-zero needs two steps
     return Study(

@@ -24,12 +24,12 @@ class Request:
         prompt: text, or one text a frame (prompt travel; the last repeats).
         negative_prompt: what guidance leads away from.
         frames, steps: at least 1; frames None goes on without end, which only `stream` can.
-        sampler: `ddim`, or `dpm++`, which needs fewer steps (DPM-Solver++(2M)).
         seed: from 0 to 2³²−1 (torch draws from 32 bits).
         guidance: g in u + g·(c − u); at 1 only the prompt counts, at 0 only the negative prompt, at half the work.
         height, width: pixels, multiples of the VAE's reduction; by default what the model was trained at.
         chunk: frames that the UNet is given at once (by each process, if several make the clip): the result is the
             same to float32 rounding, in the memory of so many; by default as many as fit the free memory.
+        sampler: `ddim`, or `dpm++`, which needs fewer steps (DPM-Solver++(2M)).
         latents: initial noise (frames, 4, h, w), float32, used as given; then seed and noise model have no effect.
     Raises: InputError for values that can't be meant.
     """
@@ -38,12 +38,12 @@ class Request:
     negative_prompt: str = ""
     frames: int | None = 8
     steps: int = 50
-    sampler: str = "ddim"
     guidance: float = 7.5
     seed: int = 0
     height: int | None = None
     width: int | None = None
     chunk: int | None = None
+    sampler: str = "ddim"
     latents: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
