@@ -358,8 +358,10 @@ def test_the_colours_of_a_frame_are_those_of_its_edge_and_of_what_stands_out():
     assert np.allclose(looks.colours(frame[:16]), [blue, blue])
 
 
-def test_figures_of_a_checkpoint_that_can_do_nothing_are_those_of_chance(made, loaded):
+def test_figures_of_a_checkpoint_that_can_do_nothing_are_those_of_chance(made, loaded, monkeypatch):
     """The tiny checkpoint is judged by a judge that was hardly trained: shares, intervals and pictures are there."""
+    for module in (measure, looks):
+        monkeypatch.setattr(module, "STEPS", 3)
     torch.manual_seed(0)
     classifier = judge.Judge(NAMES).eval()
     found, shown = measure.figures(str(made / "checkpoint"), classifier, loaded, NAMES)

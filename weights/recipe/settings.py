@@ -61,5 +61,5 @@ QUICK = Settings(
     latents=1024,
     unet_widths=(64, 128),
     unet=Schedule(steps=600, batch=16, rate=1e-3, warmup=20, average=0.98),
-    judge=Schedule(steps=160, batch=32, rate=2e-3, warmup=10, average=0.9),
+    judge=Schedule(steps=200, batch=16, rate=2e-3, warmup=10, average=0.9),
 )
