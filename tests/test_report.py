@@ -470,8 +470,9 @@ def test_the_command_on_a_real_study(real, tmp_path, capsys):
     assert out.split() == [str(tmp_path / name) for name in ("results.csv", "a.md", "a.html")]
     rows = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text(encoding="utf-8"))))
     assert len(rows) == 12
-    assert {float(row["motion"]) for row in rows if row["noise"] == "shared"} == {0}  # still, as its mark says
-    assert all(float(row["motion"]) > 0 for row in rows if row["noise"] != "shared")
+    # still, as its mark says, but for a gray level here and there: equal rows of a batch may round differently
+    assert all(float(row["motion"]) < 1e-4 for row in rows if row["noise"] == "shared")
+    assert all(float(row["motion"]) > 1e-3 for row in rows if row["noise"] != "shared")
     assert {row["clip-score"] == "" for row in rows if row["text"] == ""} == {True}
     text = (tmp_path / "a.md").read_text(encoding="utf-8")
     assert "checkpoint's own, small one" in text
