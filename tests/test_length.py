@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zs2 import ZS2, Request
-from zs2.config import ATTENTION_KINDS, SAMPLERS
+from zs2.config import ATTENTION_KINDS
 from zs2.decode import OVERLAP, TILE, decode, spans, tiled
 from zs2.errors import InputError
 
@@ -85,9 +85,9 @@ def test_chunks_that_can_not_be_meant(chunk, message):
     [*({"attn": attn} for attn in ATTENTION_KINDS), {"noise": "mixed"}, {"noise": "text2video-zero", "attn": "tma"}],
     ids=str,
 )
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_stream_begins_with_the_frames_of_the_clip(model, variant, sampler):
+def test_a_stream_begins_with_the_frames_of_the_clip(model, variant):
     """Whether it is to end or not, and bit for bit where the chunks are the same."""
+    sampler = "dpm++" if variant in ({"attn": "tma"}, {"noise": "text2video-zero", "attn": "tma"}) else "ddim"
     other = model.variant(**variant)
     clip = {**SMALL, "steps": 6, "sampler": sampler, "guidance": 3.0, "seed": 3, "chunk": 2}
     want = other([PROMPT, "rose"], frames=5, **clip).frames

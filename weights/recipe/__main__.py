@@ -104,15 +104,17 @@ def train(names: list[str], loaded: Tensor, settings: Settings, work: Path, cloc
         raise InputError(f"{work} was begun with other settings: remove it, or give another --work")
     layout.write(settings_file, said)
     tokenizer = bpe.learn(names, settings, out)
-    if not layout.is_there(out, "text_encoder"):
-        contrastive.learn(names, loaded, tokenizer, settings, out, work, clock)
-    if not layout.is_there(out, "vae"):
-        vae = autoencoder.learn(loaded, settings, work, clock)
-        autoencoder.encode(vae, loaded, settings, out, work, clock)
-    if not layout.is_there(out, "unet"):
-        denoiser.learn(names[: settings.unet_things], settings, out, work, clock)
+    try:
+        if not layout.is_there(out, "text_encoder"):
+            contrastive.learn(names, loaded, tokenizer, settings, out, work, clock)
+        if not layout.is_there(out, "vae"):
+            vae = autoencoder.learn(loaded, settings, work, clock)
+            autoencoder.encode(vae, loaded, settings, out, work, clock)
+        if not layout.is_there(out, "unet"):
+            denoiser.learn(names[: settings.unet_things], settings, out, work, clock)
+    finally:
+        curves.draw(work)
     layout.write_list(out / "concepts.json", names[: settings.unet_things])
-    curves.draw(work)
     print(f"{out}: trained in {sum(curves.seconds(work).values()) / 60:.0f} minutes: {curves.said(work)}")
 
 

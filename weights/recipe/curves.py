@@ -34,6 +34,8 @@ def draw(work: Path) -> None:
         print("no curves.png: matplotlib is not installed (pip install -e .[recipe])", file=sys.stderr)
         return
     logs = {part: lines(work, part) for part in PARTS if lines(work, part)}
+    if not logs:
+        return
     kinds = {part: [key for key in log[0] if key not in ("step", "seconds", "rate")] for part, log in logs.items()}
     figure = Figure(figsize=(4 * max(map(len, kinds.values())), 3 * len(logs)), layout="constrained")
     grid = figure.subplots(len(logs), max(map(len, kinds.values())), squeeze=False)
@@ -47,4 +49,6 @@ def draw(work: Path) -> None:
             if key in ("loss", "error"):
                 axes.set_yscale("log")
             axes.grid(alpha=0.3)
-    figure.savefig(work / "curves.png", dpi=100)
+    part = work / "curves.part.png"
+    figure.savefig(part, dpi=100)
+    part.replace(work / "curves.png")
