@@ -49,6 +49,6 @@ def draw(work: Path) -> None:
             if key in ("loss", "error"):
                 axes.set_yscale("log")
             axes.grid(alpha=0.3)
-    part = work / "curves.part.png"
-    figure.savefig(part, dpi=100)
-    part.replace(work / "curves.png")
+    unfinished = work / "curves.part.png"
+    figure.savefig(unfinished, dpi=100)
+    unfinished.replace(work / "curves.png")
