@@ -1,7 +1,7 @@
 """Make the default checkpoint, and measure it.
 
     python -m weights.recipe train                     # out/recipe/checkpoint, in hours on two cores
-    python -m weights.recipe train --quick             # the same in minutes, and worse: out/recipe-quick/checkpoint
+    python -m weights.recipe train --quick             # all of it in minutes, to see that it works
     python -m weights.recipe judge                     # train the classifier that judges
     python -m weights.recipe measure weights/emoji64   # the share of prompts whose picture shows what they say
     python -m weights.recipe looks weights/emoji64     # whether attention keeps a look that the prompt leaves open
