@@ -14,7 +14,7 @@ from helpers import CHECKPOINT, CLIP, MODULE, TESTS, Fixture, assert_close, asse
 from torch import Tensor
 
 from zs2 import ZS2
-from zs2.config import ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from zs2.config import SAMPLERS, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from zs2.ddim import DDIM
 from zs2.dpm_solver import DPMSolver
 from zs2.errors import InputError
@@ -24,6 +24,7 @@ from zs2.models.layers import Downsample, ResnetBlock, Upsample, timestep_embedd
 from zs2.models.temporal import Momentum
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
+from zs2.sampler import SOLVERS
 from zs2.tokenizer import Tokenizer
 
 KINDS = (("sa", 0.98), ("cfa", 0.98), ("tma", 0.98), ("tma", 0.5), ("tma-two-tap", 0.25))
@@ -191,10 +192,16 @@ def test_dpm_solver(case: str) -> None:
         assert_close(x[:, : output.shape[1]], samples[i + 1], MODULE)
 
 
-@pytest.mark.parametrize("steps", [0, 1000])
-def test_dpm_solver_refuses_numbers_of_steps_that_it_can_not_place(steps: int) -> None:
-    with pytest.raises(InputError, match=f"steps is {steps}: expected from 1 to 999"):
-        DPMSolver(ScheduleConfig.from_json({}), steps)
+@pytest.mark.parametrize(("offset", "steps", "most"), [(0, 0, 999), (0, 1000, 999), (1, 999, 998)])
+def test_dpm_solver_refuses_numbers_of_steps_that_it_can_not_place(offset: int, steps: int, most: int) -> None:
+    config = ScheduleConfig.from_json({"steps_offset": offset})
+    with pytest.raises(InputError, match=f"steps is {steps}: expected from 1 to {most} of the schedule's 1000"):
+        DPMSolver(config, steps)
+    assert len(DPMSolver(config, most).timesteps) == most
+
+
+def test_every_sampler_has_its_solver() -> None:
+    assert tuple(SOLVERS) == SAMPLERS
 
 
 # --- the tokenizer ----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -19,10 +20,13 @@ from torch import nn
 
 from weights.recipe import __main__ as recipe
 from weights.recipe import contrastive, judge, layout, looks, measure, pictures, scenes
-from weights.recipe.settings import QUICK, SIZE, Schedule, Settings
+from weights.recipe.muon import Muon, orthogonal
+from weights.recipe.settings import QUICK, SIZE, Schedule
 from weights.recipe.training import Clock, OutOfTime, generator, rate, train
 from zs2 import ZS2
+from zs2.config import UNetConfig
 from zs2.errors import InputError
+from zs2.models.unet import UNet
 from zs2.tokenizer import Tokenizer
 from zs2.video import Clip
 
@@ -204,7 +208,7 @@ def test_the_rate_rises_then_falls():
     assert rates[-1] < 0.02
 
 
-def linear(steps: int, folder: Path, clock: Clock | None = None, seed: int = 0) -> nn.Module:
+def linear(steps: int, folder: Path, clock: Clock | None = None, seed: int = 0, muon: float = 0.0) -> nn.Module:
     """A training that learns a line."""
     torch.manual_seed(0)
     model = nn.Linear(3, 1)
@@ -213,7 +217,8 @@ def linear(steps: int, folder: Path, clock: Clock | None = None, seed: int = 0) 
         x = torch.randn(16, 3, generator=source)
         return ((model(x)[:, 0] - x.sum(1)) ** 2).mean(), {"half": torch.tensor(0.5)}
 
-    train("line", model, Schedule(steps, 16, 0.05, 5, average=0.9), loss, seed=seed, folder=folder, clock=clock)
+    schedule = Schedule(steps, 16, 0.05, 5, muon=muon, average=0.9)
+    train("line", model, schedule, loss, seed=seed, folder=folder, clock=clock)
     return model
 
 
@@ -226,20 +231,46 @@ def test_training_learns_and_logs(tmp_path):
     assert log[0]["half"] == 0.5
 
 
-def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
-    whole = linear(60, tmp_path / "whole")
+@pytest.mark.parametrize("muon", [0.0, 0.05])
+def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, muon):
+    whole = linear(60, tmp_path / "whole", muon=muon)
     for _ in range(3):
         with pytest.raises(OutOfTime):
-            linear(60, tmp_path / "parts", Clock(0))
-    parts = linear(60, tmp_path / "parts")
+            linear(60, tmp_path / "parts", Clock(0), muon=muon)
+    parts = linear(60, tmp_path / "parts", muon=muon)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
     steps = [
         [json.loads(line)["step"] for line in (tmp_path / name / "line.log.jsonl").open()]
         for name in ("whole", "parts")
     ]
     assert steps[0] == steps[1]
-    other = linear(60, tmp_path / "other", seed=1)
-    assert not torch.equal(whole.weight, other.weight)
+    for other in (linear(60, tmp_path / "other", seed=1), linear(60, tmp_path / "rate", muon=0.1)):
+        assert not torch.equal(whole.weight, other.weight)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 144), (64, 16)])
+def test_muon_steps_equally_far_in_all_directions(shape):
+    """Against the singular value decomposition: the same directions, singular values near 1."""
+    torch.manual_seed(0)
+    matrix = torch.randn(3, *shape)
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    found = u.mT @ orthogonal(matrix) @ v.mT
+    values = found.diagonal(dim1=1, dim2=2)
+    assert (found - torch.diag_embed(values)).abs().max() < 1e-3
+    assert values.min() > 0.6
+    assert values.max() < 1.25
+    assert torch.linalg.svdvals(matrix).min() < 0.5 * torch.linalg.svdvals(matrix).max()  # they were not, before
+
+
+def test_muon_moves_a_weight_as_far_as_its_rate_says():
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(8, 4, 3, 3))
+    before, optimizer = weight.detach().clone(), Muon([weight], lr=0.1)
+    weight.square().sum().backward()
+    optimizer.step()
+    moved = (weight.detach() - before).flatten(1)
+    assert torch.allclose(torch.linalg.svdvals(moved), torch.full((8,), 0.1), rtol=0.35)
+    assert (moved * before.flatten(1)).sum() < 0  # against the gradient
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
@@ -315,7 +346,7 @@ def test_the_tokenizer_knows_every_word_and_any_byte(made):
     assert ids.shape == (2, 32)
     words = tokenizer.backend.encode("on a red background").tokens[1:-1]
     assert words == ["on</w>", "a</w>", "red</w>", "background</w>"]
-    assert tokenizer.backend.decode(ids[1].tolist()).replace(" ", "") != ""
+    assert (ids[1] != tokenizer.eos_id).sum() == 1 + 2 + 3 + 4  # the start, and each byte: none is unknown
 
 
 def test_clip_learns_which_caption_is_true(loaded, tmp_path):
@@ -338,7 +369,6 @@ def test_a_weight_that_half_precision_can_not_hold_is_an_error(tmp_path):
 def test_randomness_is_of_the_seed_the_part_and_the_step():
     drawn = {int(generator(*key).initial_seed()) for key in ((0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1))}
     assert len(drawn) == 4
-    assert isinstance(Settings().things, int | None)
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -358,22 +388,32 @@ def test_the_colours_of_a_frame_are_those_of_its_edge_and_of_what_stands_out():
     assert np.allclose(looks.colours(frame[:16]), [blue, blue])
 
 
-def test_figures_of_a_checkpoint_that_can_do_nothing_are_those_of_chance(made, loaded, monkeypatch):
-    """The tiny checkpoint is judged by a judge that was hardly trained: shares, intervals and pictures are there."""
+def test_figures_of_a_checkpoint_that_can_do_nothing_are_those_of_chance(made, loaded, tmp_path, monkeypatch):
+    """The tiny checkpoint, with a UNet that was not trained at all and so not still at its start's 0, is judged by a
+    judge that was not, either: shares, intervals and pictures are there."""
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(made / "checkpoint", checkpoint)
+    torch.manual_seed(1)
+    config = layout.unet(TINY)
+    layout.write_part(
+        checkpoint, "unet", config, UNet(UNetConfig.from_json(config), attn="sa"), "diffusion_pytorch_model"
+    )
     for module in (measure, looks):
         monkeypatch.setattr(module, "STEPS", 3)
     torch.manual_seed(0)
     classifier = judge.Judge(NAMES).eval()
-    found, shown = measure.figures(str(made / "checkpoint"), classifier, loaded, NAMES)
+    found, shown = measure.figures(str(checkpoint), classifier, loaded, NAMES)
     assert shown.shape == (36, SIZE, SIZE, 3)
     assert found["prompts"] == 36
     assert found["thing"][1] < found["thing"][0] < found["thing"][2]
     assert found["thing"][0] < 0.7
     assert sum(found["by thing"].values()) / 3 == pytest.approx(found["thing"][0])
     assert 3 < found["psnr"] < 15
-    rows = looks.distances(str(made / "checkpoint"), NAMES, range(1), frames=2)
+    rows = looks.distances(str(checkpoint), NAMES, range(1), frames=2)
     assert [row["mu"] for row in rows] == list(looks.MU)
-    assert all(row[what][0] >= 0 for row in rows for what in ("background", "thing"))
+    for what in ("background", "thing"):
+        assert all(row[what][1] <= row[what][0] <= row[what][2] for row in rows)
+        assert len({row[what][0] for row in rows}) > 1  # μ has an effect
 
 
 def test_figures_judge_each_prompt_by_its_own_picture(made, loaded, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -84,31 +85,43 @@ def clean_and_noise(config: ScheduleConfig, alpha: float, x: Tensor, output: Ten
     return output, (x - signal * output) / noise
 
 
-class DDIM:
+class Solver(ABC):
     """The steps of one sampling. Nothing here changes as it runs, and latents are float32.
 
     Args:
-        config: the schedule. steps: how many; see `timesteps` for the errors.
+        config: the schedule. timesteps: at which the model is evaluated, from noise to picture.
+    Raises: InputError for a schedule without signal there, if the model predicts ε.
     """
 
-    def __init__(self, config: ScheduleConfig, steps: int) -> None:
-        self.config = config
-        self.timesteps = timesteps(config, steps)
-        self.cumprod = cumprod = alphas_cumprod(config)
-        final = 1.0 if config.set_alpha_to_one else cumprod[0].item()
-        stride = config.num_train_timesteps // steps
-        self.alpha = [cumprod[t].item() for t in self.timesteps]
-        self.alpha_next = [cumprod[t - stride].item() if t >= stride else final for t in self.timesteps]
+    def __init__(self, config: ScheduleConfig, timesteps: list[int]) -> None:
+        self.config, self.timesteps = config, timesteps
+        self.cumprod = alphas_cumprod(config)
+        self.alpha = [self.cumprod[t].item() for t in timesteps]
         if config.prediction_type == "epsilon" and min(self.alpha) <= 0:
             raise InputError("a schedule that ends at zero signal needs v or x0 prediction: epsilon has no x0 there")
 
+    @abstractmethod
     def step(self, i: int, x: Tensor, output: Tensor) -> Tensor:
-        """The i-th step (equation 12 of the paper with σ = 0): √ᾱ'·x₀ + √(1−ᾱ')·ε.
+        """The i-th step.
 
         Args:
-            x: latents before the step. output: what the model made of them.
-        Returns: latents of the next timestep, shaped as x.
+            x: latents before the step, (f, c, h, w); behind them along the channels, what the step before returned
+                behind its own. output: what the model made of the latents, (f, c, h, w).
+        Returns: latents of the next timestep, and behind them what the solver has to remember, if anything.
         """
+
+
+class DDIM(Solver):
+    """DDIM in so many steps; see `timesteps` for the errors."""
+
+    def __init__(self, config: ScheduleConfig, steps: int) -> None:
+        super().__init__(config, timesteps(config, steps))
+        final = 1.0 if config.set_alpha_to_one else self.cumprod[0].item()
+        stride = config.num_train_timesteps // steps
+        self.alpha_next = [self.cumprod[t - stride].item() if t >= stride else final for t in self.timesteps]
+
+    def step(self, i: int, x: Tensor, output: Tensor) -> Tensor:
+        """Equation 12 of the paper with σ = 0: √ᾱ'·x₀ + √(1−ᾱ')·ε. Nothing is remembered."""
         x0, eps = clean_and_noise(self.config, self.alpha[i], x, output)
         if self.config.clip_sample:
             x0 = x0.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)

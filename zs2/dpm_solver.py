@@ -12,18 +12,22 @@ import torch
 from torch import Tensor
 
 from zs2.config import ScheduleConfig
-from zs2.ddim import alphas_cumprod, clean_and_noise
+from zs2.ddim import Solver, clean_and_noise
 from zs2.errors import InputError
 
 
 def timesteps(config: ScheduleConfig, steps: int) -> list[int]:
     """The training timesteps at which a sampling of so many steps evaluates the model, from noise to picture.
 
-    Raises: InputError if steps < 1, or so many that two steps share a timestep.
+    Raises: InputError if steps < 1, or so many that a timestep passes the schedule's last.
     """
     total = config.num_train_timesteps
-    if not 1 <= steps < total:
-        raise InputError(f"steps is {steps}: expected from 1 to {total - 1}")
+    if config.timestep_spacing == "leading":
+        most = next(n for n in range(total - 1, 0, -1) if n * (total // (n + 1)) + config.steps_offset < total)
+    else:
+        most = total - 1
+    if not 1 <= steps <= most:
+        raise InputError(f"steps is {steps}: expected from 1 to {most} of the schedule's {total}")
     if config.timestep_spacing == "leading":
         return [i * (total // (steps + 1)) + config.steps_offset for i in range(steps, 0, -1)]
     if config.timestep_spacing == "trailing":
@@ -31,34 +35,21 @@ def timesteps(config: ScheduleConfig, steps: int) -> list[int]:
     return [round(i * ((total - 1) / steps)) for i in range(steps, 0, -1)]
 
 
-class DPMSolver:
-    """The steps of one sampling. Nothing here changes as it runs: what a step remembers of the one before, it is given.
-
-    Args:
-        config: the schedule. steps: how many; see `timesteps` for the errors.
-    """
+class DPMSolver(Solver):
+    """DPM-Solver++(2M) in so many steps; see `timesteps` for the errors. `clip_sample` is DDIM's alone."""
 
     def __init__(self, config: ScheduleConfig, steps: int) -> None:
-        self.config = config
-        self.timesteps = timesteps(config, steps)
-        self.cumprod = cumprod = alphas_cumprod(config)
-        # a schedule that ends at zero signal: diffusers' least, so that the logarithm is finite
-        self.alpha = [max(cumprod[t].item(), 2**-24) for t in self.timesteps] + [1.0]
-        if config.prediction_type == "epsilon" and min(cumprod[t].item() for t in self.timesteps) <= 0:
-            raise InputError("a schedule that ends at zero signal needs v or x0 prediction: epsilon has no x0 there")
+        super().__init__(config, timesteps(config, steps))
+        # where a schedule ends at zero signal, diffusers' least, so that the logarithm is finite
+        self.alpha = [max(alpha, 2**-24) for alpha in self.alpha] + [1.0]
 
     def _log_snr(self, i: int) -> float:
         """λ = log(√ᾱ / √(1 − ᾱ)) before step i."""
         return 0.5 * math.log(self.alpha[i] / (1 - self.alpha[i]))
 
     def step(self, i: int, x: Tensor, output: Tensor) -> Tensor:
-        """The i-th step: of first order where nothing is remembered, and at the end.
-
-        Args:
-            x: latents before the step (f, c, h, w); behind them along the channels, after the first step, the x₀ that
-                the step before predicted: (f, 2c, h, w). output: what the model made of the latents, (f, c, h, w).
-        Returns: (f, 2c, h, w), the latents of the next timestep and what to remember.
-        """
+        """Of first order where nothing is remembered, and at the end. What is remembered is the x₀ that the step before
+        predicted: (f, c, h, w) → (f, 2c, h, w), then (f, 2c, h, w) → (f, 2c, h, w)."""
         x, *remembered = x.split(output.shape[1], dim=1)
         x0, _ = clean_and_noise(self.config, self.alpha[i], x, output)
         last = i == len(self.timesteps) - 1

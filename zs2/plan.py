@@ -80,8 +80,8 @@ def plan(given: Mapping[str, Any], known: Study | None) -> Study:
     seeds = given.get("seeds", known.seeds if known else (0, 1))
     chosen = list(known.cells) if known and not any(name in given for name in METHOD) else cells(given)
     frames = whole("frames", said["frames"], 1)
+    rest = {name: said[name] for name in ("negative_prompt", "steps", "guidance")}
     for prompt, seed in product(prompts, seeds):
-        rest = {"negative_prompt": said["negative_prompt"], "steps": said["steps"], "guidance": said["guidance"]}
         checked = Request(prompt.text, frames=frames, seed=seed, **rest)
     for cell in chosen:
         Method(**cell.method).settings(checked.steps, given_latents=False)  # text2video-zero needs two steps

@@ -10,14 +10,15 @@ earlier one, and goes on for as long as it is asked.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from zs2.ddim import DDIM
+from zs2.config import ScheduleConfig
+from zs2.ddim import DDIM, Solver
 from zs2.dpm_solver import DPMSolver
 from zs2.errors import OutOfMemory, is_out_of_memory
 from zs2.method import Method
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from zs2.processes import Group
 
 
-SOLVERS: dict[str, type[DDIM] | type[DPMSolver]] = {"ddim": DDIM, "dpm++": DPMSolver}
+SOLVERS: dict[str, Callable[[ScheduleConfig, int], Solver]] = {"ddim": DDIM, "dpm++": DPMSolver}
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Sampler:
         self,
         unet: UNet,
         text: Text,
-        solver: DDIM | DPMSolver,
+        solver: Solver,
         method: Method,
         request: Request,
         *,

@@ -19,8 +19,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from zs2.ddim import DDIM
-from zs2.dpm_solver import DPMSolver
+from zs2.ddim import Solver
 from zs2.errors import InputError
 from zs2.noise import stream
 
@@ -44,7 +43,7 @@ def after(steps: int, renoise: tuple[int, int] | None = None) -> tuple[int, int]
 
 
 def spread(
-    near: Tensor, far: Tensor, solver: DDIM | DPMSolver, *, seed: int, motion: tuple[float, float], t0: int, t1: int
+    near: Tensor, far: Tensor, solver: Solver, *, seed: int, motion: tuple[float, float], t0: int, t1: int
 ) -> Iterator[Tensor]:
     """Make the other frames of frame 0: all frames at t₁, without end.
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from weights.recipe import autoencoder, bpe, contrastive, curves, denoiser, judge, layout, looks, measure, pictures
 from weights.recipe.settings import FULL, QUICK, Settings
 from weights.recipe.training import Clock, OutOfTime
-from zs2.errors import InputError
+from zs2.errors import InputError, whole
 
 FETCHED = Path("out/fetched")
 
@@ -42,18 +42,15 @@ def main(argv: list[str] | None = None) -> int:
         ("looks", "how far the colours of later frames are from frame 0's, for each μ"),
     ):
         q = commands.add_parser(name, help=help_)
-        q.add_argument(
-            "--quick", action="store_true", help="a few things, small parts, few steps: to see that it works"
-        )
-        q.add_argument(
-            "--pictures", type=Path, metavar="DIR", help="one's own pictures, NAME.png each, with transparency"
-        )
-        if name == "looks":
-            q.add_argument("checkpoint", help="a folder, or what else zs2 loads")
-            q.add_argument("--things", type=int, default=16, metavar="N", help="so many of things.json (default 16)")
-            q.add_argument("--seeds", type=int, default=2, metavar="N", help="clips of each (default 2)")
-            q.add_argument("--frames", type=int, default=4, metavar="N", help="default 4")
-        elif name == "measure":
+        if name in ("train", "judge"):
+            q.add_argument("--quick", action="store_true", help="a few things, small parts, few steps")
+            q.add_argument("--minutes", type=float, metavar="M", help="stop after so long, to go on later")
+            q.add_argument("--work", type=Path, metavar="DIR", help="default: out/recipe, or out/recipe-quick")
+        if name != "looks":
+            q.add_argument(
+                "--pictures", type=Path, metavar="DIR", help="one's own pictures, NAME.png each, with transparency"
+            )
+        if name == "measure":
             q.add_argument("checkpoint", nargs="+", help="folders, or what else zs2 loads")
             q.add_argument("--things", type=int, default=49, metavar="N", help="so many of things.json (default 49)")
             q.add_argument(
@@ -62,30 +59,14 @@ def main(argv: list[str] | None = None) -> int:
             q.add_argument(
                 "--out", type=Path, metavar="FILE", help="the figures as JSON, beside pictures FILE-NAME.png"
             )
-        else:
-            q.add_argument("--minutes", type=float, metavar="M", help="stop after so long, to go on later")
-            q.add_argument("--work", type=Path, metavar="DIR", help="default: out/recipe, or out/recipe-quick")
+        if name == "looks":
+            q.add_argument("checkpoint", help="a folder, or what else zs2 loads")
+            q.add_argument("--things", type=int, default=16, metavar="N", help="so many of things.json (default 16)")
+            q.add_argument("--seeds", type=int, default=2, metavar="N", help="clips of each (default 2)")
+            q.add_argument("--frames", type=int, default=4, metavar="N", help="default 4")
     args = p.parse_args(argv)
-    settings = QUICK if args.quick else FULL
-    if args.command == "looks":
-        return print_looks(args.checkpoint, pictures.things(args.things), args.seeds, args.frames)
     try:
-        names, folder = pictures.things(settings.things), args.pictures
-        if folder is not None:
-            names = sorted(file.stem for file in folder.glob("*.png"))
-        if args.command == "measure":
-            classifier = judge.Judge.load(args.judge)
-            loaded = pictures.load(classifier.things, FETCHED, folder)
-            return report(args.checkpoint, classifier, loaded, args.things, args.out)
-        loaded = pictures.load(names, FETCHED, folder)
-        work = args.work or Path("out/recipe-quick" if args.quick else "out/recipe")
-        clock = Clock(None if args.minutes is None else 60 * args.minutes)
-        if args.command == "judge":
-            file = work / "judge.safetensors"
-            judge.learn(names, loaded, settings, work, clock, file)
-            print(f"{file}: right of held-out scenes: {json.dumps(judge.accuracy(judge.Judge.load(file), loaded, 0))}")
-        else:
-            train(names, loaded, settings, work, clock)
+        run(args)
     except OutOfTime:
         print("the time is over; what was done is kept: start it again to go on", file=sys.stderr)
         return 3
@@ -93,6 +74,32 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run a command. Raises: OutOfTime; InputError; FloatingPointError"""
+    if args.command == "looks":
+        names = pictures.things(whole("things", args.things, 2))
+        print_looks(args.checkpoint, names, whole("seeds", args.seeds, 1), whole("frames", args.frames, 2))
+        return
+    if args.command == "measure":
+        classifier = judge.Judge.load(args.judge)
+        loaded = pictures.load(classifier.things, FETCHED, args.pictures)
+        report(args.checkpoint, classifier, loaded, whole("things", args.things, 1, len(loaded)), args.out)
+        return
+    settings = QUICK if args.quick else FULL
+    names = pictures.things(settings.things)
+    if args.pictures is not None:
+        names = sorted(file.stem for file in args.pictures.glob("*.png"))
+    loaded = pictures.load(names, FETCHED, args.pictures)
+    work = args.work or Path("out/recipe-quick" if args.quick else "out/recipe")
+    clock = Clock(None if args.minutes is None else 60 * args.minutes)
+    if args.command == "train":
+        train(names, loaded, settings, work, clock)
+        return
+    file = work / "judge.safetensors"
+    judge.learn(names, loaded, settings, work, clock, file)
+    print(f"{file}: right of held-out scenes: {json.dumps(judge.accuracy(judge.Judge.load(file), loaded, 0))}")
 
 
 def train(names: list[str], loaded: Tensor, settings: Settings, work: Path, clock: Clock) -> None:
@@ -114,11 +121,11 @@ def train(names: list[str], loaded: Tensor, settings: Settings, work: Path, cloc
             denoiser.learn(names[: settings.unet_things], settings, out, work, clock)
     finally:
         curves.draw(work)
-    layout.write_list(out / "concepts.json", names[: settings.unet_things])
+    layout.write(out / "concepts.json", names[: settings.unet_things])
     print(f"{out}: trained in {sum(curves.seconds(work).values()) / 60:.0f} minutes: {curves.said(work)}")
 
 
-def print_looks(checkpoint: str, names: list[str], seeds: int, frames: int) -> int:
+def print_looks(checkpoint: str, names: list[str], seeds: int, frames: int) -> None:
     """Print a table: a row for each μ."""
     rows = looks.distances(checkpoint, names, range(seeds), frames)
     print(f"{checkpoint}: colours of frames 1 to {frames - 1} against frame 0's, in CIELAB")
@@ -130,10 +137,9 @@ def print_looks(checkpoint: str, names: list[str], seeds: int, frames: int) -> i
             f"{what} {row[what][0]:5.1f} [{row[what][1]:.1f}, {row[what][2]:.1f}]" for what in row if what != "mu"
         )
         print(f"  mu {row['mu']:4}  {both}")
-    return 0
 
 
-def report(checkpoints: list[str], classifier: judge.Judge, loaded: Tensor, things: int, out: Path | None) -> int:
+def report(checkpoints: list[str], classifier: judge.Judge, loaded: Tensor, things: int, out: Path | None) -> None:
     """Print the figures of checkpoints, and write them where that is asked for."""
     known = judge.accuracy(classifier, loaded, seed=0)
     print("the judge, of real scenes that it never saw: " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in known.items()))
@@ -154,7 +160,6 @@ def report(checkpoints: list[str], classifier: judge.Judge, loaded: Tensor, thin
             grid = shown.reshape(len(names), -1, side, side, 3).swapaxes(1, 2).reshape(len(names) * side, -1, 3)
             Image.fromarray(np.ascontiguousarray(grid)).save(out.with_name(f"{out.stem}-{Path(checkpoint).name}.png"))
             layout.write(out, figures)
-    return 0
 
 
 if __name__ == "__main__":

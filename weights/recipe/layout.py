@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,17 +127,12 @@ def unet(settings: Settings) -> dict[str, Any]:
     }
 
 
-def write(file: Path, said: dict[str, Any]) -> None:
+def write(file: Path, said: Mapping[str, Any] | Sequence[str]) -> None:
     """A JSON file, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(file)
-
-
-def write_list(file: Path, said: list[str]) -> None:
-    """A JSON file of names."""
-    file.write_text(json.dumps(said, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_part(folder: Path, part: str, config: dict[str, Any], model: nn.Module, stem: str) -> None:

@@ -16,6 +16,7 @@ from weights.recipe.scenes import COLOURS, caption, draw, held_out, render
 from weights.recipe.settings import SIZE
 from weights.recipe.training import batches, generator
 from zs2 import ZS2
+from zs2.errors import InputError
 from zs2.progress import progress
 from zs2.request import Request
 
@@ -29,11 +30,16 @@ def figures(checkpoint: str, judge: Judge, pictures: Tensor, names: Sequence[str
     as the frames of one clip without attention between them, all from the same noise.
 
     Returns: the figures, and the pictures, uint8 (things · colours, SIZE, SIZE, 3)
+    Raises: InputError for a checkpoint that makes pictures of another size.
     """
     model = ZS2.from_pretrained(checkpoint, attn="sa", noise="iid")
     pairs = [(thing, colour) for thing in range(len(names)) for colour in range(len(COLOURS))]
     prompts = [caption(names, *pair, 0) for pair in pairs]
-    first = next(model.noises(Request(prompts[0], seed=SEED)))
+    request = Request(prompts[0], seed=SEED)
+    size = tuple(model.vae.config.reduction * side for side in model.shape(request)[1:])
+    if size != (SIZE, SIZE):
+        raise InputError(f"{checkpoint} makes pictures of {size[1]}x{size[0]}: the judge knows those of {SIZE}x{SIZE}")
+    first = next(model.noises(request))
     made = []
     parts = list(batches(len(pairs), BATCH))
     for part in progress(parts, len(parts), f"pictures of {Path(checkpoint).name}"):

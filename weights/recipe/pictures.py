@@ -48,6 +48,8 @@ def load(names: Sequence[str], cache: Path, folder: Path | None = None) -> Tenso
         cache: where fetched packages are kept. folder: one's own pictures instead, NAME.png each.
     Raises: InputError for a name that has no picture, or a package that can't be fetched or has another checksum.
     """
+    if not names:
+        raise InputError(f"no pictures in {folder}: expected NAME.png each")
     if folder is not None:
         missing = [name for name in names if not (folder / f"{name}.png").is_file()]
         if missing:

@@ -10,13 +10,14 @@ TOKENS = 32  # of a prompt
 
 @dataclass(frozen=True)
 class Schedule:
-    """A training: AdamW, its rate rising over `warmup` steps, then falling along a cosine to a hundredth."""
+    """A training: its rates rise over `warmup` steps, then fall along a cosine to a hundredth."""
 
     steps: int
     batch: int
-    rate: float
+    rate: float  # AdamW's
     warmup: int = 100
     decay: float = 0.01  # of the weights
+    muon: float = 0.0  # Muon's, which then has the matrices (see muon.py); 0: AdamW has all
     average: float = 0.0  # decay of the exponential moving average that is kept as the result; 0: none
 
 
@@ -36,14 +37,18 @@ class Settings:
     # VAE
     vae_widths: tuple[int, ...] = (16, 32, 64, 128)
     vae_channels: int = 16
-    vae: Schedule = field(default_factory=lambda: Schedule(steps=4200, batch=4, rate=1e-3, decay=0.0, average=0.995))
+    vae: Schedule = field(
+        default_factory=lambda: Schedule(steps=3200, batch=4, rate=1e-3, muon=1.5e-2, decay=0.0, average=0.99)
+    )
     # UNet
     unet_things: int | None = 49  # of those: fewer things are learnt better in the same time
-    latents: int = 20_000  # scenes that are encoded once
-    unet_widths: tuple[int, ...] = (128, 256)
+    latents: int = 16_000  # scenes that are encoded once
+    unet_widths: tuple[int, ...] = (96, 192, 192)
     unet_layers: int = 1
     unet_heads: int = 4
-    unet: Schedule = field(default_factory=lambda: Schedule(steps=4600, batch=16, rate=6e-4, warmup=200, average=0.998))
+    unet: Schedule = field(
+        default_factory=lambda: Schedule(steps=7000, batch=16, rate=1.3e-3, warmup=200, average=0.999)
+    )
     empty: float = 0.12  # share of empty captions
     # the judge of judge.py
     judge: Schedule = field(default_factory=lambda: Schedule(steps=3000, batch=16, rate=1e-3, average=0.995))

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from weights.recipe.muon import Muon
 from weights.recipe.settings import Schedule
 from zs2.progress import progress
 
@@ -57,11 +58,32 @@ def save(file: Path, tensors: Mapping[str, Tensor], said: dict[str, str] | None 
 
 
 def rate(schedule: Schedule, step: int) -> float:
-    """The learning rate of a step, from 0."""
+    """The share of its rate that a step, from 0, learns at."""
     if step < schedule.warmup:
-        return schedule.rate * (step + 1) / schedule.warmup
+        return (step + 1) / schedule.warmup
     done = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
-    return schedule.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _optimizers(weights: Mapping[str, nn.Parameter], schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """AdamW; and where the schedule has a rate for it, Muon for the matrices between the first layer and the last."""
+    ends = ("conv_in.weight", "conv_out.weight")
+    inner = [w for key, w in weights.items() if schedule.muon and w.ndim > 1 and not key.endswith(ends)]
+    chosen = {id(w) for w in inner}
+    rest = [w for w in weights.values() if id(w) not in chosen]
+    adam = torch.optim.AdamW(
+        [
+            {"params": [w for w in rest if w.ndim > 1], "weight_decay": schedule.decay},
+            {"params": [w for w in rest if w.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=schedule.rate,
+        betas=(0.9, 0.99),
+        fused=True,
+    )
+    optimizers: list[torch.optim.Optimizer] = [adam, *([Muon(inner, schedule.muon)] if inner else [])]
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["initial_lr"] = group["lr"]
+    return optimizers
 
 
 def train(
@@ -71,24 +93,15 @@ def train(
 
     Args:
         loss: of a step, from its number and its generator; with further figures for the log.
-        folder: for `NAME.state.safetensors`, removed by nobody but `finish`, and `NAME.log.jsonl`.
+        folder: for `NAME.state.safetensors`, to go on from, and `NAME.log.jsonl`.
     Returns: the seconds that it took, over all pieces.
     Raises: OutOfTime; FloatingPointError if the loss is not finite.
     """
-    torch.manual_seed(int(generator(seed, name, -1).initial_seed()))
     weights = dict(model.named_parameters())
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [w for w in weights.values() if w.ndim > 1], "weight_decay": schedule.decay},
-            {"params": [w for w in weights.values() if w.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=schedule.rate,
-        betas=(0.9, 0.99),
-        fused=True,
-    )
+    optimizers = _optimizers(weights, schedule)
     average = {key: w.detach().clone() for key, w in weights.items()} if schedule.average else {}
     state, log = folder / f"{name}.state.safetensors", folder / f"{name}.log.jsonl"
-    start, spent = _resume(state, weights, average, optimizer)
+    start, spent = _resume(state, weights, average, optimizers)
     _keep_lines(log, start)
     begun = saved = time.monotonic()
 
@@ -96,21 +109,23 @@ def train(
         tensors: dict[str, Tensor] = {f"weights.{key}": w for key, w in weights.items()}
         tensors |= {f"average.{key}": w for key, w in average.items()}
         for key, w in weights.items():
-            for moment in ("exp_avg", "exp_avg_sq"):
-                tensors[f"{moment}.{key}"] = optimizer.state[w][moment]
+            for optimizer in optimizers:
+                kept = optimizer.state.get(w, {}).items()
+                tensors |= {f"{what}.{key}": value for what, value in kept if what != "step"}
         save(state, tensors, {"step": str(step), "seconds": str(spent + time.monotonic() - begun)})
 
     model.train()
     sums: dict[str, float] = {}
     left = range(start, schedule.steps)
     for step in progress(left, len(left), name) if left else ():
-        for group in optimizer.param_groups:
-            group["lr"] = rate(schedule, step)
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = group["initial_lr"] * rate(schedule, step)
         value, figures = loss(step, generator(seed, name, step))
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         value.backward()
         norm = nn.utils.clip_grad_norm_(weights.values(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         with torch.no_grad():  # the average follows faster at first, when everything moves
             decay = min(schedule.average, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(average.values()), list(weights.values()), 1 - decay)
@@ -119,7 +134,7 @@ def train(
         if (step + 1) % LOG_EVERY == 0 or step + 1 == schedule.steps:
             count = step % LOG_EVERY + 1
             seconds = spent + time.monotonic() - begun
-            line = {"step": step + 1, "seconds": round(seconds, 1), "rate": rate(schedule, step)}
+            line = {"step": step + 1, "seconds": round(seconds, 1), "rate": schedule.rate * rate(schedule, step)}
             line |= {key: round(total / count, 6) for key, total in sums.items()}
             with open(log, "a", encoding="utf-8") as out:
                 print(json.dumps(line), file=out)
@@ -140,21 +155,27 @@ def train(
 
 
 def _resume(
-    file: Path, weights: dict[str, nn.Parameter], average: dict[str, Tensor], optimizer: torch.optim.Optimizer
+    file: Path,
+    weights: Mapping[str, nn.Parameter],
+    average: Mapping[str, Tensor],
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> tuple[int, float]:
     """Go on from a state, if there is one: the number of finished steps, and the seconds that they took."""
     if not file.exists():
         return 0, 0.0
+    keys = {w: key for key, w in weights.items()}
     with safe_open(file, "pt") as state, torch.no_grad():
         said = state.metadata()
         for key, w in weights.items():
             w.copy_(state.get_tensor(f"weights.{key}"))
             if average:
                 average[key].copy_(state.get_tensor(f"average.{key}"))
-            optimizer.state[w] = {
-                "step": torch.tensor(float(said["step"])),
-                **{moment: state.get_tensor(f"{moment}.{key}").clone() for moment in ("exp_avg", "exp_avg_sq")},
-            }
+        for optimizer in optimizers:
+            muon = isinstance(optimizer, Muon)
+            for w in (w for group in optimizer.param_groups for w in group["params"]):
+                moments = ("momentum",) if muon else ("exp_avg", "exp_avg_sq")
+                kept = {moment: state.get_tensor(f"{moment}.{keys[w]}").clone() for moment in moments}
+                optimizer.state[w] = kept if muon else kept | {"step": torch.tensor(float(said["step"]))}
     return int(said["step"]), float(said["seconds"])
 
 
