@@ -252,7 +252,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, muon):
 def test_muon_steps_equally_far_in_all_directions(shape):
     """Against the singular value decomposition: the same directions, singular values near 1."""
     torch.manual_seed(0)
-    matrix = torch.randn(3, *shape)
+    matrix = torch.linspace(0.2, 1, shape[0])[:, None] * torch.randn(3, *shape)
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
     found = u.mT @ orthogonal(matrix) @ v.mT
     values = found.diagonal(dim1=1, dim2=2)
