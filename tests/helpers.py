@@ -14,6 +14,16 @@ from torch import Tensor, nn
 TESTS = Path(__file__).resolve().parent
 CHECKPOINT = TESTS.parent / "weights" / "emoji64"
 
+
+def _config(part: str) -> dict[str, Any]:
+    return json.loads((CHECKPOINT / part / "config.json").read_text())
+
+
+# Of that checkpoint, so that another one does as well.
+LATENTS = (_config("unet")["in_channels"],) + (_config("unet")["sample_size"],) * 2  # channels, height, width
+REDUCTION = 2 ** (len(_config("vae")["block_out_channels"]) - 1)  # pixels of a latent's side
+VOCABULARY = _config("text_encoder")["vocab_size"]
+
 MODULE = 1e-5  # relative tolerance of one module, float32
 CLIP = 1e-4  # of the latents of a whole sampling
 

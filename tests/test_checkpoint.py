@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CHECKPOINT
+from helpers import CHECKPOINT, LATENTS, VOCABULARY
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,6 +26,7 @@ from zs2.errors import InputError
 from zs2.tokenizer import Tokenizer
 
 PROMPT = "red apple on a sky blue background"
+WIDTHS = json.loads((CHECKPOINT / "unet" / "config.json").read_text())["block_out_channels"]
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 Change = Callable[[dict[str, Tensor]], None]
 
@@ -345,7 +346,7 @@ def test_a_text_encoder_without_projection(folder, original):
 def test_two_names_of_one_tensor(folder):
     """Which of the two would count? Neither, silently."""
     name = "embeddings.token_embedding.weight"
-    change(folder, "text_encoder", lambda tensors: tensors.update({name: torch.zeros(1836, 192)}))
+    change(folder, "text_encoder", lambda tensors: tensors.update({name: torch.zeros(VOCABULARY, 192)}))
     refused(folder, name)
 
 
@@ -401,7 +402,7 @@ def test_all_that_is_wrong_is_told_at_once_and_counted(folder):
 @pytest.mark.parametrize(
     ("part", "changes", "words"),
     [
-        ("unet", {"block_out_channels": [96, 192, 320]}, ["of another shape", "instead of"]),
+        ("unet", {"block_out_channels": [*WIDTHS[:-1], WIDTHS[-1] + 32]}, ["of another shape", "instead of"]),
         ("unet", {"layers_per_block": 2}, ["missing", "down_blocks.0.resnets.1."]),
         ("unet", {"use_linear_projection": True}, ["of another shape", "proj_in.weight"]),
         ("vae", {"use_quant_conv": False}, ["not expected", "quant_conv.weight"]),
@@ -686,10 +687,10 @@ def test_a_unet_that_reads_another_text_encoder(folder):
 
 
 def test_an_inpainting_unet(folder):
-    how: Change = lambda tensors: tensors.update({"conv_in.weight": torch.zeros(96, 9, 3, 3)})  # noqa: E731
+    how: Change = lambda tensors: tensors.update({"conv_in.weight": torch.zeros(WIDTHS[0], 9, 3, 3)})  # noqa: E731
     change(folder, "unet", how)
     edit(config(folder, "unet"), in_channels=9)
-    refused(folder, "takes 9 channels", "makes 4", "inpainting")
+    refused(folder, "takes 9 channels", f"makes {LATENTS[0]}", "inpainting")
 
 
 def test_a_unet_that_also_predicts_a_variance(folder):
@@ -697,8 +698,8 @@ def test_a_unet_that_also_predicts_a_variance(folder):
         tensors |= {name: torch.cat([tensors[name]] * 2) for name in ("conv_out.weight", "conv_out.bias")}
 
     change(folder, "unet", how)
-    edit(config(folder, "unet"), out_channels=8)
-    refused(folder, "8 channels", "4")
+    edit(config(folder, "unet"), out_channels=2 * LATENTS[0])
+    refused(folder, f"{2 * LATENTS[0]} channels", str(LATENTS[0]))
 
 
 def test_a_tokenizer_of_another_text_encoder(folder):
@@ -708,7 +709,7 @@ def test_a_tokenizer_of_another_text_encoder(folder):
 
     change(folder, "text_encoder", how)
     edit(config(folder, "text_encoder"), vocab_size=1000)
-    refused(folder, "1836", "1000")
+    refused(folder, str(VOCABULARY), "1000")
 
 
 # --- the tokenizer's files --------------------------------------------------------------------------------------------
@@ -766,7 +767,7 @@ def test_a_tokenizer_that_makes_no_sense(folder, name, content):
 
 def test_a_special_token_that_is_not_in_the_vocabulary(folder):
     edit(folder / "tokenizer" / "special_tokens_map.json", bos_token="<|start|>")
-    refused(folder, "tokenizer", "bos_token '<|start|>' is not in its vocabulary of 1836")
+    refused(folder, "tokenizer", f"bos_token '<|start|>' is not in its vocabulary of {VOCABULARY}")
 
 
 @pytest.mark.parametrize("on", [True, False])

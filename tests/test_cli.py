@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import LATENTS, REDUCTION
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -148,7 +149,7 @@ def things(here: Path) -> None:
     Image.new("RGB", (8, 8)).save("holiday.png")
     Image.new("RGB", (8, 8)).save("holiday.gif")
     Path("broken.gif").write_bytes(b"GIF89a")
-    noise = torch.zeros(2, 4, 16, 16)
+    noise = torch.zeros(2, *LATENTS)
     save_file({"latents": noise}, "noise.safetensors")
     save_file({"noise": noise}, "unnamed.safetensors")
     save_file({"latents": noise[0]}, "flat.safetensors")
@@ -209,8 +210,8 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("--seed 0..10000000", ["--seed", "'0..10000000'", "100000"]),
     ("--seed 4,4 --steps 1 --frames 1", ["4"]),  # the second clip would overwrite the first
     ("--seed 0..3,2 --steps 1 --frames 1", ["2"]),
-    ("--size 63x64", ["63x64", "multiples of 4"]),
-    ("--size 64x66", ["64x66", "multiples of 4"]),
+    ("--size 63x64", ["63x64", f"multiples of {REDUCTION}"]),
+    ("--size 64x66", ["64x66", f"multiples of {REDUCTION}"]),
     ("--size 0x0", ["is 0", "at least 4"]),
     ("--size 64x2", ["is 2", "at least 4"]),
     ("--size 64", ["--size", "'64'", "WIDTHxHEIGHT"]),
@@ -273,14 +274,17 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("--latents file", ["zs2: error: file: ", "not a whole safetensors file"]),
     ("--latents model.ckpt", ["zs2: error: model.ckpt", "pickle"]),
     ("--latents unnamed.safetensors", ["unnamed.safetensors", "expected a tensor `latents`", "'noise'"]),
-    ("--latents flat.safetensors", ["flat.safetensors", "(frames, 4, h, w)", "(4, 16, 16)"]),
-    ("--latents half.safetensors", ["torch.float16 (2, 4, 16, 16)", "expected torch.float32"]),
-    ("--latents thin.safetensors", ["(2, 3, 16, 16)", "expected torch.float32 (2, 4, 16, 16)"]),
+    ("--latents flat.safetensors", ["flat.safetensors", f"(frames, {LATENTS[0]}, h, w)", str(LATENTS)]),
+    ("--latents half.safetensors", [f"torch.float16 {(2, *LATENTS)}", "expected torch.float32"]),
+    ("--latents thin.safetensors", [str((2, 3, *LATENTS[1:])), f"expected torch.float32 {(2, *LATENTS)}"]),
     ("--latents none.safetensors", ["0"]),
     ("--latents void.safetensors", ["0"]),
     ("--latents nan.safetensors", ["latents", "NaN"]),
-    ("--latents noise.safetensors --frames 3", ["(2, 4, 16, 16)", "expected torch.float32 (3, 4, 16, 16)"]),
-    ("--latents noise.safetensors --size 32x64", ["(2, 4, 16, 16)", "expected torch.float32 (2, 4, 16, 8)"]),
+    ("--latents noise.safetensors --frames 3", [str((2, *LATENTS)), f"expected torch.float32 {(3, *LATENTS)}"]),
+    (
+        "--latents noise.safetensors --size 32x64",
+        [str((2, *LATENTS)), f"expected torch.float32 {(2, *LATENTS[:2], LATENTS[2] // 2)}"],
+    ),
     # clips to replay
     ("--replay gone.json", ["gone.json", "no such file"]),
     ("--replay full", ["full/0000.png", "no such file"]),

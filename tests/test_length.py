@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT, assert_close
+from helpers import CHECKPOINT, LATENTS, REDUCTION, assert_close
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -146,14 +146,16 @@ def test_tiles_of_what_depends_on_nothing_else_are_the_whole(size):
 def test_a_frame_decoded_in_tiles_is_near_the_whole(model):
     """Near: a tile has other statistics than the frame. These are small, an eighth of the real ones' width."""
     z = model.latents(PROMPT, frames=1, steps=4, height=128, width=96, chunk=1) / model.vae.config.scaling_factor
-    whole, tiles = model.vae.decode(z), tiled(model.vae.decode, z, 4, tile=96, overlap=32)
+    whole, tiles = model.vae.decode(z), tiled(model.vae.decode, z, REDUCTION, tile=96, overlap=32)
     assert tiles.shape == whole.shape
     assert (tiles - whole).abs().max() > 0
     assert (tiles - whole).square().mean().sqrt() < 0.2 * whole.std()
 
 
 def test_only_large_frames_are_decoded_in_tiles_and_that_is_said(model):
-    z = torch.zeros(1, 4, 257, 256)
-    with pytest.warns(UserWarning, match="frames of 1024x1028 are decoded in overlapping tiles, which is approximate"):
-        assert decode(model.vae, z, 1.0, 1).shape == (1, 1028, 1024, 3)
+    z = torch.zeros(1, LATENTS[0], 1024 // REDUCTION + 1, 1024 // REDUCTION)
+    with pytest.warns(
+        UserWarning, match=f"frames of 1024x{1024 + REDUCTION} are decoded in overlapping tiles, which is approximate"
+    ):
+        assert decode(model.vae, z, 1.0, 1).shape == (1, 1024 + REDUCTION, 1024, 3)
     assert (TILE % 8, OVERLAP % 8) == (0, 0)  # of a VAE's reduction

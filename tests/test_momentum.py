@@ -1,10 +1,10 @@
 """Temporal momentum: the recursion, its limits, its matrix, its chunks. (Against diffusers: test_parity.py.)"""
 
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import CHECKPOINT, LATENTS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +16,6 @@ from zs2.models.temporal import Momentum
 from zs2.models.unet import UNet
 from zs2.processes import split
 
-EMOJI64 = Path(__file__).parent.parent / "weights" / "emoji64"
 FRAMES = st.integers(1, 9)
 MU = st.floats(0, 1)
 
@@ -157,10 +156,10 @@ def test_unknown_kind_names_the_nearest():
 
 @pytest.fixture(scope="module")
 def parts():
-    checkpoint = Checkpoint(EMOJI64)
+    checkpoint = Checkpoint(CHECKPOINT)
     generator = torch.Generator().manual_seed(5)
     frames = 4
-    x = torch.randn(2, frames, 4, 16, 16, generator=generator)
+    x = torch.randn(2, frames, *LATENTS, generator=generator)
     context = torch.randn(2, 32, 192, generator=generator)
     return checkpoint, x, context
 
@@ -217,9 +216,9 @@ def test_no_kind_adds_a_parameter(parts):
 def test_latents_that_do_not_divide_into_frames(parts, rows, frames):
     _, _, context = parts
     with pytest.raises(InputError, match="do not divide into branches"):
-        variant(parts, "tma")(torch.zeros(rows, 4, 16, 16), 1, context, frames=frames)
+        variant(parts, "tma")(torch.zeros(rows, *LATENTS), 1, context, frames=frames)
 
 
 def test_texts_that_do_not_fit_the_latents(parts):
     with pytest.raises(InputError, match="3 texts for 8 latents of 4 frames"):
-        variant(parts, "tma")(torch.zeros(8, 4, 16, 16), 1, torch.zeros(3, 32, 192), frames=4)
+        variant(parts, "tma")(torch.zeros(8, *LATENTS), 1, torch.zeros(3, 32, 192), frames=4)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT, MODULE, Fixture, assert_close, write_clip
+from helpers import CHECKPOINT, MODULE, VOCABULARY, Fixture, assert_close, write_clip
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -366,8 +366,11 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda c: edit(c / "preprocessor_config.json", feature_extractor_type="ViTFeatureExtractor"),
         ["'ViTFeatureExtractor' is not supported"],
     ),
-    "a smaller vocabulary": (smaller_vocabulary, ["its tokenizer has 1836 tokens", "its text encoder has 1000"]),
-    "another end": (text_config(eos_token_id=49407), ["ends a text with 1835", "looks for 49407"]),
+    "a smaller vocabulary": (
+        smaller_vocabulary,
+        [f"its tokenizer has {VOCABULARY} tokens", "its text encoder has 1000"],
+    ),
+    "another end": (text_config(eos_token_id=49407), [f"ends a text with {VOCABULARY - 1}", "looks for 49407"]),
 }
 
 

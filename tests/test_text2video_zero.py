@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CHECKPOINT, CLIP, Fixture, assert_close
+from helpers import CHECKPOINT, CLIP, LATENTS, Fixture, assert_close
 
 from zs2 import ZS2, Request
 from zs2.config import ATTENTION_KINDS
@@ -33,7 +33,7 @@ def test_the_noise_of_the_reference_is_that_of_the_frames(reference):
     """So that zs2, which draws its own, starts from what diffusers was given."""
     seed = reference.config["clip"]["seed"]
     for k, noise in enumerate(reference["noise"]):
-        assert torch.equal(stream(seed, k, (4, 16, 16))(), noise)
+        assert torch.equal(stream(seed, k, LATENTS)(), noise)
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -85,7 +85,7 @@ def test_every_step_is_told(model):
 
 
 def test_given_latents_are_all_frames_noise(model):
-    latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(2, *LATENTS, generator=torch.Generator().manual_seed(0))
     want = model.variant(noise="iid").latents(PROMPT, frames=2, steps=3, latents=latents)
     assert torch.equal(model.latents(PROMPT, frames=2, steps=3, latents=latents), want)
     settings = model.settings(Request(PROMPT, frames=2, steps=1, latents=latents), 8)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from fixtures.original import UNET, XL_TEXT, extras, single_file_xl, write
-from helpers import CHECKPOINT, CLIP, MODULE, Fixture, assert_close
+from helpers import CHECKPOINT, CLIP, LATENTS, MODULE, VOCABULARY, Fixture, assert_close
 from torch import Tensor
 
 from zs2 import ZS2, Request
@@ -95,7 +95,7 @@ def assert_right(checkpoint: Checkpoint, reference: Fixture, end: int) -> None:
     """Assert that text towers and UNet compute what transformers and diffusers computed."""
     for tower in TOWERS:
         ids = reference[f"{tower}/ids"]
-        states, embedding = checkpoint.text_encoder(tower).before_last(ids.where(ids != 1835, end))
+        states, embedding = checkpoint.text_encoder(tower).before_last(ids.where(ids != VOCABULARY - 1, end))
         assert_close(states, reference[f"{tower}/out"], MODULE)
     assert_close(embedding, reference["text_encoder_2/embed"], MODULE)
     for attn in ("sa", "cfa", "tma"):
@@ -106,7 +106,7 @@ def assert_right(checkpoint: Checkpoint, reference: Fixture, end: int) -> None:
 
 
 def test_the_parts_compute_what_the_reference_computes(folder, reference):
-    assert_right(Checkpoint(folder), reference, end=1835)
+    assert_right(Checkpoint(folder), reference, end=VOCABULARY - 1)
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -164,7 +164,7 @@ def test_conditions_that_are_missing_or_too_many(model):
     with pytest.raises(InputError, match="no added conditions"):
         small.added_embedding(torch.zeros(1, 96), (32, 32))
     with pytest.raises(InputError, match="no added conditions"):
-        small(torch.zeros(1, 4, 16, 16), 1, torch.zeros(1, 32, 192), frames=1, added=torch.zeros(1, 384))
+        small(torch.zeros(1, *LATENTS), 1, torch.zeros(1, 32, 192), frames=1, added=torch.zeros(1, 384))
 
 
 def test_the_vae_is_float32_in_half_precision_too(folder):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from weights.recipe import contrastive, layout
-from weights.recipe.scenes import Scenes, say
+from weights.recipe.scenes import COLOURS, LOOKS, SETTINGS, Said, Scenes, caption, say
 from weights.recipe.settings import Settings
 from weights.recipe.training import Clock, train
 from zs2.config import ScheduleConfig, UNetConfig
@@ -49,18 +49,24 @@ def learn(names: Sequence[str], settings: Settings, folder: Path, work: Path, cl
     unet = UNet(UNetConfig.from_json(layout.unet(settings)), attn="sa")
     start(unet)
     cumprod = alphas_cumprod(ScheduleConfig.from_json(layout.SCHEDULER))
-    encoded: dict[str, Tensor] = {}
+    encoded: dict[int, Tensor] = {}
 
     @torch.no_grad()
-    def contexts(captions: list[str]) -> Tensor:
-        for new in sorted(set(captions) - encoded.keys()):
-            encoded[new] = text(tokenizer.encode([new]))[0]
-        return torch.stack([encoded[one] for one in captions])
+    def contexts(said: Said) -> Tensor:
+        """What captions say, encoded: all captions of a thing (-1: of none) at once, when one is first needed."""
+        rows = list(
+            zip(said.thing.tolist(), (said.background + 1).tolist(), said.look.clamp(min=0).tolist(), strict=True)
+        )
+        for thing in {thing for thing, _, _ in rows} - encoded.keys():
+            where, looks = range(-1, len(COLOURS) + len(SETTINGS)), range(len(LOOKS))
+            captions = [caption(names, thing, background, look) for background in where for look in looks]
+            encoded[thing] = text(tokenizer.encode(captions)).unflatten(0, (len(where), len(looks)))
+        return torch.stack([encoded[thing][background, look] for thing, background, look in rows])
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         rows = torch.randint(len(data.mean), (settings.unet.batch,), generator=generator)
         scenes = data.scenes[rows]
-        context = contexts(say(scenes, generator, settings.empty).captions(names))
+        context = contexts(say(scenes, generator, settings.empty))
         noise = torch.randn(2, *data.mean[rows].shape, generator=generator)
         clean = data.mean[rows] + data.deviation[rows] * noise[0]
         t = torch.randint(len(cumprod), (len(rows),), generator=generator)

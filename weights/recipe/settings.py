@@ -43,15 +43,15 @@ class Settings:
     # UNet
     unet_things: int | None = 49  # of those: fewer things are learnt better in the same time
     latents: int = 16_000  # scenes that are encoded once
-    unet_widths: tuple[int, ...] = (96, 192, 192)
+    unet_widths: tuple[int, ...] = (96, 192)
     unet_layers: int = 1
     unet_heads: int = 4
     unet: Schedule = field(
-        default_factory=lambda: Schedule(steps=7000, batch=16, rate=1.3e-3, warmup=200, average=0.999)
+        default_factory=lambda: Schedule(steps=10_000, batch=32, rate=1e-3, muon=2e-2, average=0.999)
     )
     empty: float = 0.12  # share of empty captions
     # the judge of judge.py
-    judge: Schedule = field(default_factory=lambda: Schedule(steps=3000, batch=16, rate=1e-3, average=0.995))
+    judge: Schedule = field(default_factory=lambda: Schedule(steps=1500, batch=16, rate=1e-3, muon=1e-2, average=0.99))
 
 
 FULL = Settings()
@@ -62,9 +62,9 @@ QUICK = Settings(
     clip_layers=2,
     clip=Schedule(steps=60, batch=32, rate=6e-4, warmup=10, average=0.9),
     vae_widths=(16, 16, 32, 64),
-    vae=Schedule(steps=700, batch=4, rate=1e-3, warmup=20, decay=0.0, average=0.98),
+    vae=Schedule(steps=500, batch=4, rate=1e-3, warmup=20, decay=0.0, muon=1.5e-2, average=0.98),
     latents=1024,
     unet_widths=(64, 128),
-    unet=Schedule(steps=600, batch=16, rate=1e-3, warmup=20, average=0.98),
-    judge=Schedule(steps=200, batch=16, rate=2e-3, warmup=10, average=0.9),
+    unet=Schedule(steps=900, batch=16, rate=1.5e-3, warmup=20, average=0.98),
+    judge=Schedule(steps=200, batch=16, rate=1e-3, warmup=10, muon=1e-2, average=0.9),
 )
