@@ -210,6 +210,8 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("--seed 0..10000000", ["--seed", "'0..10000000'", "100000"]),
     ("--seed 4,4 --steps 1 --frames 1", ["4"]),  # the second clip would overwrite the first
     ("--seed 0..3,2 --steps 1 --frames 1", ["2"]),
+    ("--guidance-interval 0.8,0.2", ["guidance_interval is (0.8, 0.2)", "two shares of the steps that rise"]),
+    ("--guidance 1 --guidance-interval 0,0.5", ["guidance_interval 0,0.5 with guidance 1", "another guidance"]),
     ("--size 63x64", ["63x64", f"multiples of {REDUCTION}"]),
     ("--size 64x66", ["64x66", f"multiples of {REDUCTION}"]),
     ("--size 0x0", ["is 0", "at least 4"]),
@@ -274,7 +276,7 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("--latents file", ["zs2: error: file: ", "not a whole safetensors file"]),
     ("--latents model.ckpt", ["zs2: error: model.ckpt", "pickle"]),
     ("--latents unnamed.safetensors", ["unnamed.safetensors", "expected a tensor `latents`", "'noise'"]),
-    ("--latents flat.safetensors", ["flat.safetensors", f"(frames, {LATENTS[0]}, h, w)", str(LATENTS)]),
+    ("--latents flat.safetensors", ["flat.safetensors", "(frames, c, h, w)", str(LATENTS)]),
     ("--latents half.safetensors", [f"torch.float16 {(2, *LATENTS)}", "expected torch.float32"]),
     ("--latents thin.safetensors", [str((2, 3, *LATENTS[1:])), f"expected torch.float32 {(2, *LATENTS)}"]),
     ("--latents none.safetensors", ["0"]),
@@ -373,8 +375,27 @@ def test_help_and_wrong_arguments_answer_without_torch(here):
     assert result.out.splitlines()[-1] == "[]"
 
 
-HELP = """model device dtype attn mu noise lam alpha negative-prompt frames steps guidance seed size latents prompts
-    travel out fps no-sheet replay version help"""
+def test_a_clip_imports_nothing_that_it_does_not_use(here):
+    """Beside the standard library and what torch imports of itself: no hub, no study, no optional package."""
+    code = f"""if True:
+        import sys
+        import torch
+        before = set(sys.modules)
+        from zs2.sample import main
+        assert main({["apple", *BRIEF, "--out", "c.gif"]!r}) == 0
+        names, known = ({{name.split(".")[0] for name in modules}} for modules in (sys.modules, before))
+        names -= known | sys.stdlib_module_names
+        print(sorted(names), *sorted(name for name in sys.modules if name.startswith("zs2.")))
+    """
+    last = succeeded(command(program=("-c", code), cwd=here)).out.splitlines()[-1]
+    packages, modules = last.split("] ")
+    assert packages == "['PIL', 'safetensors', 'tokenizers', 'zs2'"
+    for part in ("study", "report", "metrics", "scorer", "flow", "streaming", "processes", "runner"):
+        assert f"zs2.{part}" not in modules.split()
+
+
+HELP = """model device dtype attn mu noise lam alpha negative-prompt frames steps sampler guidance
+    guidance-interval seed size latents prompts travel out fps no-sheet replay version help"""
 
 
 def test_help_names_every_option_and_its_default(zs2):
@@ -621,6 +642,7 @@ def test_attn_sa_alone(tmp_path):
 
 def test_every_option_reaches_the_settings(zs2, here):
     line = """'red apple' --negative-prompt blurry --frames 3 --steps 1 --sampler dpm++ --guidance 3 --seed 7
+        --guidance-interval 0,0.5
         --size 48x32 --chunk 2 --fps 12 --attn tma-two-tap --mu 0.5 --noise progressive --alpha 1.5 --dtype bfloat16
         --device cpu --out clip.webp"""
     assert succeeded(zs2(*shlex.split(line))).written == ["clip.webp", "clip.sheet.png", "clip.json"]
@@ -634,6 +656,7 @@ def test_every_option_reaches_the_settings(zs2, here):
         "steps": 1,
         "sampler": "dpm++",
         "guidance": 3.0,
+        "guidance_interval": [0.0, 0.5],
         "seed": 7,
         "width": 48,
         "height": 32,
@@ -861,6 +884,9 @@ def test_replay_with_other_versions_is_a_warning(zs2, here):
         {"steps": 1e3},
         {"guidance": None},
         {"guidance": 10**400},
+        {"guidance_interval": None},
+        {"guidance_interval": [1, 0]},
+        {"sampler": None},
         {"seed": None},
         {"seed": "4"},
         {"width": None},
@@ -905,6 +931,13 @@ def clip_settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_those_settings_can_be_replayed(zs2, here, clip_settings):
     (here / "c.json").write_text(json.dumps(clip_settings))
     succeeded(zs2("--replay", "c.json", "--out", "again.gif"))
+    assert text(here / "again.json") == clip_settings
+
+
+def test_a_clip_made_before_an_option_was_there_is_replayed_without_it(zs2, here, clip_settings):
+    old = {name: value for name, value in clip_settings.items() if name not in ("sampler", "guidance_interval")}
+    (here / "c.json").write_text(json.dumps(old))
+    assert succeeded(zs2("--replay", "c.json", "--out", "again.gif")).warnings == []
     assert text(here / "again.json") == clip_settings
 
 

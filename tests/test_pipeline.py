@@ -11,6 +11,7 @@ from helpers import CHECKPOINT, CLIP, LATENTS, REDUCTION, Fixture, assert_close
 import zs2
 from zs2 import ZS2, Clip, Request
 from zs2.config import NOISE_KINDS
+from zs2.ddim import DDIM
 from zs2.errors import InputError
 from zs2.noise import LAM_MAX, noises
 
@@ -60,6 +61,7 @@ def test_a_clip(model):
         "steps": 4,
         "sampler": "ddim",
         "guidance": 7.5,
+        "guidance_interval": [0.0, 1.0],
         "seed": 5,
         "width": 64,
         "height": 64,
@@ -82,6 +84,39 @@ def test_a_clip(model):
         "versions": clip.settings["versions"],
     }
     assert clip.settings["versions"]["zs2"] == zs2.__version__
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, [PROMPT, "rose"]], ids=["one prompt", "travel"])
+def test_guidance_in_an_interval_switches_from_step_to_step(model, prompt):
+    """Against sampling by hand: steps 2 and 3 of 5 are guided, the others are of the prompt alone, at half the work."""
+    rows, latents = [], model.initial_noise(Request(prompt, frames=2, seed=3))
+    handle = model.unet.conv_in.register_forward_hook(lambda module, args, out: rows.append(len(out)))
+    got = model.latents(prompt, negative_prompt="blue", frames=2, steps=5, seed=3, guidance_interval=(0.4, 0.8))
+    handle.remove()
+    assert rows == [2, 2, 4, 4, 2]
+    texts = [prompt] * 2 if isinstance(prompt, str) else prompt
+    positive = model.text(texts, []).context
+    both = torch.cat([model.text([], ["blue"]).context.expand_as(positive), positive])
+    solver = DDIM(model.schedule, 5)
+    for i, t in enumerate(solver.timesteps):
+        with torch.no_grad():
+            if i in (2, 3):
+                u, c = model.unet(torch.cat([latents] * 2), t, both, frames=2).chunk(2)
+                output = u + 7.5 * (c - u)
+            else:
+                output = model.unet(latents, t, positive, frames=2)
+        latents = solver.step(i, latents, output)
+    assert_close(got, latents, 1e-5)
+
+
+def test_an_interval_of_all_steps_is_guidance_and_a_wrong_one_is_refused(model):
+    clip = {"frames": 2, "steps": 3}
+    assert torch.equal(model.latents(PROMPT, **clip, guidance_interval=(0, 1)), model.latents(PROMPT, **clip))
+    for wrong in ((0.5, 0.5), (0.6, 0.4), (-0.1, 1), (0, 1.1), (0.5,), "ab", None, (float("nan"), 1)):
+        with pytest.raises(InputError, match=r"guidance_interval is .*expected two shares of the steps that rise"):
+            Request(PROMPT, guidance_interval=wrong)
+    with pytest.raises(InputError, match=r"guidance_interval 0,0\.5 with guidance 1: expected another guidance"):
+        Request(PROMPT, guidance=1, guidance_interval=(0, 0.5))
 
 
 def test_longer_clips_begin_with_shorter_ones(model):

@@ -23,7 +23,7 @@ def at_once(vae: VAE, height: int, width: int, most: int) -> int:
 
 
 def decode(vae: VAE, latents: Tensor, scale: float, most: int) -> Tensor:
-    """Scaled latents (F, 4, h, w) → frames, uint8 (F, H, W, 3), on the CPU.
+    """Scaled latents (F, c, h, w) → frames, uint8 (F, H, W, 3), on the CPU.
 
     Frames of more than 1024² pixels are decoded in tiles, blended linearly where they overlap. That is approximate,
     since GroupNorm then takes the statistics of a tile, and is said as a warning.
@@ -52,7 +52,7 @@ def decode(vae: VAE, latents: Tensor, scale: float, most: int) -> Tensor:
 def tiled(
     decode: Callable[[Tensor], Tensor], z: Tensor, reduction: int, tile: int = TILE, overlap: int = OVERLAP
 ) -> Tensor:
-    """Decode latents (b, 4, h, w) in tiles → pixels (b, 3, H, W).
+    """Decode latents (b, c, h, w) in tiles → pixels (b, 3, H, W).
 
     Tiles are evenly spaced, one that is decoded after another. Where some overlap, their mean is weighted by how far a
     pixel is from the border of each, up to `overlap` pixels: along a seam, one fades linearly into the other.

@@ -94,7 +94,7 @@ def noises(
     """The initial noises of the frames of a clip, without end; frame k is the same however many are taken.
 
     Args:
-        kind: one of those above. shape: of one frame, (4, h, w). seed: from 0 to 2³²−1.
+        kind: one of those above. shape: of one frame, (c, h, w). seed: from 0 to 2³²−1.
         lam: λ, for `dnm` and `dnm-search`. alpha: a of `mixed` (default 1) and `progressive` (default 2).
     Yields: float32 tensors on the CPU, shaped as asked.
     Raises: InputError as `check` and `stream` say.

@@ -79,6 +79,12 @@ def parser() -> command.Parser:
         "--guidance", type=float, metavar="G", help="u + G·(c − u); 1: only the prompt, at half the work (default 7.5)"
     )
     g.add_argument(
+        "--guidance-interval",
+        type=pair(float),
+        metavar="A,B",
+        help="guide only in this share of the steps, such as 0.2,0.8; the others take half the work (default 0,1: all)",
+    )
+    g.add_argument(
         "--seed", type=seeds, metavar="S", help="a number, a range 0..3 or a list 1,5,7: a clip each (default 0)"
     )
     g.add_argument("--size", type=size, metavar="WxH", help="pixels (default: what the model was trained at)")
@@ -89,7 +95,7 @@ def parser() -> command.Parser:
         help="frames of a UNet call: the same clip in the memory of N frames (default: as many as fit the free memory)",
     )
     g.add_argument(
-        "--latents", metavar="FILE", help="safetensors with `latents`, float32 (frames, 4, h, w): the initial noise"
+        "--latents", metavar="FILE", help="safetensors with `latents`, float32 (frames, c, h, w): the initial noise"
     )
 
     g = p.add_argument_group("many prompts")

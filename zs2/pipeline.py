@@ -145,8 +145,8 @@ class ZS2:
         """Make a clip.
 
         Args:
-            prompt, and as keywords those of `Request`: negative_prompt, frames, steps, guidance, seed, height, width,
-                chunk, sampler, latents.
+            prompt, and as keywords those of `Request`: negative_prompt, frames, steps, guidance,
+                guidance_interval, seed, height, width, chunk, sampler, latents.
             fps: frames a second of the saved clip.
             callback: called with each finished `Step`; what it raises stops the clip.
             group: the processes that make it together: see processes.py. All call this, and all get the clip.
@@ -166,7 +166,7 @@ class ZS2:
         group: Group | None = None,
         **request: Any,
     ) -> Tensor:
-        """As a call, but the scaled latents before decoding: float32 (F, 4, h, w) on the model's device."""
+        """As a call, but the scaled latents before decoding: float32 (F, c, h, w) on the model's device."""
         return _last(self.sample(self.planned(Request(prompt, **request), group), group), callback)
 
     def sample(self, request: Request, group: Group | None = None) -> Iterator[Step]:
@@ -283,7 +283,7 @@ class ZS2:
             self.noises(request)
 
     def noises(self, request: Request) -> Iterator[Tensor]:
-        """The noise of each frame, float32 (4, h, w) on the CPU: without end, or as many as were given as latents. (Of
+        """The noise of each frame, float32 (c, h, w) on the CPU: without end, or as many as were given as latents. (Of
         text2video-zero's only the first counts.)
 
         Raises: InputError for a size that does not divide, or given latents of another shape, dtype or not finite.
@@ -303,14 +303,14 @@ class ZS2:
         return iter(given.cpu())
 
     def initial_noise(self, request: Request) -> Tensor:
-        """The noise that sampling starts from: float32 (F, 4, h, w) on the CPU; with text2video-zero, frame 0's alone.
+        """The noise that sampling starts from: float32 (F, c, h, w) on the CPU; with text2video-zero, frame 0's alone.
 
         Raises: InputError as `noises` does.
         """
         return torch.stack(list(islice(self.noises(request), request.frames)))
 
     def shape(self, request: Request) -> tuple[int, int, int]:
-        """The shape (4, h, w) of a frame's latents. Raises: InputError for a size that does not divide."""
+        """The shape (c, h, w) of a frame's latents. Raises: InputError for a size that does not divide."""
         reduction = self.vae.config.reduction
         h, w = self.unet.config.sample_size if request.latents is None else request.latents.shape[-2:]
         height = h * reduction if request.height is None else whole("height", request.height, reduction)
@@ -321,7 +321,7 @@ class ZS2:
 
     @torch.no_grad()
     def decode(self, latents: Tensor, chunk: int | None = None, group: Group | None = None) -> Frames:
-        """Scaled latents (F, 4, h, w) → frames, uint8 (F, H, W, 3); see decode.py.
+        """Scaled latents (F, c, h, w) → frames, uint8 (F, H, W, 3); see decode.py.
 
         chunk: at most so many are decoded at once. group: processes that share the work, and all get the frames.
         Raises: FloatingPointError if a pixel is NaN or infinite.
@@ -346,6 +346,7 @@ class ZS2:
             "steps": request.steps,
             "sampler": request.sampler,
             "guidance": request.guidance,
+            "guidance_interval": list(request.guidance_interval),
             "seed": request.seed if given is None else None,
             "width": w * self.vae.config.reduction,
             "height": h * self.vae.config.reduction,

@@ -15,6 +15,8 @@ from zs2.errors import InputError, choose, whole
 if TYPE_CHECKING:
     from torch import Tensor
 
+GUIDED = (0.0, 1.0)  # all steps
+
 
 @dataclass(frozen=True)
 class Request:
@@ -26,11 +28,13 @@ class Request:
         frames, steps: at least 1; frames None goes on without end, which only `stream` can.
         seed: from 0 to 2³²−1 (torch draws from 32 bits).
         guidance: g in u + g·(c − u); at 1 only the prompt counts, at 0 only the negative prompt, at half the work.
+        guidance_interval: the share of the steps, from and to, that is guided (Kynkäänniemi et al. 2024, arXiv
+            2404.07724): the others are steps of the prompt alone, at half the work.
         height, width: pixels, multiples of the VAE's reduction; by default what the model was trained at.
         chunk: frames that the UNet is given at once (by each process, if several make the clip): the result is the
             same to float32 rounding, in the memory of so many; by default as many as fit the free memory.
         sampler: `ddim`, or `dpm++`, which needs fewer steps (DPM-Solver++(2M)).
-        latents: initial noise (frames, 4, h, w), float32, used as given; then seed and noise model have no effect.
+        latents: initial noise (frames, c, h, w), float32, used as given; then seed and noise model have no effect.
     Raises: InputError for values that can't be meant.
     """
 
@@ -39,6 +43,7 @@ class Request:
     frames: int | None = 8
     steps: int = 50
     guidance: float = 7.5
+    guidance_interval: tuple[float, float] = GUIDED
     seed: int = 0
     height: int | None = None
     width: int | None = None
@@ -54,6 +59,7 @@ class Request:
         if not isinstance(self.guidance, int | float) or not abs(self.guidance) <= sys.float_info.max:
             raise InputError(f"guidance is {str(self.guidance)[:40]}: expected a finite number")
         object.__setattr__(self, "guidance", float(self.guidance))
+        object.__setattr__(self, "guidance_interval", self._interval())
         texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         if not isinstance(texts, list | tuple) or not all(
             isinstance(text, str) for text in (*texts, self.negative_prompt)
@@ -66,13 +72,37 @@ class Request:
                 f"{len(texts)} prompts for {self.frames} frames: expected from 1 to {self.frames} (give more frames?)"
             )
         if self.latents is not None and (getattr(self.latents, "ndim", 0) != 4 or self.latents.requires_grad):
-            raise InputError("latents: expected a float32 tensor (frames, 4, h, w) that needs no gradient")
+            raise InputError("latents: expected a float32 tensor (frames, c, h, w) that needs no gradient")
         if self.guidance == 1 and self.negative_prompt:
             warnings.warn("the negative prompt has no effect at guidance 1", stacklevel=3)
         if self.guidance == 0 and any(texts):
             warnings.warn("the prompt has no effect at guidance 0, where only the negative prompt counts", stacklevel=3)
         if self.latents is not None and self.seed != 0:
             warnings.warn("the seed has no effect where latents are given", stacklevel=3)
+
+    def _interval(self) -> tuple[float, float]:
+        """The interval of guidance, checked."""
+        try:
+            start, end = (float(share) for share in self.guidance_interval)
+            right = 0 <= start < end <= 1
+        except (TypeError, ValueError):
+            right = False
+        if not right:
+            raise InputError(
+                f"guidance_interval is {str(self.guidance_interval)[:40]}: expected two shares of the steps that rise, "
+                "from 0 to 1, such as 0.2,0.8"
+            )
+        if (start, end) != GUIDED and self.guidance in (0, 1):
+            raise InputError(
+                f"guidance_interval {start:g},{end:g} with guidance {self.guidance:g}: expected another guidance, for "
+                "the interval to switch on and off"
+            )
+        return start, end
+
+    def guided(self, step: int) -> float:
+        """The guidance of a step, from 0: 1 outside the interval."""
+        start, end = self.guidance_interval
+        return self.guidance if start <= step / self.steps < end else 1.0
 
     def in_chunks(self, chunk: int) -> Request:
         """The same request, so many frames at once. It is not checked, nor anything warned of, a second time."""

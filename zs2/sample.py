@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 METHOD: tuple[str, ...] = ("attn", "mu", "noise", "lam", "alpha", "motion", "renoise")
 REQUEST = tuple(field.name for field in fields(Request))
+LATER: dict[str, Any] = {"sampler": "ddim", "guidance_interval": [0, 1]}  # what earlier clips do not say, and were
 REPLAY = (
     "replay",
     "model",
@@ -78,7 +79,7 @@ def latents(file: str) -> Any:
     tensors = read_tensors([path])
     if "latents" not in tensors or tensors["latents"].ndim != 4:
         raise InputError(
-            f"{file}: expected a tensor `latents` (frames, 4, h, w), got "
+            f"{file}: expected a tensor `latents` (frames, c, h, w), got "
             f"{ {name: tuple(tensor.shape) for name, tensor in tensors.items()} }"
         )
     return tensors["latents"]
@@ -105,7 +106,7 @@ def replayed(file: str, given: dict[str, Any]) -> dict[str, Any]:
     others = [name for name in given if name not in REPLAY]
     if others:
         warnings.warn(f"--replay takes all settings from its file: {', '.join(others)} has no effect", stacklevel=2)
-    made = read_settings(Path(file))
+    made = LATER | read_settings(Path(file))
     try:
         options = {name: made[name] for name in (*METHOD, *REQUEST, "fps", "dtype", "device")}
         options["made"] = {
@@ -134,8 +135,8 @@ def needed(made: dict[str, Any]) -> list[str]:
     """The settings that decide a clip of this variant: what has no effect is null."""
     from zs2.method import effects
 
-    names = ["prompt", "negative_prompt", "frames", "steps", "sampler", "guidance", "width", "height", "fps", "chunk"]
-    names += ["attn", "dtype", "device", "weights", "versions"]
+    names = ["prompt", "negative_prompt", "frames", "steps", "sampler", "guidance", "guidance_interval"]
+    names += ["width", "height", "fps", "chunk", "attn", "dtype", "device", "weights", "versions"]
     effect = effects(str(made["attn"]), str(made["noise"]))
     return [*names, *(effect if made["latents"] is None else effect & {"mu"}), *["seed"] * (made["latents"] is None)]
 

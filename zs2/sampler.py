@@ -46,7 +46,7 @@ class Step:
     index: int
     steps: int
     timestep: int
-    latents: Tensor  # (F, 4, h, w), scaled, float32, on the model's device
+    latents: Tensor  # (F, c, h, w), scaled, float32, on the model's device
 
 
 class PickedText(Sequence[TextKV]):
@@ -69,7 +69,7 @@ class Sampler:
     Args:
         unet, text: of the model. solver: its steps. method: the noise decides how sampling begins.
         request: what to sample; its `chunk` is a number. size: height and width in pixels.
-        noises: the initial noise (4, h, w) of each frame, without end or as many as there are.
+        noises: the initial noise (c, h, w) of each frame, without end or as many as there are.
         renoised: whether the frames are text2video-zero's, made of frame 0 at t₀.
         group: the processes that share each chunk, `chunk` frames each; all of them call the same, and get all frames.
         state_device: where `chunks` keeps the momentum states.
@@ -104,7 +104,7 @@ class Sampler:
     def steps(self) -> Iterator[Step]:
         """The whole clip, step by step."""
         starts = yield from self._beginning()
-        x = torch.stack(list(itertools.islice(starts, self.request.frames)))  # (F, 4, h, w)
+        x = torch.stack(list(itertools.islice(starts, self.request.frames)))  # (F, c, h, w)
         for i in range(self.begin, self.request.steps):
             parts: list[Tensor] = []
             states: States = ()
@@ -116,12 +116,12 @@ class Sampler:
 
     @torch.no_grad()
     def chunks(self, frames: int | None) -> Iterator[Tensor]:
-        """Finished latents (f, 4, h, w), a chunk at a time, of so many frames, or without end if None."""
+        """Finished latents (f, c, h, w), a chunk at a time, of so many frames, or without end if None."""
         starts = itertools.islice(_result(self._beginning()), frames)
         states: list[States] = [()] * self.request.steps
         first = 0
         while chunk := list(itertools.islice(starts, self.span)):
-            x = torch.stack(chunk)  # (f, 4, h, w)
+            x = torch.stack(chunk)  # (f, c, h, w)
             for i in range(self.begin, self.request.steps):
                 before = [None if state is None else state.to(self.device) for state in states[i]]
                 x, states_now = self._step(i, x, first, before)
@@ -132,7 +132,7 @@ class Sampler:
     def _beginning(self) -> Generator[Step, None, Iterator[Tensor]]:
         """What comes before all frames go on together: nothing, or the steps of text2video-zero's frame 0 alone.
 
-        Returns: the latents (4, h, w) of each frame at that step, made when they are asked for.
+        Returns: the latents (c, h, w) of each frame at that step, made when they are asked for.
         """
         noises = (noise.to(self.device) for noise in self.noises)
         if self.renoise is None:
@@ -156,7 +156,7 @@ class Sampler:
         return x[:, : self.unet.config.in_channels].contiguous()
 
     def _step(self, i: int, x: Tensor, first: int, states: States, *, alone: bool = False) -> tuple[Tensor, States]:
-        """Step i of a chunk: latents (f, 4, h, w) of the frames from `first` on, with what the solver remembers behind
+        """Step i of a chunk: latents (f, c, h, w) of the frames from `first` on, with what the solver remembers behind
         them along the channels, and the states of the chunk before.
 
         alone: whatever other processes do, all of it is done in this one.
@@ -174,9 +174,10 @@ class Sampler:
         """Step i of some frames, checked."""
         request, frames = self.request, len(x)
         try:
-            text, added, branches = self.conditions(first, frames)
+            guidance = request.guided(i)
+            text, added, branches = self.conditions(first, frames, guidance)
             output, states = self.unet(
-                torch.cat([self._latents(x)] * branches).to(self.dtype),  # (branches·f, 4, h, w)
+                torch.cat([self._latents(x)] * branches).to(self.dtype),  # (branches·f, c, h, w)
                 self.solver.timesteps[i],
                 text,
                 frames=frames,
@@ -192,7 +193,7 @@ class Sampler:
         output = output.float()
         if branches == 2:
             negative, positive = output.chunk(2)
-            output = negative + request.guidance * (positive - negative)
+            output = negative + guidance * (positive - negative)
         x = self.solver.step(i, x, output)
         if not x.isfinite().all():
             other = "" if self.dtype == torch.float32 else "float32, or "
@@ -203,27 +204,28 @@ class Sampler:
             )
         return x, states
 
-    def conditions(self, first: int, frames: int) -> tuple[Sequence[TextKV], Tensor | None, int]:
-        """What the UNet is conditioned on, for so many frames from the first: the text's keys and values, a row for
-        each branch, or for each branch and frame where their prompts differ; what SDXL adds to the time embedding; and
-        the number of branches.
+    def conditions(self, first: int, frames: int, guidance: float) -> tuple[Sequence[TextKV], Tensor | None, int]:
+        """What the UNet is conditioned on in a step of such guidance, for so many frames from the first: the text's
+        keys and values, a row for each branch, or for each branch and frame where their prompts differ; what SDXL adds
+        to the time embedding; and the number of branches.
 
         A text is projected once, and again only if other prompts came between: chunks that all have a prompt of their
         own would need far more memory for all their keys and values (8 MB a prompt in SD 1.5) than time for this.
         """
-        guidance = self.request.guidance
         prompts = self.request.prompts(first, frames) if guidance != 0 else []
         texts = list(dict.fromkeys(prompts))
+        behind = int(self.request.guidance != 1)  # the texts stand behind the negative prompt, in all steps
         if self._projected is None or self._projected[0] != texts:
-            encoded = self.text(texts, [self.request.negative_prompt] if guidance != 1 else [])
+            encoded = self.text(texts, [self.request.negative_prompt] * behind)
             added = None if encoded.pooled is None else self.unet.added_embedding(encoded.pooled, self.size)
             self._projected = texts, self.unet.text_keys_values(encoded.context), added
         _, layers, added = self._projected
         negatives = int(guidance != 1)
         branches = negatives + bool(texts)
-        if len(texts) <= 1:
+        each = frames if len(texts) > 1 else 1  # rows of a branch
+        if each == 1 and negatives == behind:
             return layers, added, branches
-        rows = [0] * (negatives * frames) + [negatives + texts.index(prompt) for prompt in prompts]
+        rows = [0] * (negatives * each) + [behind + texts.index(prompt) for prompt in prompts[:each]]
         index = torch.tensor(rows, device=self.device)
         return PickedText(layers, index), None if added is None else added[index], branches
 

@@ -48,7 +48,7 @@ def spread(
     """Make the other frames of frame 0: all frames at t₁, without end.
 
     Args:
-        near: frame 0 at t₁, (4, h, w). far: frame 0 at t₀, by steps of its own.
+        near: frame 0 at t₁, (c, h, w). far: frame 0 at t₀, by steps of its own.
         seed: of the fresh noise: each frame's own stream. motion: δ along x and y. t0, t1: as `after` returned.
     """
     start, end = len(solver.timesteps) - t1 - 1, len(solver.timesteps) - t0 - 1
