@@ -13,7 +13,7 @@ SAMPLE ?= --lam 0.15 --steps 25 --guidance 5 --seed 1 --out out/sample.gif
 # The study of `make bench-study`: under half an hour on two cores with the default checkpoint.
 STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 10)
 
-.PHONY: sample weights test test-reference test-page lint bench bench-study bench-speed bench-length fixtures clean help
+.PHONY: sample weights test test-reference test-page lint bench bench-study bench-speed bench-steps bench-length fixtures clean help
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -43,7 +43,7 @@ lint: $(READY)  ## check format, style and types
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy --explicit-package-bases zs2 weights
 
-bench: bench-study bench-speed  ## both of the following
+bench: bench-study bench-speed bench-steps  ## all three of the following
 
 bench-study: $(READY)  ## the ablation study, small, and its report: out/bench-study (MODEL=sd15: of a real model)
 	@$(RUN) -m zs2.ablate --preset paper lambda mu $(STUDY) --out out/bench-study
@@ -53,6 +53,9 @@ bench-speed: $(READY)  ## time a UNet step by attention kind, and loading, at St
 	@$(RUN) -m pip install -q -e ".[reference]"
 	@$(RUN) benchmarks/unet_step.py
 	@$(RUN) benchmarks/load.py
+
+bench-steps: $(READY)  ## what fewer steps, DPM-Solver++ and guidance in an interval change, in time and in the clip
+	@$(RUN) benchmarks/fewer_steps.py
 
 bench-length: $(READY)  ## what a long clip costs: memory, speed, and scaling over processes
 	@$(RUN) benchmarks/length.py memory emoji64

@@ -1,0 +1,124 @@
+"""What fewer steps, and steps of half the work, change: DPM-Solver++ beside DDIM, and guidance in an interval.
+
+    python benchmarks/fewer_steps.py                  # the default checkpoint: its eight closed prompts, two seeds
+    python benchmarks/fewer_steps.py --model sd15 --prompts prompts.txt --seeds 1
+
+Each clip is also made in the reference's way, DDIM with all steps and all of them guided, from the same noise. Time is
+that of sampling alone, as a ratio to the reference's for the same prompt and seed, the ways taking turns. PSNR is of
+the clip against the reference's: fewer steps end at another picture of the same thing, so that it says how far that is,
+and not how good. CLIP score and motion are differences to the reference's, with 95 % intervals over prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zs2 import ZS2, Request
+from zs2.config import DEFAULT_MODEL
+from zs2.formats import Frames
+from zs2.metrics import measure
+from zs2.progress import progress
+from zs2.prompts import default_prompts, read_prompts
+from zs2.scorer import Scorer, scoring_model
+from zs2.stats import Estimate, Key, difference, mean
+
+
+def ways(steps: int) -> dict[str, dict[str, Any]]:
+    """What is compared, the reference first: names, and the options of a request."""
+    fewer = [steps // 2, steps // 3, steps // 5]
+    found: dict[str, dict[str, Any]] = {f"ddim {steps}": {"steps": steps}}
+    found |= {f"ddim {count}": {"steps": count} for count in fewer}
+    found |= {f"dpm++ {count}": {"steps": count, "sampler": "dpm++"} for count in (steps, *fewer)}
+    for interval in ((0.0, 0.8), (0.0, 0.5), (0.2, 0.8)):
+        said = f"guided {interval[0]:g} to {interval[1]:g}"
+        found[f"ddim {steps}, {said}"] = {"steps": steps, "guidance_interval": interval}
+    both: dict[str, Any] = {"steps": fewer[0], "sampler": "dpm++", "guidance_interval": (0.0, 0.8)}
+    return found | {f"dpm++ {fewer[0]}, guided 0 to 0.8": both}
+
+
+def psnr(frames: Frames, others: Frames) -> float:
+    """Of a clip against another, in dB, at most 99."""
+    error = float(((frames.astype(float) - others) ** 2).mean())
+    return min(99.0, 10 * math.log10(255**2 / error)) if error else 99.0
+
+
+def shown(estimate: Estimate | None, digits: int) -> str:
+    """A difference with its interval."""
+    if estimate is None:
+        return "–"
+    interval = "" if estimate.low is None else f" [{estimate.low:+.{digits}f}, {estimate.high:+.{digits}f}]"
+    return f"{estimate.value:+.{digits}f}{interval}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--model", default=DEFAULT_MODEL)
+    p.add_argument("--prompts", metavar="FILE", help="one a line (default: the study's closed ones)")
+    p.add_argument("--seeds", type=int, default=2, help="clips of each prompt (default 2)")
+    p.add_argument("--frames", type=int, default=8)
+    p.add_argument("--steps", type=int, default=50, help="of the reference (default 50)")
+    p.add_argument("--guidance", type=float, default=5.0)
+    p.add_argument("--lam", type=float, default=0.1)
+    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    args = p.parse_args(argv)
+    prompts = read_prompts(args.prompts) if args.prompts else default_prompts(args.model)
+    texts = [prompt.text for prompt in prompts if prompt.set == "closed"]
+    model = ZS2.from_pretrained(args.model, lam=args.lam)
+    scorer = Scorer.from_pretrained(scoring_model(args.model))
+    compared = ways(args.steps)
+    first = next(iter(compared))
+    common = {"frames": args.frames, "guidance": args.guidance}
+    model.latents(texts[0], **common, steps=2)  # warm up
+
+    values: dict[str, dict[str, dict[Key, float | None]]] = {
+        way: {"time": {}, "psnr": {}, "clip-score": {}, "motion": {}} for way in compared
+    }
+    keys = [(i, seed) for i in range(len(texts)) for seed in range(args.seeds)]
+    for i, seed in progress(keys, len(keys), "prompts"):
+        reference: Frames = np.empty(0, np.uint8)
+        for turn, (way, options) in enumerate(compared.items()):
+            begun = time.perf_counter()
+            *_, last = model.sample(Request(texts[i], seed=seed, chunk=args.frames, **common, **options))
+            seconds = time.perf_counter() - begun
+            frames = model.decode(last.latents)
+            reference = frames if turn == 0 else reference
+            found = measure(frames, texts[i], scorer)
+            row = {"time": seconds, "psnr": psnr(frames, reference)}
+            for name, value in (row | {name: found[name] for name in ("clip-score", "motion")}).items():
+                values[way][name][i, seed] = value
+
+    machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
+    print(f"{args.model}: {len(keys)} clips of {args.frames} frames each way, guidance {args.guidance:g}; {machine}")
+    print(f"{'':<28} {'time':>5} {'(min … max)':<14} {'PSNR':>6}  {'CLIP score':<24} motion")
+    figures: dict[str, Any] = {}
+    for way, row in values.items():
+        base = values[first]
+        ratios = [(row["time"][key] or 0) / (base["time"][key] or 1) for key in keys]
+        time_ = f"{statistics.median(ratios):5.2f} ({min(ratios):.2f} … {max(ratios):.2f})"
+        if way == first:
+            score, moved = mean(row["clip-score"]), mean(row["motion"])
+            assert score is not None
+            assert moved is not None
+            print(f"{way:<28} {time_:<20} {'':>6}  {score.value:<24.2f} {moved.value:.4f}")
+        else:
+            score, moved = (difference(row[name], base[name]) for name in ("clip-score", "motion"))
+            average = statistics.mean(value or 0 for value in row["psnr"].values())
+            print(f"{way:<28} {time_:<20} {average:6.2f}  {shown(score, 2):<24} {shown(moved, 4)}")
+        figures[way] = {name: list(by_key.values()) for name, by_key in row.items()}
+    if args.json:
+        Path(args.json).write_text(json.dumps({"machine": machine, "keys": keys, "ways": figures}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

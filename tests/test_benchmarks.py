@@ -1,0 +1,49 @@
+"""The benchmarks that are quick enough to be run whole: their rows, and that what they compare is what they say."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from helpers import TESTS
+
+from zs2.config import SAMPLERS
+from zs2.request import Request
+
+
+@pytest.fixture
+def fewer_steps(monkeypatch):
+    monkeypatch.syspath_prepend(TESTS.parent / "benchmarks")
+    import fewer_steps
+
+    return fewer_steps
+
+
+def test_fewer_steps(fewer_steps, tmp_path, monkeypatch, capsys):
+    """Every way has its row, and only the reference is the reference."""
+    monkeypatch.chdir(TESTS.parent)
+    (tmp_path / "prompts.txt").write_text("red apple on a white background\n[open]\nrocket\n")
+    file = tmp_path / "figures.json"
+    line = f"--prompts {tmp_path / 'prompts.txt'} --seeds 1 --frames 2 --steps 10 --json {file}"
+    fewer_steps.main(line.split())
+    ways = fewer_steps.ways(10)
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row[:28].strip() for row in rows] == list(ways)
+    figures = json.loads(file.read_text())["ways"]
+    assert [way for way, row in figures.items() if row["psnr"] == [99.0]] == ["ddim 10"]
+    assert all(len(values) == 1 for row in figures.values() for values in row.values())  # the closed prompt alone
+
+
+def test_the_ways_can_be_meant_and_differ(fewer_steps):
+    requests = [Request("a", **options) for options in fewer_steps.ways(50).values()]
+    assert {request.sampler for request in requests} == set(SAMPLERS)
+    assert len({(r.sampler, r.steps, r.guidance_interval) for r in requests}) == len(requests)
+
+
+def test_psnr(fewer_steps):
+    black = np.zeros((2, 3, 3, 3), np.uint8)
+    assert fewer_steps.psnr(black, black) == 99
+    assert fewer_steps.psnr(black, black + 255) == 0
+    assert fewer_steps.psnr(black, black + 1) == pytest.approx(20 * math.log10(255))
