@@ -74,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = p.parse_args(argv)
     prompts = read_prompts(args.prompts) if args.prompts else default_prompts(args.model)
     texts = [prompt.text for prompt in prompts if prompt.set == "closed"]
+    if args.steps < 10 or not texts:
+        p.error(f"{args.steps} steps, {len(texts)} closed prompts: expected at least 10 steps, and one closed prompt")
     model = ZS2.from_pretrained(args.model, lam=args.lam)
     scorer = Scorer.from_pretrained(scoring_model(args.model))
     compared = ways(args.steps)

@@ -115,6 +115,8 @@ def test_an_interval_of_all_steps_is_guidance_and_a_wrong_one_is_refused(model):
     for wrong in ((0.5, 0.5), (0.6, 0.4), (-0.1, 1), (0, 1.1), (0.5,), "ab", None, (float("nan"), 1)):
         with pytest.raises(InputError, match=r"guidance_interval is .*expected two shares of the steps that rise"):
             Request(PROMPT, guidance_interval=wrong)
+    with pytest.raises(InputError, match=r"guidance_interval 0\.91,0\.99 holds none of the 10 steps"):
+        Request(PROMPT, steps=10, guidance_interval=(0.91, 0.99))
     with pytest.raises(InputError, match=r"guidance_interval 0,0\.5 with guidance 1: expected another guidance"):
         Request(PROMPT, guidance=1, guidance_interval=(0, 0.5))
 

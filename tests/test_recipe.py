@@ -187,6 +187,18 @@ def test_captions_say_what_is_there_and_leave_the_rest_out():
     assert found == pytest.approx({"empty": 0.1, "thing alone": 0.9 * 0.24, "background alone": 0.09}, abs=0.02)
 
 
+def test_mild_scenes_are_large_little_turned_and_never_mirrored():
+    wild = scenes.draw(500, 3, generator(0, "mild", 0))
+    mild = scenes.mild(wild)
+    turn, scale, mirror = mild.chance[:, :3].T
+    assert (turn - 0.5).abs().max() <= 0.25
+    assert scale.min() >= 0.4
+    assert mirror.min() >= 0.5
+    assert torch.equal(mild.chance[:, 3:], wild.chance[:, 3:])
+    assert torch.equal(mild.thing, wild.thing)
+    assert wild.chance[:, 2].min() < 0.1  # the others stay as they were
+
+
 def test_captions_fit_exactly_the_scenes_that_they_are_true_of():
     a, b = of(0, 3, 1), of(0, 4, 0)
     both = scenes.Scenes(

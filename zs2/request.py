@@ -97,6 +97,10 @@ class Request:
                 f"guidance_interval {start:g},{end:g} with guidance {self.guidance:g}: expected another guidance, for "
                 "the interval to switch on and off"
             )
+        if not any(start <= step / self.steps < end for step in range(self.steps)):
+            raise InputError(
+                f"guidance_interval {start:g},{end:g} holds none of the {self.steps} steps: expected a wider one"
+            )
         return start, end
 
     def guided(self, step: int) -> float:
