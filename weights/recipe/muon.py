@@ -1,8 +1,8 @@
 """Muon: momentum whose steps are made orthogonal (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
 
 A matrix's momentum has a few large directions and many small ones; Muon steps equally far in all of them. After 300
-steps the VAE's reconstruction is 3.4 dB better with it than with AdamW, for a fifth more time a step. The UNet's matrices
-are larger, so that its steps take 1.6 times as long; in the same 170 seconds its error still falls further.
+steps the VAE's reconstruction is 3.4 dB better with it than with AdamW, for a fifth more time a step. The UNet's
+matrices are larger, so that its steps take 1.6 times as long; in the same 170 seconds its error still falls further.
 """
 
 from __future__ import annotations
