@@ -27,11 +27,13 @@ from zs2 import ZS2
 from zs2.ablate import main
 from zs2.metrics import measure
 from zs2.plan import plan
+from zs2.results import Results
 from zs2.runner import Runner, load
 from zs2.sample import main as sample
 from zs2.scorer import Scorer
 from zs2.study import METRICS, Study
 from zs2.video import Clip
+from zs2.wording import summary
 
 ROOT = Path(__file__).resolve().parent.parent
 BRIEF = ("--frames", "2", "--size", "16x16", "--steps", "1")  # the cheapest clips; options that follow win
@@ -179,8 +181,11 @@ def test_study_json_says_what_was_asked(two):
         "zs2": said["zs2"],
         "model": "weights/emoji64",
         "steps": 1,
+        "sampler": "ddim",
+        "deep_cache": 1,
         "frames": 2,
         "guidance": 5.0,
+        "guidance_interval": [0.0, 1.0],
         "width": 16,
         "height": 16,
         "fps": 8,
@@ -255,6 +260,21 @@ def test_the_preset_paper(paper):
         assert {name: record[name] for name in cell.method} == cell.method
         assert (record["frames"], record["seed"]) == (3, 4)
         assert ("frozen" in record) == cell.frozen
+
+
+def test_how_is_sampled_reaches_every_clip_and_the_report(zs2, here):
+    line = "--noise dnm iid --frames 2 --size 16x16 --steps 4 --seeds 0 --sampler dpm++ --guidance-interval 0,0.5"
+    succeeded(zs2(*line.split(), "--deep-cache", "2"))
+    want = {"sampler": "dpm++", "guidance_interval": [0.0, 0.5], "deep_cache": 2}
+    for name in names(here / "s"):
+        record = text(here / "s" / "clips" / f"{name}.json")
+        assert {key: record[key] for key in want} == want
+    failed(zs2(*line.split(), "--deep-cache", "3"), "deep_cache is 2 in this study, now 3")
+    succeeded(zs2("--seeds", "1", "--noise", "dnm"))  # what is not given is as it was
+    said = summary(Results.read(here / "s"))
+    assert any("DPM-Solver++ steps: 4" in line for line in said)
+    assert "Guided from 0 to 0.5 of the steps" in said
+    assert "Deep features of the UNet made every 2 steps, and taken over between them" in said
 
 
 def test_the_frozen_cell_is_frame_0_repeated(paper):

@@ -25,7 +25,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import zs2.checkpoint as zs2_checkpoint
-from zs2.options import EXAMPLE
+from zs2.config import FAST
+from zs2.options import EXAMPLE, fast
 from zs2.sample import main
 from zs2.video import read_settings
 
@@ -212,10 +213,12 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("--seed 0..3,2 --steps 1 --frames 1", ["2"]),
     ("--guidance-interval 0.8,0.2", ["guidance_interval is (0.8, 0.2)", "two shares of the steps that rise"]),
     ("--guidance 1 --guidance-interval 0,0.5", ["guidance_interval 0,0.5 with guidance 1", "another guidance"]),
+    ("--deep-cache 0", ["deep_cache is 0", "at least 1"]),
+    ("--deep-cache 1.5", ["--deep-cache", "'1.5'"]),
     ("--size 63x64", ["63x64", f"multiples of {REDUCTION}"]),
     ("--size 64x66", ["64x66", f"multiples of {REDUCTION}"]),
-    ("--size 0x0", ["is 0", "at least 4"]),
-    ("--size 64x2", ["is 2", "at least 4"]),
+    ("--size 0x0", ["is 0", f"at least {REDUCTION}"]),
+    ("--size 64x2", ["is 2", f"at least {REDUCTION}"]),
     ("--size 64", ["--size", "'64'", "WIDTHxHEIGHT"]),
     ("--size 64x64x64", ["--size", "'64x64x64'", "WIDTHxHEIGHT"]),
     ("--size=-64x64", ["--size", "'-64x64'", "WIDTHxHEIGHT"]),
@@ -640,9 +643,25 @@ def test_attn_sa_alone(tmp_path):
     assert (settings["attn"], settings["mu"], settings["prompt"]) == ("sa", None, EXAMPLE)
 
 
+def test_fast_is_short_for_options_of_which_what_is_given_wins(zs2, here):
+    short = ("red apple", *BRIEF[2:], "--fast", "--out")
+    succeeded(zs2(*short, "a.gif"))
+    made = text(here / "a.json")
+    assert {name: made[name] for name in FAST} == FAST | {"guidance_interval": [*FAST["guidance_interval"]]}
+    succeeded(zs2(*short, "b.gif", "--steps", "4", "--guidance", "1"))
+    made = text(here / "b.json")
+    assert (made["steps"], made["guidance_interval"], made["sampler"]) == (4, [0, 1], FAST["sampler"])
+    assert succeeded(zs2(*short, "c.gif", "--steps", "1")).warnings == []
+    assert text(here / "c.json")["deep_cache"] == 1
+    words = fast().split()
+    assert [word.removeprefix("--").replace("-", "_") for word in words[::2]] == [*FAST]
+    succeeded(zs2("red apple", *BRIEF[2:], *words, "--out", "d.gif"))
+    assert np.array_equal(frames(here / "d.gif"), frames(here / "a.gif"))
+
+
 def test_every_option_reaches_the_settings(zs2, here):
-    line = """'red apple' --negative-prompt blurry --frames 3 --steps 1 --sampler dpm++ --guidance 3 --seed 7
-        --guidance-interval 0,0.5
+    line = """'red apple' --negative-prompt blurry --frames 3 --steps 2 --sampler dpm++ --guidance 3 --seed 7
+        --guidance-interval 0,0.5 --deep-cache 2
         --size 48x32 --chunk 2 --fps 12 --attn tma-two-tap --mu 0.5 --noise progressive --alpha 1.5 --dtype bfloat16
         --device cpu --out clip.webp"""
     assert succeeded(zs2(*shlex.split(line))).written == ["clip.webp", "clip.sheet.png", "clip.json"]
@@ -653,8 +672,9 @@ def test_every_option_reaches_the_settings(zs2, here):
         "prompt": "red apple",
         "negative_prompt": "blurry",
         "frames": 3,
-        "steps": 1,
+        "steps": 2,
         "sampler": "dpm++",
+        "deep_cache": 2,
         "guidance": 3.0,
         "guidance_interval": [0.0, 0.5],
         "seed": 7,
@@ -886,6 +906,8 @@ def test_replay_with_other_versions_is_a_warning(zs2, here):
         {"guidance": 10**400},
         {"guidance_interval": None},
         {"guidance_interval": [1, 0]},
+        {"deep_cache": None},
+        {"deep_cache": 0},
         {"sampler": None},
         {"seed": None},
         {"seed": "4"},
@@ -935,7 +957,8 @@ def test_those_settings_can_be_replayed(zs2, here, clip_settings):
 
 
 def test_a_clip_made_before_an_option_was_there_is_replayed_without_it(zs2, here, clip_settings):
-    old = {name: value for name, value in clip_settings.items() if name not in ("sampler", "guidance_interval")}
+    later = ("sampler", "guidance_interval", "deep_cache")
+    old = {name: value for name, value in clip_settings.items() if name not in later}
     (here / "c.json").write_text(json.dumps(old))
     assert succeeded(zs2("--replay", "c.json", "--out", "again.gif")).warnings == []
     assert text(here / "again.json") == clip_settings

@@ -60,6 +60,7 @@ def test_a_clip(model):
         "frames": 3,
         "steps": 4,
         "sampler": "ddim",
+        "deep_cache": 1,
         "guidance": 7.5,
         "guidance_interval": [0.0, 1.0],
         "seed": 5,

@@ -36,6 +36,7 @@ with joined("gloo") as group:
         for noise in ("dnm", "text2video-zero"):
             clip = dict(frames=7, steps=4, height=32, width=32, guidance=3.0, seed=2, chunk=2)
             clip["sampler"] = "dpm++" if attn in ("cfa", "tma") else "ddim"
+            clip["deep_cache"] = 2 if attn in ("sa", "tma") else 1
             variant = model.variant(attn=attn, noise=noise)
             made[f"{attn} {noise}"] = variant.latents(["rose", "rose", "red apple"], group=group, **clip)
             streamed = list(variant.stream(["rose", "rose", "red apple"], group=group, **clip))
@@ -76,6 +77,7 @@ def test_the_clip_is_that_of_one_process(tmp_path, processes):
             attn, noise = name.split()
             variant = model.variant(attn=attn, noise=noise)
             clip["sampler"] = "dpm++" if attn in ("cfa", "tma") else "ddim"
+            clip["deep_cache"] = 2 if attn in ("sa", "tma") else 1
             assert_close(latents, variant.latents(["rose", "rose", "red apple"], **clip), 1e-5)
             frames = torch.from_numpy(model.decode(latents)).int()
             assert (made[0][f"frames {name}"].int() - frames).abs().max() <= 1

@@ -118,7 +118,7 @@ def test_a_dry_run_says_what_is_needed_and_makes_nothing(zs2, here):
     first, *rows = result.out.splitlines()
     assert first == "20 frames, 4 at a time:"
     assert [row.split()[0] for row in rows] == [
-        *("process", "weights", "latents", "frames", "text", "states", "unet", "decoding", "peak", "free")
+        *("process", "weights", "latents", "frames", "text", "states", "deep", "unet", "decoding", "peak", "free")
     ]
     assert files(here) == {}
 
@@ -146,7 +146,7 @@ def test_the_plan_is_near_the_peak():
 
 def test_what_fits_is_the_largest_chunk_that_does():
     def needs(chunk):
-        return Plan(process=0, weights=100, latents=0, frames=0, text=0, states=0, unet=10 * chunk, decoding=5)
+        return Plan(process=0, weights=100, latents=0, frames=0, text=0, states=0, deep=0, unet=10 * chunk, decoding=5)
 
     assert fitting(needs, 8, None, asked=True) == 8
     assert fitting(needs, 8, 180, asked=True) == 8

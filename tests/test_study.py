@@ -148,6 +148,8 @@ def test_what_the_command_line_says_wins():
         ("seeds = 3", "seeds", [3]),
         ("seeds = [1, 5]", "seeds", [1, 5]),
         ("negative_prompt = 'x'", "negative_prompt", "x"),
+        ("guidance-interval = [0.2, 0.8]", "guidance_interval", (0.2, 0.8)),
+        ("guidance_interval = '0,0.5'", "guidance_interval", (0.0, 0.5)),
         ("alpha = [1, 2.5]", "alpha", [1.0, 2.5]),
         ("lam = -1", "lam", [-1.0]),  # is refused later, with the command line's words
         ('prompts = ["a", ""]', "prompts", (Prompt("a"), Prompt(""))),
@@ -367,6 +369,16 @@ def test_a_study_is_read_as_it_was_written(here):
     assert [file.name for file in here.iterdir()] == ["study.json"]
 
 
+def test_a_study_of_before_there_was_a_choice_of_sampling_says_what_it_was(here):
+    STUDY.write(here)
+    said = json.loads((here / "study.json").read_text())
+    for name in ("sampler", "guidance_interval", "deep_cache"):
+        del said[name]
+    (here / "study.json").write_text(json.dumps(said))
+    assert Study.read(here) == STUDY
+    assert (STUDY.sampler, STUDY.guidance_interval, STUDY.deep_cache) == ("ddim", (0, 1), 1)
+
+
 def test_who_reads_a_study_while_it_grows_gets_the_old_one_or_the_new_one(here):
     STUDY.write(here)
     with open(study_file(here)) as old:
@@ -471,6 +483,9 @@ def test_the_reference_becomes_the_full_method_when_that_comes():
         ({"steps": 4}, "steps is 3 in this study, now 4"),
         ({"frames": 5}, "frames is 4 in this study, now 5"),
         ({"guidance": 2.0}, "guidance is 2.5 in this study, now 2.0"),
+        ({"sampler": "dpm++"}, "sampler is 'ddim' in this study, now 'dpm++'"),
+        ({"guidance_interval": (0.0, 0.5)}, "guidance_interval is (0.0, 1.0) in this study, now (0.0, 0.5)"),
+        ({"deep_cache": 2}, "deep_cache is 1 in this study, now 2"),
         ({"width": 16}, "width is 32 in this study, now 16"),
         ({"height": 32}, "height is 16 in this study, now 32"),
         ({"fps": 9}, "fps is 8 in this study, now 9"),

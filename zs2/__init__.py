@@ -10,14 +10,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zs2.config import FAST
     from zs2.pipeline import ZS2
     from zs2.request import Request
     from zs2.sampler import Step
     from zs2.video import Clip
 
 __version__ = "0.1.0"
-_HOME = {"ZS2": "zs2.pipeline", "Step": "zs2.sampler", "Request": "zs2.request", "Clip": "zs2.video"}
-__all__ = ["ZS2", "Clip", "Request", "Step"]
+_HOME = {
+    "FAST": "zs2.config",
+    "ZS2": "zs2.pipeline",
+    "Step": "zs2.sampler",
+    "Request": "zs2.request",
+    "Clip": "zs2.video",
+}
+__all__ = ["FAST", "ZS2", "Clip", "Request", "Step"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,9 +11,9 @@ from typing import Any
 
 from zs2 import __version__, command
 from zs2.cells import PRESETS, STUDY_LAM, STUDY_MU
-from zs2.config import ATTENTION_KINDS, DEFAULT_MODEL, DTYPES, NOISE_KINDS, TEXT2VIDEO_ZERO
+from zs2.config import ATTENTION_KINDS, DEFAULT_MODEL, DTYPES, NOISE_KINDS, SAMPLERS, TEXT2VIDEO_ZERO
 from zs2.errors import InputError, choose
-from zs2.options import seeds, size
+from zs2.options import pair, seeds, size
 from zs2.prompts import SETS, Prompt, checked
 
 OUT = "out/study"
@@ -70,8 +70,16 @@ then: python -m zs2.report out/study""",
     g.add_argument("--dtype", metavar="DTYPE", help=f"{', '.join(DTYPES)} (default float32)")
     g.add_argument("--negative-prompt", metavar="TEXT", help="what to lead away from (default: nothing)")
     g.add_argument("--frames", type=int, metavar="N", help="default 8")
-    g.add_argument("--steps", type=int, metavar="N", help="DDIM steps (default 50; of the default model 25)")
+    g.add_argument("--steps", type=int, metavar="N", help="default 50; of the default model 25")
+    g.add_argument("--sampler", metavar="KIND", help=f"{' or '.join(SAMPLERS)} (default ddim)")
     g.add_argument("--guidance", type=float, metavar="G", help="default 7.5; of the default model 5")
+    g.add_argument(
+        "--guidance-interval",
+        type=pair(float),
+        metavar="A,B",
+        help="the share of the steps that is guided (default 0,1)",
+    )
+    g.add_argument("--deep-cache", type=int, metavar="N", help="make deep features every N steps (default 1: exact)")
     g.add_argument("--size", type=size, metavar="WxH", help="pixels (default: what the model was trained at)")
 
     g = p.add_argument_group("metrics and output")
@@ -127,11 +135,11 @@ def with_file(given: dict[str, Any]) -> dict[str, Any]:
 
 def _arguments(file: str, name: str, value: Any) -> list[str]:
     """A value of TOML as the command line has it."""
-    if name == "seeds" and isinstance(value, list):
+    if name in ("seeds", "guidance_interval") and isinstance(value, list):
         value = ",".join(map(str, value))
     values = value if isinstance(value, list) and name in MANY else [value]
     if not values or not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in values):
-        several = ", or a list of them" if name in (*MANY, "seeds") else ""
+        several = ", or a list of them" if name in (*MANY, "seeds", "guidance_interval") else ""
         raise InputError(f"{file}: {name} is {value!r}: expected a text or a number{several}")
     option = f"--{name.replace('_', '-')}"
     if name not in MANY:

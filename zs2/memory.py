@@ -8,6 +8,8 @@ The peak is the sum of what is there throughout and the larger of two passing ne
     text         of each prompt of a chunk and the negative one: keys and values of every cross-attention, 2·m·Σc
     states       of every self-attention, a branch: n·c·4 bytes for n tokens; twice while a chunk passes them on, and
                  once more a step in a stream
+    deep         where they are taken over: the deep features of a frame and branch, c·h·w of the first level (in a
+                 stream: of a chunk)
     UNet         of a chunk, branches × frames rows: the feature maps kept for the way up, and what the layer that needs
                  most holds itself (below)
     or decoding  of the frames decoded together: likewise, in float32
@@ -57,13 +59,14 @@ class Plan:
     frames: int
     text: int
     states: int
+    deep: int
     unet: int
     decoding: int
 
     @property
     def total(self) -> int:
         """The peak."""
-        rest = self.process + self.weights + self.latents + self.frames + self.text + self.states
+        rest = self.process + self.weights + self.latents + self.frames + self.text + self.states + self.deep
         return rest + max(self.unet, self.decoding)
 
     def lines(self) -> list[str]:
@@ -88,12 +91,14 @@ def plan(
     branches: int,
     texts: int,
     kept_states: int,
+    deep_cache: bool,
 ) -> Plan:
     """The memory of a sampling; see above.
 
     Args:
         size: of the latents, h and w. frames: None in a stream without end. chunk: frames at once.
         texts: how many prompts there are. kept_states: 0, or in a stream: of how many steps the states stay here.
+        deep_cache: whether deep features are taken over.
     """
     weight = unet.conv_in.weight
     cpu, element = weight.device.type == "cpu", weight.element_size()
@@ -113,6 +118,7 @@ def plan(
         * element
         * sum(channels for channels, _ in blocks(unet.config, size)),
         states=state_bytes(unet.config, unet.momentum, size, branches, element) * (2 + kept_states),
+        deep=branches * held * unet.config.block_out_channels[0] * h * w * element if deep_cache else 0,
         unet=unet_bytes(unet.config, branches * chunk, size, element, cpu),
         decoding=together * decoder_bytes(vae.config, (tile[0] // reduction, tile[1] // reduction), cpu),
     )

@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from zs2 import __version__, command
-from zs2.config import ATTENTION_KINDS, DEFAULT_MODEL, DTYPES, LAM, MU, NOISE_KINDS, SAMPLERS, SEED_MAX, TEXT2VIDEO_ZERO
+from zs2.config import (
+    ATTENTION_KINDS,
+    DEFAULT_MODEL,
+    DTYPES,
+    FAST,
+    LAM,
+    MU,
+    NOISE_KINDS,
+    SAMPLERS,
+    SEED_MAX,
+    TEXT2VIDEO_ZERO,
+)
 from zs2.errors import InputError
 
 EXAMPLE = "panda face on a sky blue background"  # of the default checkpoint
@@ -85,6 +96,14 @@ def parser() -> command.Parser:
         help="guide only in this share of the steps, such as 0.2,0.8; the others take half the work (default 0,1: all)",
     )
     g.add_argument(
+        "--deep-cache",
+        type=int,
+        metavar="N",
+        help="make the UNet's deep features in every N-th step only, and take them over in the others, which then are "
+        "approximate, at a fraction of the work (default 1: exact)",
+    )
+    g.add_argument("--fast", action="store_true", help=f"short for {fast()}; what else is given wins")
+    g.add_argument(
         "--seed", type=seeds, metavar="S", help="a number, a range 0..3 or a list 1,5,7: a clip each (default 0)"
     )
     g.add_argument("--size", type=size, metavar="WxH", help="pixels (default: what the model was trained at)")
@@ -123,6 +142,12 @@ def parser() -> command.Parser:
         "--replay", metavar="FILE", help="make the clip of this JSON (or clip) again, bit for bit on the same machine"
     )
     return p
+
+
+def fast() -> str:
+    """What `--fast` stands for, as options."""
+    values = {name: ",".join(f"{x:g}" for x in v) if isinstance(v, tuple) else v for name, v in FAST.items()}
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
 
 
 def seeds(text: str) -> list[int]:

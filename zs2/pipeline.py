@@ -146,7 +146,7 @@ class ZS2:
 
         Args:
             prompt, and as keywords those of `Request`: negative_prompt, frames, steps, guidance,
-                guidance_interval, seed, height, width, chunk, sampler, latents.
+                guidance_interval, seed, height, width, chunk, sampler, deep_cache, latents.
             fps: frames a second of the saved clip.
             callback: called with each finished `Step`; what it raises stops the clip.
             group: the processes that make it together: see processes.py. All call this, and all get the clip.
@@ -244,6 +244,7 @@ class ZS2:
             branches=1 if request.guidance in (0, 1) else 2,
             texts=1 if isinstance(request.prompt, str) else len(request.prompt),
             kept_states=0 if not stream else request.steps if state_device is None else 1,
+            deep_cache=request.deep_cache > 1,
         )
 
     def planned(
@@ -345,6 +346,7 @@ class ZS2:
             "frames": request.frames,
             "steps": request.steps,
             "sampler": request.sampler,
+            "deep_cache": request.deep_cache,
             "guidance": request.guidance,
             "guidance_interval": list(request.guidance_interval),
             "seed": request.seed if given is None else None,

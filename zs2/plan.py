@@ -11,17 +11,18 @@ from typing import Any
 
 from zs2 import __version__
 from zs2.cells import STUDY_LAM, STUDY_MU, Cell, grid, merge, preset, reference
-from zs2.config import ALPHA, DEFAULT_MODEL, DTYPES, uses_lam, uses_mu
+from zs2.config import ALPHA, DEFAULT_MODEL, DTYPES, SAMPLERS, uses_lam, uses_mu
 from zs2.errors import InputError, choose, whole
 from zs2.hub import is_hub_id
 from zs2.method import Method
 from zs2.prompts import default_prompts, read_prompts
-from zs2.request import Request
+from zs2.request import GUIDED, Request
 from zs2.study import Study
 from zs2.video import FPS_MAX
 
 METHOD = ("preset", "noise", "attn", "lam", "mu", "alpha")  # the options that choose cells
-SETTINGS = ("steps", "guidance", "frames", "fps", "dtype", "negative_prompt")
+SAMPLING = ("negative_prompt", "steps", "sampler", "guidance", "guidance_interval", "deep_cache")
+SETTINGS = (*SAMPLING, "frames", "fps", "dtype")
 
 
 def cells(given: Mapping[str, Any]) -> list[Cell]:
@@ -66,7 +67,8 @@ def plan(given: Mapping[str, Any], known: Study | None) -> Study:
     if known and known.lora and "lora" not in given:
         raise InputError(f"the study in {given['out']} is of a model with LoRA: give the same with --lora")
     usual: dict[str, Any] = {"steps": 50, "guidance": 7.5, "frames": 8, "fps": 8}
-    usual |= {"dtype": DTYPES[0], "negative_prompt": ""}
+    usual |= {"dtype": DTYPES[0], "negative_prompt": "", "sampler": SAMPLERS[0], "guidance_interval": GUIDED}
+    usual |= {"deep_cache": 1}
     if own:
         usual |= {"steps": 25, "guidance": 5.0}  # as its card says
     said = {name: given.get(name, getattr(known, name) if known else usual[name]) for name in SETTINGS}
@@ -80,7 +82,7 @@ def plan(given: Mapping[str, Any], known: Study | None) -> Study:
     seeds = given.get("seeds", known.seeds if known else (0, 1))
     chosen = list(known.cells) if known and not any(name in given for name in METHOD) else cells(given)
     frames = whole("frames", said["frames"], 1)
-    rest = {name: said[name] for name in ("negative_prompt", "steps", "guidance")}
+    rest = {name: said[name] for name in SAMPLING}
     for prompt, seed in product(prompts, seeds):
         checked = Request(prompt.text, frames=frames, seed=seed, **rest)
     for cell in chosen:
@@ -89,14 +91,12 @@ def plan(given: Mapping[str, Any], known: Study | None) -> Study:
         zs2=__version__,
         model=model,
         weights=known.weights if known else None,
-        steps=checked.steps,
         frames=frames,
-        guidance=checked.guidance,
+        **{name: getattr(checked, name) for name in SAMPLING},
         width=width,
         height=height,
         fps=whole("fps", said["fps"], 1, FPS_MAX),
         dtype=choose("dtype", said["dtype"], DTYPES),
-        negative_prompt=checked.negative_prompt,
         chunk=frames,
         prompts=tuple(prompts),
         seeds=tuple(seeds),

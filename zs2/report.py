@@ -92,6 +92,7 @@ def table_of_clips(results: Results) -> str:
     """
     study, out = results.study, io.StringIO()
     fixed = ("model", "steps", "frames", "guidance", "width", "height", "fps", "dtype", "negative_prompt")
+    fixed += ("sampler", "guidance_interval", "deep_cache")
     of_cell = ("noise", "lam", "alpha", "attn", "mu", "frozen")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["clip", "cell", "label", *of_cell, "prompt", "text", "set", "seed", *fixed, *METRICS])

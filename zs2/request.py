@@ -34,6 +34,8 @@ class Request:
         chunk: frames that the UNet is given at once (by each process, if several make the clip): the result is the
             same to float32 rounding, in the memory of so many; by default as many as fit the free memory.
         sampler: `ddim`, or `dpm++`, which needs fewer steps (DPM-Solver++(2M)).
+        deep_cache: in how many steps the UNet's deep features are made once (DeepCache: Ma et al. 2023, arXiv
+            2312.00858): the other steps compute its first and last layer alone, and are approximate; 1 is exact.
         latents: initial noise (frames, c, h, w), float32, used as given; then seed and noise model have no effect.
     Raises: InputError for values that can't be meant.
     """
@@ -49,12 +51,15 @@ class Request:
     width: int | None = None
     chunk: int | None = None
     sampler: str = "ddim"
+    deep_cache: int = 1
     latents: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name, least, most in (("frames", 1, None), ("steps", 1, None), ("seed", 0, SEED_MAX), ("chunk", 1, None)):
-            if getattr(self, name) is not None or name in ("steps", "seed"):
-                object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
+        least = {"frames": 1, "chunk": 1, "steps": 1, "deep_cache": 1, "seed": 0}
+        for name in least:
+            if getattr(self, name) is not None or name not in ("frames", "chunk"):
+                value = whole(name, getattr(self, name), least[name], SEED_MAX if name == "seed" else None)
+                object.__setattr__(self, name, value)
         choose("sampler", self.sampler, SAMPLERS)
         if not isinstance(self.guidance, int | float) or not abs(self.guidance) <= sys.float_info.max:
             raise InputError(f"guidance is {str(self.guidance)[:40]}: expected a finite number")
@@ -77,6 +82,8 @@ class Request:
             warnings.warn("the negative prompt has no effect at guidance 1", stacklevel=3)
         if self.guidance == 0 and any(texts):
             warnings.warn("the prompt has no effect at guidance 0, where only the negative prompt counts", stacklevel=3)
+        if self.deep_cache > 1 and self.steps == 1:
+            warnings.warn("deep_cache has no effect on a single step", stacklevel=3)
         if self.latents is not None and self.seed != 0:
             warnings.warn("the seed has no effect where latents are given", stacklevel=3)
 

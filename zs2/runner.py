@@ -22,6 +22,7 @@ from zs2.hub import is_hub_id
 from zs2.lock import Workplace
 from zs2.metrics import expected_correlation, measure, noise_correlation, rounded
 from zs2.pipeline import ZS2
+from zs2.plan import SAMPLING
 from zs2.request import Request
 from zs2.scorer import Scorer
 from zs2.study import METRICS, Job, Study, clip_file, is_made, measures_file, write_json
@@ -67,10 +68,8 @@ def request(study: Study, job: Job) -> dict[str, Any]:
     """The arguments of a clip's `Request`. Of a frozen cell one frame is sampled."""
     return {
         "prompt": study.prompts[job.prompt].text,
-        "negative_prompt": study.negative_prompt,
         "frames": 1 if job.cell.frozen else study.frames,
-        "steps": study.steps,
-        "guidance": study.guidance,
+        **{name: getattr(study, name) for name in SAMPLING},
         "seed": job.seed,
         "height": study.height or None,
         "width": study.width or None,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zs2.command import command
-from zs2.config import DEFAULT_MODEL
+from zs2.config import DEFAULT_MODEL, FAST
 from zs2.errors import InputError
 from zs2.options import EXAMPLE, lines, parser
 from zs2.request import Request
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 METHOD: tuple[str, ...] = ("attn", "mu", "noise", "lam", "alpha", "motion", "renoise")
 REQUEST = tuple(field.name for field in fields(Request))
-LATER: dict[str, Any] = {"sampler": "ddim", "guidance_interval": [0, 1]}  # what earlier clips do not say, and were
+LATER: dict[str, Any] = {
+    "sampler": "ddim",
+    "guidance_interval": [0, 1],
+    "deep_cache": 1,
+}  # as clips were that do not say
 REPLAY = (
     "replay",
     "model",
@@ -56,6 +60,8 @@ def prompts(given: dict[str, Any]) -> list[str | list[str]]:
 def requests(given: dict[str, Any]) -> Iterator[tuple[str, Request]]:
     """Every clip to be made: what to add to the name of its file, and its request."""
     common = {name: given[name] for name in REQUEST if name in given and name not in ("prompt", "seed", "latents")}
+    if "fast" in given:
+        common = fast(given) | common
     if "size" in given:
         common["width"], common["height"] = given["size"]
     if "latents" in given:
@@ -67,6 +73,13 @@ def requests(given: dict[str, Any]) -> Iterator[tuple[str, Request]]:
             prompt_mark = f"-p{i:0{len(str(len(texts)))}}" if len(texts) > 1 else ""
             seed_mark = f"-s{seed}" if len(numbers) > 1 else ""
             yield prompt_mark + seed_mark, Request(text, seed=seed, **common)
+
+
+def fast(given: dict[str, Any]) -> dict[str, Any]:
+    """What `--fast` stands for, but for what has no effect with what is given."""
+    unused = {"guidance_interval"} if given.get("guidance") in (0, 1) else set()
+    unused |= {"deep_cache"} if given.get("steps") == 1 else set()
+    return {name: value for name, value in FAST.items() if name not in unused}
 
 
 def latents(file: str) -> Any:
@@ -135,7 +148,7 @@ def needed(made: dict[str, Any]) -> list[str]:
     """The settings that decide a clip of this variant: what has no effect is null."""
     from zs2.method import effects
 
-    names = ["prompt", "negative_prompt", "frames", "steps", "sampler", "guidance", "guidance_interval"]
+    names = ["prompt", "negative_prompt", "frames", "steps", "sampler", "guidance", "guidance_interval", "deep_cache"]
     names += ["width", "height", "fps", "chunk", "attn", "dtype", "device", "weights", "versions"]
     effect = effects(str(made["attn"]), str(made["noise"]))
     return [*names, *(effect if made["latents"] is None else effect & {"mu"}), *["seed"] * (made["latents"] is None)]

@@ -24,7 +24,7 @@ from zs2.errors import OutOfMemory, is_out_of_memory
 from zs2.method import Method
 from zs2.models.attention import TextKV
 from zs2.models.temporal import Exchange
-from zs2.models.unet import States, UNet
+from zs2.models.unet import Deep, States, UNet
 from zs2.request import Request
 from zs2.text import Text
 from zs2.text2video_zero import MOTION, after, spread
@@ -98,7 +98,10 @@ class Sampler:
         t0, t1 = after(request.steps, method.renoise) if renoised else (-1, request.steps - 1)
         self.renoise = (t0, t1) if renoised else None
         self.begin = request.steps - t1 - 1  # the step from which all frames go on together
+        self.timesteps = torch.tensor(solver.timesteps, device=self.device)
         self._projected: tuple[list[str], list[TextKV], Tensor | None] | None = None
+        self._rows: dict[tuple[int, ...], Tensor] = {}
+        self._deep: dict[int, Deep] = {}  # of the frames from each first one on
 
     @torch.no_grad()
     def steps(self) -> Iterator[Step]:
@@ -126,6 +129,8 @@ class Sampler:
                 before = [None if state is None else state.to(self.device) for state in states[i]]
                 x, states_now = self._step(i, x, first, before)
                 states[i] = [None if state is None else state.to(self.state_device) for state in states_now]
+                self._check(i, x)
+            self._deep.clear()
             first += len(x)
             yield self._latents(x)
 
@@ -144,16 +149,29 @@ class Sampler:
         near, (t0, t1) = self._latents(x)[0], self.renoise
         for i in range(self.begin, self.request.steps - t0 - 1):
             x, _ = self._step(i, x, 0, (), alone=True)
+            self._check(i, x)
+        self._deep.clear()
         motion = self.method.motion or MOTION
         far = self._latents(x)[0]
         return spread(near, far, self.solver, seed=self.request.seed, motion=motion, t0=t0, t1=t1)
 
     def _told(self, i: int, x: Tensor) -> Step:
+        self._check(i, x)
         return Step(i, self.request.steps, self.solver.timesteps[i], self._latents(x))
 
     def _latents(self, x: Tensor) -> Tensor:
         """What goes through the sampler, without what its solver remembers behind the latents."""
         return x[:, : self.unet.config.in_channels].contiguous()
+
+    def _check(self, i: int, x: Tensor) -> None:
+        """Raise FloatingPointError for NaN or infinite latents after step i. It waits for the device; no step does."""
+        if not x.isfinite().all():
+            other = "" if self.dtype == torch.float32 else "float32, or "
+            raise FloatingPointError(
+                f"the latents are NaN or infinite after step {i + 1} of {self.request.steps} "
+                f"(timestep {self.solver.timesteps[i]}) in {self.dtype}: try {other}a smaller guidance than "
+                f"{self.request.guidance:g}"
+            )
 
     def _step(self, i: int, x: Tensor, first: int, states: States, *, alone: bool = False) -> tuple[Tensor, States]:
         """Step i of a chunk: latents (f, c, h, w) of the frames from `first` on, with what the solver remembers behind
@@ -171,19 +189,20 @@ class Sampler:
     def _denoise(
         self, i: int, x: Tensor, first: int, states: States, exchange: Exchange | None
     ) -> tuple[Tensor, States]:
-        """Step i of some frames, checked."""
+        """Step i of some frames."""
         request, frames = self.request, len(x)
         try:
             guidance = request.guided(i)
             text, added, branches = self.conditions(first, frames, guidance)
             output, states = self.unet(
                 torch.cat([self._latents(x)] * branches).to(self.dtype),  # (branches·f, c, h, w)
-                self.solver.timesteps[i],
+                self.timesteps[i],
                 text,
                 frames=frames,
                 added=added,
                 carry=states,
                 exchange=exchange,
+                deep=self._deep_features(i, first, branches * frames),
             )
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -194,15 +213,21 @@ class Sampler:
         if branches == 2:
             negative, positive = output.chunk(2)
             output = negative + guidance * (positive - negative)
-        x = self.solver.step(i, x, output)
-        if not x.isfinite().all():
-            other = "" if self.dtype == torch.float32 else "float32, or "
-            raise FloatingPointError(
-                f"the latents are NaN or infinite after step {i + 1} of {request.steps} "
-                f"(timestep {self.solver.timesteps[i]}) in {self.dtype}: try {other}a smaller guidance than "
-                f"{request.guidance:g}"
-            )
-        return x, states
+        return self.solver.step(i, x, output), states
+
+    def _deep_features(self, i: int, first: int, rows: int) -> Deep | None:
+        """The deep features that the UNet is given in step i, in so many rows: those of the last step that made them,
+        or none, for it to make. Where guidance has ended there are more rows; the prompt's are the last."""
+        every = self.request.deep_cache
+        if every == 1:
+            return None
+        kept = self._deep.get(first)
+        features = None if kept is None or i % every == 0 else kept.features
+        if features is None or len(features) < rows:
+            self._deep[first] = Deep()
+        elif len(features) > rows:
+            self._deep[first] = Deep(features[-rows:].clone())
+        return self._deep[first]
 
     def conditions(self, first: int, frames: int, guidance: float) -> tuple[Sequence[TextKV], Tensor | None, int]:
         """What the UNet is conditioned on in a step of such guidance, for so many frames from the first: the text's
@@ -225,8 +250,10 @@ class Sampler:
         each = frames if len(texts) > 1 else 1  # rows of a branch
         if each == 1 and negatives == behind:
             return layers, added, branches
-        rows = [0] * (negatives * each) + [behind + texts.index(prompt) for prompt in prompts[:each]]
-        index = torch.tensor(rows, device=self.device)
+        rows = (*[0] * (negatives * each), *(behind + texts.index(prompt) for prompt in prompts[:each]))
+        if rows not in self._rows:
+            self._rows[rows] = torch.tensor(rows, device=self.device)
+        index = self._rows[rows]
         return PickedText(layers, index), None if added is None else added[index], branches
 
 

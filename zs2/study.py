@@ -85,6 +85,9 @@ class Study:
     cells: tuple[Cell, ...]
     lora: list[dict[str, Any]] | None = None
     threads: int | None = None
+    sampler: str = "ddim"  # what studies do not say that were begun before there was a choice
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    deep_cache: int = 1
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Study:
@@ -97,6 +100,8 @@ class Study:
             said["prompts"] = tuple(Prompt(**prompt) for prompt in said["prompts"])
             said["cells"] = tuple(Cell(**{**cell, "presets": tuple(cell["presets"])}) for cell in said["cells"])
             said["seeds"] = tuple(said["seeds"])
+            if "guidance_interval" in said:
+                said["guidance_interval"] = tuple(said["guidance_interval"])
             return cls(**said)
         except (InputError, KeyError, TypeError) as error:
             raise InputError(f"{file}: this is not what zs2.ablate writes ({error}): give another folder") from error

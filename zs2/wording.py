@@ -26,8 +26,13 @@ def summary(results: Results) -> list[str]:
         f"Model: {study.model} (SHA-256: {weights})",
         f"{len(study.cells)} variants × {len(study.prompts)} prompts × {len(study.seeds)} seeds; "
         f"{len(results.made)} clips; frames: {study.frames} of {study.width}×{study.height}; "
-        f"DDIM steps: {study.steps}; guidance {study.guidance:g}; {study.dtype}",
+        f"{'DDIM' if study.sampler == 'ddim' else 'DPM-Solver++'} steps: {study.steps}; guidance {study.guidance:g}; "
+        f"{study.dtype}",
     ]
+    if study.guidance_interval != (0, 1):
+        lines.append(f"Guided from {study.guidance_interval[0]:g} to {study.guidance_interval[1]:g} of the steps")
+    if study.deep_cache > 1:
+        lines.append(f"Deep features of the UNet made every {study.deep_cache} steps, and taken over between them")
     if study.negative_prompt:
         lines.append(f"Negative prompt: {study.negative_prompt}")
     if study.lora:

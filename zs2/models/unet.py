@@ -7,6 +7,7 @@ and deep they are. Parameter names are those of the diffusers layout, and no att
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import overload
 
 import torch
@@ -15,115 +16,23 @@ from torch.nn import functional as F
 
 from zs2.config import UNetConfig
 from zs2.errors import InputError
-from zs2.models.attention import Attention, Call, SpatialTransformer, TextKV
-from zs2.models.layers import Downsample, ResnetBlock, TimestepEmbedding, Upsample, timestep_embedding
+from zs2.models.attention import Attention, Call, TextKV
+from zs2.models.layers import TimestepEmbedding, timestep_embedding
+from zs2.models.levels import DownLevel, MidLevel, UpLevel
 from zs2.models.temporal import Exchange, Momentum
 
 States = Sequence[Tensor | None]
 
 
-def resnet_blocks(config: UNetConfig, widths: Sequence[tuple[int, int]]) -> nn.ModuleList:
-    """A resnet block for each (channels in, channels out)."""
-    return nn.ModuleList(
-        ResnetBlock(
-            n_in,
-            n_out,
-            groups=config.norm_num_groups,
-            eps=config.norm_eps,
-            embed_dim=4 * config.block_out_channels[0],
-        )
-        for n_in, n_out in widths
-    )
+@dataclass
+class Deep:
+    """The feature map that enters the UNet's last layer: of a call that made it, for calls that take it over.
 
+    DeepCache (Ma et al. 2023, arXiv 2312.00858): from step to step the deep features change little, so that a step can
+    compute the first convolution and the last layer alone.
+    """
 
-def transformers(config: UNetConfig, level: int, momentum: Momentum, count: int) -> nn.ModuleList:
-    """So many spatial transformers of one level's size."""
-    return nn.ModuleList(
-        SpatialTransformer(
-            config.block_out_channels[level],
-            config.cross_attention_dim,
-            config.heads[level],
-            config.transformer_layers[level],
-            momentum,
-            groups=config.norm_num_groups,
-            linear=config.use_linear_projection,
-            upcast=config.upcast_attention,
-        )
-        for _ in range(count)
-    )
-
-
-class Level(nn.Module):
-    """Resnet blocks, each followed by a transformer where the level has them, and a change of resolution at the end."""
-
-    def __init__(self, config: UNetConfig, level: int, momentum: Momentum, widths: Sequence[tuple[int, int]]) -> None:
-        super().__init__()
-        self.resnets = resnet_blocks(config, widths)
-        self.attentions = transformers(config, level, momentum, len(widths) if config.attention[level] else 0)
-
-    def layer(self, i: int, x: Tensor, embedding: Tensor, call: Call) -> Tensor:
-        """Resnet i and its transformer: (b, c, h, w) → (b, c', h, w)"""
-        x = self.resnets[i](x, embedding)
-        return self.attentions[i](x, call) if self.attentions else x
-
-
-class DownLevel(Level):
-    """A level on the way down; every intermediate is kept for the way up."""
-
-    def __init__(self, config: UNetConfig, level: int, momentum: Momentum) -> None:
-        channels = config.block_out_channels
-        layers = config.layers_per_block[level]
-        widths = [(channels[max(level - 1, 0)], channels[level])] + [(channels[level],) * 2] * (layers - 1)
-        super().__init__(config, level, momentum, widths)
-        last = level == len(channels) - 1
-        self.downsamplers = nn.ModuleList([] if last else [Downsample(channels[level], config.downsample_padding)])
-
-    def forward(self, x: Tensor, embedding: Tensor, call: Call) -> list[Tensor]:
-        """x (b, c, h, w) → what each layer made, (b, c', h, w) each, and the smaller one if the level halves"""
-        kept = []
-        for i in range(len(self.resnets)):
-            x = self.layer(i, x, embedding, call)
-            kept.append(x)
-        for downsample in self.downsamplers:
-            kept.append(downsample(kept[-1]))
-        return kept
-
-
-class MidLevel(nn.Module):
-    """Resnet, transformer, resnet at the smallest resolution."""
-
-    def __init__(self, config: UNetConfig, momentum: Momentum) -> None:
-        super().__init__()
-        self.resnets = resnet_blocks(config, [(config.block_out_channels[-1],) * 2] * 2)
-        self.attentions = transformers(config, len(config.heads) - 1, momentum, 1)
-
-    def forward(self, x: Tensor, embedding: Tensor, call: Call) -> Tensor:
-        """(b, c, h, w) → (b, c, h, w)"""
-        x = self.attentions[0](self.resnets[0](x, embedding), call)
-        return self.resnets[1](x, embedding)
-
-
-class UpLevel(Level):
-    """A level on the way up; each layer first appends one of the kept feature maps."""
-
-    def __init__(self, config: UNetConfig, level: int, momentum: Momentum) -> None:
-        channels = config.block_out_channels
-        width = channels[level]
-        below = channels[min(level + 1, len(channels) - 1)]
-        layers = config.layers_per_block[level]
-        # the level's own maps are as wide as itself; the last one comes from above, before the level's first resnet
-        skips = [width] * layers + [channels[max(level - 1, 0)]]
-        widths = [(x + skip, width) for x, skip in zip([below] + [width] * layers, skips, strict=True)]
-        super().__init__(config, level, momentum, widths)
-        self.upsamplers = nn.ModuleList([Upsample(width)] if level > 0 else [])
-
-    def forward(self, x: Tensor, skips: list[Tensor], embedding: Tensor, call: Call) -> Tensor:
-        """x (b, c, h, w), with skips (taken from the end of the list) → (b, c', h', w') of the next level's skip"""
-        for i in range(len(self.resnets)):
-            x = self.layer(i, torch.cat([x, skips.pop()], dim=1), embedding, call)
-        for upsample in self.upsamplers:
-            x = upsample(x, skips[-1].shape[-2:])  # the skip's size: a halved odd size does not double back
-        return x
+    features: Tensor | None = None  # (branches·F, c, h, w)
 
 
 class UNet(nn.Module):
@@ -197,6 +106,7 @@ class UNet(nn.Module):
         *,
         frames: int,
         added: Tensor | None = None,
+        deep: Deep | None = None,
     ) -> Tensor: ...
 
     @overload
@@ -210,6 +120,7 @@ class UNet(nn.Module):
         added: Tensor | None = None,
         carry: States,
         exchange: Exchange | None = None,
+        deep: Deep | None = None,
     ) -> tuple[Tensor, States]: ...
 
     def forward(
@@ -222,6 +133,7 @@ class UNet(nn.Module):
         added: Tensor | None = None,
         carry: States | None = None,
         exchange: Exchange | None = None,
+        deep: Deep | None = None,
     ) -> Tensor | tuple[Tensor, States]:
         """One evaluation.
 
@@ -231,6 +143,7 @@ class UNet(nn.Module):
             frames: F. added: for SDXL, what `added_embedding` returned.
             carry: for a clip in chunks of frames: `()` for the first, then what the last call returned.
             exchange: where x has some frames of a chunk that several processes share: see temporal.py.
+            deep: with features, the call takes them over and computes only what is around them; without, it fills them.
         Returns: the prediction, shaped as x; with a carry, (prediction, carry for the next chunk).
         Raises: InputError where the shapes do not fit together.
         """
@@ -242,15 +155,20 @@ class UNet(nn.Module):
             raise InputError(
                 f"{rows} texts for {x.shape[0]} latents of {frames} frames: expected one a branch or one a latent"
             )
-        if carry and len(carry) != len(text):
-            raise InputError(
-                f"a carry of {len(carry)} states for {len(text)} layers: expected what the last call returned"
-            )
         if (added is None) != (self.add_embedding is None):
             raise InputError(
                 "this UNet has no added conditions" if added is not None else "SDXL needs `added`: see added_embedding"
             )
-        call = Call(frames, iter(text), iter(carry or [None] * len(text)), exchange)
+        features = None if deep is None else deep.features
+        if features is not None and features.shape[0] != x.shape[0]:
+            raise InputError(f"deep features of {features.shape[0]} latents for {x.shape[0]}: expected the same")
+        first = 0 if features is None else len(text) - self._last_blocks()  # of the cross-attentions, that is met
+        if carry and len(carry) != len(text) - first:
+            raise InputError(
+                f"a carry of {len(carry)} states for {len(text) - first} layers: expected what the last call returned"
+            )
+        states = iter(carry or [None] * (len(text) - first))
+        call = Call(frames, (text[i] for i in range(first, len(text))), states, exchange)
 
         t = torch.as_tensor(t, device=x.device).reshape(-1)
         embedding = self.time_embedding(self._waves(t, self.config.block_out_channels[0]).to(x.dtype))  # (1 or b, 4c)
@@ -258,12 +176,26 @@ class UNet(nn.Module):
             embedding = embedding + added.repeat_interleave(x.shape[0] // len(added), dim=0)
         embedding = F.silu(embedding)
 
-        x = self.conv_in(x)
-        skips = [x]
+        skips = [self.conv_in(x)]
+        features = self._deep_features(skips, embedding, call) if features is None else features
+        if deep is not None:
+            deep.features = features
+        last = self.up_blocks[-1]
+        x = last.layers(range(len(last.resnets))[-1:], features, skips, embedding, call)
+        x = self.conv_out(F.silu(self.conv_norm_out(x)))
+        return x if carry is None else (x, call.next_states)
+
+    def _deep_features(self, skips: list[Tensor], embedding: Tensor, call: Call) -> Tensor:
+        """All between the first convolution, whose (b, c, h, w) stays in the list, and the last layer: (b, c, h, w)"""
         for down in self.down_blocks:
             skips += down(skips[-1], embedding, call)
         x = self.mid_block(skips[-1], embedding, call)
-        for up in self.up_blocks:
+        for up in self.up_blocks[:-1]:
             x = up(x, skips, embedding, call)
-        x = self.conv_out(F.silu(self.conv_norm_out(x)))
-        return x if carry is None else (x, call.next_states)
+        last = self.up_blocks[-1]
+        return last.layers(range(len(last.resnets))[:-1], x, skips, embedding, call)
+
+    def _last_blocks(self) -> int:
+        """How many transformer blocks the last layer has."""
+        attentions = self.up_blocks[-1].attentions
+        return len(attentions[-1].transformer_blocks) if attentions else 0

@@ -1,0 +1,149 @@
+"""Deep features taken over from step to step (DeepCache): what is computed, and that the whole UNet agrees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers import CHECKPOINT, assert_close
+
+from zs2 import ZS2, Request
+from zs2.config import ATTENTION_KINDS
+from zs2.ddim import DDIM
+from zs2.errors import InputError
+from zs2.models.unet import Deep
+
+PROMPT = "red apple on a sky blue background"
+SMALL = {"height": 32, "width": 32, "guidance": 3.0}
+SAME = 1e-5
+
+
+@pytest.fixture(scope="module")
+def model() -> ZS2:
+    return ZS2.from_pretrained(CHECKPOINT, device="cpu", lam=0.5, mu=0.9)
+
+
+def replacing(unet, features):
+    """Run the whole UNet, but give its last resnet these deep features: what taking them over has to amount to."""
+
+    def before(module, inputs):
+        x, *rest = inputs
+        return (torch.cat([features, x[:, features.shape[1] :]], dim=1), *rest)
+
+    return unet.up_blocks[-1].resnets[-1].register_forward_pre_hook(before)
+
+
+@pytest.mark.parametrize("attn", ATTENTION_KINDS)
+@torch.no_grad()
+def test_what_is_taken_over_replaces_what_would_be_computed(model, attn):
+    unet = model.variant(attn=attn).unet
+    text = unet.text_keys_values(model.text([PROMPT], [""]).context)
+    x, y = (torch.randn(6, unet.config.in_channels, 4, 4, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    deep = Deep()
+    out, states = unet(x, 700, text, frames=3, carry=(), deep=deep)
+    assert torch.equal(out, unet(x, 700, text, frames=3))
+    again, _ = unet(x, 700, text, frames=3, carry=(), deep=deep)
+    assert torch.equal(out, again)
+
+    got, few = unet(y, 600, text, frames=3, carry=(), deep=deep)
+    handle = replacing(unet, deep.features)
+    want, all_states = unet(y, 600, text, frames=3, carry=())
+    handle.remove()
+    assert_close(got, want, SAME)
+    assert (got - unet(y, 600, text, frames=3)).abs().max() > 0.01 * want.abs().max()  # and not what it would be
+    blocks = len(unet.up_blocks[-1].attentions[-1].transformer_blocks) if unet.up_blocks[-1].attentions else 0
+    assert len(few) == blocks
+    for state, other in zip(few, all_states[len(states) - blocks :], strict=True):
+        assert (state is None) == (other is None)
+        assert state is None or torch.equal(state, other)
+
+
+@torch.no_grad()
+def test_features_and_states_of_something_else_are_refused(model):
+    text = model.unet.text_keys_values(model.text([PROMPT], []).context)
+    x, deep = torch.randn(2, model.unet.config.in_channels, 4, 4), Deep()
+    _, states = model.unet(x, 700, text, frames=2, carry=(), deep=deep)
+    with pytest.raises(InputError, match="deep features of 2 latents for 1: expected the same"):
+        model.unet(x[:1], 700, text, frames=1, deep=deep)
+    with pytest.raises(InputError, match=f"a carry of {len(states)} states for . layers"):
+        model.unet(x, 600, text, frames=2, carry=states, deep=deep)
+
+
+def test_a_clip_against_one_by_hand(model):
+    """Deep features are made in steps 0, 2 and 4 of 5, of which 2 and 3 are guided."""
+    request = {"frames": 2, "steps": 5, "seed": 3, "guidance_interval": (0.4, 0.8)}
+    made = []
+    handle = model.unet.mid_block.register_forward_hook(lambda module, args, out: made.append(len(out)))
+    got = model.latents(PROMPT, **request, deep_cache=2)
+    handle.remove()
+    assert made == [2, 4, 2]
+
+    latents, deep = model.initial_noise(Request(PROMPT, frames=2, seed=3)), Deep()
+    context, solver = model.text([PROMPT], [""]).context, DDIM(model.schedule, 5)
+    for i, t in enumerate(solver.timesteps):
+        guided = i in (2, 3)
+        deep = Deep() if i in (0, 2, 4) else deep
+        with torch.no_grad():
+            x = torch.cat([latents] * 2) if guided else latents
+            output = model.unet(x, t, context if guided else context[1:], frames=2, deep=deep)
+        if guided:
+            u, c = output.chunk(2)
+            output = u + 7.5 * (c - u)
+        latents = solver.step(i, latents, output)
+    assert_close(got, latents, SAME)
+
+
+def test_where_guidance_begins_all_is_computed_and_where_it_ends_the_prompts_features_go_on(model):
+    made, all_rows = [], []
+    handles = [
+        model.unet.mid_block.register_forward_hook(lambda module, args, out: made.append(len(out))),
+        model.unet.conv_in.register_forward_hook(lambda module, args, out: all_rows.append(len(out))),
+    ]
+    model.latents(PROMPT, frames=2, steps=6, deep_cache=6, guidance_interval=(0.3, 0.7))
+    for handle in handles:
+        handle.remove()
+    assert all_rows == [2, 2, 4, 4, 4, 2]
+    assert made == [2, 4]
+
+
+@pytest.mark.parametrize("attn", ATTENTION_KINDS)
+def test_chunks_and_streams_are_the_whole_clip(model, attn):
+    for noise, sampler in (("dnm", "dpm++"), ("text2video-zero", "ddim")):
+        other = model.variant(attn=attn, noise=noise)
+        clip = {**SMALL, "steps": 10, "frames": 5, "seed": 2, "deep_cache": 3, "sampler": sampler}
+        clip["guidance_interval"] = (0.2, 0.8)
+        prompt = [PROMPT, PROMPT, "rose"]
+        whole = other.latents(prompt, **clip, chunk=5)
+        for chunk in (1, 2):
+            assert_close(other.latents(prompt, **clip, chunk=chunk), whole, SAME)
+        want = other(prompt, **clip, chunk=2)
+        assert want.settings["deep_cache"] == 3
+        assert np.array_equal(np.stack(list(other.stream(prompt, **clip, chunk=2))), want.frames)
+
+
+def test_one_is_exact_and_more_is_another_clip(model):
+    clip = {**SMALL, "frames": 2, "steps": 6}
+    exact = model.latents(PROMPT, **clip)
+    assert torch.equal(model.latents(PROMPT, **clip, deep_cache=1), exact)
+    near, far = (model.latents(PROMPT, **clip, deep_cache=every) for every in (2, 6))
+    assert 0 < (near - exact).norm() < (far - exact).norm()
+
+
+def test_a_deep_cache_that_can_not_be_meant_or_has_no_effect():
+    for wrong in (0, -1, 1.5, "a", None):
+        with pytest.raises(InputError, match="deep_cache is"):
+            Request(PROMPT, deep_cache=wrong)
+    with pytest.warns(UserWarning, match="deep_cache has no effect on a single step"):
+        Request(PROMPT, steps=1, deep_cache=2)
+
+
+def test_the_plan_has_room_for_deep_features(model):
+    def deep(**request):
+        return model.plan(Request(PROMPT, frames=6, **request), 2).deep
+
+    area = model.unet.config.sample_size[0] * model.unet.config.sample_size[1]
+    one = model.unet.config.block_out_channels[0] * area * 4
+    assert deep() == 0
+    assert deep(deep_cache=2) == 12 * one
+    assert deep(deep_cache=2, guidance=1.0) == 6 * one
+    assert model.plan(Request(PROMPT, frames=6, deep_cache=2), 2, stream=True).deep == 4 * one

@@ -1,0 +1,103 @@
+"""A step never waits for the host: on the device `meta`, which has no values to wait for, it meets no other device."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from helpers import CHECKPOINT
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from zs2 import ZS2, Request
+from zs2.config import ATTENTION_KINDS
+from zs2.text import Text
+
+
+class OneDevice(TorchDispatchMode):
+    """Fails where an operator takes or makes a tensor elsewhere than on `meta`, such as a copy to or from the host.
+    (`.item()` and `bool()` fail on `meta` by themselves.)"""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        places = {str(t.device) for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)}
+        assert places <= {"meta"}, f"{func} meets {places}"
+        return out
+
+
+class NoNumbers(TorchFunctionMode):
+    """Fails where Python's numbers are made to a tensor, which copies them to the device; no operator shows it."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.tensor, torch.as_tensor, torch.from_numpy):
+            assert isinstance(args[0], torch.Tensor), f"{func} meets {args[0]}"
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def nothing_else() -> Iterator[None]:
+    """Within, everything is on `meta` and stays there."""
+    with NoNumbers(), OneDevice():
+        yield
+
+
+@pytest.fixture(scope="module")
+def model() -> ZS2:
+    here = ZS2.from_pretrained(CHECKPOINT, device="cpu", lam=0.5)
+    towers = [(copy.deepcopy(encoder).to("meta"), tokenizer) for encoder, tokenizer in here.text.towers]
+    parts = (copy.deepcopy(here.unet).to("meta"), copy.deepcopy(here.vae).to("meta"))
+    return ZS2(*parts, Text(towers), here.schedule, method=here.method)
+
+
+@pytest.mark.parametrize("attn", ATTENTION_KINDS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"guidance": 1.0},
+        {"sampler": "dpm++", "deep_cache": 2},
+        {"guidance_interval": (0.2, 0.8), "deep_cache": 3},
+        {"prompt": ["rose", "rose", "rocket", "rocket"], "guidance_interval": (0, 0.5)},
+    ],
+    ids=str,
+)
+def test_no_step_of_a_chunk_meets_the_host(model, attn, options):
+    request = Request(**({"prompt": "rose", "frames": 4, "steps": 6, "chunk": 2} | options))
+    sampler = model.variant(attn=attn)._sampler(request, None)
+    for first in (0, 2):
+        sampler.conditions(first, 2, request.guidance)  # the text is encoded and projected once a clip
+        sampler.conditions(first, 2, 1.0)
+    x = torch.stack([next(sampler.noises) for _ in range(4)]).to("meta")
+    with torch.no_grad():
+        for i in range(6):
+            states, parts = (), []
+            for first in (0, 2):
+                if isinstance(request.prompt, list):  # prompts that differ from chunk to chunk are projected anew
+                    sampler.conditions(first, 2, request.guided(i))
+                with nothing_else():
+                    part, states = sampler._step(i, x[first : first + 2], first, states)
+                parts.append(part)
+            x = torch.cat(parts)
+    assert x.shape[0] == 4
+    assert x.device.type == "meta"
+
+
+def test_what_would_meet_the_host_is_found(model):
+    """The test's own test: numbers made to tensors, tensors to numbers, and copies."""
+    x, here = torch.zeros(2, device="meta"), torch.zeros(2)
+    for meet in (
+        lambda: torch.tensor([500], device="meta"),
+        lambda: torch.as_tensor(500, device="meta"),
+        lambda: here.to("meta"),
+        lambda: torch.zeros(2) + 1,
+        lambda: here.add(1),
+    ):
+        with pytest.raises(AssertionError, match="meets"), nothing_else():
+            meet()
+    for wait in (lambda: x.sum().item(), lambda: bool(x.isfinite().all()), lambda: x.cpu(), lambda: x.nonzero()):
+        with pytest.raises((RuntimeError, NotImplementedError)), nothing_else():
+            wait()
