@@ -49,10 +49,12 @@ bench-study: $(READY)  ## the ablation study, small, and its report: out/bench-s
 	@$(RUN) -m zs2.ablate --preset paper lambda mu $(STUDY) --out out/bench-study
 	@$(RUN) -m zs2.report out/bench-study
 
-bench-speed: $(READY)  ## time a UNet step by attention kind, and loading, at Stable Diffusion 1.5's size (installs diffusers)
-	@$(RUN) -m pip install -q -e ".[reference]"
-	@$(RUN) benchmarks/unet_step.py
-	@$(RUN) benchmarks/load.py
+bench-speed: $(READY)  ## time zs2 against diffusers: a UNet step, attention, a clip, a cold start (installs diffusers)
+	@$(RUN) -m pip install -q -e ".[bench]"
+	@$(RUN) benchmarks/unet_step.py $(if $(FULL),--full) --json out/bench/unet_step.json
+	@$(RUN) benchmarks/attention.py --json out/bench/attention.json
+	@$(RUN) benchmarks/clip.py --json out/bench/clip.json
+	@$(RUN) benchmarks/cold_start.py --json out/bench/cold_start.json
 
 bench-steps: $(READY)  ## what fewer steps, DPM-Solver++ and guidance in an interval change, in time and in the clip
 	@$(RUN) benchmarks/fewer_steps.py

@@ -1,18 +1,29 @@
-"""What attention over frames costs: one UNet step of Stable Diffusion 1.5's size, each kind against `sa`.
+"""One UNet step of Stable Diffusion 1.5's size: each kind of attention, against diffusers, against the machine.
 
-Random weights, shared by all kinds; `sa again` is a control that shows what is noise. The kinds take turns, and a
-ratio is the median over rounds of kind / sa in one round, so that a machine whose speed drifts does not decide.
-The blend is also timed alone: it is all that `tma` adds.
+    python benchmarks/unet_step.py                     2 frames × 2 branches at 256², float32 and bfloat16
+    python benchmarks/unet_step.py --full              8 frames at 512²
+    python benchmarks/unet_step.py --attn sa tma --dtype float32 --no-peers
+
+Random weights, one set in memory for all. The ways take turns; a ratio is the median over rounds of one way's time over
+another's in the same round, so that a machine whose speed drifts does not decide; `sa again` is `sa`, which shows how
+far two equal things are apart here. The peers are diffusers' UNet with its own attention, and with TMA as an attention
+processor; before anything is timed, both must agree with zs2. The rate is that of the products and convolutions that a
+step is made of, over that of one large matrix product in the same dtype. The blend is also timed alone: it is all that
+`tma` adds to `sa`.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
-import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from common import Ratio, bar, gemm, machine, native, ratio, save, sentence, spread, timed, turns
+from sd15 import UNET, weights
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from zs2.checkpoint import without_weights
 from zs2.config import ATTENTION_KINDS, DTYPES, UNetConfig
@@ -20,81 +31,128 @@ from zs2.models.attention import TransformerBlock
 from zs2.models.unet import UNet
 from zs2.progress import progress
 
-SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}  # all else is the default of diffusers, which is SD 1.5
+MU = 0.98
+AGREE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}  # of the largest output, after a whole UNet
 
 
-def main() -> None:
+def flops(config: UNetConfig, x: Tensor, context: Tensor, frames: int) -> int:
+    """Of a step with self-attention: its products and convolutions."""
+    with without_weights():
+        unet = UNet(config, "sa").to("meta")
+    with FlopCounterMode(display=False) as counter:
+        text = unet.text_keys_values(context.to("meta", torch.float32))
+        unet(x.to("meta", torch.float32), torch.tensor(500, device="meta"), text, frames=frames)
+    return counter.get_total_flops()
+
+
+def blend_seconds(unet: UNet, step: Callable[[], Any], frames: int, device: torch.device) -> float:
+    """The momentum alone, in every self-attention of a step."""
+    total = 0.0
+
+    def before(block: TransformerBlock, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal total
+        h = torch.randn_like(inputs[0])
+        total += timed(lambda: block.momentum.blend(h, frames), device)
+
+    blocks = [module for module in unet.modules() if isinstance(module, TransformerBlock)]
+    handles = [block.register_forward_pre_hook(before) for block in blocks]
+    step()
+    for handle in handles:
+        handle.remove()
+    return total
+
+
+@torch.no_grad()
+def compare(dtype_name: str, args: argparse.Namespace, said: dict[str, Any]) -> dict[str, Any]:
+    """Time all ways in one dtype, print their table, and return the figures."""
+    dtype, device, frames = getattr(torch, dtype_name), torch.device(args.device), args.frames
+    torch.manual_seed(0)
+    config = UNetConfig.from_json(UNET)
+    kinds = dict.fromkeys(["sa", *args.attn])
+    with without_weights():
+        unets = {kind: UNet(config, kind, MU).eval() for kind in kinds}
+        unets["sa again"] = UNet(config, "sa").eval()
+    shared = {name: w.to(device) for name, w in weights(unets["sa"], dtype).items()}
+    for unet in unets.values():
+        unet.load_state_dict(shared, assign=True)
+    side = args.size // 8
+    x = torch.randn(args.branches * frames, 4, side, side, dtype=dtype, device=device)
+    context = torch.randn(args.branches, 77, 768, dtype=dtype, device=device)
+    text, t = unets["sa"].text_keys_values(context), torch.tensor(500, device=device)
+
+    def own(unet: UNet) -> Callable[[], Tensor]:
+        return lambda: unet(x, t, text, frames=frames)
+
+    steps = {way: own(unet) for way, unet in unets.items()}
+    if args.peers:
+        import peers
+
+        each = context.repeat_interleave(frames, dim=0)
+
+        def others(unet: Any) -> Callable[[], Tensor]:
+            return lambda: unet(x, t, each, return_dict=False)[0]
+
+        for way, mu in (("diffusers sa", None), ("diffusers tma", MU)):
+            if way.split()[1] in kinds:
+                steps[way] = others(peers.unet(UNET, shared, frames, mu))
+    for way, step in steps.items():  # which also warms up
+        out, peer = step(), steps.get(f"diffusers {way}")
+        if peer is not None and not (out - peer()).abs().max() <= AGREE[dtype_name] * out.abs().max():
+            raise SystemExit(f"{way}: diffusers makes something else of this in {dtype_name}")
+
+    runs: dict[str, list[float]] = {way: [] for way in steps}
+    for _, way in progress(turns(list(steps), args.rounds), args.rounds * len(steps), f"timing {dtype_name}"):
+        runs[way].append(timed(steps[way], device))
+    blends = [blend_seconds(unets["tma"], steps["tma"], frames, device) for _ in range(3 * ("tma" in unets))]
+
+    work, rate = flops(config, x, context, frames), said["gemm_gflops"][dtype_name]
+    print(f"\n{frames} frames × {args.branches} branches, {args.size}², {dtype_name}: {work / 1e9:.0f} GFLOP a step")
+    print(f"{'':<14} {'seconds':<22} {'of GEMM':>7}   {'over sa':<22} over diffusers' of this kind")
+    ratios: dict[str, dict[str, Ratio]] = {}
+    for way, times in runs.items():
+        found = {"sa": ratio(times, runs["sa"])}
+        if (peer := runs.get(f"diffusers {way}")) is not None:
+            found["diffusers"] = ratio(times, peer)
+        share = work / statistics.median(times) / 1e9 / rate
+        print(f"{way:<14} {spread(times):<22} {share:>7.2f}   {found['sa']!s:<22} {found.get('diffusers', '')}")
+        ratios[way] = found
+    if blends:
+        part = statistics.median(blends) / statistics.median(runs["sa"])
+        print(f"the blend alone, all layers of a step: {statistics.median(blends):.4f} s, {part:.2%} of a step of sa")
+    if args.peers:
+        speed = 1 / ratios["sa"]["diffusers"].median
+        print(bar("speed of sa over diffusers'", speed, 0.98 if dtype_name == "float32" else 1.1, least=True))
+    for kind, limit in (("tma", 1.03), ("cfa", 1.0)):
+        if kind in ratios:
+            print(bar(f"{kind} over sa", ratios[kind]["sa"].median, limit, least=False))
+    return {"gflop": work / 1e9, "seconds": runs, "blend_seconds": blends}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--frames", type=int, default=2)
+    p.add_argument("--frames", type=int, help="default 2")
     p.add_argument("--branches", type=int, default=2, help="guidance branches (default 2)")
-    p.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
+    p.add_argument("--size", type=int, help="pixels a side (default 256)")
+    p.add_argument("--full", action="store_true", help="8 frames at 512²")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--attn", nargs="+", choices=ATTENTION_KINDS, default=list(ATTENTION_KINDS), help="what to time")
-    p.add_argument("--dtype", choices=DTYPES, default="float32")
+    p.add_argument("--dtype", nargs="+", choices=DTYPES, help="default: float32, and bfloat16 if the device has it")
     p.add_argument("--device", default="cpu")
-    args = p.parse_args()
-    dtype, device = getattr(torch, args.dtype), torch.device(args.device)
-
-    torch.manual_seed(0)
-    config = UNetConfig.from_json(SD15)
-    with without_weights():
-        unets = {kind: UNet(config, kind, 0.98).eval() for kind in ["sa", "tma", *args.attn]}
-        unets["sa again"] = UNet(config, "sa", 0.98).eval()  # the control: how far two equal things are apart here
-    shapes = {name: w.shape for name, w in unets["sa"].state_dict().items()}
-    weights = {name: torch.randn(shape, dtype=dtype, device=device) * 0.02 for name, shape in shapes.items()}
-    for unet in unets.values():
-        unet.load_state_dict(weights, assign=True)
-    side = args.size // 8
-    x = torch.randn(args.branches * args.frames, 4, side, side, dtype=dtype, device=device)
-    context = torch.randn(args.branches, 77, 768, dtype=dtype, device=device)
-
-    def seconds(unet: UNet) -> float:
-        text = unet.text_keys_values(context)
-        start = time.perf_counter()
-        unet(x, 500, text, frames=args.frames)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    def blend_seconds(unet: UNet) -> float:
-        """The momentum alone, in every self-attention of a step: what `tma` adds to `sa`."""
-        total = 0.0
-
-        def before(block: TransformerBlock, inputs: tuple[torch.Tensor, ...]) -> None:
-            nonlocal total
-            h = torch.randn_like(inputs[0])
-            start = time.perf_counter()
-            block.momentum.blend(h, args.frames)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            total += time.perf_counter() - start
-
-        blocks = [module for module in unet.modules() if isinstance(module, TransformerBlock)]
-        handles = [block.register_forward_pre_hook(before) for block in blocks]
-        seconds(unet)
-        for handle in handles:
-            handle.remove()
-        return total
-
-    runs: dict[str, list[float]] = {kind: [] for kind in unets}
-    with torch.no_grad():
-        seconds(unets["sa"])  # warm-up
-        turns = [kind for i in range(args.rounds) for kind in (unets if i % 2 else reversed(list(unets)))]
-        for kind in progress(turns, len(turns), "timing"):
-            runs[kind].append(seconds(unets[kind]))
-        blends = [blend_seconds(unets["tma"]) for _ in range(3)]
-
-    print(
-        f"UNet of SD 1.5's size, {args.frames} frames × {args.branches} branches, {args.size}², {args.dtype}, {device}"
+    p.add_argument("--no-peers", dest="peers", action="store_false", help="without diffusers")
+    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    args = p.parse_args(argv)
+    args.frames = args.frames or (8 if args.full else 2)
+    args.size = args.size or (512 if args.full else 256)
+    device, said = torch.device(args.device), machine(args.device)
+    dtypes = args.dtype or ["float32", *["bfloat16"] * native(torch.bfloat16, device)]
+    for name in dtypes:
+        said["gemm_gflops"][name] = round(gemm(getattr(torch, name), device) / 1e9, 1)
+    print(f"UNet of SD 1.5's size on {sentence(said)}; median of {args.rounds} (least … most)")
+    if "bfloat16" not in dtypes and not args.dtype:
+        print("bfloat16 left out: this device does not compute in it itself (--dtype bfloat16 times it all the same)")
+    save(
+        args.json, said, frames=args.frames, size=args.size, dtypes={name: compare(name, args, said) for name in dtypes}
     )
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
-    print(f"{'attn':<12} {'seconds':>8} {'min':>7} {'max':>7}   ratio to sa (min … max)")
-    for kind, times in runs.items():
-        ratios = [mine / base for mine, base in zip(times, runs["sa"], strict=True)]
-        median = f"{statistics.median(times):>8.3f} {min(times):>7.3f} {max(times):>7.3f}"
-        print(f"{kind:<12} {median}   {statistics.median(ratios):.3f} ({min(ratios):.3f} … {max(ratios):.3f})")
-    share = statistics.median(blends) / statistics.median(runs["sa"])
-    print(f"the blend alone, all layers of a step: {statistics.median(blends):.4f} s, {share:.2%} of a step of sa")
 
 
 if __name__ == "__main__":

@@ -91,8 +91,8 @@ def table_of_clips(results: Results) -> str:
     A text that a spreadsheet would take for a formula is preceded by an apostrophe.
     """
     study, out = results.study, io.StringIO()
-    fixed = ("model", "steps", "frames", "guidance", "width", "height", "fps", "dtype", "negative_prompt")
-    fixed += ("sampler", "guidance_interval", "deep_cache")
+    fixed = ["model", "steps", "frames", "guidance", "width", "height", "fps", "dtype", "negative_prompt"]
+    fixed += ["sampler", "guidance_interval", "deep_cache"]
     of_cell = ("noise", "lam", "alpha", "attn", "mu", "frozen")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["clip", "cell", "label", *of_cell, "prompt", "text", "set", "seed", *fixed, *METRICS])

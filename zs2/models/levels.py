@@ -110,13 +110,13 @@ class UpLevel(Level):
 
     def forward(self, x: Tensor, skips: list[Tensor], embedding: Tensor, call: Call) -> Tensor:
         """x (b, c, h, w), with skips (taken from the end of the list) → (b, c', h', w') of the next level's skip"""
-        x = self.layers(range(len(self.resnets)), x, skips, embedding, call)
+        x = self.layers(slice(None), x, skips, embedding, call)
         for upsample in self.upsamplers:
             x = upsample(x, skips[-1].shape[-2:])  # the skip's size: a halved odd size does not double back
         return x
 
-    def layers(self, which: range, x: Tensor, skips: list[Tensor], embedding: Tensor, call: Call) -> Tensor:
+    def layers(self, which: slice, x: Tensor, skips: list[Tensor], embedding: Tensor, call: Call) -> Tensor:
         """Some of the layers, of which each takes a skip: (b, c, h, w) → (b, c', h, w)"""
-        for i in which:
+        for i in range(len(self.resnets))[which]:
             x = self.layer(i, torch.cat([x, skips.pop()], dim=1), embedding, call)
         return x

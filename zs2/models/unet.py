@@ -162,7 +162,8 @@ class UNet(nn.Module):
         features = None if deep is None else deep.features
         if features is not None and features.shape[0] != x.shape[0]:
             raise InputError(f"deep features of {features.shape[0]} latents for {x.shape[0]}: expected the same")
-        first = 0 if features is None else len(text) - self._last_blocks()  # of the cross-attentions, that is met
+        blocks = self.config.transformer_layers[0] if self.config.attention[0] else 0  # of the last layer
+        first = 0 if features is None else len(text) - blocks  # of the cross-attentions, that is met
         if carry and len(carry) != len(text) - first:
             raise InputError(
                 f"a carry of {len(carry)} states for {len(text) - first} layers: expected what the last call returned"
@@ -180,8 +181,7 @@ class UNet(nn.Module):
         features = self._deep_features(skips, embedding, call) if features is None else features
         if deep is not None:
             deep.features = features
-        last = self.up_blocks[-1]
-        x = last.layers(range(len(last.resnets))[-1:], features, skips, embedding, call)
+        x = self._first_level().layers(slice(-1, None), features, skips, embedding, call)
         x = self.conv_out(F.silu(self.conv_norm_out(x)))
         return x if carry is None else (x, call.next_states)
 
@@ -192,10 +192,10 @@ class UNet(nn.Module):
         x = self.mid_block(skips[-1], embedding, call)
         for up in self.up_blocks[:-1]:
             x = up(x, skips, embedding, call)
-        last = self.up_blocks[-1]
-        return last.layers(range(len(last.resnets))[:-1], x, skips, embedding, call)
+        return self._first_level().layers(slice(-1), x, skips, embedding, call)
 
-    def _last_blocks(self) -> int:
-        """How many transformer blocks the last layer has."""
-        attentions = self.up_blocks[-1].attentions
-        return len(attentions[-1].transformer_blocks) if attentions else 0
+    def _first_level(self) -> UpLevel:
+        """The largest level, which comes last on the way up."""
+        level = self.up_blocks[-1]
+        assert isinstance(level, UpLevel)
+        return level

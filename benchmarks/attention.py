@@ -1,0 +1,99 @@
+"""Self-attention over frames alone, on each level of Stable Diffusion 1.5's UNet, against what else computes it.
+
+    python benchmarks/attention.py                     8 frames × 2 branches at 256²
+    python benchmarks/attention.py --size 512 --frames 16
+
+A level is its width and its number of tokens; what is timed is one self-attention from normalised hidden states to the
+output projection, blend included, with random weights that all share. The others: `listing`, the paper's second listing
+as it is meant (one product of the matrix U with keys, one with values), and `processor`, the recursion on keys and
+values as an attention processor of diffusers, both in diffusers' Attention; μ = 1 in them is `cfa`, and diffusers' own
+processor is `sa`. All of a kind must agree before they are timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import peers
+import torch
+from common import bar, machine, ratio, save, sentence, spread, timed, turns
+from diffusers.models.attention_processor import Attention as PeerAttention
+from diffusers.models.attention_processor import AttnProcessor2_0
+from sd15 import UNET
+from torch import Tensor
+
+from zs2.config import DTYPES, UNetConfig
+from zs2.models.attention import Attention
+from zs2.models.temporal import Momentum
+from zs2.progress import progress
+
+MU = 0.98
+AGREE = {"float32": 1e-5, "bfloat16": 0.05, "float16": 0.01}
+
+
+def ways(channels: int, heads: int, frames: int, dtype: torch.dtype) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What is compared, by name: a kind, and whose; each takes hidden states (b, n, c) and returns as many."""
+    own = Attention(channels, channels, heads).to(dtype).eval()
+    peer = PeerAttention(channels, heads=heads, dim_head=channels // heads).to(dtype).eval()
+    peer.load_state_dict(own.state_dict())
+
+    def ours(kind: str) -> Callable[[Tensor], Tensor]:
+        momentum = Momentum(kind, MU)
+        return lambda h: own(h, own.keys_values(momentum.blend(h, frames)[0]))
+
+    def theirs(processor: object) -> Callable[[Tensor], Tensor]:
+        return lambda h: processor(peer, h)  # type: ignore[operator]
+
+    found = {kind: ours(kind) for kind in ("sa", "cfa", "tma")}
+    found["sa diffusers"] = theirs(AttnProcessor2_0())
+    for kind, mu in (("cfa", 1.0), ("tma", MU)):
+        found[f"{kind} processor"] = theirs(peers.MomentumProcessor(frames, mu))
+        found[f"{kind} listing"] = theirs(peers.ListingProcessor(frames, mu))
+    return found
+
+
+@torch.no_grad()
+def main(argv: Sequence[str] | None = None) -> None:
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--frames", type=int, default=8)
+    p.add_argument("--branches", type=int, default=2, help="guidance branches (default 2)")
+    p.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
+    p.add_argument("--rounds", type=int, default=9)
+    p.add_argument("--dtype", choices=DTYPES, default="float32")
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    args = p.parse_args(argv)
+    dtype, device, said = getattr(torch, args.dtype), torch.device(args.device), machine(args.device)
+    torch.manual_seed(0)
+    config = UNetConfig.from_json(UNET)
+    print(f"one self-attention, {args.frames} frames × {args.branches} branches, {args.size}², {args.dtype}")
+    print(f"{sentence(said)}; median of {args.rounds} (least … most)")
+    figures = {}
+    for level, channels in enumerate(config.block_out_channels):
+        tokens = (args.size // 8 // 2**level) ** 2
+        h = torch.randn(args.branches * args.frames, tokens, channels, dtype=dtype, device=device)
+        compared = ways(channels, config.heads[level], args.frames, dtype)
+        made = {name: way(h) for name, way in compared.items()}
+        for name, out in made.items():
+            want = made[name.split()[0]]
+            if not (out - want).abs().max() <= AGREE[args.dtype] * want.abs().max():
+                raise SystemExit(f"{name} makes something else than zs2 at {channels} channels")
+        runs: dict[str, list[float]] = {name: [] for name in compared}
+        for _, name in progress(turns(list(compared), args.rounds), args.rounds * len(compared), f"level {level}"):
+            runs[name].append(timed(partial(compared[name], h), device))
+        print(f"\nlevel {level}: {tokens} tokens of {channels} channels, {config.heads[level]} heads")
+        print(f"{'':<14} {'milliseconds':<24} {'over sa':<22} over zs2's of this kind")
+        for name, times in runs.items():
+            kind = name.split()[0]
+            over = "" if kind == name else str(ratio(times, runs[kind]))
+            print(f"{name:<14} {spread([1000 * t for t in times], 2):<24} {ratio(times, runs['sa'])!s:<22} {over}")
+        print(bar("tma over sa", ratio(runs["tma"], runs["sa"]).median, 1.03, least=False))
+        print(bar("cfa over sa", ratio(runs["cfa"], runs["sa"]).median, 1.0, least=False))
+        figures[f"{tokens}x{channels}"] = runs
+    save(args.json, said, frames=args.frames, size=args.size, dtype=args.dtype, seconds=figures)
+
+
+if __name__ == "__main__":
+    main()

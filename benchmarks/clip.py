@@ -1,0 +1,175 @@
+"""From a prompt to a written file: zs2 against diffusers with TMA as an attention processor, and Text2Video-Zero.
+
+    python benchmarks/clip.py                          the default checkpoint, and SD 1.5's size in few steps
+    python benchmarks/clip.py --models default
+    python benchmarks/clip.py --models sd15-fast       what --fast saves at SD 1.5's size: 50 steps of one frame, 128²
+
+Each clip is made by a process of its own, in turns: from its start, Python and imports included, to the GIF on disk;
+memory is its highest resident size by then. The same process then makes another clip from what it has loaded: that is
+the time `in process`. zs2 is `python -m zs2.sample`; all settings are the same, and all start from the same noises.
+Stable Diffusion 1.5's size has random weights, so that its pictures show nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common import alone, bar, highest_resident_size, machine, ratio, save, sentence, since_begun, spread, turns
+
+DEFAULT = Path(__file__).resolve().parent.parent / "weights" / "emoji64"
+PROMPT = "panda face on a sky blue background"
+MU, LAM = 0.98, 0.1
+PEERS = {"zs2": "diffusers tma", "zs2 text2video-zero": "diffusers text2video-zero"}
+
+
+class Case(NamedTuple):
+    """What is made, by which ways, how often, and the bars: of speed over the peers in a whole process, and within."""
+
+    frames: int
+    steps: int
+    size: int
+    guidance: float
+    ways: tuple[str, ...]
+    rounds: int
+    whole: float
+    within: float
+
+
+BOTH = (*PEERS, *PEERS.values())
+CASES = {
+    "default": Case(8, 25, 64, 5.0, (*BOTH, "zs2 fast"), 5, 2.0, 1.1),
+    "sd15": Case(2, 4, 256, 7.5, BOTH, 3, 0.98, 0.98),
+    "sd15-fast": Case(1, 50, 128, 7.5, ("zs2", "zs2 fast", "diffusers tma"), 3, 0.98, 0.98),
+}
+FASTER = 3.0  # --fast over diffusers at SD 1.5's size
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--models", nargs="+", choices=CASES, default=["default", "sd15", "sd15-fast"])
+    p.add_argument("--rounds", type=int, help="default: 5 of the default checkpoint, 3 of the others")
+    p.add_argument("--dtype", default="float32")
+    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    p.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    args = p.parse_args(argv)
+    if args.child:
+        way, name, folder = args.child
+        child(way, CASES[name], Path(folder), args.dtype)
+        return
+    said, figures = machine(), {}
+    print(sentence(said))
+    with tempfile.TemporaryDirectory() as scratch:
+        if any(name != "default" for name in args.models):
+            from sd15 import write_model
+
+            write_model(Path(scratch), single=False)
+        for name in args.models:
+            case = CASES[name]
+            rounds = args.rounds or case.rounds
+            folder = DEFAULT if name == "default" else Path(scratch, "folder")
+            runs: dict[str, list[list[float]]] = {way: [] for way in case.ways}
+            for _, way in turns(case.ways, rounds):
+                runs[way].append(alone(__file__, "--child", way, name, str(folder), "--dtype", args.dtype))
+            report(name, case, runs, args.dtype)
+            figures[name] = {"case": case._asdict(), "runs": runs}
+    save(args.json, said, dtype=args.dtype, columns=["whole", "in process", "memory GB"], cases=figures)
+
+
+def child(way: str, case: Case, folder: Path, dtype: str) -> None:
+    """Make the clip one way, from nothing and then again; print both times and the memory."""
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        file = Path(scratch, "clip.gif")
+        make = (
+            zs2(way, case, folder, dtype, file) if way.startswith("zs2") else diffusers(way, case, folder, dtype, file)
+        )
+        whole, memory = since_begun(), highest_resident_size()
+        assert file.stat().st_size
+        start = time.perf_counter()
+        make()
+        again = time.perf_counter() - start
+    print(json.dumps([whole, again, memory]))
+
+
+def zs2(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[[], None]:
+    """Make a clip by the command, and return what makes one by the library from a loaded model."""
+    from zs2.sample import main as sample
+
+    method = {"noise": "text2video-zero", "attn": "cfa"} if way.endswith("zero") else {"mu": MU, "lam": LAM}
+    request: dict[str, Any] = {"frames": case.frames, "guidance": case.guidance}
+    request |= {} if way.endswith("fast") else {"steps": case.steps}
+    words = [f"--{name}={value}" for name, value in {**method, **request, "dtype": dtype}.items()]
+    words += ["--fast"] * way.endswith("fast")
+    sizes = [f"--size={case.size}x{case.size}", f"--model={folder}", f"--out={file}"]
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        status = sample([PROMPT, *words, *sizes])
+    assert status == 0, said.getvalue()
+
+    def load() -> Any:
+        from zs2 import FAST, ZS2
+
+        model = ZS2.from_pretrained(folder, dtype=dtype, **method)
+        options = request | (FAST if way.endswith("fast") else {}) | {"height": case.size, "width": case.size}
+        model(PROMPT, **options | {"steps": 3})
+        return lambda: model(PROMPT, **options).save(file)
+
+    return load()
+
+
+def diffusers(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[[], None]:
+    """Make a clip by diffusers' pipelines, from the noises of zs2, and return what makes it again."""
+    import peers
+    import torch
+
+    pipe = peers.pipeline(folder, torch_dtype=getattr(torch, dtype))
+    channels, side = pipe.unet.config.in_channels, case.size // pipe.vae_scale_factor
+    generator = torch.Generator().manual_seed(0)
+    common: dict[str, Any] = {"steps": case.steps, "guidance": case.guidance}
+    if way.endswith("zero"):
+        t1 = min(round(case.steps * 47 / 50), case.steps - 1)
+        common |= {"frames": case.frames, "renoise": (min(round(case.steps * 44 / 50), t1 - 1), t1)}
+        zero = peers.text2video_zero(pipe)
+
+    def make() -> None:
+        first = torch.randn(1 if way.endswith("zero") else case.frames, channels, side, side, generator=generator)
+        if way.endswith("zero"):
+            pictures = peers.zero_clip(zero, PROMPT, first, **common)
+        else:
+            pictures = peers.momentum_clip(pipe, PROMPT, first, mu=MU, **common)
+        peers.write_gif(pictures, file, 8)
+
+    make()
+    return make
+
+
+def report(name: str, case: Case, runs: dict[str, list[list[float]]], dtype: str) -> None:
+    """Print the table of a model, and whether the bars are met."""
+    rounds = len(next(iter(runs.values())))
+    clip = f"{case.frames} frames of {case.size}², {case.steps} steps, guidance {case.guidance:g}, {dtype}"
+    print(f"\n{name}: {clip}; median of {rounds} (least … most)")
+    print(f"{'':<26} {'whole process, s':<22} {'in process, s':<22} memory, GB")
+    columns = {way: [*zip(*found, strict=True)] for way, found in runs.items()}
+    for way, (whole, within, memory) in columns.items():
+        print(f"{way:<26} {spread(whole, 2):<22} {spread(within, 2):<22} {spread(memory, 2)}")
+    for way, peer in [*PEERS.items(), ("zs2 fast", "diffusers tma")]:
+        if way not in columns or peer not in columns:
+            continue
+        speeds = [ratio(columns[peer][i], columns[way][i]) for i in (0, 1)]
+        print(f"{way} against {peer}: {speeds[0]} times as fast, in process {speeds[1]}")
+        if way != "zs2 fast":
+            print(bar("whole process", speeds[0].median, case.whole, least=True))
+            print(bar("in process", speeds[1].median, case.within, least=True))
+        elif name != "default":
+            print(bar("--fast, whole process", speeds[0].median, FASTER, least=True))
+        print(bar("memory over the peer's", ratio(columns[way][2], columns[peer][2]).median, 1.0, least=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What the benchmarks share: the machine, taking turns, ratios, processes of their own, and figures as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+BEGUN = "ZS2_BENCHMARK_BEGUN"  # when this process was started, by the clock that all processes share
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What the figures were measured on, with the rate of its matrix products in float32."""
+    on = torch.device(device)
+    name = torch.cuda.get_device_name(on) if on.type == "cuda" else _cpu()
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "gemm_gflops": {"float32": round(gemm(torch.float32, on) / 1e9, 1)},
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+
+
+def _cpu() -> str:
+    """The processor's name, where the system says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def sentence(said: dict[str, Any]) -> str:
+    """A machine, in a line."""
+    rates = ", ".join(f"{rate:g} in {dtype}" for dtype, rate in said["gemm_gflops"].items())
+    parts = (said["device"], f"{said['threads']} threads", said["instructions"], f"torch {said['torch']}")
+    return f"{', '.join(parts)}; GEMM: {rates} GFLOP/s"
+
+
+def gemm(dtype: torch.dtype, device: torch.device, n: int = 2048, rounds: int = 5) -> float:
+    """The rate of the matrix product of two n × n matrices in FLOP/s, the best of some rounds: the limit of a model."""
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    a @ b
+    return 2 * n**3 / min(timed(lambda: a @ b, device) for _ in range(rounds))
+
+
+def timed(work: Any, device: torch.device) -> float:
+    """Seconds that some work takes, until the device has done it."""
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def native(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the device computes in a dtype itself: a CPU that does not is many times slower in it."""
+    if dtype == torch.float32 or device.type != "cpu":
+        return True
+    check = torch.ops.mkldnn._is_mkldnn_bf16_supported if dtype == torch.bfloat16 else None
+    return bool(check and check()) or (dtype == torch.float16 and torch.ops.mkldnn._is_mkldnn_fp16_supported())
+
+
+def turns(ways: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
+    """(round, way): each way once a round, every other round backwards, so that no way always comes after the same."""
+    for number in range(rounds):
+        for way in ways if number % 2 else reversed(ways):
+            yield number, way
+
+
+class Ratio(NamedTuple):
+    """Of two ways, measured in the same rounds: the median over rounds, the least and the most."""
+
+    median: float
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} ({self.least:.3f} … {self.most:.3f})"
+
+
+def ratio(values: Sequence[float], base: Sequence[float]) -> Ratio:
+    """Each round's value over that of the other way in the same round."""
+    ratios = [mine / other for mine, other in zip(values, base, strict=True)]
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios))
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Median (least … most)."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} … {max(values):.{digits}f})"
+
+
+def bar(name: str, value: float, limit: float, *, least: bool) -> str:
+    """A line that says whether a bar is met: at least, or at most, the limit."""
+    met = value >= limit if least else value <= limit
+    return f"bar: {name} {value:.3f}, {'at least' if least else 'at most'} {limit:g}: {'met' if met else 'MISSED'}"
+
+
+def alone(script: str, *arguments: str, **environment: str) -> Any:
+    """Run a script in a process of its own, offline. Returns: what its last line says, as JSON. Exits if it fails."""
+    said = {"HF_HUB_OFFLINE": "1", "DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}
+    env = os.environ | said | environment | {BEGUN: repr(time.monotonic())}
+    done = subprocess.run([sys.executable, script, *arguments], env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(arguments)} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def since_begun() -> float:
+    """Seconds since this process was started, Python itself included."""
+    return time.monotonic() - float(os.environ[BEGUN])
+
+
+def highest_resident_size() -> float:
+    """Of this process, in GB. (getrusage would begin with that of the process that started it.)"""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
+
+
+def save(file: str | None, said: dict[str, Any], **figures: Any) -> None:
+    """Write the figures as JSON, with the machine, if a file is given."""
+    if file:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text(json.dumps({"machine": said, **figures}, indent=1, ensure_ascii=False) + "\n")
