@@ -1,4 +1,4 @@
-"""What fewer steps, and steps of half the work, change: DPM-Solver++ beside DDIM, and guidance in an interval.
+"""What fewer and cheaper steps change: DPM-Solver++ beside DDIM, guidance in an interval, DeepCache, and `--fast`.
 
     python benchmarks/fewer_steps.py                  # the default checkpoint: its eight closed prompts, two seeds
     python benchmarks/fewer_steps.py --model sd15 --prompts prompts.txt --seeds 1
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from zs2 import ZS2, Request
-from zs2.config import DEFAULT_MODEL
+from zs2.config import DEFAULT_MODEL, FAST
 from zs2.formats import Frames
 from zs2.metrics import measure
 from zs2.progress import progress
@@ -43,8 +43,8 @@ def ways(steps: int) -> dict[str, dict[str, Any]]:
     for interval in ((0.0, 0.8), (0.0, 0.5), (0.2, 0.8)):
         said = f"guided {interval[0]:g} to {interval[1]:g}"
         found[f"ddim {steps}, {said}"] = {"steps": steps, "guidance_interval": interval}
-    both: dict[str, Any] = {"steps": fewer[0], "sampler": "dpm++", "guidance_interval": (0.0, 0.8)}
-    return found | {f"dpm++ {fewer[0]}, guided 0 to 0.8": both}
+    found |= {f"ddim {steps}, deep cache {n}": {"steps": steps, "deep_cache": n} for n in (2, 3, 5)}
+    return found | {"fast": FAST}
 
 
 def psnr(frames: Frames, others: Frames) -> float:

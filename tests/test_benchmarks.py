@@ -39,7 +39,7 @@ def test_fewer_steps(fewer_steps, tmp_path, monkeypatch, capsys):
 def test_the_ways_can_be_meant_and_differ(fewer_steps):
     requests = [Request("a", **options) for options in fewer_steps.ways(50).values()]
     assert {request.sampler for request in requests} == set(SAMPLERS)
-    assert len({(r.sampler, r.steps, r.guidance_interval) for r in requests}) == len(requests)
+    assert len({(r.sampler, r.steps, r.guidance_interval, r.deep_cache) for r in requests}) == len(requests)
 
 
 def test_psnr(fewer_steps):

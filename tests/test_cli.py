@@ -398,7 +398,7 @@ def test_a_clip_imports_nothing_that_it_does_not_use(here):
 
 
 HELP = """model device dtype attn mu noise lam alpha negative-prompt frames steps sampler guidance
-    guidance-interval seed size latents prompts travel out fps no-sheet replay version help"""
+    guidance-interval deep-cache fast seed size latents prompts travel out fps no-sheet replay version help"""
 
 
 def test_help_names_every_option_and_its_default(zs2):

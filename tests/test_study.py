@@ -115,6 +115,9 @@ negative-prompt = "-blurry"
 frames = 4
 steps = 3
 guidance = -2
+guidance-interval = [0.2, 0.8]
+sampler = "dpm++"
+deep-cache = 2
 size = "32x16"
 clip = "c"
 fps = 12
@@ -127,7 +130,7 @@ LINE = [
     *("--seeds", "0..2", "--model", "sd15", "--lora", "a.safetensors:0.5", "b.safetensors", "--prediction", "v"),
     *("--device", "cpu", "--dtype", "bfloat16", "--negative-prompt=-blurry", "--frames", "4", "--steps", "3"),
     *("--guidance", "-2", "--size", "32x16", "--clip", "c", "--fps", "12", "--out", "o", "--shard", "2/3"),
-    *("--prompts", "p.txt"),
+    *("--prompts", "p.txt", "--guidance-interval", "0.2,0.8", "--sampler", "dpm++", "--deep-cache", "2"),
 ]
 
 
