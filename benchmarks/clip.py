@@ -6,7 +6,8 @@
 
 Each clip is made by a process of its own, in turns: from its start, Python and imports included, to the GIF on disk;
 memory is its highest resident size by then. The same process then makes another clip from what it has loaded: that is
-the time `in process`. zs2 is `python -m zs2.sample`; all settings are the same, and all start from the same noises.
+the time `in process`. zs2 is `python -m zs2.sample`; all settings are the same. Each draws its own noises: no time
+depends on their values.
 Stable Diffusion 1.5's size has random weights, so that its pictures show nothing.
 """
 
@@ -112,19 +113,20 @@ def zs2(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[
         status = sample([PROMPT, *words, *sizes])
     assert status == 0, said.getvalue()
 
-    def load() -> Any:
-        from zs2 import FAST, ZS2
+    from zs2 import FAST, ZS2
 
-        model = ZS2.from_pretrained(folder, dtype=dtype, **method)
-        options = request | (FAST if way.endswith("fast") else {}) | {"height": case.size, "width": case.size}
-        model(PROMPT, **options | {"steps": 3})
-        return lambda: model(PROMPT, **options).save(file)
+    model = ZS2.from_pretrained(folder, dtype=dtype, **method)
+    options = request | (FAST if way.endswith("fast") else {}) | {"height": case.size, "width": case.size}
+    model(PROMPT, **options | {"steps": 3})  # warm up
 
-    return load()
+    def make() -> None:
+        model(PROMPT, **options).save(file)
+
+    return make
 
 
 def diffusers(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[[], None]:
-    """Make a clip by diffusers' pipelines, from the noises of zs2, and return what makes it again."""
+    """Make a clip by diffusers' pipelines, and return what makes another one."""
     import peers
     import torch
 
@@ -133,6 +135,7 @@ def diffusers(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Cal
     generator = torch.Generator().manual_seed(0)
     common: dict[str, Any] = {"steps": case.steps, "guidance": case.guidance}
     if way.endswith("zero"):
+        # as zs2.text2video_zero.after says, which is not imported: that would count as the peer's time
         t1 = min(round(case.steps * 47 / 50), case.steps - 1)
         common |= {"frames": case.frames, "renoise": (min(round(case.steps * 44 / 50), t1 - 1), t1)}
         zero = peers.text2video_zero(pipe)

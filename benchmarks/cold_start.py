@@ -84,13 +84,15 @@ def child(way: str, scratch: Path) -> None:
         unet.register_forward_hook(finish)
         next(steps)
     else:
+        import torch
         from diffusers import StableDiffusionPipeline
 
+        given = {"torch_dtype": torch.float32, "safety_checker": None}  # as zs2 does, whatever the file has
         if what == "file":
-            given = {"config": str(scratch / "folder"), "local_files_only": True, "safety_checker": None}
+            given |= {"config": str(scratch / "folder"), "local_files_only": True}
             pipeline = StableDiffusionPipeline.from_single_file(str(path), **given)
         else:
-            pipeline = StableDiffusionPipeline.from_pretrained(path, safety_checker=None)
+            pipeline = StableDiffusionPipeline.from_pretrained(path, **given)
         pipeline.unet.register_forward_pre_hook(lambda *_: at.append(since_begun()))
         pipeline.unet.register_forward_hook(finish)
         pipeline(PROMPT, num_inference_steps=1, height=64, width=64)

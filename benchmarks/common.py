@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ def gemm(dtype: torch.dtype, device: torch.device, n: int = 2048, rounds: int = 
     return 2 * n**3 / min(timed(lambda: a @ b, device) for _ in range(rounds))
 
 
-def timed(work: Any, device: torch.device) -> float:
+def timed(work: Callable[[], object], device: torch.device) -> float:
     """Seconds that some work takes, until the device has done it."""
     start = time.perf_counter()
     work()
@@ -69,8 +69,9 @@ def native(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the device computes in a dtype itself: a CPU that does not is many times slower in it."""
     if dtype == torch.float32 or device.type != "cpu":
         return True
-    check = torch.ops.mkldnn._is_mkldnn_bf16_supported if dtype == torch.bfloat16 else None
-    return bool(check and check()) or (dtype == torch.float16 and torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
 def turns(ways: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:

@@ -15,6 +15,7 @@ from zs2.config import TextConfig, UNetConfig, VAEConfig
 from zs2.models.clip import TextEncoder
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE as VAEModel
+from zs2.single_file import SCHEDULE
 from zs2.tokenizer import Tokenizer
 
 UNET = {
@@ -46,15 +47,6 @@ TEXT = {
     "eos_token_id": 49407,
     "bos_token_id": 49406,
     "pad_token_id": 49407,
-}
-SCHEDULER = {
-    "_class_name": "DDIMScheduler",
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
 }
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -95,7 +87,7 @@ def write_model(scratch: Path, *, single: bool = True) -> float:
         written.append(folder / part / f"{stem}.safetensors")
         write(written[-1], weights(module), {"format": "pt"})
     (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULE))
     (folder / "model_index.json").write_text(json.dumps(INDEX))
     (folder / "tokenizer").mkdir()
     saved = json.loads(Tokenizer.of_clip().backend.to_str())["model"]

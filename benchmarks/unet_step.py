@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.size = args.size or (512 if args.full else 256)
     device, said = torch.device(args.device), machine(args.device)
     dtypes = args.dtype or ["float32", *["bfloat16"] * native(torch.bfloat16, device)]
-    for name in dtypes:
+    for name in set(dtypes) - said["gemm_gflops"].keys():
         said["gemm_gflops"][name] = round(gemm(getattr(torch, name), device) / 1e9, 1)
     print(f"UNet of SD 1.5's size on {sentence(said)}; median of {args.rounds} (least … most)")
     if "bfloat16" not in dtypes and not args.dtype:
