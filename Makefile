@@ -56,8 +56,9 @@ bench-speed: $(READY)  ## time zs2 against diffusers: a UNet step, attention, a 
 	@$(RUN) benchmarks/clip.py --json out/bench/clip.json
 	@$(RUN) benchmarks/cold_start.py --json out/bench/cold_start.json
 
-bench-steps: $(READY)  ## what fewer steps, DPM-Solver++, guidance in an interval and DeepCache change, in time and in the clip
-	@$(RUN) benchmarks/fewer_steps.py
+bench-steps: $(READY)  ## what fewer steps, DPM-Solver++, guidance in an interval, DeepCache and half precision change
+	@$(RUN) benchmarks/fewer_steps.py --json out/bench/fewer_steps.json
+	@$(RUN) benchmarks/precision.py --json out/bench/precision.json
 
 bench-length: $(READY)  ## what a long clip costs: memory, speed, and scaling over processes
 	@$(RUN) benchmarks/length.py memory emoji64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -13,7 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 BEGUN = "ZS2_BENCHMARK_BEGUN"  # when this process was started, by the clock that all processes share
 
@@ -96,6 +99,12 @@ def ratio(values: Sequence[float], base: Sequence[float]) -> Ratio:
     """Each round's value over that of the other way in the same round."""
     ratios = [mine / other for mine, other in zip(values, base, strict=True)]
     return Ratio(statistics.median(ratios), min(ratios), max(ratios))
+
+
+def psnr(frames: NDArray[np.uint8], others: NDArray[np.uint8]) -> float:
+    """Of a clip against another, in dB, at most 99."""
+    error = float(((frames.astype(float) - others) ** 2).mean())
+    return min(99.0, 10 * math.log10(255**2 / error)) if error else 99.0
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:

@@ -12,17 +12,13 @@ and not how good. CLIP score and motion are differences to the reference's, with
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import platform
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from common import machine, psnr, save, sentence
 
 from zs2 import ZS2, Request
 from zs2.config import DEFAULT_MODEL, FAST
@@ -45,12 +41,6 @@ def ways(steps: int) -> dict[str, dict[str, Any]]:
         found[f"ddim {steps}, {said}"] = {"steps": steps, "guidance_interval": interval}
     found |= {f"ddim {steps}, deep cache {n}": {"steps": steps, "deep_cache": n} for n in (2, 3, 5)}
     return found | {"fast": FAST}
-
-
-def psnr(frames: Frames, others: Frames) -> float:
-    """Of a clip against another, in dB, at most 99."""
-    error = float(((frames.astype(float) - others) ** 2).mean())
-    return min(99.0, 10 * math.log10(255**2 / error)) if error else 99.0
 
 
 def shown(estimate: Estimate | None, digits: int) -> str:
@@ -100,8 +90,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name, value in (row | {name: found[name] for name in ("clip-score", "motion")}).items():
                 values[way][name][i, seed] = value
 
-    machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
-    print(f"{args.model}: {len(keys)} clips of {args.frames} frames each way, guidance {args.guidance:g}; {machine}")
+    said = machine(str(model.device))
+    print(sentence(said))
+    print(f"{args.model}: {len(keys)} clips of {args.frames} frames each way, guidance {args.guidance:g}")
     print(f"{'':<28} {'time':>5} {'(min … max)':<14} {'PSNR':>6}  {'CLIP score':<24} motion")
     figures: dict[str, Any] = {}
     for way, row in values.items():
@@ -118,8 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             average = statistics.mean(value or 0 for value in row["psnr"].values())
             print(f"{way:<28} {time_:<20} {average:6.2f}  {shown(score, 2):<24} {shown(moved, 4)}")
         figures[way] = {name: list(by_key.values()) for name, by_key in row.items()}
-    if args.json:
-        Path(args.json).write_text(json.dumps({"machine": machine, "keys": keys, "ways": figures}, indent=2) + "\n")
+    save(args.json, said, keys=keys, ways=figures)
 
 
 if __name__ == "__main__":

@@ -14,22 +14,26 @@ from zs2.request import Request
 
 
 @pytest.fixture
-def fewer_steps(monkeypatch):
+def benchmarks(monkeypatch):
+    monkeypatch.chdir(TESTS.parent)
     monkeypatch.syspath_prepend(TESTS.parent / "benchmarks")
+
+
+@pytest.fixture
+def fewer_steps(benchmarks):
     import fewer_steps
 
     return fewer_steps
 
 
-def test_fewer_steps(fewer_steps, tmp_path, monkeypatch, capsys):
+def test_fewer_steps(fewer_steps, tmp_path, capsys):
     """Every way has its row, and only the reference is the reference."""
-    monkeypatch.chdir(TESTS.parent)
     (tmp_path / "prompts.txt").write_text("red apple on a white background\n[open]\nrocket\n")
     file = tmp_path / "figures.json"
     line = f"--prompts {tmp_path / 'prompts.txt'} --seeds 1 --frames 2 --steps 10 --json {file}"
     fewer_steps.main(line.split())
     ways = fewer_steps.ways(10)
-    rows = capsys.readouterr().out.splitlines()[2:]
+    rows = capsys.readouterr().out.splitlines()[3:]
     assert [row[:28].strip() for row in rows] == list(ways)
     figures = json.loads(file.read_text())["ways"]
     assert [way for way, row in figures.items() if row["psnr"] == [99.0]] == ["ddim 10"]
@@ -40,6 +44,16 @@ def test_the_ways_can_be_meant_and_differ(fewer_steps):
     requests = [Request("a", **options) for options in fewer_steps.ways(50).values()]
     assert {request.sampler for request in requests} == set(SAMPLERS)
     assert len({(r.sampler, r.steps, r.guidance_interval, r.deep_cache) for r in requests}) == len(requests)
+
+
+def test_precision(benchmarks, tmp_path, capsys):
+    import precision
+
+    file = tmp_path / "figures.json"
+    precision.main(f"--prompts 1 --frames 1 --steps 1 --guidance 1 --json {file}".split())
+    found = json.loads(file.read_text())["psnr"]
+    assert 20 < found["bfloat16"][0] < found["float16"][0] < 99
+    assert "float16   PSNR against float32" in capsys.readouterr().out
 
 
 def test_psnr(fewer_steps):

@@ -107,15 +107,18 @@ def test_where_guidance_begins_all_is_computed_and_where_it_ends_the_prompts_fea
 
 
 @pytest.mark.parametrize("attn", ATTENTION_KINDS)
-def test_chunks_and_streams_are_the_whole_clip(model, attn):
+def test_chunks_and_streams_are_the_whole_clip(attn):
+    exact = ZS2.from_pretrained(CHECKPOINT, device="cpu", lam=0.5, mu=0.9)
+    for part in (exact.unet, exact.text_encoder):  # so that what differs is not rounding, which the sampling enlarges
+        part.double()
     for noise, sampler in (("dnm", "dpm++"), ("text2video-zero", "ddim")):
-        other = model.variant(attn=attn, noise=noise)
+        other = exact.variant(attn=attn, noise=noise)
         clip = {**SMALL, "steps": 10, "frames": 5, "seed": 2, "deep_cache": 3, "sampler": sampler}
         clip["guidance_interval"] = (0.2, 0.8)
         prompt = [PROMPT, PROMPT, "rose"]
         whole = other.latents(prompt, **clip, chunk=5)
         for chunk in (1, 2):
-            assert_close(other.latents(prompt, **clip, chunk=chunk), whole, SAME)
+            assert_close(other.latents(prompt, **clip, chunk=chunk), whole, SAME / 10)
         want = other(prompt, **clip, chunk=2)
         assert want.settings["deep_cache"] == 3
         assert np.array_equal(np.stack(list(other.stream(prompt, **clip, chunk=2))), want.frames)

@@ -17,7 +17,7 @@ from zs2.decode import OVERLAP, TILE, decode, spans, tiled
 from zs2.errors import InputError
 
 PROMPT = "red apple on a sky blue background"
-SAME = 1e-5  # of the largest latent, after all steps
+SAME = 1e-6  # of the largest latent, after all steps, with weights in float64
 SMALL = {"steps": 2, "height": 32, "width": 32}
 
 
@@ -26,35 +26,44 @@ def model() -> ZS2:
     return ZS2.from_pretrained(CHECKPOINT, device="cpu", lam=0.5, mu=0.9)
 
 
+@pytest.fixture(scope="module")
+def exact() -> ZS2:
+    """The model with weights in float64: what differs then is not rounding, which the sampling enlarges."""
+    model = ZS2.from_pretrained(CHECKPOINT, device="cpu", lam=0.5, mu=0.9)
+    for part in (model.unet, model.text_encoder):
+        part.double()
+    return model
+
+
 # --- chunks -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("attn", ["sa", "tma"])
-def test_chunks_carry_what_the_solver_remembers(model, attn):
-    other = model.variant(attn=attn)
+def test_chunks_carry_what_the_solver_remembers(exact, attn):
+    other = exact.variant(attn=attn)
     clip = {**SMALL, "steps": 5, "frames": 5, "sampler": "dpm++"}
     whole = other.latents(PROMPT, **clip, chunk=5)
     for chunk in (1, 3):
         assert_close(other.latents(PROMPT, **clip, chunk=chunk), whole, SAME)
-    assert whole.shape[1] == model.unet.config.in_channels
+    assert whole.shape[1] == exact.unet.config.in_channels
     ddim = other.latents(PROMPT, **{**clip, "sampler": "ddim"}, chunk=5)
     assert (ddim - whole).abs().max() > 0.05 * whole.abs().max()
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 @pytest.mark.parametrize("attn", ATTENTION_KINDS)
-def test_chunks_make_the_latents_of_the_whole_clip(model, attn, guidance):
-    other = model.variant(attn=attn)
+def test_chunks_make_the_latents_of_the_whole_clip(exact, attn, guidance):
+    other = exact.variant(attn=attn)
     clip = {**SMALL, "frames": 9, "guidance": guidance}
     whole = other.latents(PROMPT, **clip, chunk=9)
     for chunk in (1, 3, 8):
         assert_close(other.latents(PROMPT, **clip, chunk=chunk), whole, SAME)
 
 
-def test_chunks_of_text2video_zero_and_of_prompt_travel(model):
-    zero = model.variant(attn="cfa", noise="text2video-zero")
+def test_chunks_of_text2video_zero_and_of_prompt_travel(exact):
+    zero = exact.variant(attn="cfa", noise="text2video-zero")
     travel = [PROMPT, PROMPT, "rose", "panda face on a sky blue background"]
-    for variant, prompt, steps in ((zero, PROMPT, 20), (model, travel, 2), (zero, travel, 20)):
+    for variant, prompt, steps in ((zero, PROMPT, 20), (exact, travel, 2), (zero, travel, 20)):
         clip = {**SMALL, "steps": steps, "frames": 5}
         whole = variant.latents(prompt, **clip, chunk=5)
         assert_close(variant.latents(prompt, **clip, chunk=2), whole, SAME)

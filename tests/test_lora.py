@@ -121,7 +121,7 @@ def test_every_naming(
     assert sum(len(changed(state, m)) for m, state in others) == 1
 
 
-# An original name of each kind of layer, by what the SD 1 layout says; emoji64 has three levels of one block.
+# An original name of each kind of layer, by what the SD 1 layout says; emoji64 has two levels of one block.
 ORIGINAL = (
     ("input_blocks_0_0", "conv_in"),
     ("time_embed_2", "time_embedding.linear_2"),
@@ -129,16 +129,16 @@ ORIGINAL = (
     ("input_blocks_1_0_in_layers_2", "down_blocks.0.resnets.0.conv1"),
     ("input_blocks_2_0_op", "down_blocks.0.downsamplers.0.conv"),
     ("input_blocks_3_0_skip_connection", "down_blocks.1.resnets.0.conv_shortcut"),
-    ("input_blocks_5_0_emb_layers_1", "down_blocks.2.resnets.0.time_emb_proj"),
+    ("input_blocks_3_0_emb_layers_1", "down_blocks.1.resnets.0.time_emb_proj"),
     ("middle_block_0_out_layers_3", "mid_block.resnets.0.conv2"),
     ("middle_block_1_proj_in", "mid_block.attentions.0.proj_in"),
     ("middle_block_2_in_layers_2", "mid_block.resnets.1.conv1"),
-    ("output_blocks_1_1_conv", "up_blocks.0.upsamplers.0.conv"),
-    ("output_blocks_2_1_transformer_blocks_0_ff_net_0_proj",
-     "up_blocks.1.attentions.0.transformer_blocks.0.ff.net.0.proj"),
-    ("output_blocks_3_1_transformer_blocks_0_attn2_to_out_0",
-     "up_blocks.1.attentions.1.transformer_blocks.0.attn2.to_out.0"),
-    ("output_blocks_3_2_conv", "up_blocks.1.upsamplers.0.conv"),
+    ("output_blocks_0_1_transformer_blocks_0_ff_net_0_proj",
+     "up_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.proj"),
+    ("output_blocks_1_1_transformer_blocks_0_attn2_to_out_0",
+     "up_blocks.0.attentions.1.transformer_blocks.0.attn2.to_out.0"),
+    ("output_blocks_1_2_conv", "up_blocks.0.upsamplers.0.conv"),
+    ("output_blocks_3_0_out_layers_3", "up_blocks.1.resnets.1.conv2"),
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import TESTS
+from helpers import CHECKPOINT, TESTS
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from torch import nn
@@ -450,6 +450,19 @@ def test_figures_judge_each_prompt_by_its_own_picture(made, loaded, monkeypatch)
     found, _ = measure.figures(str(made / "checkpoint"), Right(), loaded, NAMES)
     assert found["thing"][0] == found["background"][0] == 1
     assert found["thing, held-out pairs"][0] == 1
+
+
+def test_the_checkpoint_that_is_shipped_draws_what_it_is_asked_for():
+    """A prompt for each of its things, of all that `measure` asks; every third on a colour that it never had."""
+    classifier, names = judge.Judge.load(judge.FILE), json.loads((CHECKPOINT / "concepts.json").read_text())
+    never = scenes.held_out(torch.arange(len(names)))[0].tolist()
+    colours = [never[i] if i % 3 == 0 else i % len(scenes.COLOURS) for i in range(len(names))]
+    prompts = [scenes.caption(names, i, colour, 0) for i, colour in enumerate(colours)]
+    shown = measure.drawn(ZS2.from_pretrained(CHECKPOINT, attn="sa", device="cpu"), prompts, "pictures")
+    thing, colour = measure.seen(classifier, shown)
+    named = [classifier.things[i] for i in thing.tolist()]
+    assert sum(asked == got for asked, got in zip(names, named, strict=True)) >= 0.9 * len(names)
+    assert (colour == torch.tensor(colours)).float().mean() >= 0.97
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ def tensors_of_file(reference: Fixture) -> dict[str, Tensor]:
     tensors = single_file_xl(*(weights(reference, part) for part in STEMS))
     for name in (XL_TEXT[1] + "text_model.embeddings.token_embedding.weight", XL_TEXT[2] + "token_embedding.weight"):
         table = tensors[name]
-        tensors[name] = torch.cat([table, table.repeat(26, 1)[: 49408 - 2 * len(table)], table])
+        tensors[name] = torch.cat([table, table.repeat(49408 // len(table), 1)[: 49408 - 2 * len(table)], table])
     return tensors
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from weights.recipe.judge import Judge
@@ -23,11 +24,10 @@ from zs2.request import Request
 STEPS, GUIDANCE, SEED, BATCH = 25, 5.0, 0, 36
 
 
-def figures(checkpoint: str, judge: Judge, pictures: Tensor, names: Sequence[str]) -> tuple[dict[str, Any], np.ndarray]:
+def figures(
+    checkpoint: str, judge: Judge, pictures: Tensor, names: Sequence[str]
+) -> tuple[dict[str, Any], NDArray[np.uint8]]:
     """Judge one picture for each pair of a thing and a plain colour: frame 0 of seed 0.
-
-    Frame 0 does not depend on the number of frames, the noise model or the attention, so a batch of prompts is sampled
-    as the frames of one clip without attention between them, all from the same noise.
 
     Returns: the figures, and the pictures, uint8 (things · colours, SIZE, SIZE, 3)
     Raises: InputError for a checkpoint that makes pictures of another size.
@@ -35,21 +35,8 @@ def figures(checkpoint: str, judge: Judge, pictures: Tensor, names: Sequence[str
     model = ZS2.from_pretrained(checkpoint, attn="sa", noise="iid")
     pairs = [(thing, colour) for thing in range(len(names)) for colour in range(len(COLOURS))]
     prompts = [caption(names, *pair, 0) for pair in pairs]
-    request = Request(prompts[0], seed=SEED)
-    size = tuple(model.vae.config.reduction * side for side in model.shape(request)[1:])
-    if size != (SIZE, SIZE):
-        raise InputError(f"{checkpoint} makes pictures of {size[1]}x{size[0]}: the judge knows those of {SIZE}x{SIZE}")
-    first = next(model.noises(request))
-    made = []
-    parts = list(batches(len(pairs), BATCH))
-    for part in progress(parts, len(parts), f"pictures of {Path(checkpoint).name}"):
-        count = part.stop - part.start
-        latents = first.expand(count, -1, -1, -1).contiguous()
-        clip = model(prompts[part], frames=count, latents=latents, steps=STEPS, guidance=GUIDANCE)
-        made.append(clip.frames)
-    shown = np.concatenate(made)
-    said = [judge(torch.from_numpy(shown[part]).permute(0, 3, 1, 2).float() / 127.5 - 1) for part in parts]
-    thing, colour = (torch.cat(each).argmax(1) for each in zip(*said, strict=True))
+    shown = drawn(model, prompts, f"pictures of {Path(checkpoint).name}")
+    thing, colour = seen(judge, shown)
     which = torch.tensor([judge.things.index(name) for name in names])
     asked, on = torch.tensor(pairs).T
     right, right_colour = (thing == which[asked]).float(), (colour == on).float()
@@ -67,6 +54,38 @@ def figures(checkpoint: str, judge: Judge, pictures: Tensor, names: Sequence[str
         "psnr": psnr(model, pictures),
         "by thing": dict(sorted(by_thing.items(), key=lambda item: item[1])),
     }, shown
+
+
+def drawn(model: ZS2, prompts: Sequence[str], what: str) -> NDArray[np.uint8]:
+    """Frame 0 of each prompt: uint8 (prompts, SIZE, SIZE, 3).
+
+    It does not depend on the number of frames, the noise model or the attention, so a batch of prompts is sampled as
+    the frames of one clip, all from the same noise.
+
+    Args:
+        model: without attention between frames (`sa`). what: for the progress bar.
+    Raises: InputError for a checkpoint that makes pictures of another size.
+    """
+    request = Request(prompts[0], seed=SEED)
+    height, width = (model.vae.config.reduction * side for side in model.shape(request)[1:])
+    if (height, width) != (SIZE, SIZE):
+        raise InputError(f"{what}: they are of {width}x{height}, and the judge knows those of {SIZE}x{SIZE}")
+    first = next(model.noises(request))
+    made = []
+    parts = list(batches(len(prompts), BATCH))
+    for part in progress(parts, len(parts), what):
+        count = part.stop - part.start
+        latents = first.expand(count, -1, -1, -1).contiguous()
+        made.append(model(prompts[part], frames=count, latents=latents, steps=STEPS, guidance=GUIDANCE).frames)
+    return np.concatenate(made)
+
+
+def seen(judge: Judge, pictures: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    """What the judge takes the things and the colours of pictures for: indices, (pictures,) each."""
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    said = [judge(pixels[part]) for part in batches(len(pixels), BATCH)]
+    thing, colour = (torch.cat(each).argmax(1) for each in zip(*said, strict=True))
+    return thing, colour
 
 
 def _share(right: Tensor) -> list[float]:

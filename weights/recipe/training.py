@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
 from weights.recipe.muon import Muon
@@ -53,7 +53,7 @@ def save(file: Path, tensors: Mapping[str, Tensor], said: dict[str, str] | None 
     """Write a safetensors file whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(file.name + ".part")
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part, said)
+    part.write_bytes(as_bytes({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, said))
     part.replace(file)
 
 

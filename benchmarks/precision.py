@@ -1,0 +1,57 @@
+"""What half precision changes: clips in float16 and bfloat16 against float32's, of the same prompts and seeds.
+
+    python benchmarks/precision.py                     the default checkpoint, its closed prompts
+    python benchmarks/precision.py --model sd15
+
+Only the networks are in half precision, and not the VAE: latents, schedule and momentum are in float32. PSNR is of each
+clip against float32's, in dB. A CPU without half-precision arithmetic of its own is slow here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from common import machine, native, psnr, save, sentence, spread
+
+from zs2 import ZS2
+from zs2.config import DEFAULT_MODEL, DTYPES
+from zs2.progress import progress
+from zs2.prompts import default_prompts
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--model", default=DEFAULT_MODEL)
+    p.add_argument("--prompts", type=int, default=8, metavar="N", help="so many of the closed ones (default 8)")
+    p.add_argument("--frames", type=int, default=4)
+    p.add_argument("--steps", type=int, default=25)
+    p.add_argument("--guidance", type=float, default=5.0)
+    p.add_argument("--lam", type=float, default=0.1)
+    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    args = p.parse_args(argv)
+    texts = [prompt.text for prompt in default_prompts(args.model) if prompt.set == "closed"][: args.prompts]
+    request = {"frames": args.frames, "steps": args.steps, "guidance": args.guidance, "seed": 0}
+
+    models = {dtype: ZS2.from_pretrained(args.model, dtype=dtype, lam=args.lam) for dtype in DTYPES}
+    found: dict[str, list[float]] = {dtype: [] for dtype in DTYPES if dtype != "float32"}
+    for text in progress(texts, len(texts), "prompts"):
+        full = models["float32"](text, **request).frames
+        for dtype, values in found.items():
+            values.append(psnr(models[dtype](text, **request).frames, full))
+
+    device = models["float32"].device
+    said: dict[str, Any] = machine(str(device))
+    print(sentence(said))
+    print(f"{args.model}: {len(texts)} clips of {args.frames} frames, {args.steps} steps, guidance {args.guidance:g}")
+    for dtype, values in found.items():
+        slow = "" if native(getattr(torch, dtype), device) else "; not this machine's own arithmetic"
+        print(f"{dtype:<9} PSNR against float32: {spread(values, 1)} dB, mean {statistics.mean(values):.1f}{slow}")
+    save(args.json, said, psnr=found)
+
+
+if __name__ == "__main__":
+    main()
