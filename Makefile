@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 
 # The clip of `make sample`: λ = 0.15 so that it moves; steps and guidance as the checkpoint's card advises.
 PROMPT ?= panda face on a sky blue background
-SAMPLE ?= --lam 0.15 --steps 25 --guidance 5 --seed 1 --out out/sample.gif
+SAMPLE ?= --lam 0.15 --steps 25 --guidance 5 --seed 0 --out out/sample.gif
 
 # The study of `make bench-study`: under half an hour on two cores with the default checkpoint.
 STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 10)

@@ -52,7 +52,9 @@ def row(folder: str, cell: Cell, prompt: int, seed: int) -> Image.Image:
     frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = frames.shape[1:3]
     made = Image.new("RGB", (len(frames) * (width + GAP) + GAP, TITLE + height + GAP), "white")
-    ImageDraw.Draw(made).text((GAP, 2), cell.label, fill="black", font=ImageFont.load_default(12))
+    ImageDraw.Draw(made).text(
+        (GAP, 2), cell.label.replace("λ", "lambda").replace("μ", "mu"), fill="black", font=ImageFont.load_default(12)
+    )
     for i, frame in enumerate(np.asarray(frames)):
         made.paste(Image.fromarray(frame), (GAP + i * (width + GAP), TITLE))
     return made

@@ -69,10 +69,11 @@ def assert_close(got: Tensor, want: Tensor, tol: float) -> None:
 
 
 def assert_same_picture(got: Tensor, want: Tensor) -> None:
-    """Assert that uint8 pictures are equal, but for one level in one value of a thousand: rounding at the boundary."""
+    """Assert that uint8 pictures are equal, but for rounding at the boundary: one level in one value of a thousand, or
+    in one value of a picture that has fewer."""
     assert got.shape == want.shape, f"shape {tuple(got.shape)}, expected {tuple(want.shape)}"
     difference = (got.int() - want.int()).abs()
-    share = (difference > 0).double().mean().item()
-    message = f"up to {difference.max()} levels apart, {share:.2%} of the values differ"
+    count = int((difference > 0).sum())
+    message = f"up to {difference.max()} levels apart, {count} of {got.numel()} values differ"
     assert difference.max() <= 1, message
-    assert share <= 1e-3, message
+    assert count <= max(1, got.numel() // 1000), message

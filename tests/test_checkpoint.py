@@ -146,6 +146,10 @@ def test_nothing_is_drawn_at_random():
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize(("part", "dtype"), [("vae", "float32"), ("unet", "float16"), ("text_encoder", "float16")])
 def test_weights_in_their_files_dtype_are_the_mapped_file_itself(folder, part, dtype, sharded):
+    if part == "vae":  # always computed in float32, so a file of float32 is what can be mapped
+        stored = {name: tensor.float() for name, tensor in load_file(weights(folder, part)).items()}
+        weights(folder, part).unlink()
+        save_file(stored, weights(folder, part))
     files = split(folder, part) if sharded else [weights(folder, part)]
     model = load(folder, dtype=dtype)
     mapped = []
@@ -419,7 +423,8 @@ def test_weights_of_another_configuration(folder, part, changes, words):
 def test_weights_of_another_part(folder):
     shutil.copy(weights(CHECKPOINT, "vae"), folder / "unet" / "x")
     (folder / "unet" / "x").replace(weights(folder, "unet"))
-    refused(folder, "unet", "326 tensors missing", "156 tensors not expected")
+    want, got = (set(load_file(weights(CHECKPOINT, part))) for part in ("unet", "vae"))
+    refused(folder, "unet", f"{len(want - got)} tensors missing", f"{len(got - want)} tensors not expected")
 
 
 # --- files that are not weights ---------------------------------------------------------------------------------------
@@ -608,7 +613,7 @@ def test_another_architecture(folder, part, key, value):
         ("unet", {"in_channels": "4"}),
         ("unet", {"layers_per_block": None}),
         ("unet", {"layers_per_block": "one"}),
-        ("unet", {"layers_per_block": [1, 1]}),
+        ("unet", {"layers_per_block": [1, 1, 1]}),
         ("unet", {"norm_eps": "small"}),
         ("unet", {"norm_num_groups": None}),
         ("unet", {"sample_size": "16"}),
@@ -647,14 +652,14 @@ def test_a_configuration_that_makes_no_sense(folder, part, changes):
     "changes",
     [
         {"up_block_types": ["UpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"]},
-        {"up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]},
+        {"up_block_types": ["CrossAttnUpBlock2D"]},
         {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]},
     ],
     ids=str,
 )
 def test_blocks_that_do_not_mirror_each_other(folder, changes):
     edit(config(folder, "unet"), **changes)
-    refused(folder, "unet/config.json", "3 levels", "mirror")
+    refused(folder, "unet/config.json", "2 levels", "mirror")
 
 
 @pytest.mark.parametrize("part", ["unet", "vae"])

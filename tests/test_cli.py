@@ -577,7 +577,7 @@ def test_ctrl_c_keeps_what_was_finished_and_nothing_half_written(here):
         ("--latents noise.safetensors --size 64x64 --seed 3", ["seed", "no effect", "latents"]),
         ("--latents noise.safetensors --size 64x64 --noise iid", ["noise", "no effect", "latents"]),
         ("--fps 12 --out folder", ["fps", "no effect", "folder"]),
-        (f"'{'very ' * 40}red apple'", ["44 tokens", "32", "cut off", "very very red apple'"]),
+        (f"'{'very ' * 40}red apple'", ["84 tokens", "32", "cut off", "very very red apple'"]),
     ],
 )
 def test_an_option_without_effect_is_a_warning(zs2, line, words):
@@ -778,13 +778,15 @@ def test_travel_is_one_prompt_a_frame_and_the_last_repeats(zs2, here):
 
 
 def test_latents_are_used_as_given(zs2, here):
-    save_file({"latents": torch.randn(3, 4, 8, 12, generator=torch.Generator().manual_seed(5))}, "n.safetensors")
+    save_file(
+        {"latents": torch.randn(3, LATENTS[0], 8, 12, generator=torch.Generator().manual_seed(5))}, "n.safetensors"
+    )
     line = "--latents n.safetensors --steps 1 --out c.webp"
     succeeded(zs2(*shlex.split(line)))
     settings = text(here / "c.json")
-    assert (settings["frames"], settings["width"], settings["height"]) == (3, 48, 32)
+    assert (settings["frames"], settings["width"], settings["height"]) == (3, 12 * REDUCTION, 8 * REDUCTION)
     assert (settings["seed"], settings["noise"], settings["lam"]) == (None, None, None)
-    assert frames(here / "c.webp").shape == (3, 32, 48, 3)
+    assert frames(here / "c.webp").shape == (3, 8 * REDUCTION, 12 * REDUCTION, 3)
 
 
 def test_the_same_settings_make_the_same_bytes(zs2, here, tmp_path, monkeypatch):
@@ -852,7 +854,7 @@ def test_replay_of_prompt_travel_and_of_variants_without_lam_and_mu(zs2, here):
 def test_replay_of_given_latents_needs_them(zs2, here):
     generator = torch.Generator().manual_seed(5)
     for name in ("n", "other"):
-        save_file({"latents": torch.randn(2, 4, 4, 4, generator=generator)}, f"{name}.safetensors")
+        save_file({"latents": torch.randn(2, LATENTS[0], 4, 4, generator=generator)}, f"{name}.safetensors")
     succeeded(zs2("--latents", "n.safetensors", "--steps", "1", "--out", "first/c.gif"))
     failed(zs2("--replay", "first/c.json"), "first/c.json", "given latents", "--latents")
     failed(zs2("--replay", "first/c.json", "--latents", "other.safetensors"), "other latents")

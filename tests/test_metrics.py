@@ -103,7 +103,7 @@ def test_a_still_clip_is_the_most_consistent_and_does_not_move(scorer):
 
 def test_each_frame_is_scored_by_its_own_prompt_and_the_last_repeats(scorer):
     frames, prompt = real("momentum")
-    other = "blue fish on a yellow background"
+    other = "tropical fish on a green background"
     one_by_one = [measure(frames[i : i + 1], prompt if i == 0 else other, scorer)["clip-score"] for i in range(4)]
     assert min(one_by_one) > 0
     got, alone = measure(frames, [prompt, other], scorer), measure(frames, prompt, scorer)

@@ -156,8 +156,8 @@ class UNetConfig:
             flip_sin_to_cos=read.flag("flip_sin_to_cos", True),
             freq_shift=read.number("freq_shift", 0),
             sample_size=read.pair("sample_size", 64),
-            added_dim=read.whole("projection_class_embeddings_input_dim", 0) if added else 0,
-            added_size_dim=read.whole("addition_time_embed_dim", 0) if added else 0,
+            added_dim=read.whole("projection_class_embeddings_input_dim", None) if added else 0,
+            added_size_dim=read.whole("addition_time_embed_dim", None) if added else 0,
         )
 
 

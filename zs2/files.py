@@ -43,8 +43,8 @@ class Reader:
             unknown = ", ".join(sorted(on - known))
             warnings.warn(f"{self.what}: zs2 does not know {unknown}: the result may differ", stacklevel=4)
 
-    def whole(self, key: str, default: int, least: int = 1) -> int:
-        """A whole number of at least `least`."""
+    def whole(self, key: str, default: int | None, least: int = 1) -> int:
+        """A whole number of at least `least`; without a default it must be there."""
         return whole(f"{self.what}: {key}", self.json.get(key, default), least)
 
     def number(self, key: str, default: float) -> float:
