@@ -5,9 +5,9 @@
     python benchmarks/clip.py --models sd15-fast       what --fast saves at SD 1.5's size: 50 steps of one frame, 128²
 
 Each clip is made by a process of its own, in turns: from its start, Python and imports included, to the GIF on disk;
-memory is its highest resident size by then. The same process then makes another clip from what it has loaded: that is
-the time `in process`. zs2 is `python -m zs2.sample`; all settings are the same. Each draws its own noises: no time
-depends on their values.
+memory is its highest resident size by then. The same process then makes another clip with the model loaded and warm:
+that is the time `in process`. zs2 is `python -m zs2.sample`; all settings are the same. Each draws its own noises: no
+time depends on their values.
 Stable Diffusion 1.5's size has random weights, so that its pictures show nothing.
 """
 
@@ -31,32 +31,35 @@ MU, LAM = 0.98, 0.1
 PEERS = {"zs2": "diffusers tma", "zs2 text2video-zero": "diffusers text2video-zero"}
 
 
+Make = Callable[[], None]  # a clip, to its file
+
+
 class Case(NamedTuple):
-    """What is made, by which ways, how often, and the bars: of speed over the peers in a whole process, and within."""
+    """What is made, by which ways, and the bars: of speed over the peers in a whole process, and within (if that is
+    measured)."""
 
     frames: int
     steps: int
     size: int
     guidance: float
     ways: tuple[str, ...]
-    rounds: int
     whole: float
-    within: float
+    within: float | None
 
 
 BOTH = (*PEERS, *PEERS.values())
-CASES = {
-    "default": Case(8, 25, 64, 5.0, (*BOTH, "zs2 fast"), 5, 2.0, 1.1),
-    "sd15": Case(2, 4, 256, 7.5, BOTH, 3, 0.98, 0.98),
-    "sd15-fast": Case(1, 50, 128, 7.5, ("zs2", "zs2 fast", "diffusers tma"), 3, 0.98, 0.98),
-}
 FASTER = 3.0  # --fast over diffusers at SD 1.5's size
+CASES = {
+    "default": Case(8, 25, 64, 5.0, (*BOTH, "zs2 fast"), 2.0, 1.1),
+    "sd15": Case(2, 4, 128, 7.5, BOTH, 0.98, 0.98),
+    "sd15-fast": Case(1, 50, 128, 7.5, ("zs2 fast", "diffusers tma"), FASTER, None),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--models", nargs="+", choices=CASES, default=["default", "sd15", "sd15-fast"])
-    p.add_argument("--rounds", type=int, help="default: 5 of the default checkpoint, 3 of the others")
+    p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--dtype", default="float32")
     p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     p.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
@@ -74,10 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_model(Path(scratch), single=False)
         for name in args.models:
             case = CASES[name]
-            rounds = args.rounds or case.rounds
             folder = DEFAULT if name == "default" else Path(scratch, "folder")
             runs: dict[str, list[list[float]]] = {way: [] for way in case.ways}
-            for _, way in turns(case.ways, rounds):
+            for _, way in turns(case.ways, args.rounds):
                 runs[way].append(alone(__file__, "--child", way, name, str(folder), "--dtype", args.dtype))
             report(name, case, runs, args.dtype)
             figures[name] = {"case": case._asdict(), "runs": runs}
@@ -88,19 +90,21 @@ def child(way: str, case: Case, folder: Path, dtype: str) -> None:
     """Make the clip one way, from nothing and then again; print both times and the memory."""
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         file = Path(scratch, "clip.gif")
-        make = (
-            zs2(way, case, folder, dtype, file) if way.startswith("zs2") else diffusers(way, case, folder, dtype, file)
-        )
+        by = zs2 if way.startswith("zs2") else diffusers
+        load = by(way, case, folder, dtype, file)
         whole, memory = since_begun(), highest_resident_size()
         assert file.stat().st_size
-        start = time.perf_counter()
-        make()
-        again = time.perf_counter() - start
+        again = None
+        if case.within is not None:
+            make = load()
+            start = time.perf_counter()
+            make()
+            again = time.perf_counter() - start
     print(json.dumps([whole, again, memory]))
 
 
-def zs2(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[[], None]:
-    """Make a clip by the command, and return what makes one by the library from a loaded model."""
+def zs2(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[[], Make]:
+    """Make a clip by the command. Returns: what loads the model for the library and warms up, to make another one."""
     from zs2.sample import main as sample
 
     method = {"noise": "text2video-zero", "attn": "cfa"} if way.endswith("zero") else {"mu": MU, "lam": LAM}
@@ -115,18 +119,18 @@ def zs2(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[
 
     from zs2 import FAST, ZS2
 
-    model = ZS2.from_pretrained(folder, dtype=dtype, **method)
     options = request | (FAST if way.endswith("fast") else {}) | {"height": case.size, "width": case.size}
-    model(PROMPT, **options | {"steps": 3})  # warm up
 
-    def make() -> None:
-        model(PROMPT, **options).save(file)
+    def load() -> Make:
+        model = ZS2.from_pretrained(folder, dtype=dtype, **method)
+        model(PROMPT, **options | {"steps": 3})
+        return lambda: model(PROMPT, **options).save(file)
 
-    return make
+    return load
 
 
-def diffusers(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[[], None]:
-    """Make a clip by diffusers' pipelines, and return what makes another one."""
+def diffusers(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[[], Make]:
+    """Make a clip by diffusers' pipelines. Returns: what returns what makes another one, of what is loaded."""
     import peers
     import torch
 
@@ -149,7 +153,7 @@ def diffusers(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Cal
         peers.write_gif(pictures, file, 8)
 
     make()
-    return make
+    return lambda: make
 
 
 def report(name: str, case: Case, runs: dict[str, list[list[float]]], dtype: str) -> None:
@@ -160,17 +164,20 @@ def report(name: str, case: Case, runs: dict[str, list[list[float]]], dtype: str
     print(f"{'':<26} {'whole process, s':<22} {'in process, s':<22} memory, GB")
     columns = {way: [*zip(*found, strict=True)] for way, found in runs.items()}
     for way, (whole, within, memory) in columns.items():
-        print(f"{way:<26} {spread(whole, 2):<22} {spread(within, 2):<22} {spread(memory, 2)}")
+        again = "" if case.within is None else spread(within, 2)
+        print(f"{way:<26} {spread(whole, 2):<22} {again:<22} {spread(memory, 2)}")
     for way, peer in [*PEERS.items(), ("zs2 fast", "diffusers tma")]:
         if way not in columns or peer not in columns:
             continue
-        speeds = [ratio(columns[peer][i], columns[way][i]) for i in (0, 1)]
-        print(f"{way} against {peer}: {speeds[0]} times as fast, in process {speeds[1]}")
-        if way != "zs2 fast":
-            print(bar("whole process", speeds[0].median, case.whole, least=True))
-            print(bar("in process", speeds[1].median, case.within, least=True))
-        elif name != "default":
-            print(bar("--fast, whole process", speeds[0].median, FASTER, least=True))
+        print(f"{way} against {peer}: {ratio(columns[peer][0], columns[way][0])} times as fast", end="")
+        limits = [("whole process", 0, case.whole)]
+        if case.within is not None:
+            print(f", in process {ratio(columns[peer][1], columns[way][1])}", end="")
+            limits.append(("in process", 1, case.within))
+        print()
+        for what, column, limit in limits:
+            if way in PEERS or name == "sd15-fast":
+                print(bar(what, ratio(columns[peer][column], columns[way][column]).median, limit, least=True))
         print(bar("memory over the peer's", ratio(columns[way][2], columns[peer][2]).median, 1.0, least=False))
 
 

@@ -146,8 +146,7 @@ def parser() -> command.Parser:
 
 def fast() -> str:
     """What `--fast` stands for, as options."""
-    values = {name: ",".join(f"{x:g}" for x in v) if isinstance(v, tuple) else v for name, v in FAST.items()}
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in FAST.items())
 
 
 def seeds(text: str) -> list[int]:

@@ -77,9 +77,8 @@ def requests(given: dict[str, Any]) -> Iterator[tuple[str, Request]]:
 
 def fast(given: dict[str, Any]) -> dict[str, Any]:
     """What `--fast` stands for, but for what has no effect with what is given."""
-    unused = {"guidance_interval"} if given.get("guidance") in (0, 1) else set()
-    unused |= {"deep_cache"} if given.get("steps") == 1 else set()
-    return {name: value for name, value in FAST.items() if name not in unused}
+    unused = "deep_cache" if given.get("steps") == 1 else None
+    return {name: value for name, value in FAST.items() if name != unused}
 
 
 def latents(file: str) -> Any:
