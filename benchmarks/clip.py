@@ -2,12 +2,13 @@
 
     python benchmarks/clip.py                          the default checkpoint, and SD 1.5's size in few steps
     python benchmarks/clip.py --models default
-    python benchmarks/clip.py --models sd15-fast       what --fast saves at SD 1.5's size: 50 steps of one frame, 128²
+    python benchmarks/clip.py --models sd15-fast       --fast against diffusers' 50 steps: one frame of 128²
 
 Each clip is made by a process of its own, in turns: from its start, Python and imports included, to the GIF on disk;
-memory is its highest resident size by then. The same process then makes another clip with the model loaded and warm:
-that is the time `in process`. zs2 is `python -m zs2.sample`; all settings are the same. Each draws its own noises: no
-time depends on their values.
+memory is its highest resident size by then. But for sd15-fast, the same process then makes another clip with the model
+loaded and warm: that is the time `in process`. zs2 is `python -m zs2.sample`, which also writes a contact sheet and the
+settings; all settings are the same, but for the steps of `--fast`. Each draws its own noises: no time depends on their
+values.
 Stable Diffusion 1.5's size has random weights, so that its pictures show nothing.
 """
 

@@ -453,7 +453,7 @@ def test_figures_judge_each_prompt_by_its_own_picture(made, loaded, monkeypatch)
 
 
 def test_the_checkpoint_that_is_shipped_draws_what_it_is_asked_for():
-    """A prompt for each of its things, of all that `measure` asks; every third on a colour that it never had."""
+    """One of the 12 prompts that `measure` has for each thing; every third thing on a colour that it never had."""
     classifier, names = judge.Judge.load(judge.FILE), json.loads((CHECKPOINT / "concepts.json").read_text())
     never = scenes.held_out(torch.arange(len(names)))[0].tolist()
     colours = [never[i] if i % 3 == 0 else i % len(scenes.COLOURS) for i in range(len(names))]

@@ -21,8 +21,8 @@ ATTENTION_KINDS = ("sa", "cfa", "tma", "tma-two-tap")
 NOISE_KINDS = ("iid", "shared", "mixed", "progressive", "dnm", "dnm-search")
 TEXT2VIDEO_ZERO = "text2video-zero"  # a noise of its own kind: it needs the sampler
 SAMPLERS = ("ddim", "dpm++")  # the paper's, and DPM-Solver++(2M)
-# Fewer and cheaper steps whose clips score as those of 50 DDIM steps, by benchmarks/fewer_steps.py. Guidance in an
-# interval is not among them: it takes motion away.
+# Fewer and cheaper steps whose clips score as those of 50 DDIM steps, by benchmarks/fewer_steps.py. Guidance that ends
+# early is not among them: it takes motion away.
 FAST: dict[str, Any] = {"sampler": "dpm++", "steps": 20, "deep_cache": 2}
 DTYPES = ("float32", "bfloat16", "float16")
 MU, LAM = 0.98, 0.01

@@ -62,9 +62,9 @@ QUICK = Settings(
     clip_layers=2,
     clip=Schedule(steps=60, batch=32, rate=6e-4, warmup=10, average=0.9),
     vae_widths=(16, 16, 32, 64),
-    vae=Schedule(steps=500, batch=4, rate=1e-3, warmup=20, decay=0.0, muon=1.5e-2, average=0.98),
+    vae=Schedule(steps=450, batch=4, rate=1e-3, warmup=20, decay=0.0, muon=1.5e-2, average=0.98),
     latents=1024,
     unet_widths=(64, 128),
-    unet=Schedule(steps=900, batch=16, rate=1.5e-3, warmup=20, average=0.98),
+    unet=Schedule(steps=550, batch=16, rate=1.5e-3, warmup=20, average=0.98),
     judge=Schedule(steps=200, batch=16, rate=1e-3, warmup=10, muon=1e-2, average=0.9),
 )
