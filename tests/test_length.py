@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT, LATENTS, REDUCTION, assert_close
+from helpers import CHECKPOINT, CLIP, LATENTS, REDUCTION, assert_close, in_float64
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,11 +28,7 @@ def model() -> ZS2:
 
 @pytest.fixture(scope="module")
 def exact() -> ZS2:
-    """The model with weights in float64: what differs then is not rounding, which the sampling enlarges."""
-    model = ZS2.from_pretrained(CHECKPOINT, device="cpu", lam=0.5, mu=0.9)
-    for part in (model.unet, model.text_encoder):
-        part.double()
-    return model
+    return in_float64(ZS2.from_pretrained(CHECKPOINT, device="cpu", lam=0.5, mu=0.9))
 
 
 # --- chunks -----------------------------------------------------------------------------------------------------------
@@ -52,12 +48,14 @@ def test_chunks_carry_what_the_solver_remembers(exact, attn):
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 @pytest.mark.parametrize("attn", ATTENTION_KINDS)
-def test_chunks_make_the_latents_of_the_whole_clip(exact, attn, guidance):
+def test_chunks_make_the_latents_of_the_whole_clip(model, exact, attn, guidance):
     other = exact.variant(attn=attn)
     clip = {**SMALL, "frames": 9, "guidance": guidance}
     whole = other.latents(PROMPT, **clip, chunk=9)
     for chunk in (1, 3, 8):
         assert_close(other.latents(PROMPT, **clip, chunk=chunk), whole, SAME)
+    single = model.variant(attn=attn)  # in float32
+    assert_close(single.latents(PROMPT, **clip, chunk=3), single.latents(PROMPT, **clip, chunk=9), CLIP)
 
 
 def test_chunks_of_text2video_zero_and_of_prompt_travel(exact):
