@@ -142,6 +142,16 @@ def test_nothing_is_drawn_at_random():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_converted_convolutions_of_the_unet_are_channels_last(original):
+    """They make its feature maps so; the VAE would lose a digit by it."""
+    convolutions = [w for w in original.unet.parameters() if w.ndim == 4]
+    assert convolutions
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in convolutions)
+    assert all(w.is_contiguous() for w in original.vae.parameters())
+    out = original.unet(torch.randn(2, 16, 8, 8), 500, torch.randn(1, 32, 192), frames=2)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/maps")
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize(("part", "dtype"), [("vae", "float32"), ("unet", "float16"), ("text_encoder", "float16")])

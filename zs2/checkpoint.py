@@ -94,7 +94,7 @@ class Checkpoint:
     def unet(self, attn: str, mu: float) -> UNet:
         """The UNet, in the checkpoint's dtype."""
         config = UNetConfig.from_json(self.source.json("unet"))
-        return self._load("unet", lambda tensors: UNet(config, attn, mu), self.dtype)
+        return self._load("unet", lambda tensors: UNet(config, attn, mu), self.dtype, self._unet_layout())
 
     def vae(self) -> VAE:
         """The VAE, always in float32: it is a small part of the work, and overflows float16 in some checkpoints."""
@@ -134,11 +134,22 @@ class Checkpoint:
         config = hashlib.sha256(dumps(said, sort_keys=True).encode()).hexdigest()
         return {part: sha256(files) for part, files in self.source.files.items()} | {"config": config}
 
-    def _load(self, part: str, build: Callable[[dict[str, Tensor]], M], dtype: torch.dtype) -> M:
+    def _unet_layout(self) -> torch.memory_format:
+        """Channels-last convolutions are faster on a CPU, and as exact in the UNet; the VAE's would lose a digit to
+        torch's GroupNorm (benchmarks/RESULTS.md)."""
+        return torch.channels_last if self.device.type == "cpu" else torch.preserve_format
+
+    def _load(
+        self,
+        part: str,
+        build: Callable[[dict[str, Tensor]], M],
+        dtype: torch.dtype,
+        layout: torch.memory_format = torch.preserve_format,
+    ) -> M:
         tensors = self.source.tensors(part)
         with without_weights():
             module = build(tensors)
-        return assign(module, tensors, part, dtype, self.device)
+        return assign(module, tensors, part, dtype, self.device, layout)
 
 
 @contextmanager
@@ -174,9 +185,17 @@ def without_weights() -> Iterator[None]:
         yield
 
 
-def assign(module: M, tensors: dict[str, Tensor], what: str, dtype: torch.dtype, device: torch.device) -> M:
+def assign(
+    module: M,
+    tensors: dict[str, Tensor],
+    what: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    layout: torch.memory_format = torch.preserve_format,
+) -> M:
     """Give a module on the meta device its weights, for inference.
 
+    layout: of convolutions that are converted to the dtype anyway; others stay mapped, as they are.
     Raises: InputError that names what is missing, unexpected, misshapen or not floating point.
     """
     want = module.state_dict()
@@ -196,7 +215,13 @@ def assign(module: M, tensors: dict[str, Tensor], what: str, dtype: torch.dtype,
     found = [f"{_count(names)} {problem}: {_some(names)}" for problem, names in problems if names]
     if found:
         raise InputError(f"{what}: the weights do not fit the configuration: {'; '.join(found)}")
-    module.load_state_dict({name: tensor.to(device, dtype) for name, tensor in tensors.items()}, assign=True)
+    placed = {
+        name: tensor.to(device, dtype, memory_format=layout)
+        if tensor.ndim == 4 and tensor.dtype != dtype
+        else tensor.to(device, dtype)
+        for name, tensor in tensors.items()
+    }
+    module.load_state_dict(placed, assign=True)
     return module.eval().requires_grad_(False)
 
 
