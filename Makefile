@@ -13,7 +13,7 @@ SAMPLE ?= --lam 0.15 --steps 25 --guidance 5 --seed 0 --out out/sample.gif
 # The study of `make bench-study`: under half an hour on two cores with the default checkpoint.
 STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 10)
 
-.PHONY: sample weights test test-reference test-page lint bench bench-study bench-speed bench-steps bench-length fixtures clean help
+.PHONY: sample weights test test-reference test-page lint bench bench-study bench-speed bench-tried bench-steps bench-length fixtures clean help
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -55,6 +55,10 @@ bench-speed: $(READY)  ## time zs2 against diffusers: a UNet step, attention, a 
 	@$(RUN) benchmarks/attention.py --json out/bench/attention.json
 	@$(RUN) benchmarks/clip.py --json out/bench/clip.json
 	@$(RUN) benchmarks/cold_start.py --json out/bench/cold_start.json
+
+bench-tried: $(READY)  ## what could make a step faster and was tried; where the time of a clip goes
+	@$(RUN) benchmarks/tried.py --json out/bench/tried.json
+	@$(RUN) benchmarks/parts.py --json out/bench/parts.json
 
 bench-steps: $(READY)  ## what fewer steps, DPM-Solver++, guidance in an interval, DeepCache and half precision change
 	@$(RUN) benchmarks/fewer_steps.py --json out/bench/fewer_steps.json

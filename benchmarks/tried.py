@@ -2,26 +2,35 @@
 
     python benchmarks/tried.py                         the default checkpoint's UNet, and one of SD 1.5's size (256²)
     python benchmarks/tried.py --models default
+    python benchmarks/tried.py --models towers         memory, if the text tower is let go when the text is encoded
 
-Whole steps in another way take turns with steps as they are: a ratio is the median over rounds. Parts that could be
-computed once a clip, or merged with their neighbours, are timed alone: that saves at most their share of a step.
+Whole steps in another way take turns with steps whose weights are contiguous: a ratio is the median over rounds, and
+`contiguous again` shows how far two equal things are apart. (zs2 lays weights that it converts out channels-last, and
+leaves mapped ones as they are.) Parts that could be computed once a clip, or merged with their neighbours, are timed
+alone: that saves at most their share of a step. The text tower is let go at the first call of the UNet, in a process of
+its own that makes a clip of SD 1.5's size.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import gc
+import json
+import os
 import statistics
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import machine, ratio, save, sentence, timed, turns
-from sd15 import UNET, weights
+from common import alone, highest_resident_size, machine, ratio, save, sentence, spread, timed, turns
+from sd15 import UNET, weights, write_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zs2 import ZS2, Request
 from zs2.checkpoint import Checkpoint, without_weights
 from zs2.config import DEFAULT_MODEL, UNetConfig
 from zs2.models.layers import ResnetBlock
@@ -29,6 +38,7 @@ from zs2.models.unet import UNet
 from zs2.progress import progress
 
 CPU = torch.device("cpu")
+WHICH = ("default", "sd15", "towers")
 Step = Callable[[], Tensor]
 
 
@@ -53,7 +63,7 @@ def load(which: str) -> UNet:
     return unet
 
 
-def alone(unet: UNet, step: Step, rounds: int) -> dict[str, float]:
+def parts_of(unet: UNet, step: Step, rounds: int) -> dict[str, float]:
     """Seconds of a step that go into parts, each timed alone on what the step gives it; medians over steps."""
     found: dict[str, float] = {}
 
@@ -86,7 +96,9 @@ def alone(unet: UNet, step: Step, rounds: int) -> dict[str, float]:
 @torch.no_grad()
 def compare(which: str, rounds: int) -> dict[str, Any]:
     """Print the table of a UNet, and return its figures."""
-    unet, frames, side = (load(which), *((8, 8) if which == "default" else (2, 32)))
+    small = which == "default"  # whose steps are short: more of them
+    unet, frames, side, rounds = (load(which), *((8, 8, 5 * rounds) if small else (2, 32, rounds)))
+    unet.to(memory_format=torch.contiguous_format)
     x, t = torch.randn(2 * frames, unet.config.in_channels, side, side), torch.tensor(500)
     text = unet.text_keys_values(0.1 * torch.randn(2, 77, unet.config.cross_attention_dim))
     in_place, last = copy.deepcopy(unet, {id(p): p for p in unet.parameters()}), copy.deepcopy(unet)
@@ -95,35 +107,72 @@ def compare(which: str, rounds: int) -> dict[str, Any]:
             module.__class__ = InPlace
     last.to(memory_format=torch.channels_last)
 
-    def step(net: UNet, layout: torch.memory_format = torch.contiguous_format) -> Step:
-        return lambda: net(x.to(memory_format=layout), t, text, frames=frames)
+    def step(net: UNet) -> Step:
+        return lambda: net(x, t, text, frames=frames)
 
-    steps = {"as it is": step(unet), "SiLU in place": step(in_place), "channels last": step(last, torch.channels_last)}
+    steps = {"contiguous": step(unet), "contiguous again": step(unet)}
+    steps |= {"SiLU in place": step(in_place), "channels last": step(last)}
     outs = [way() for way in steps.values()]  # which also warms up
     assert all((out - outs[0]).abs().max() <= 1e-3 * outs[0].abs().max() for out in outs)
     runs: dict[str, list[float]] = {way: [] for way in steps}
     for _, way in progress(turns(list(steps), rounds), rounds * len(steps), f"timing {which}"):
         runs[way].append(timed(steps[way], CPU))
-    parts = alone(unet, steps["as it is"], rounds)
-    whole = statistics.median(runs["as it is"])
+    parts = parts_of(unet, steps["contiguous"], rounds)
+    whole = statistics.median(runs["contiguous"])
     print(f"\n{which}: a step of {frames} frames × 2 branches, {whole:.3f} s")
     for way, times in runs.items():
-        if way != "as it is":
-            print(f"{way:<36} {ratio(times, runs['as it is'])} of a step as it is")
+        if way != "contiguous":
+            print(f"{way:<36} {ratio(times, runs['contiguous'])} of a step")
     for what, seconds in parts.items():
         print(f"{what:<36} {seconds / whole:.2%} of a step")
     return {"seconds": runs, "parts": parts}
 
 
+def towers(rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Print the memory of a clip at SD 1.5's size with the text tower kept and let go, and return it."""
+    runs: dict[str, list[tuple[float, float]]] = {"kept": [], "let go": []}
+    with tempfile.TemporaryDirectory() as scratch:
+        size = write_model(Path(scratch), single=False)
+        for _, how in turns(list(runs), rounds):
+            runs[how].append(tuple(alone(__file__, "--child", how, str(Path(scratch, "folder")))))
+    print(f"\ntext tower, of weights of {size:.2f} GB:   most memory, GB        memory at the end, GB")
+    for how, found in runs.items():
+        most, end = zip(*found, strict=True)
+        print(f"{how:<41} {spread(most, 2):<22} {spread(end, 2)}")
+    return runs
+
+
+def clip(how: str, folder: str) -> list[float]:
+    """Make a clip. Returns: the highest resident size and that at the end, in GB."""
+    model = ZS2.from_pretrained(folder)
+
+    def let_go(*_: object) -> None:
+        del model.text, model.text_encoder
+        handle.remove()
+        gc.collect()
+
+    handle = model.unet.register_forward_pre_hook(let_go if how == "let go" else lambda *_: None)
+    for step in model.sample(Request("an astronaut", frames=2, steps=2, height=64, width=64)):
+        latents = step.latents
+    model.decode(latents)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return [highest_resident_size(), pages * os.sysconf("SC_PAGE_SIZE") / 1e9]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--models", nargs="+", choices=["default", "sd15"], default=["default", "sd15"])
-    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--models", nargs="+", choices=WHICH, default=WHICH)
+    p.add_argument("--rounds", type=int, default=9)
     p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    p.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = p.parse_args(argv)
+    if args.child:
+        print(json.dumps(clip(*args.child)))
+        return
     said = machine()
-    print(f"{sentence(said)}; median of {args.rounds} (least … most)")
-    save(args.json, said, models={which: compare(which, args.rounds) for which in args.models})
+    print(f"{sentence(said)}; median of {args.rounds} (default: {5 * args.rounds}; least … most)")
+    found = {which: towers(3) if which == "towers" else compare(which, args.rounds) for which in args.models}
+    save(args.json, said, models=found)
 
 
 if __name__ == "__main__":

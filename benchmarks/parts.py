@@ -1,0 +1,71 @@
+"""Where the time of a clip goes, from the start of the process to the files: the default checkpoint's, part by part.
+
+    python benchmarks/parts.py             the clip of benchmarks/clip.py, as `python -m zs2.sample` makes it
+
+Each clip is made by a process of its own; a part's time is the median over them, and so is the whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from clip import CASES, DEFAULT, LAM, MU, PROMPT
+from common import alone, machine, save, sentence, since_begun, spread
+
+CASE = CASES["default"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--rounds", type=int, default=9)
+    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    p.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    args = p.parse_args(argv)
+    if args.child:
+        print(json.dumps(child()))
+        return
+    said = machine()
+    print(f"{sentence(said)}; median of {args.rounds} (least … most)")
+    runs: list[dict[str, float]] = [alone(__file__, "--child") for _ in range(args.rounds)]
+    wholes = [sum(run.values()) for run in runs]
+    print(f"\n{CASE.frames} frames of {CASE.size}², {CASE.steps} steps: {spread(wholes, 2)} s")
+    for part in runs[0]:
+        times = [run[part] for run in runs]
+        print(f"{part:<44} {spread(times, 2):<22} {statistics.median(times) / statistics.median(wholes):.0%}")
+    save(args.json, said, runs=runs)
+
+
+def child() -> dict[str, float]:
+    """Make the clip as the command does. Returns: the seconds of each part, in their order."""
+    ends = {"Python, and what measures (numpy, torch)": since_begun()}
+    import zs2.pipeline
+    import zs2.sample
+    import zs2.video
+
+    ends["the imports of zs2 and all else"] = since_begun()
+    model = zs2.pipeline.ZS2.from_pretrained(DEFAULT, mu=MU, lam=LAM)
+    ends["weights"] = since_begun()
+    request = model.planned(zs2.Request(PROMPT, frames=CASE.frames, steps=CASE.steps, guidance=CASE.guidance))
+    settings = model.settings(request, 8)
+    ends["plan and settings"] = since_begun()
+    steps = model.sample(request)
+    next(steps)
+    ends["text, noises and the first step"] = since_begun()
+    *_, step = steps
+    ends["the other steps"] = since_begun()
+    pixels = model.decode(step.latents, request.chunk)
+    ends["decoding"] = since_begun()
+    with tempfile.TemporaryDirectory() as scratch:
+        zs2.video.Clip(pixels, 8, settings).save(Path(scratch, "clip.gif"))
+        ends["GIF, contact sheet and settings"] = since_begun()
+    starts = [0.0, *ends.values()]
+    return {part: end - start for (part, end), start in zip(ends.items(), starts, strict=False)}
+
+
+if __name__ == "__main__":
+    main()
