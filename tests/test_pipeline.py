@@ -1,6 +1,7 @@
 """The pipeline and its API, on the real default checkpoint."""
 
 import itertools
+import threading
 import warnings
 
 import numpy as np
@@ -85,6 +86,21 @@ def test_a_clip(model):
         "versions": clip.settings["versions"],
     }
     assert clip.settings["versions"]["zs2"] == zs2.__version__
+
+
+def test_weights_are_hashed_beside_the_sampling_and_what_goes_wrong_there_is_raised(monkeypatch):
+    """The first step does not wait for the hashes, and the clip does."""
+    began, hashed = threading.Event(), threading.Event()
+
+    def sha256(files):
+        assert began.wait(60)
+        hashed.set()
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr("zs2.checkpoint.sha256", sha256)
+    with pytest.raises(OSError, match="the disk is gone"):
+        ZS2.from_pretrained(CHECKPOINT, device="cpu")(PROMPT, frames=1, steps=1, callback=lambda step: began.set())
+    assert hashed.is_set()
 
 
 @pytest.mark.parametrize("prompt", [PROMPT, [PROMPT, "rose"]], ids=["one prompt", "travel"])

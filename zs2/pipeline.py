@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from zs2 import __version__
+from zs2.beside import beside
 from zs2.checkpoint import Checkpoint, without_collector, without_weights
 from zs2.checks import check_parts, choose_device, choose_dtype
 from zs2.config import LAM, TEXT2VIDEO_ZERO, ScheduleConfig
@@ -155,8 +156,9 @@ class ZS2:
             become NaN or infinite; OutOfMemory.
         """
         made, fps = self.planned(Request(prompt, **request), group), whole("fps", fps, 1, FPS_MAX)
+        settings = beside(lambda: self.settings(made, fps, group))  # which hashes the weights, once
         frames = self.decode(_last(self.sample(made, group), callback), made.chunk, group)
-        return Clip(frames, fps, self.settings(made, fps, group))
+        return Clip(frames, fps, settings())
 
     def latents(
         self,

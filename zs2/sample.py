@@ -260,11 +260,12 @@ def make(
     model: ZS2, request: Request, path: Path, fps: int, label: str, given: dict[str, Any], group: Group | None
 ) -> None:
     """Make one clip, and write it. Raises: KeyboardInterrupt if it was, when a stream's frames are written."""
+    from zs2.beside import beside
     from zs2.progress import progress
     from zs2.video import Clip
 
     first, sheet = group is None or group.rank == 0, given.get("sheet", True)
-    settings, whole = model.settings(request, fps, group), True
+    settings, whole = beside(lambda: model.settings(request, fps, group)), True  # which hashes the weights, once
     if "stream" in given:
         from zs2.streaming import save
 
@@ -272,7 +273,7 @@ def make(
         frames = model.frames(request, group, given.get("state_device"))
         if first:
             shown = progress(frames, request.frames, label.replace("sampling", "frames"))
-            written, whole = save(shown, request.frames, path, fps, settings, sheet=sheet)
+            written, whole = save(shown, request.frames, path, fps, settings(), sheet=sheet)
         else:
             for _ in frames:
                 pass
@@ -282,7 +283,7 @@ def make(
             final = step.latents
         pixels = model.decode(final, request.chunk, group)
         if first:
-            written = Clip(pixels, fps, settings).save(path, sheet=sheet)
+            written = Clip(pixels, fps, settings()).save(path, sheet=sheet)
     if first:
         for file in written:
             print(file)
