@@ -21,7 +21,7 @@ from torch import nn
 from weights.recipe import __main__ as recipe
 from weights.recipe import contrastive, judge, layout, looks, measure, pictures, scenes
 from weights.recipe.muon import Muon, orthogonal
-from weights.recipe.settings import QUICK, SIZE, Schedule
+from weights.recipe.settings import QUICK, SIZE, Schedule, Stage
 from weights.recipe.training import Clock, OutOfTime, generator, rate, train
 from zs2 import ZS2
 from zs2.config import UNetConfig
@@ -35,7 +35,6 @@ NAMES = ["disc", "square", "star face"]
 SHORT = Schedule(steps=4, batch=4, rate=1e-3, warmup=1, average=0.5)
 TINY = replace(
     QUICK,
-    unet_things=None,
     vocabulary=560,
     clip_width=32,
     clip_layers=1,
@@ -44,9 +43,8 @@ TINY = replace(
     vae_widths=(16, 16, 16, 16),
     vae_channels=4,
     vae=SHORT,
-    latents=6,
     unet_widths=(32, 32),
-    unet=SHORT,
+    unet=(Stage(2, 6, SHORT), Stage(None, 6, SHORT)),
     judge=SHORT,
 )
 
@@ -315,6 +313,21 @@ def test_the_result_is_a_checkpoint_that_samples(made):
     latents = [load_file(file) for file in (made / "latents").glob("*.safetensors")]
     second = torch.cat([part["mean"] ** 2 + part["deviation"] ** 2 for part in latents]).mean()
     assert second.sqrt() * model.vae.config.scaling_factor == pytest.approx(1, rel=1e-3)
+
+
+def test_a_stage_of_the_unet_goes_on_from_the_one_before_with_more_things(made, loaded, tmp_path):
+    first, second = TINY.unet
+    recipe.train(NAMES, loaded, replace(TINY, unet=(first,)), tmp_path / "one", Clock())
+    idle = replace(second, schedule=replace(second.schedule, steps=0))
+    recipe.train(NAMES, loaded, replace(TINY, unet=(first, idle)), tmp_path / "idle", Clock())
+    one, both, whole = weights(tmp_path / "one"), weights(tmp_path / "idle"), weights(made)
+    assert all(torch.equal(both[key], tensor) for key, tensor in one.items())
+    changed = {key.partition(".")[0] for key, tensor in one.items() if not torch.equal(whole[key], tensor)}
+    assert changed == {"unet"}
+    things = [load_file(made / name / "0000.safetensors")["thing"] for name in ("latents", "latents-2")]
+    assert [int(thing.max()) for thing in things] == [1, 2]
+    assert json.loads((tmp_path / "one" / "checkpoint" / "concepts.json").read_text()) == NAMES[:2]
+    assert json.loads((made / "checkpoint" / "concepts.json").read_text()) == NAMES
 
 
 def test_stopped_after_every_piece_it_ends_with_the_same_weights(made, loaded, tmp_path):

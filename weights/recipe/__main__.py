@@ -118,10 +118,10 @@ def train(names: list[str], loaded: Tensor, settings: Settings, work: Path, cloc
             vae = autoencoder.learn(loaded, settings, work, clock)
             autoencoder.encode(vae, loaded, settings, out, work, clock)
         if not layout.is_there(out, "unet"):
-            denoiser.learn(names[: settings.unet_things], settings, out, work, clock)
+            denoiser.learn(names, settings, out, work, clock)
     finally:
         curves.draw(work)
-    layout.write(out / "concepts.json", names[: settings.unet_things])
+    layout.write(out / "concepts.json", names[: settings.unet[-1].things])
     print(f"{out}: trained in {sum(curves.seconds(work).values()) / 60:.0f} minutes: {curves.said(work)}")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from weights.recipe import layout
 from weights.recipe.scenes import draw, mild, render
 from weights.recipe.settings import SIZE, Settings
-from weights.recipe.training import Clock, batches, generator, save, train
+from weights.recipe.training import Clock, batches, generator, numbered, save, train
 from zs2.config import VAEConfig
 from zs2.models.vae import VAE
 from zs2.progress import progress
@@ -64,15 +64,18 @@ def learn(pictures: Tensor, settings: Settings, work: Path, clock: Clock) -> VAE
 
 @torch.no_grad()
 def encode(vae: VAE, pictures: Tensor, settings: Settings, folder: Path, work: Path, clock: Clock) -> None:
-    """Encode the scenes that the UNet learns from, once, into files; then write `vae/` with the scale that makes the
-    latents' standard deviation 1."""
-    pieces = list(batches(settings.latents, PIECE))
-    things = len(pictures[: settings.unet_things])
+    """Encode the scenes that the UNet learns from, once, into files for each of its stages; then write `vae/` with the
+    scale that makes the standard deviation of the first stage's latents 1."""
+    pieces = [
+        (numbered("latents", stage), len(pictures[: of.things]), i, piece)
+        for stage, of in enumerate(settings.unet)
+        for i, piece in enumerate(batches(of.scenes, PIECE))
+    ]
     square, count = 0.0, 0
-    for i, piece in enumerate(progress(pieces, len(pieces), "encoding")):
-        file = work / "latents" / f"{i:04}.safetensors"
+    for name, things, i, piece in progress(pieces, len(pieces), "encoding"):
+        file = work / name / f"{i:04}.safetensors"
         if not file.exists():
-            scenes = mild(draw(piece.stop - piece.start, things, generator(settings.seed, "latents", i)))
+            scenes = mild(draw(piece.stop - piece.start, things, generator(settings.seed, name, i)))
             found = [moments(vae, render(scenes[part], pictures, SIZE)) for part in batches(len(scenes), BATCH)]
             mean, log_variance = (torch.cat(each) for each in zip(*found, strict=True))
             names = ("thing", "background", "look")
@@ -85,6 +88,8 @@ def encode(vae: VAE, pictures: Tensor, settings: Settings, folder: Path, work: P
                 },
             )
             clock.check()
+        if name != numbered("latents", 0):
+            continue
         kept = load_file(file)
         square += float((kept["mean"] ** 2 + kept["deviation"] ** 2).double().sum())
         count += kept["mean"].numel()

@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PARTS = ("clip", "vae", "unet")
+
+def parts(work: Path) -> list[str]:
+    """What was trained, in this order: the UNet in one stage or several."""
+    stages = sorted(file.name.partition(".")[0] for file in work.glob("unet*.log.jsonl"))
+    return [part for part in ("clip", "vae", *stages) if lines(work, part)]
 
 
 def lines(work: Path, part: str) -> list[dict[str, Any]]:
@@ -18,7 +22,7 @@ def lines(work: Path, part: str) -> list[dict[str, Any]]:
 
 def seconds(work: Path) -> dict[str, float]:
     """The time that each part took to train."""
-    return {part: lines(work, part)[-1]["seconds"] for part in PARTS if lines(work, part)}
+    return {part: lines(work, part)[-1]["seconds"] for part in parts(work)}
 
 
 def said(work: Path) -> str:
@@ -33,7 +37,7 @@ def draw(work: Path) -> None:
     except ImportError:
         print("no curves.png: matplotlib is not installed (pip install -e .[recipe])", file=sys.stderr)
         return
-    logs = {part: lines(work, part) for part in PARTS if lines(work, part)}
+    logs = {part: lines(work, part) for part in parts(work)}
     if not logs:
         return
     kinds = {part: [key for key in log[0] if key not in ("step", "seconds", "rate")] for part, log in logs.items()}

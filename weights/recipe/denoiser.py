@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from weights.recipe import contrastive, layout
 from weights.recipe.scenes import COLOURS, LOOKS, SETTINGS, Said, Scenes, caption, say
 from weights.recipe.settings import Settings
-from weights.recipe.training import Clock, train
+from weights.recipe.training import Clock, numbered, train
 from zs2.config import ScheduleConfig, UNetConfig
 from zs2.ddim import alphas_cumprod
 from zs2.files import read_json
@@ -25,8 +26,8 @@ GAMMA = 5.0  # min-SNR weighting (Hang et al. 2023, arXiv 2303.09556)
 class Latents:
     """The encoded scenes: mean and deviation (n, c, h, w), scaled, and what is on them."""
 
-    def __init__(self, work: Path, scale: float) -> None:
-        pieces = [load_file(file) for file in sorted((work / "latents").glob("*.safetensors"))]
+    def __init__(self, folder: Path, scale: float) -> None:
+        pieces = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
         joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
         self.mean, self.deviation = joined["mean"] * scale, joined["deviation"] * scale
         nothing = torch.zeros(len(self.mean), 0)
@@ -42,10 +43,10 @@ def start(unet: UNet) -> None:
 
 
 def learn(names: Sequence[str], settings: Settings, folder: Path, work: Path, clock: Clock) -> None:
-    """Train, and write `unet/` and the scheduler's file."""
+    """Train, stage after stage, and write `unet/` and the scheduler's file."""
     torch.manual_seed(settings.seed)
     text, tokenizer = contrastive.load_text(folder), Tokenizer.from_folder(folder / "tokenizer")
-    data = Latents(work, read_json(folder / "vae" / "config.json")["scaling_factor"])
+    scale = read_json(folder / "vae" / "config.json")["scaling_factor"]
     unet = UNet(UNetConfig.from_json(layout.unet(settings)), attn="sa")
     start(unet)
     cumprod = alphas_cumprod(ScheduleConfig.from_json(layout.SCHEDULER))
@@ -63,8 +64,8 @@ def learn(names: Sequence[str], settings: Settings, folder: Path, work: Path, cl
             encoded[thing] = text(tokenizer.encode(captions)).unflatten(0, (len(where), len(looks)))
         return torch.stack([encoded[thing][background, look] for thing, background, look in rows])
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        rows = torch.randint(len(data.mean), (settings.unet.batch,), generator=generator)
+    def loss(data: Latents, batch: int, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        rows = torch.randint(len(data.mean), (batch,), generator=generator)
         scenes = data.scenes[rows]
         context = contexts(say(scenes, generator, settings.empty))
         noise = torch.randn(2, *data.mean[rows].shape, generator=generator)
@@ -76,7 +77,10 @@ def learn(names: Sequence[str], settings: Settings, folder: Path, work: Path, cl
         snr = cumprod[t] / (1 - cumprod[t])
         return (error * snr.clamp(max=GAMMA) / snr).mean(), {"error": error.mean().detach()}
 
-    train("unet", unet, settings.unet, loss, seed=settings.seed, folder=work, clock=clock)
+    for number, stage in enumerate(settings.unet):
+        data = Latents(work / numbered("latents", number), scale)
+        of_stage = partial(loss, data, stage.schedule.batch)
+        train(numbered("unet", number), unet, stage.schedule, of_stage, seed=settings.seed, folder=work, clock=clock)
     layout.write(folder / "scheduler" / "scheduler_config.json", layout.SCHEDULER)
     layout.write(folder / "model_index.json", layout.INDEX)
     layout.write_part(folder, "unet", layout.unet(settings), unet, "diffusion_pytorch_model")

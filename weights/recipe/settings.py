@@ -22,6 +22,15 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A part of the UNet's training, from where the one before ended."""
+
+    things: int | None  # of things.json, from its start; None: all
+    scenes: int  # of those things, encoded once
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that decides the result, with the seed."""
 
@@ -41,13 +50,11 @@ class Settings:
         default_factory=lambda: Schedule(steps=3200, batch=4, rate=1e-3, muon=1.5e-2, decay=0.0, average=0.99)
     )
     # UNet
-    unet_things: int | None = 49  # of those: fewer things are learnt better in the same time
-    latents: int = 16_000  # scenes that are encoded once
     unet_widths: tuple[int, ...] = (96, 192)
     unet_layers: int = 1
     unet_heads: int = 4
-    unet: Schedule = field(
-        default_factory=lambda: Schedule(steps=10_000, batch=32, rate=1e-3, muon=2e-2, average=0.999)
+    unet: tuple[Stage, ...] = (  # few things: they are learnt better in the same time
+        Stage(49, 16_000, Schedule(steps=10_000, batch=32, rate=1e-3, muon=2e-2, average=0.999)),
     )
     empty: float = 0.12  # share of empty captions
     # the judge of judge.py
@@ -57,14 +64,15 @@ class Settings:
 FULL = Settings()
 QUICK = Settings(
     things=8,
-    unet_things=8,
     vocabulary=700,
     clip_layers=2,
     clip=Schedule(steps=60, batch=32, rate=6e-4, warmup=10, average=0.9),
     vae_widths=(16, 16, 32, 64),
     vae=Schedule(steps=450, batch=4, rate=1e-3, warmup=20, decay=0.0, muon=1.5e-2, average=0.98),
-    latents=1024,
     unet_widths=(64, 128),
-    unet=Schedule(steps=550, batch=16, rate=1.5e-3, warmup=20, average=0.98),
+    unet=(
+        Stage(4, 512, Schedule(steps=250, batch=16, rate=1.5e-3, warmup=20, average=0.98)),
+        Stage(None, 512, Schedule(steps=300, batch=16, rate=1.5e-3, warmup=20, average=0.98)),
+    ),
     judge=Schedule(steps=200, batch=16, rate=1e-3, warmup=10, muon=1e-2, average=0.9),
 )

@@ -43,6 +43,11 @@ class Clock:
             raise OutOfTime
 
 
+def numbered(name: str, stage: int) -> str:
+    """What a stage of a training is called, from 0: the first has no number."""
+    return f"{name}-{stage + 1}" if stage else name
+
+
 def generator(seed: int, name: str, number: int) -> torch.Generator:
     """The randomness of one step, or one piece, of a part."""
     digest = hashlib.sha256(f"{seed} {name} {number}".encode()).digest()
