@@ -13,6 +13,9 @@ SAMPLE ?= --lam 0.15 --steps 25 --guidance 5 --seed 0 --out out/sample.gif
 # The study of `make bench-study`: under half an hour on two cores with the default checkpoint.
 STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 10)
 
+# The starts of `make bench-speed`; with FULL=1 also from a single file.
+STARTS := "zs2 default" "diffusers default" "zs2 folder" "diffusers folder"
+
 .PHONY: sample weights test test-reference test-page lint bench bench-study bench-speed bench-tried bench-steps bench-length fixtures clean help
 
 help:  ## say what there is
@@ -51,10 +54,10 @@ bench-study: $(READY)  ## the ablation study, small, and its report: out/bench-s
 
 bench-speed: $(READY)  ## time zs2 against diffusers: a UNet step, attention, a clip, a cold start (installs diffusers)
 	@$(RUN) -m pip install -q -e ".[bench]"
-	@$(RUN) benchmarks/unet_step.py $(if $(FULL),--full) --json out/bench/unet_step.json
+	@$(RUN) benchmarks/unet_step.py $(if $(FULL),--full,--attn sa cfa tma) --json out/bench/unet_step.json
 	@$(RUN) benchmarks/attention.py --json out/bench/attention.json
 	@$(RUN) benchmarks/clip.py --json out/bench/clip.json
-	@$(RUN) benchmarks/cold_start.py --json out/bench/cold_start.json
+	@$(RUN) benchmarks/cold_start.py $(if $(FULL),,--ways $(STARTS)) --json out/bench/cold_start.json
 
 bench-tried: $(READY)  ## what could make a step faster and was tried; where the time of a clip goes
 	@$(RUN) benchmarks/tried.py --json out/bench/tried.json

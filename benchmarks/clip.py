@@ -52,7 +52,7 @@ BOTH = (*PEERS, *PEERS.values())
 FASTER = 3.0  # --fast over diffusers at SD 1.5's size
 CASES = {
     "default": Case(8, 25, 64, 5.0, (*BOTH, "zs2 fast"), 2.0, 1.1),
-    "sd15": Case(2, 3, 128, 7.5, BOTH, 0.98, None),
+    "sd15": Case(2, 3, 64, 7.5, BOTH, 0.98, None),
     "sd15-fast": Case(1, 50, 64, 7.5, ("zs2 fast", "diffusers tma"), FASTER, None),
 }
 
