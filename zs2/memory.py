@@ -22,9 +22,10 @@ What a layer holds at its peak, in maps of its resolution and the network's dtyp
                  GELU (4) and product (4)
     attention    of the decoder: 9·c
 
-On a CPU the process itself comes to that: Python, torch and its threads. In tests and in benchmarks/length.py this is
-within 15 % of the measured peak, for the default checkpoint and for Stable Diffusion 1.5's size in bfloat16. On a
-GPU it was not measured.
+On a CPU the process itself comes to that: Python, torch and its threads, as large as it is when this module is imported
+(torch built for CUDA holds twice as much as one for CPUs), and what first calls add. In tests and in
+benchmarks/length.py this is within 15 % of the measured peak, for the default checkpoint and for Stable Diffusion 1.5's
+size in bfloat16. On a GPU it was not measured.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.text import Text
 
-PROCESS = 300 * 2**20  # Python and torch on a CPU, before any model
+TORCH = 225 * 2**20  # the process with torch imported, where the system does not say its size
+CALLS = 75 * 2**20  # what the first calls add: threads, code, buffers
 SPARE = 0.9  # of what is free, where the chunk is chosen
 
 
@@ -268,3 +270,12 @@ def _numbers(file: str | Path) -> dict[str, int]:
     except OSError:
         return {}
     return {word[0]: int(word[1]) for word in words if len(word) > 1 and word[1].isdecimal()}
+
+
+def _process() -> int:
+    """What this process holds now, and what first calls add."""
+    resident = _numbers("/proc/self/status").get("VmRSS")
+    return CALLS + (TORCH if resident is None else 1024 * resident)
+
+
+PROCESS = _process()  # before any model
