@@ -16,7 +16,7 @@ STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 10)
 # The starts of `make bench-speed`; with FULL=1 also from a single file.
 STARTS := "zs2 default" "diffusers default" "zs2 folder" "diffusers folder"
 
-.PHONY: sample weights test test-reference test-page lint bench bench-study bench-speed bench-tried bench-steps bench-length fixtures clean help
+.PHONY: sample weights test test-reference test-page lint bench bench-study bench-speed bench-steps bench-tried bench-length fixtures clean help
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -59,13 +59,13 @@ bench-speed: $(READY)  ## time zs2 against diffusers: a UNet step, attention, a 
 	@$(RUN) benchmarks/clip.py --json out/bench/clip.json
 	@$(RUN) benchmarks/cold_start.py $(if $(FULL),,--ways $(STARTS)) --json out/bench/cold_start.json
 
-bench-tried: $(READY)  ## what could make a step faster and was tried; where the time of a clip goes
-	@$(RUN) benchmarks/tried.py --json out/bench/tried.json
-	@$(RUN) benchmarks/parts.py --json out/bench/parts.json
-
 bench-steps: $(READY)  ## what fewer steps, DPM-Solver++, guidance in an interval, DeepCache and half precision change
 	@$(RUN) benchmarks/fewer_steps.py --json out/bench/fewer_steps.json
 	@$(RUN) benchmarks/precision.py --json out/bench/precision.json
+
+bench-tried: $(READY)  ## what could make a step faster and was tried; where the time of a clip goes
+	@$(RUN) benchmarks/tried.py --json out/bench/tried.json
+	@$(RUN) benchmarks/parts.py --json out/bench/parts.json
 
 bench-length: $(READY)  ## what a long clip costs: memory, speed, and scaling over processes
 	@$(RUN) benchmarks/length.py memory emoji64

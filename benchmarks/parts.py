@@ -2,7 +2,8 @@
 
     python benchmarks/parts.py             the clip of benchmarks/clip.py, as `python -m zs2.sample` makes it
 
-Each clip is made by a process of its own; a part's time is the median over them, and so is the whole.
+Each clip is made by a process of its own; a part's time is the median over them, and so is the whole. The weights are
+hashed before the first step here, where the command hashes them beside the steps, so that both can be told apart.
 """
 
 from __future__ import annotations

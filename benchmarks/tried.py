@@ -1,7 +1,6 @@
 """What could make a UNet step faster and was tried: what it saves, or the most that it could save.
 
-    python benchmarks/tried.py                         the default checkpoint's UNet, and one of SD 1.5's size (256²)
-    python benchmarks/tried.py --models default
+    python benchmarks/tried.py                         all: the default UNet, one of SD 1.5's size (256²), the next
     python benchmarks/tried.py --models towers         memory, if the text tower is let go when the text is encoded
 
 Whole steps in another way take turns with steps whose weights are contiguous: a ratio is the median over rounds, and

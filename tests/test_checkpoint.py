@@ -148,8 +148,11 @@ def test_converted_convolutions_of_the_unet_are_channels_last(original):
     assert convolutions
     assert all(w.is_contiguous(memory_format=torch.channels_last) for w in convolutions)
     assert all(w.is_contiguous() for w in original.vae.parameters())
-    out = original.unet(torch.randn(2, 16, 8, 8), 500, torch.randn(1, 32, 192), frames=2)
+    text = torch.randn(1, 4, original.unet.config.cross_attention_dim)
+    out = original.unet(torch.randn(2, *LATENTS), 500, text, frames=2)
     assert out.is_contiguous(memory_format=torch.channels_last)
+    half = Checkpoint(CHECKPOINT, torch.bfloat16).unet("tma", 0.98)
+    assert all(w.is_contiguous() for w in half.parameters())  # not measured, so left as it was
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/maps")

@@ -265,7 +265,9 @@ def make(
     from zs2.video import Clip
 
     first, sheet = group is None or group.rank == 0, given.get("sheet", True)
-    settings, whole = beside(lambda: model.settings(request, fps, group)), True  # which hashes the weights, once
+    whole = True
+    if first:
+        settings = beside(lambda: model.settings(request, fps, group))  # which hashes the weights, once
     if "stream" in given:
         from zs2.streaming import save
 
