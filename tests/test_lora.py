@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from zs2 import ZS2
 from zs2.errors import InputError
-from zs2.lora import is_lora, merge, parse
+from zs2.lora import is_lora, lora_files, merge, parse
 from zs2.models.clip import TextEncoder
 from zs2.models.unet import UNet
 
@@ -208,6 +208,17 @@ def test_several_add_up_in_any_order(loaded: ZS2, tmp_path: Path) -> None:
     merge(files[0], 0.3, twice, [])
     merge(files[0], 0.5, twice, [])
     assert_close(once.get_submodule(UNET).weight, twice.get_submodule(UNET).weight, 1e-6)
+
+
+def test_one_or_several_in_python() -> None:
+    path, name = Path("a.safetensors"), "a.safetensors"
+    for given in (path, name, f"{name}:1", (name, 1), (path, 1.0), [path], [(name, 1)], ((name, 1),)):
+        assert lora_files(given) == [(path, 1.0)], given
+    assert lora_files((name, f"{name}:0.5")) == [(path, 1.0), (path, 0.5)]
+    assert lora_files(()) == []
+    for wrong in (5, None, (name, None), [5], [(name, "1")], [(name, math.nan)]):
+        with pytest.raises(InputError, match=r"FILE:SCALE, (or )?\(file, scale\)"):
+            lora_files(wrong)  # type: ignore[arg-type]
 
 
 def test_a_scale_and_its_opposite_cancel(unet: UNet, tmp_path: Path) -> None:

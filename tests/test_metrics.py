@@ -329,12 +329,19 @@ def test_one_frame_has_dashes(made, capsys, tmp_path):
     assert out.splitlines()[1].split()[1:-1] == ["—"] * 6
 
 
+def test_the_empty_prompt_has_no_score_but_all_else(made, capsys, tmp_path):
+    Clip(Clip.open(made / "apple.webp").frames, settings={"prompt": ""}).save(tmp_path / "empty.webp")
+    status, out, _ = run(capsys, tmp_path / "empty.webp", "--clip", CHECKPOINT)
+    assert status == 0
+    assert [value == "—" for value in out.splitlines()[1].split()[:2]] == [True, False]
+
+
 def test_what_can_not_be_measured_is_told_in_one_line(made, capsys, tmp_path):
     shutil.copytree(made, tmp_path / "here")
     here = tmp_path / "here"
     Image.new("RGB", (8, 8)).save(here / "holiday.png")
     frames = Clip.open(here / "apple.webp").frames
-    for name, prompt in {"none": None, "empty": "", "number": 5, "mixed": ["a", 5], "nothing": []}.items():
+    for name, prompt in {"none": None, "number": 5, "mixed": ["a", 5], "nothing": []}.items():
         Clip(frames, settings={"prompt": prompt}).save(here / f"{name}.webp")
     Clip(frames, settings={"prompt": ["a", "b", "c"]}).save(here / "many.webp")
     good = here / "apple.webp"
@@ -344,10 +351,7 @@ def test_what_can_not_be_measured_is_told_in_one_line(made, capsys, tmp_path):
         "holiday.png": ("holiday.png: no settings of zs2",),
         "apple.sheet.png": ("apple.sheet.png is 396x200, its settings say 16x16", "not a contact sheet"),
         "apple.json": ("apple.json: no clip: expected .webp",),
-        **{
-            f"{n}.webp": (f"{n}.webp: its settings have no prompt",)
-            for n in ("none", "empty", "number", "mixed", "nothing")
-        },
+        **{f"{n}.webp": (f"{n}.webp: its settings have no prompt",) for n in ("none", "number", "mixed", "nothing")},
     }.items():
         failed(capsys, good, here / wrong, words=words)
     failed(capsys, here / "many.webp", "--clip", CHECKPOINT, words=("3 prompts for 2 frames",))

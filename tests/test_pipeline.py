@@ -150,7 +150,8 @@ def test_given_latents_are_the_initial_noise(model):
         model.latents(PROMPT, frames=3, steps=3, latents=given), model.latents(PROMPT, frames=3, steps=3, seed=9)
     )
     assert torch.equal(given, kept)
-    settings = model(PROMPT, frames=3, steps=1, latents=given).settings
+    settings = model(PROMPT, steps=1, latents=given).settings  # they say how many frames, too
+    assert len(list(model.stream(PROMPT, steps=1, latents=given))) == settings["frames"] == 3
     assert settings["seed"] is settings["noise"] is settings["lam"] is None
     assert len(settings["latents"]) == 64
 
@@ -247,7 +248,7 @@ def test_steps_that_pass_the_schedule(model, steps):
 )
 def test_latents_that_do_not_fit(model, latents, message):
     with pytest.raises(InputError, match=message):
-        model.latents(PROMPT, latents=latents)
+        model.latents(PROMPT, frames=8, latents=latents)
 
 
 def test_variants_share_their_weights_and_leave_the_first_as_it_was(model):

@@ -45,14 +45,16 @@ with joined("gloo") as group:
 """
 
 
-def torchrun(processes: int, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
+def torchrun(processes: int, *arguments: str, cwd: Path, limit: int | None = None) -> subprocess.Popen[str]:
+    """limit: of the bytes of a file that it writes."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     env = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
     }
+    limited = [] if limit is None else ["prlimit", f"--fsize={limit}"]
     return subprocess.Popen(
-        [*words, *arguments], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*limited, *words, *arguments], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -110,6 +112,42 @@ def test_what_is_wrong_is_said_once(tmp_path, line, words):
     assert (out, list(tmp_path.iterdir())) == ("", [])
     (said_line,) = said(err)
     assert words in said_line
+
+
+DIFFER = """
+import sys
+from zs2 import ZS2, memory, pipeline
+from zs2.processes import joined
+from zs2.request import Request
+
+model = ZS2.from_pretrained(sys.argv[1], device="cpu")
+request = Request("star", frames=40, height=512, width=512)
+with joined("gloo") as group:
+    assert group.here == group.size == 2
+    needs = [model.plan(request, chunk).total for chunk in (5, 9)]
+    pipeline.free_memory = lambda device, sharing: int(needs[group.rank] / memory.SPARE) + 1
+    made = model.planned(request, group)
+    print(f"{group.rank} {made.chunk}\\n", end="", flush=True)  # in one write
+"""
+
+
+def test_processes_with_different_memory_decide_on_one_chunk(tmp_path):
+    (tmp_path / "differ.py").write_text(DIFFER)
+    run = torchrun(2, "differ.py", str(CHECKPOINT), cwd=tmp_path)
+    out, err = run.communicate(timeout=600)
+    assert run.returncode == 0, err
+    assert sorted(out.splitlines()) == ["0 5", "1 5"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
+def test_what_can_not_be_written_is_said_once(tmp_path):
+    line = "-m zs2.sample --steps 1 --frames 3 --size 16x16 --device cpu --out c"
+    run = torchrun(2, *line.split(), cwd=tmp_path, limit=1)
+    out, err = run.communicate(timeout=600)
+    assert run.returncode != 0
+    assert [line.partition("] ")[2] for line in said(err)] == ["File too large"]
+    assert "zs2/processes.py" not in err  # no trace of the other one
+    assert (out, list(tmp_path.iterdir())) == ("", [])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

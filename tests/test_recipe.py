@@ -35,7 +35,6 @@ NAMES = ["disc", "square", "star face"]
 SHORT = Schedule(steps=4, batch=4, rate=1e-3, warmup=1, average=0.5)
 TINY = replace(
     QUICK,
-    vocabulary=560,
     clip_width=32,
     clip_layers=1,
     clip_projection=16,
@@ -154,7 +153,7 @@ def test_settings_are_pictures_that_differ(name):
     assert (one - other).abs().max() > 0.05
 
 
-def test_held_out_pairs_are_never_drawn_but_when_asked_for():
+def test_held_out_pairs_are_never_drawn():
     drawn = scenes.draw(20_000, 49, torch.Generator().manual_seed(1))
     pairs = set(zip(drawn.thing.tolist(), drawn.background.tolist(), strict=True))
     never = {(i, int(c)) for i in range(49) for c in torch.stack(scenes.held_out(torch.tensor(i)))}
@@ -162,8 +161,6 @@ def test_held_out_pairs_are_never_drawn_but_when_asked_for():
     assert not pairs & never
     plain = {(i, c) for i in range(49) for c in range(len(scenes.COLOURS))}
     assert plain - never <= pairs
-    held = scenes.draw(5_000, 49, torch.Generator().manual_seed(2), held=True)
-    assert set(zip(held.thing.tolist(), held.background.tolist(), strict=True)) == never
 
 
 def test_captions_say_what_is_there_and_leave_the_rest_out():
@@ -345,6 +342,17 @@ def test_stopped_after_every_piece_it_ends_with_the_same_weights(made, loaded, t
 def test_other_settings_in_the_same_folder_are_refused(made, loaded):
     with pytest.raises(InputError, match="was begun with other settings"):
         recipe.train(NAMES, loaded, replace(TINY, seed=1), made, Clock())
+    with pytest.raises(InputError, match="or pictures"):
+        recipe.train(NAMES, loaded.flip(0), TINY, made, Clock())
+
+
+def test_a_judge_of_other_pictures_is_not_taken_over(own, tmp_path, capsys):
+    for name in ("disc", "square", "star face"):
+        shutil.copy(own / f"{name}.png", tmp_path / f"other {name}.png")
+    line = ["judge", "--quick", "--minutes", "0", "--work", str(tmp_path / "work"), "--pictures"]
+    assert recipe.main([*line, str(own)]) == 3  # begun, and kept
+    assert recipe.main([*line, str(tmp_path)]) == 1
+    assert "was begun with other settings or pictures" in capsys.readouterr().err
 
 
 def test_killed_while_training_and_finished(own, tmp_path):
@@ -374,9 +382,32 @@ def test_the_tokenizer_knows_every_word_and_any_byte(made):
     assert (ids[1] != tokenizer.eos_id).sum() == 1 + 2 + 3 + 4  # the start, and each byte: none is unknown
 
 
+def test_merges_are_learnt_in_a_fixed_order():
+    """The words of Sennrich et al. 2016, until each is whole."""
+    words = {"low": 5, "lower": 2, "newest": 6, "widest": 3}
+    letters = [chr(i) for i in range(ord("a"), ord("z") + 1)]
+    base = {token: i for i, token in enumerate([*letters, *(f"{letter}</w>" for letter in letters)])}
+    numbers, merges = recipe.bpe.merged(words, base)
+    assert merges[:4] == [("e", "s"), ("es", "t</w>"), ("l", "o"), ("e", "w")]  # 9, 9, 7 and 6 times, as ("n", "e")
+    assert recipe.bpe.merged(dict(reversed(words.items())), base) == (numbers, merges)
+    assert numbers.keys() >= {"low</w>", "lower</w>", "newest</w>", "widest</w>"}
+
+
+def test_the_vocabulary_is_the_shipped_ones(tmp_path):
+    learnt = recipe.bpe.learn(pictures.things(None), tmp_path).backend
+    shipped = Tokenizer.from_folder(CHECKPOINT / "tokenizer").backend
+    assert learnt.get_vocab().keys() == shipped.get_vocab().keys()
+
+
+def test_a_tokenizer_that_is_there_stays(tmp_path):
+    first = recipe.bpe.learn(["disc"], tmp_path)
+    again = recipe.bpe.learn(NAMES, tmp_path)
+    assert again.backend.get_vocab() == first.backend.get_vocab()
+
+
 def test_clip_learns_which_caption_is_true(loaded, tmp_path):
     settings = replace(TINY, clip_width=64, clip_projection=32, clip=Schedule(120, 32, 2e-3, 10, average=0.9))
-    tokenizer = recipe.bpe.learn(NAMES, settings, tmp_path)
+    tokenizer = recipe.bpe.learn(NAMES, tmp_path)
     contrastive.learn(NAMES, loaded, tokenizer, settings, tmp_path, tmp_path, Clock())
     log = [json.loads(line) for line in (tmp_path / "clip.log.jsonl").open()]
     assert log[-1]["loss"] < log[0]["loss"] - 0.3

@@ -53,6 +53,16 @@ def test_streams_that_can_not_be_written(zs2, here, line, words):
     assert files(here) == {}
 
 
+def test_state_device_that_is_the_models_has_no_effect(zs2):
+    """And the plan counts the states of all steps."""
+    line = (*BRIEF, "--stream", "--out", "c", "--dry-run")
+    plain, other = (succeeded(zs2(*line, *more)) for more in ((), ("--state-device", "cpu")))
+    assert [row for row in plain.out.splitlines() if row.startswith("states")] == [
+        row for row in other.out.splitlines() if row.startswith("states")
+    ]
+    assert other.warnings == ["state_device cpu has no effect: the model is there, too"]
+
+
 def test_state_device_without_a_stream_has_no_effect(zs2):
     (warning,) = succeeded(zs2(*BRIEF, "--state-device", "cpu")).warnings
     assert warning == "state_device: no effect without --stream"

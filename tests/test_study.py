@@ -262,6 +262,7 @@ def test_the_default_study():
     assert (study.model, study.dtype, study.negative_prompt) == (DEFAULT_MODEL, "float32", "")
     assert study.full == "dnm-0.1_tma-0.98"
     assert study.chunk == study.frames
+    assert [planned("--chunk", chunk).chunk for chunk in ("3", "9")] == [3, 8]
 
 
 def test_the_default_study_of_another_model():

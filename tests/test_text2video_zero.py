@@ -66,6 +66,22 @@ def test_frame_0_is_the_image_of_the_model_with_any_attention(model, attn):
     assert_close(model.latents(PROMPT, frames=1, steps=6, seed=2), plain, CLIP)
 
 
+def test_frame_0_stays_the_image_of_the_model_where_the_solver_remembers(model):
+    """The others join in step 3, and begin without a memory beside it."""
+    method, request = {"renoise": (2, 4)}, {"steps": 7, "sampler": "dpm++", "height": 32, "width": 32}
+    alone, clip = (model.variant(**method).latents(PROMPT, frames=frames, **request) for frames in (1, 3))
+    assert_close(clip[:1], alone, CLIP)
+    assert clip.isfinite().all()
+
+
+def test_where_deep_features_are_made_anew_for_frame_0_it_is_said(model):
+    zero = model.variant(renoise=(2, 4))
+    with pytest.warns(UserWarning, match="frame 0 is only nearly the model's image"):
+        zero.planned(Request(PROMPT, frames=3, steps=8, deep_cache=2))  # they join in step 4
+    zero.planned(Request(PROMPT, frames=3, steps=7, deep_cache=2))
+    zero.planned(Request(PROMPT, frames=1, steps=8, deep_cache=2))
+
+
 def test_longer_clips_begin_with_shorter_ones(model):
     long, short = (model.latents(PROMPT, frames=frames, steps=5) for frames in (4, 2))
     assert_close(long[:2], short, CLIP)

@@ -49,8 +49,8 @@ then: python -m zs2.report out/study""",
     kinds = ", ".join((*NOISE_KINDS, TEXT2VIDEO_ZERO))
     g.add_argument("--noise", nargs="+", metavar="KIND", help=f"{kinds} (default, in a grid: dnm)")
     g.add_argument("--attn", nargs="+", metavar="KIND", help=f"{', '.join(ATTENTION_KINDS)} (default, in a grid: tma)")
-    g.add_argument("--lam", nargs="+", type=float, metavar="λ", help=f"of dnm; with presets one (default {STUDY_LAM})")
-    g.add_argument("--mu", nargs="+", type=float, metavar="μ", help=f"of tma; with presets one (default {STUDY_MU})")
+    g.add_argument("--lam", nargs="+", type=float, metavar="λ", help=f"of dnm…; with presets one (default {STUDY_LAM})")
+    g.add_argument("--mu", nargs="+", type=float, metavar="μ", help=f"of tma…; with presets one (default {STUDY_MU})")
     g.add_argument("--alpha", nargs="+", type=float, metavar="A", help="of mixed and progressive noise, in a grid")
 
     g = p.add_argument_group("prompts and seeds: every cell is made for each pair")
@@ -81,6 +81,7 @@ then: python -m zs2.report out/study""",
     )
     g.add_argument("--deep-cache", type=int, metavar="N", help="make deep features every N steps (default 1: exact)")
     g.add_argument("--size", type=size, metavar="WxH", help="pixels (default: what the model was trained at)")
+    g.add_argument("--chunk", type=int, metavar="N", help="frames of a UNet call (default: all of a clip)")
 
     g = p.add_argument_group("metrics and output")
     g.add_argument(

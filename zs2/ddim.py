@@ -93,6 +93,8 @@ class Solver(ABC):
     Raises: InputError for a schedule without signal there, if the model predicts ε.
     """
 
+    remembered = 0  # tensors of the latents' shape that a step hands to the next, behind the latents
+
     def __init__(self, config: ScheduleConfig, timesteps: list[int]) -> None:
         self.config, self.timesteps = config, timesteps
         self.cumprod = alphas_cumprod(config)

@@ -38,6 +38,8 @@ def timesteps(config: ScheduleConfig, steps: int) -> list[int]:
 class DPMSolver(Solver):
     """DPM-Solver++(2M) in so many steps; see `timesteps` for the errors. `clip_sample` is DDIM's alone."""
 
+    remembered = 1
+
     def __init__(self, config: ScheduleConfig, steps: int) -> None:
         super().__init__(config, timesteps(config, steps))
         # where a schedule ends at zero signal, diffusers' least, so that the logarithm is finite
@@ -48,15 +50,16 @@ class DPMSolver(Solver):
         return 0.5 * math.log(self.alpha[i] / (1 - self.alpha[i]))
 
     def step(self, i: int, x: Tensor, output: Tensor) -> Tensor:
-        """Of first order where nothing is remembered, and at the end. What is remembered is the x₀ that the step before
-        predicted: (f, c, h, w) → (f, 2c, h, w), then (f, 2c, h, w) → (f, 2c, h, w)."""
+        """Of first order where nothing is remembered (or NaN, of frames that begin beside others), and at the end. What
+        is remembered is the x₀ that the step before predicted: (f, c, h, w) or (f, 2c, h, w) → (f, 2c, h, w)."""
         x, *remembered = x.split(output.shape[1], dim=1)
         x0, _ = clean_and_noise(self.config, self.alpha[i], x, output)
         last = i == len(self.timesteps) - 1
         guess = x0
         if remembered and not last:
             h, before = self._log_snr(i + 1) - self._log_snr(i), self._log_snr(i) - self._log_snr(i - 1)
-            guess = x0 + h / (2 * before) * (x0 - remembered[0])  # x₀ half way, extrapolated
+            ahead = x0 + h / (2 * before) * (x0 - remembered[0])  # x₀ half way, extrapolated
+            guess = torch.where(remembered[0].isnan(), x0, ahead)
         alpha, alpha_next = self.alpha[i], self.alpha[i + 1]
         noise = math.sqrt((1 - alpha_next) / (1 - alpha))  # σ' / σ, which is 0 in the last step
         # α'·(1 − e^−h) with e^−h = (σ'/α')·(α/σ)

@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from zs2.original_names import unet_names
 from zs2.weights import read_metadata, read_tensors
 
 Layer = nn.Linear | nn.Conv2d
+LoRA = str | Path | tuple[str | Path, float]  # FILE or FILE:SCALE; a path; a file and its scale
 
 MARK = re.compile(r"(^|[._])(lora|hada|lokr|oft|lycoris)[._]")
 
@@ -82,6 +83,29 @@ def parse(text: str) -> tuple[Path, float]:
     if not name or not math.isfinite(scale):
         raise InputError(f"LoRA {text!r}: expected FILE or FILE:SCALE, such as style.safetensors:0.8")
     return Path(name), scale
+
+
+def lora_files(given: LoRA | Sequence[LoRA]) -> list[tuple[Path, float]]:
+    """LoRAs as they are given in Python, one or several, as files and scales. Raises: InputError for anything else."""
+    single = isinstance(given, str | Path) or (isinstance(given, tuple) and len(given) == 2 and _is_number(given[1]))
+    entries: Any = [given] if single else given
+    if not isinstance(entries, list | tuple):
+        raise InputError(f"lora is {given!r}: expected a path, FILE:SCALE, (file, scale), or a list of them")
+    found = []
+    for one in entries:
+        if isinstance(one, str):
+            found.append(parse(one))
+        elif isinstance(one, Path):
+            found.append((one, 1.0))
+        elif isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str | Path) and _is_number(one[1]):
+            found.append((Path(one[0]), float(one[1])))
+        else:
+            raise InputError(f"LoRA {one!r}: expected a path, FILE:SCALE, or (file, scale)")
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def merge(file: Path, scale: float, unet: UNet, text_encoders: Sequence[nn.Module]) -> None:

@@ -3,7 +3,8 @@
 The peak is the sum of what is there throughout and the larger of two passing needs:
 
     weights      of all parts, as loaded
-    latents      4·h·w·4 bytes a frame, three times: before, after and as pieces (in a stream: of a chunk)
+    latents      c·h·w·4 bytes a frame, three times: before, after and as pieces (in a stream: of a chunk); as much
+                 again for what the solver remembers
     frames       3·H·W bytes a frame, twice: decoded, and as the clip (in a stream: of a chunk)
     text         of each prompt of a chunk and the negative one: keys and values of every cross-attention, 2·m·Σc
     states       of every self-attention, a branch: n·c·4 bytes for n tokens; twice while a chunk passes them on, and
@@ -93,6 +94,7 @@ def plan(
     branches: int,
     texts: int,
     kept_states: int,
+    remembered: int,
     deep_cache: bool,
 ) -> Plan:
     """The memory of a sampling; see above.
@@ -100,7 +102,7 @@ def plan(
     Args:
         size: of the latents, h and w. frames: None in a stream without end. chunk: frames at once.
         texts: how many prompts there are. kept_states: 0, or in a stream: of how many steps the states stay here.
-        deep_cache: whether deep features are taken over.
+        remembered: tensors that the solver keeps behind the latents. deep_cache: whether deep features are taken over.
     """
     weight = unet.conv_in.weight
     cpu, element = weight.device.type == "cpu", weight.element_size()
@@ -112,7 +114,7 @@ def plan(
     return Plan(
         process=PROCESS if cpu else 0,
         weights=sum(_bytes(module) for module in (unet, vae, *text.encoders)),
-        latents=3 * held * vae.config.latent_channels * h * w * 4,
+        latents=3 * held * (1 + remembered) * vae.config.latent_channels * h * w * 4,
         frames=2 * held * 3 * height * width,
         text=(min(texts, chunk) + 1)
         * text.encoders[0].config.max_position_embeddings
@@ -217,8 +219,11 @@ def fitting(needs: Callable[[int], Plan], wanted: int, free: int | None, *, aske
     return most
 
 
-def free_memory(device: torch.device) -> int | None:
-    """The bytes that this process can come to hold on a device: what it has, and what is free. None if not known."""
+def free_memory(device: torch.device, sharing: int = 1) -> int | None:
+    """The bytes that this process can come to hold on a device: what it has, and what is free. None if not known.
+
+    sharing: how many processes have a part each of what is free on a CPU.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     if device.type != "cpu":
@@ -228,7 +233,7 @@ def free_memory(device: torch.device) -> int | None:
     if available is None or own is None:
         return None
     room = _cgroup_room()
-    return 1024 * own + (1024 * available if room is None else min(1024 * available, room))
+    return 1024 * own + (1024 * available if room is None else min(1024 * available, room)) // sharing
 
 
 def _cgroup_room() -> int | None:

@@ -37,7 +37,8 @@ SSIM_SIGMA, SSIM_RADIUS = 1.5, 5  # a window of 11 × 11
 
 
 def measure(frames: Frames, prompt: str | Sequence[str], scorer: Scorer) -> dict[str, float | None]:
-    """All metrics of a clip but those of its noise, to 9 significant digits; None where one has no meaning.
+    """All metrics of a clip but those of its noise, to 9 significant digits; None where one has no meaning, as the CLIP
+    score of the empty prompt.
 
     Args:
         frames: uint8 (F, H, W, 3). Each is encoded once.
@@ -54,7 +55,7 @@ def measure(frames: Frames, prompt: str | Sequence[str], scorer: Scorer) -> dict
     images, texts = scorer.embed_frames(frames), scorer.embed_texts(prompts)
     texts = texts[[min(i, len(prompts) - 1) for i in range(len(frames))]]
     values = {
-        "clip-score": clip_score(images, texts),
+        "clip-score": clip_score(images, texts) if any(text.strip() for text in prompts) else None,
         "clip-frame-consistency": clip_frame_consistency(images),
         "clip-all-pairs": clip_all_pairs(images),
         "clip-first": clip_first(images),
@@ -220,7 +221,7 @@ def _prompts(path: str, settings: dict[str, Any]) -> list[str]:
     """A clip's prompt, or one a frame. Raises: InputError if its settings do not say."""
     said = settings.get("prompt")
     prompts = [said] if isinstance(said, str) else said
-    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts) or not any(prompts):
+    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts) or not prompts:
         raise InputError(f"{path}: its settings have no prompt: only clips made from a prompt can be scored")
     return prompts
 
@@ -233,7 +234,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         """the settings in a clip say its prompt; the flow warping error needs pip install 'zs2[metrics]'.
 Definitions and sources: the docstrings of zs2/metrics.py and zs2/flow.py""",
     )
-    p.add_argument("clips", nargs="+", metavar="CLIP", help="a clip's file, or its folder of PNG files")
+    p.add_argument(
+        "clips", nargs="+", metavar="CLIP", help="lossless ones: .webp, .png, .apng, or a folder of PNG files"
+    )
     p.add_argument(
         "--clip",
         metavar="MODEL",

@@ -58,10 +58,10 @@ def parser() -> command.Parser:
 
     g = p.add_argument_group("method: what the ablations switch")
     g.add_argument("--attn", metavar="KIND", help=f"attention over frames: {', '.join(ATTENTION_KINDS)} (default tma)")
-    g.add_argument("--mu", type=float, help=f"momentum of tma, from 0 (= sa) to 1 (= cfa) (default {MU})")
+    g.add_argument("--mu", type=float, help=f"momentum of tma and tma-two-tap: 0 (= sa) … 1 (= cfa) (default {MU})")
     kinds = ", ".join((*NOISE_KINDS, TEXT2VIDEO_ZERO))
     g.add_argument("--noise", metavar="KIND", help=f"initial noises: {kinds} (default dnm)")
-    g.add_argument("--lam", type=float, help=f"λ of dnm, from 0 (still) to √e (independent frames) (default {LAM})")
+    g.add_argument("--lam", type=float, help=f"λ of dnm and dnm-search: 0 (still) … √e (independent) (default {LAM})")
     g.add_argument("--alpha", type=float, help="a of mixed (default 1) and progressive (default 2) noise")
     g.add_argument(
         "--motion",

@@ -22,8 +22,7 @@ from zs2.config import LAM, TEXT2VIDEO_ZERO, ScheduleConfig
 from zs2.decode import decode
 from zs2.errors import InputError, whole
 from zs2.formats import Frames
-from zs2.lora import merge
-from zs2.lora import parse as parse_lora
+from zs2.lora import LoRA, lora_files, merge
 from zs2.memory import Plan, fitting, free_memory, plan
 from zs2.method import Method
 from zs2.models.temporal import Momentum
@@ -76,7 +75,7 @@ class ZS2:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         prediction: str | None = None,
-        lora: str | Sequence[str | tuple[str | Path, float]] = (),
+        lora: LoRA | Sequence[LoRA] = (),
         **method: Any,
     ) -> ZS2:
         """Load a checkpoint.
@@ -86,15 +85,14 @@ class ZS2:
                 hub: `owner/name`, `owner/name@revision`, or a short name (`python -m zs2.models`).
             device: by default cuda, mps or cpu, the first there is. dtype: of the networks; latents are float32 always.
             prediction: `epsilon` or `v`, which single files of SD 2 do not say.
-            lora: one or several LoRA files to merge into the weights, each `FILE`, `FILE:SCALE`, or (file, scale).
+            lora: one or several LoRA files to merge into the weights, each a path, `FILE:SCALE`, or (file, scale).
             method: as keywords, those of `Method`: attn, mu, noise, lam, alpha, motion, renoise.
         Raises: InputError, in one line, for anything that can't be loaded or is out of range. Warns of options that
             have no effect with the others.
         """
         chosen = Method().changed(**method)
         device, dtype = choose_device(device), choose_dtype(dtype)
-        entries = [lora] if isinstance(lora, str) else lora
-        loras = [parse_lora(entry) if isinstance(entry, str) else (Path(entry[0]), entry[1]) for entry in entries]
+        loras = lora_files(lora)
         for file, _ in loras:  # before anything is fetched
             if not file.is_file():
                 raise InputError(f"no such LoRA: {str(file)!r}")
@@ -147,7 +145,7 @@ class ZS2:
 
         Args:
             prompt, and as keywords those of `Request`: negative_prompt, frames, steps, guidance,
-                guidance_interval, seed, height, width, chunk, sampler, deep_cache, latents.
+                guidance_interval, seed, height, width, chunk, sampler, deep_cache, latents (which say frames, too).
             fps: frames a second of the saved clip.
             callback: called with each finished `Step`; what it raises stops the clip.
             group: the processes that make it together: see processes.py. All call this, and all get the clip.
@@ -155,7 +153,7 @@ class ZS2:
         Raises: InputError for what can't be meant, or does not fit the free memory; FloatingPointError if the latents
             become NaN or infinite; OutOfMemory.
         """
-        made, fps = self.planned(Request(prompt, **request), group), whole("fps", fps, 1, FPS_MAX)
+        made, fps = self.planned(_request(prompt, **request), group), whole("fps", fps, 1, FPS_MAX)
         settings = beside(lambda: self.settings(made, fps, group))  # which hashes the weights, once
         frames = self.decode(_last(self.sample(made, group), callback), made.chunk, group)
         return Clip(frames, fps, settings())
@@ -169,7 +167,7 @@ class ZS2:
         **request: Any,
     ) -> Tensor:
         """As a call, but the scaled latents before decoding: float32 (F, c, h, w) on the model's device."""
-        return _last(self.sample(self.planned(Request(prompt, **request), group), group), callback)
+        return _last(self.sample(self.planned(_request(prompt, **request), group), group), callback)
 
     def sample(self, request: Request, group: Group | None = None) -> Iterator[Step]:
         """The sampler: yields after every step; close it to cancel. Where a chunk is given, it is taken to fit.
@@ -198,12 +196,13 @@ class ZS2:
 
         Args:
             prompt, and as keywords those of `Request`; the chunk is 8 frames by default, or fewer if these do not fit.
-            frames: how many; None goes on until the caller stops.
+            frames: how many; None goes on until the caller stops, or the given latents end.
             state_device: where the momentum states are kept (default: with the model).
         Yields: uint8 (H, W, 3)
         Raises: as a call does.
         """
-        made = self.planned(Request(prompt, frames=frames, **request), group, stream=True, state_device=state_device)
+        made = _request(prompt, frames=frames, **request)
+        made = self.planned(made, group, stream=True, state_device=state_device)
         return self.frames(made, group, state_device)
 
     @torch.no_grad()
@@ -216,15 +215,13 @@ class ZS2:
             yield from self.decode(latents, request.chunk, group)
 
     def _sampler(self, request: Request, group: Group | None, state_device: torch.device | None = None) -> Sampler:
-        _, h, w = self.shape(request)
-        reduction = self.vae.config.reduction
         return Sampler(
             self.unet,
             self.text,
             SOLVERS[request.sampler](self.schedule, request.steps),
             self.method,
             request,
-            size=(h * reduction, w * reduction),
+            size=self.size(request)[::-1],
             noises=self.noises(request),
             renoised=self.method.noise == TEXT2VIDEO_ZERO and request.latents is None and request.frames != 1,
             group=group,
@@ -245,7 +242,8 @@ class ZS2:
             chunk=chunk,
             branches=1 if request.guidance in (0, 1) else 2,
             texts=1 if isinstance(request.prompt, str) else len(request.prompt),
-            kept_states=0 if not stream else request.steps if state_device is None else 1,
+            kept_states=0 if not stream else 1 if self._is_another(state_device) else request.steps,
+            remembered=SOLVERS[request.sampler](self.schedule, request.steps).remembered,
             deep_cache=request.deep_cache > 1,
         )
 
@@ -258,7 +256,7 @@ class ZS2:
         state_device: str | torch.device | None = None,
     ) -> Request:
         """The request with its chunk decided: as given, or as many frames as fit the free memory, which is said if that
-        is not the whole clip; in a stream, 8.
+        is not the whole clip; in a stream, 8. Of processes that share a clip all call this, and get the same.
 
         Raises: InputError, as `check` does, and for a chunk that does not fit, with one that does.
         """
@@ -272,10 +270,31 @@ class ZS2:
         def needs(chunk: int) -> Plan:
             return self.plan(request, chunk, stream=stream, state_device=state_device)
 
-        chunk = fitting(needs, wanted, free_memory(self.device), asked=request.chunk is not None)
+        free = free_memory(self.device, 1 if group is None else group.here)
+        chunk = fitting(needs, wanted, free, asked=request.chunk is not None)
+        if group is not None:  # each has measured for itself
+            chunk = group.least(chunk, self.device)
         if chunk < wanted:
             warnings.warn(f"{chunk} frames at a time, as many as fit the free memory, not {wanted}", stacklevel=3)
+        if request.deep_cache > 1 and self._begins_anew(request):
+            warnings.warn(
+                f"deep_cache {request.deep_cache} with text2video-zero in {request.steps} steps: frame 0 is only "
+                "nearly the model's image, as its deep features are made once more where the other frames join",
+                stacklevel=3,
+            )
+        if stream and state_device is not None and not self._is_another(state_device):
+            warnings.warn(f"state_device {state_device} has no effect: the model is there, too", stacklevel=3)
         return request.in_chunks(chunk)
+
+    def _begins_anew(self, request: Request) -> bool:
+        """Whether text2video-zero's frames join in a step that takes over deep features."""
+        _, t1 = self.method.settings(request.steps, request.latents is not None)["renoise"] or (0, request.steps - 1)
+        return request.frames != 1 and (request.steps - t1 - 1) % request.deep_cache > 0
+
+    def _is_another(self, device: str | torch.device | None) -> bool:
+        """Whether a device is not the model's. Raises: InputError if it can't be used here."""
+        other = self.device if device is None else choose_device(device)
+        return (other.type, other.index or 0) != (self.device.type, self.device.index or 0)
 
     def check(self, request: Request) -> None:
         """Raise InputError if this model can't sample a request: its size, its steps or its latents."""
@@ -322,6 +341,11 @@ class ZS2:
             raise InputError(f"size {width}x{height}: expected multiples of {reduction}, the VAE's reduction")
         return self.vae.config.latent_channels, height // reduction, width // reduction
 
+    def size(self, request: Request) -> tuple[int, int]:
+        """The width and height of a frame in pixels. Raises: InputError for a size that does not divide."""
+        _, h, w = self.shape(request)
+        return w * self.vae.config.reduction, h * self.vae.config.reduction
+
     @torch.no_grad()
     def decode(self, latents: Tensor, chunk: int | None = None, group: Group | None = None) -> Frames:
         """Scaled latents (F, c, h, w) → frames, uint8 (F, H, W, 3); see decode.py.
@@ -341,7 +365,7 @@ class ZS2:
     def settings(self, request: Request, fps: int, group: Group | None = None) -> dict[str, Any]:
         """All that decides a clip, for its metadata: no path, time or host; None where a setting has no effect."""
         given = request.latents
-        _, h, w = self.shape(request)
+        width, height = self.size(request)
         return {
             "prompt": request.prompt if isinstance(request.prompt, str) else list(request.prompt),
             "negative_prompt": request.negative_prompt,
@@ -352,8 +376,8 @@ class ZS2:
             "guidance": request.guidance,
             "guidance_interval": list(request.guidance_interval),
             "seed": request.seed if given is None else None,
-            "width": w * self.vae.config.reduction,
-            "height": h * self.vae.config.reduction,
+            "width": width,
+            "height": height,
             "fps": fps,
             "chunk": request.chunk,  # and the number of processes: the last bits depend on them
             "processes": 1 if group is None else group.size,
@@ -371,6 +395,14 @@ class ZS2:
                 "python": platform.python_version(),
             },
         }
+
+
+def _request(prompt: str | Sequence[str], **given: Any) -> Request:
+    """A request of as many frames as there are latents, where it has no other number."""
+    latents = given.get("latents")
+    if given.get("frames") is None and isinstance(latents, Tensor) and latents.ndim == 4:
+        given["frames"] = len(latents)
+    return Request(prompt, **given)
 
 
 def _last(steps: Iterator[Step], callback: Callable[[Step], object] | None) -> Tensor:

@@ -97,7 +97,7 @@ def plan(given: Mapping[str, Any], known: Study | None) -> Study:
         height=height,
         fps=whole("fps", said["fps"], 1, FPS_MAX),
         dtype=choose("dtype", said["dtype"], DTYPES),
-        chunk=frames,
+        chunk=min(frames, whole("chunk", given.get("chunk", known.chunk if known else frames), 1)),
         prompts=tuple(prompts),
         seeds=tuple(seeds),
         full=reference(chosen).id,

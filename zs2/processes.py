@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from zs2.checks import default_device
 from zs2.command import Failure, Parser, command
-from zs2.errors import LostProcess
+from zs2.errors import InputError, LostProcess
 from zs2.models.temporal import Momentum
 
 GRACE = 3.0  # seconds that one process has to say what is wrong: torchrun ends all when the first one ends
@@ -37,15 +38,26 @@ def split(frames: int, processes: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Group:
-    """This process among those that make a clip. rank: its number from 0. size: how many. store: what all can read."""
+    """This process among those that make a clip.
+
+    rank: its number from 0. size: how many there are. here: how many of them on this machine. store: what all can read.
+    """
 
     rank: int
     size: int
+    here: int
     store: Any = field(default=None, repr=False, compare=False)
 
     def share(self, frames: int) -> Share:
         """This process's part of a chunk of so many frames."""
         return Share(self, split(frames, self.size))
+
+    def least(self, number: int, device: torch.device) -> int:
+        """The smallest of the processes' numbers, the same in all of them."""
+        least = torch.tensor(number, device=device)
+        with _together():
+            dist.all_reduce(least, dist.ReduceOp.MIN)
+        return int(least)
 
 
 class Share:
@@ -103,7 +115,7 @@ def joined(backend: str) -> Iterator[Group]:
         with _together():
             store, rank, size = next(rendezvous("env://"))
             dist.init_process_group(backend, store=store, rank=rank, world_size=size)
-        yield Group(rank, size, PrefixStore("zs2", store))
+        yield Group(rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", size)), PrefixStore("zs2", store))
         with _together():
             dist.barrier()
         dist.destroy_process_group()
@@ -123,8 +135,16 @@ def _together() -> Iterator[None]:
         raise LostProcess from error
 
 
-def together(parser: Parser, run: Callable[[dict[str, Any], Group], object], argv: Sequence[str] | None) -> int:
-    """A command, as `zs2.command.command`, as one of several processes: what is wrong is said by one of them, once."""
+def together(
+    parser: Parser,
+    prepare: Callable[[dict[str, Any]], dict[str, Any]],
+    run: Callable[[dict[str, Any], Group], object],
+    argv: Sequence[str] | None,
+) -> int:
+    """A command, as `zs2.command.command`, as one of several processes: what is wrong is said by one of them, once.
+
+    prepare: what has to be known of the options before the processes meet. run: the work.
+    """
     rank = int(os.environ["RANK"])
     if rank:
         try:
@@ -137,22 +157,35 @@ def together(parser: Parser, run: Callable[[dict[str, Any], Group], object], arg
     def shared(given: dict[str, Any]) -> None:
         if rank:
             warnings.simplefilter("ignore")
-        if torch.cuda.is_available() and "device" not in given:
-            given["device"] = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
-        with joined("nccl" if given.get("device", "cpu").startswith("cuda") else "gloo") as group:
-            try:
+        group = None
+        try:
+            given = prepare(given)
+            given["device"] = own_device(given.get("device"))
+            cuda = given["device"].startswith("cuda") and torch.cuda.is_available()
+            with joined("nccl" if cuda else "gloo") as group:
                 run(given, group)
-            except Exception as error:
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                if not _first(group):  # another one fails for the same reason, or this one fails because of that
-                    time.sleep(GRACE)
-                    raise SystemExit(1) from error
-                if isinstance(error, LostProcess):
-                    what = f"one of the {group.size} processes has ended before the others"
-                    raise Failure(f"{what}: only the clips that were named before are written") from error
-                raise
+        except Exception as error:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            speaks = not rank if group is None else _first(group)
+            if not speaks:  # another one fails for the same reason, or this one fails because of that
+                time.sleep(GRACE)
+                raise SystemExit(1) from error
+            if isinstance(error, LostProcess):
+                what = f"one of the {os.environ['WORLD_SIZE']} processes has ended before the others"
+                raise Failure(f"{what}: only the clips that were named before are written") from error
+            raise
 
     return command(parser, shared, argv)
+
+
+def own_device(asked: str | None) -> str:
+    """The device of this process: of several GPUs its own. Raises: InputError for one that processes can't share."""
+    device = str(default_device()) if asked is None else asked
+    if device.startswith("mps"):
+        raise InputError("several processes can't make a clip on mps: give --device cpu")
+    if device == "cuda" and torch.cuda.is_available():
+        return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
+    return device
 
 
 def _first(group: Group) -> bool:

@@ -60,8 +60,6 @@ class Results:
             file = measures_file(folder, job.name)
             if file.exists():
                 values, protocol = _measures(file)
-                if not study.prompts[job.prompt].text.strip():
-                    values["clip-score"] = None
                 measures[job.cell.id, job.prompt, job.seed] = values
                 protocols += [protocol] * (protocol not in protocols)
         if len(protocols) > 1:

@@ -153,16 +153,17 @@ def needed(made: dict[str, Any]) -> list[str]:
     return [*names, *(effect if made["latents"] is None else effect & {"mu"}), *["seed"] * (made["latents"] is None)]
 
 
-def check_stream(path: Path, settings: dict[str, Any] | None = None) -> None:
-    """Raise InputError for a format that can't be written frame by frame, or can't hold frames of the size set."""
+def check_stream(path: Path, size: tuple[int, int] | None = None) -> None:
+    """Raise InputError for a format that can't be written frame by frame, or can't hold frames of such a size."""
     from zs2.streaming import STREAMED
 
     ending = path.suffix.lower()
     if ending not in STREAMED:
         raise InputError(f"{path}: {ending} needs all frames at once: stream to .mp4, or to a folder of PNG files")
-    if ending and settings is not None and (settings["width"] % 2 or settings["height"] % 2):
-        size = f"{settings['width']}x{settings['height']}"
-        raise InputError(f"{path}: MP4 needs an even width and height, got {size}: use a folder of PNG files")
+    if ending and size is not None and (size[0] % 2 or size[1] % 2):
+        raise InputError(
+            f"{path}: MP4 needs an even width and height, got {size[0]}x{size[1]}: use a folder of PNG files"
+        )
 
 
 def warn_without_effect(given: dict[str, Any], paths: Sequence[Path]) -> None:
@@ -200,13 +201,17 @@ def check_replay(model: ZS2, made: dict[str, Any], request: Request, fps: int, g
         )
 
 
+def prepared(given: dict[str, Any]) -> dict[str, Any]:
+    """The options, those of a replay with what made the clip."""
+    return replayed(given["replay"], given) if "replay" in given else given
+
+
 def run(given: dict[str, Any], group: Group | None = None) -> None:
     """Make all the clips, alone or as one of a group of processes, of which the first one writes.
 
+    given: the options, `prepared`.
     What is wrong with the options is said before the model is loaded.
     """
-    if "replay" in given:
-        given = replayed(given["replay"], given)
     jobs = list(requests(given))
     fps = given.get("fps", 8)
     paths = outputs(given, [mark for mark, _ in jobs], fps)
@@ -226,7 +231,7 @@ def run(given: dict[str, Any], group: Group | None = None) -> None:
     planned = [model.planned(request, group, **memory) for request in asked]
     for request in planned:
         if "stream" in given:
-            check_stream(paths[0], model.settings(request, fps))
+            check_stream(paths[0], model.size(request))
         if "made" in given:
             check_replay(model, given["made"], request, fps, group)
     for number, (request, path) in enumerate(zip(planned, paths, strict=True), 1):
@@ -239,7 +244,7 @@ def print_plans(model: ZS2, asked: Sequence[Request], group: Group | None, memor
     """Print what memory each kind of clip is expected to need. Raises: InputError if it is more than there is."""
     from zs2.memory import amount, free_memory
 
-    free, plans = free_memory(model.device), set()
+    free, plans = free_memory(model.device, 1 if group is None else group.here), set()
     for request in asked:
         failed = None
         try:
@@ -298,8 +303,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ:  # torchrun
         from zs2.processes import together
 
-        return together(parser(), run, argv)
-    return command(parser(), run, argv)
+        return together(parser(), prepared, run, argv)
+    return command(parser(), lambda given: run(prepared(given)), argv)
 
 
 if __name__ == "__main__":

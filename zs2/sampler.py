@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zs2.config import ScheduleConfig
@@ -146,14 +147,16 @@ class Sampler:
         for i in range(self.begin):
             x, _ = self._step(i, x, 0, (), alone=True)
             yield self._told(i, x)
-        near, (t0, t1) = self._latents(x)[0], self.renoise
+        near, (t0, t1) = x[0], self.renoise
         for i in range(self.begin, self.request.steps - t0 - 1):
             x, _ = self._step(i, x, 0, (), alone=True)
             self._check(i, x)
         self._deep.clear()
         motion = self.method.motion or MOTION
         far = self._latents(x)[0]
-        return spread(near, far, self.solver, seed=self.request.seed, motion=motion, t0=t0, t1=t1)
+        frames = spread(far, self.solver, seed=self.request.seed, motion=motion, t0=t0, t1=t1)
+        nothing = len(near) - len(far)  # frame 0's solver remembers the step before; there is none of the others
+        return itertools.chain([near], (F.pad(x, (0, 0, 0, 0, 0, nothing), value=torch.nan) for x in frames))
 
     def _told(self, i: int, x: Tensor) -> Step:
         self._check(i, x)

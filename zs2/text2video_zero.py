@@ -43,19 +43,18 @@ def after(steps: int, renoise: tuple[int, int] | None = None) -> tuple[int, int]
 
 
 def spread(
-    near: Tensor, far: Tensor, solver: Solver, *, seed: int, motion: tuple[float, float], t0: int, t1: int
+    far: Tensor, solver: Solver, *, seed: int, motion: tuple[float, float], t0: int, t1: int
 ) -> Iterator[Tensor]:
-    """Make the other frames of frame 0: all frames at t₁, without end.
+    """Make the other frames of frame 0: the frames from 1 on at t₁, without end.
 
     Args:
-        near: frame 0 at t₁, (c, h, w). far: frame 0 at t₀, by steps of its own.
+        far: frame 0 at t₀, (c, h, w), by steps of its own.
         seed: of the fresh noise: each frame's own stream. motion: δ along x and y. t0, t1: as `after` returned.
     """
     start, end = len(solver.timesteps) - t1 - 1, len(solver.timesteps) - t0 - 1
     # as diffusers', the product is of t₀ … t₁ − 1; of t₀ + 1 … t₁ it would be the forward process
     before, last = solver.timesteps[end] - 1, solver.timesteps[start] - 1
     a = (solver.cumprod[last] / (solver.cumprod[before] if before >= 0 else 1)).item()
-    yield near
     for k in itertools.count(1):
         shifted = shift(shift(far, k * motion[0], dim=2), k * motion[1], dim=1)
         noise = stream(seed, k, tuple(far.shape))().to(far.device)

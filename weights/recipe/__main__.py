@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -97,20 +98,26 @@ def run(args: argparse.Namespace) -> None:
     if args.command == "train":
         train(names, loaded, settings, work, clock)
         return
+    begin(work, settings, names, loaded)
     file = work / "judge.safetensors"
     judge.learn(names, loaded, settings, work, clock, file)
     print(f"{file}: right of held-out scenes: {json.dumps(judge.accuracy(judge.Judge.load(file), loaded, 0))}")
 
 
+def begin(work: Path, settings: Settings, names: list[str], loaded: Tensor) -> None:
+    """Say in the work folder what it is made with. Raises: InputError if it was begun with anything else."""
+    file = work / "settings.json"
+    said = {"settings": repr(settings), "things": names, "pictures": sha256(loaded.numpy().tobytes()).hexdigest()}
+    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != said:
+        raise InputError(f"{work} was begun with other settings or pictures: remove it, or give another --work")
+    layout.write(file, said)
+
+
 def train(names: list[str], loaded: Tensor, settings: Settings, work: Path, clock: Clock) -> None:
     """Every part that is not there yet."""
+    begin(work, settings, names, loaded)
     out = work / "checkpoint"
-    settings_file = work / "settings.json"
-    said = {"settings": repr(settings), "things": names}
-    if settings_file.exists() and json.loads(settings_file.read_text(encoding="utf-8")) != said:
-        raise InputError(f"{work} was begun with other settings: remove it, or give another --work")
-    layout.write(settings_file, said)
-    tokenizer = bpe.learn(names, settings, out)
+    tokenizer = bpe.learn(names, out)
     try:
         if not layout.is_there(out, "text_encoder"):
             contrastive.learn(names, loaded, tokenizer, settings, out, work, clock)
@@ -153,7 +160,10 @@ def report(checkpoints: list[str], classifier: judge.Judge, loaded: Tensor, thin
             if isinstance(value, list):
                 print(f"  {key:28}{100 * value[0]:6.1f} %  [{100 * value[1]:.1f}, {100 * value[2]:.1f}]")
         print(f"  {'VAE, PSNR':28}{found['psnr']:6.2f} dB")
-        worst = list(found["by thing"].items())[:6]
+        by_thing = found["by thing"]
+        often = sum(share > 0.85 for share in by_thing.values())
+        print(f"  seen in more than 85 % of their pictures: {often} of {len(by_thing)} things")
+        worst = list(by_thing.items())[:8]
         print("  least often seen: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in worst))
         if out is not None:
             side = shown.shape[1]

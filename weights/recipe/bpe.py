@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-
-from tokenizers import Tokenizer as Backend
-from tokenizers.models import BPE
-from tokenizers.trainers import BpeTrainer
 
 from weights.recipe.layout import write
 from weights.recipe.scenes import COLOURS, LOOKS, SETTINGS
-from weights.recipe.settings import TOKENS, Settings
+from weights.recipe.settings import TOKENS
 from zs2.tokenizer import SPECIAL, Tokenizer, byte_letters
 
 
-def learn(names: Sequence[str], settings: Settings, folder: Path) -> Tokenizer:
-    """Learn a vocabulary from what captions are made of, and write `tokenizer/`."""
+def learn(names: Sequence[str], folder: Path) -> Tokenizer:
+    """The tokenizer in `tokenizer/`; if there is none yet, learnt from the words that captions are made of."""
+    part = folder / "tokenizer"
+    if (part / "tokenizer_config.json").exists():
+        return Tokenizer.from_folder(part)
     letters = byte_letters()
     base = {token: i for i, token in enumerate([*letters, *(f"{letter}</w>" for letter in letters)])}
     specials = [SPECIAL["bos_token"], SPECIAL["eos_token"]]
     # zs2's own splitting of a prompt into words, so that merges are learnt within what they are applied to
     plain = Tokenizer(base | {token: len(base) + i for i, token in enumerate(specials)}, [], {}, TOKENS).backend
-    backend = Backend(BPE(unk_token=None, end_of_word_suffix="</w>"))
-    backend.normalizer, backend.pre_tokenizer = plain.normalizer, plain.pre_tokenizer
-    trainer = BpeTrainer(
-        vocab_size=settings.vocabulary, end_of_word_suffix="</w>", initial_alphabet=letters, show_progress=False
-    )
-    words = [*names, *(f"a {colour} background on" for colour in COLOURS), *SETTINGS, *LOOKS]
-    backend.train_from_iterator([*words, *(w for w in words[len(names) :] for _ in range(50))], trainer)
-    merges = [tuple(m.split(" ") if isinstance(m, str) else m) for m in json.loads(backend.to_str())["model"]["merges"]]
-    tokens = [*base, *dict.fromkeys("".join(pair) for pair in merges if "".join(pair) not in base), *specials]
-    vocab = {token: i for i, token in enumerate(tokens)}
-    part = folder / "tokenizer"
-    write(part / "vocab.json", vocab)
+    texts = [*names, *50 * [*(f"a {colour} background on" for colour in COLOURS), *SETTINGS, *LOOKS]]
+    split = (plain.pre_tokenizer.pre_tokenize_str(plain.normalizer.normalize_str(text)) for text in texts)
+    vocab, merges = merged(Counter(word for words in split for word, _ in words), base)
+    write(part / "vocab.json", vocab | {token: len(vocab) + i for i, token in enumerate(specials)})
     (part / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8")
     write(part / "special_tokens_map.json", SPECIAL)
     write(
@@ -42,3 +34,33 @@ def learn(names: Sequence[str], settings: Settings, folder: Path) -> Tokenizer:
         {"tokenizer_class": "CLIPTokenizer", "model_max_length": TOKENS, "do_lower_case": True, **SPECIAL},
     )
     return Tokenizer.from_folder(part)
+
+
+def merged(words: Mapping[str, int], base: Mapping[str, int]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The most frequent pair of neighbours joined (of several, the lowest numbers), until each word is whole.
+
+    words: how often there is each. base: the numbers of letters. The order is fixed: that of tokenizers' own trainer is
+    not, where pairs are equally frequent.
+    Returns: base and what was joined; the merges.
+    """
+    numbers = dict(base)
+    tokens = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
+    merges = []
+    while pairs := _count(words, tokens):
+        merges.append(min(pairs, key=lambda pair: (-pairs[pair], numbers[pair[0]], numbers[pair[1]])))
+        numbers.setdefault("".join(merges[-1]), len(numbers))
+        for word in tokens.values():
+            i = 0
+            while i < len(word) - 1:
+                if tuple(word[i : i + 2]) == merges[-1]:
+                    word[i : i + 2] = ["".join(merges[-1])]
+                i += 1
+    return numbers, merges
+
+
+def _count(words: Mapping[str, int], tokens: Mapping[str, Sequence[str]]) -> Counter[tuple[str, str]]:
+    pairs: Counter[tuple[str, str]] = Counter()
+    for word, count in words.items():
+        for pair in pairwise(tokens[word]):
+            pairs[pair] += count
+    return pairs

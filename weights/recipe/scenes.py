@@ -56,12 +56,8 @@ def held_out(thing: Tensor) -> tuple[Tensor, Tensor]:
     return (5 * thing) % count, (5 * thing + 7) % count
 
 
-def draw(count: int, things: int, generator: torch.Generator, *, held: bool = False) -> Scenes:
-    """So many scenes at random.
-
-    Args:
-        things: how many there are. held: only pairs of thing and colour that are never trained, things looking as ever.
-    """
+def draw(count: int, things: int, generator: torch.Generator) -> Scenes:
+    """So many scenes at random, of so many things."""
     chance = torch.rand(count, 16, generator=generator)
     thing = torch.randint(things, (count,), generator=generator)
     colour = torch.randint(len(COLOURS), (count,), generator=generator)
@@ -69,10 +65,7 @@ def draw(count: int, things: int, generator: torch.Generator, *, held: bool = Fa
     look = torch.randint(1, len(LOOKS), (count,), generator=generator)
     which = torch.rand(count, 2, generator=generator)
     never = held_out(thing)
-    if held:
-        return Scenes(thing, torch.where(which[:, 0] < 0.5, *never), torch.zeros_like(look), chance)
-    for _ in range(2):  # the next colour, and if that is held out, too, the one after it
-        colour = torch.where((colour == never[0]) | (colour == never[1]), (colour + 1) % len(COLOURS), colour)
+    colour = torch.where((colour == never[0]) | (colour == never[1]), (colour + 1) % len(COLOURS), colour)
     return Scenes(
         thing,
         torch.where(which[:, 0] < PLAIN, colour, setting),

@@ -36,7 +36,6 @@ class Settings:
 
     things: int | None = None  # of things.json, from its start; None: all
     seed: int = 0
-    vocabulary: int = 1500
     # CLIP: both towers
     clip_width: int = 192
     clip_layers: int = 4
@@ -64,7 +63,6 @@ class Settings:
 FULL = Settings()
 QUICK = Settings(
     things=8,
-    vocabulary=700,
     clip_layers=2,
     clip=Schedule(steps=60, batch=32, rate=6e-4, warmup=10, average=0.9),
     vae_widths=(16, 16, 32, 64),

@@ -131,9 +131,10 @@ def train(
         norm = nn.utils.clip_grad_norm_(weights.values(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
-        with torch.no_grad():  # the average follows faster at first, when everything moves
+        if average:  # it follows faster at first, when everything moves
             decay = min(schedule.average, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(average.values()), list(weights.values()), 1 - decay)
+            with torch.no_grad():
+                torch._foreach_lerp_(list(average.values()), list(weights.values()), 1 - decay)
         for key, figure in {"loss": value, **figures, "gradient": norm}.items():
             sums[key] = sums.get(key, 0.0) + float(figure.detach())
         if (step + 1) % LOG_EVERY == 0 or step + 1 == schedule.steps:

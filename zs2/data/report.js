@@ -315,7 +315,8 @@ by("import").addEventListener("change", async () => {
 });
 by("forget").addEventListener("click", () => {
   if (votes.length === 0 || !confirm(`Forget all votes on this page (${votes.length})? Those that are not exported are lost.`)) return;
-  votes = strangers = [];
+  votes = [];
+  strangers = [];
   by("message").textContent = "All votes are forgotten.";
   store();
   tally();
