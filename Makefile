@@ -13,7 +13,7 @@ SAMPLE ?= --lam 0.15 --steps 25 --guidance 5 --seed 0 --out out/sample.gif
 # The study of `make bench-study`: under half an hour on two cores with the default checkpoint.
 STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 10)
 
-# The starts of `make bench-speed`; with FULL=1 also from a single file.
+# The starts of `make bench-speed`; with FULL=1 also from a single file, and --fast at SD 1.5's size.
 STARTS := "zs2 default" "diffusers default" "zs2 folder" "diffusers folder"
 
 .PHONY: sample weights test test-reference test-page lint bench bench-study bench-speed bench-steps bench-tried bench-length fixtures clean help
@@ -56,7 +56,7 @@ bench-speed: $(READY)  ## time zs2 against diffusers: a UNet step, attention, a 
 	@$(RUN) -m pip install -q -e ".[bench]"
 	@$(RUN) benchmarks/unet_step.py $(if $(FULL),--full,--attn sa cfa tma) --json out/bench/unet_step.json
 	@$(RUN) benchmarks/attention.py --json out/bench/attention.json
-	@$(RUN) benchmarks/clip.py --json out/bench/clip.json
+	@$(RUN) benchmarks/clip.py $(if $(FULL),,--models default sd15) --json out/bench/clip.json
 	@$(RUN) benchmarks/cold_start.py $(if $(FULL),,--ways $(STARTS)) --json out/bench/cold_start.json
 
 bench-steps: $(READY)  ## what fewer steps, DPM-Solver++, guidance in an interval, DeepCache and half precision change

@@ -119,6 +119,7 @@ guidance-interval = [0.2, 0.8]
 sampler = "dpm++"
 deep-cache = 2
 size = "32x16"
+chunk = 2
 clip = "c"
 fps = 12
 out = "o"
@@ -131,6 +132,7 @@ LINE = [
     *("--device", "cpu", "--dtype", "bfloat16", "--negative-prompt=-blurry", "--frames", "4", "--steps", "3"),
     *("--guidance", "-2", "--size", "32x16", "--clip", "c", "--fps", "12", "--out", "o", "--shard", "2/3"),
     *("--prompts", "p.txt", "--guidance-interval", "0.2,0.8", "--sampler", "dpm++", "--deep-cache", "2"),
+    *("--chunk", "2"),
 ]
 
 
