@@ -872,6 +872,14 @@ def test_replay_with_other_weights_is_refused(zs2, folder):
     assert succeeded(zs2("--replay", "c.json", "--model", str(folder), "--out", "again.gif")).warnings == []
 
 
+def test_replay_on_another_device_is_a_warning(zs2, here):
+    succeeded(zs2(*CLIP, "--out", "c.gif"))
+    settings = text(here / "c.json") | {"device": "cuda"}
+    (here / "c.json").write_text(json.dumps(settings))
+    (warning,) = succeeded(zs2("--replay", "c.json", "--device", "cpu", "--out", "again.gif")).warnings
+    assert warning == "made on cuda, now on cpu: the clip may differ"
+
+
 def test_replay_takes_nothing_but_its_file(zs2, here):
     succeeded(zs2(*CLIP, "--out", "first/c.gif"))
     line = "star --replay first/c.json --steps 5 --mu 0.1 --seed 9 --out again/c.gif"

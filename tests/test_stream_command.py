@@ -116,7 +116,7 @@ def test_a_stream_that_fails_leaves_nothing(zs2, here):
 
     for name in ("c", "c.mp4"):
         with pytest.raises(OSError, match="no space left"):
-            save(broken(), 5, Path(name), 8, {"prompt": "", "frames": 5}, sheet=True)
+            save(broken(), 5, Path(name), 8, lambda: {"prompt": "", "frames": 5}, sheet=True)
         assert list(here.iterdir()) == []
 
 

@@ -122,7 +122,7 @@ def replayed(file: str, given: dict[str, Any]) -> dict[str, Any]:
     try:
         options = {name: made[name] for name in (*METHOD, *REQUEST, "fps", "dtype", "device")}
         options["made"] = {
-            name: made[name] for name in ("model", "weights", "lora", "versions", "latents", "processes")
+            name: made[name] for name in ("model", "weights", "lora", "versions", "latents", "processes", "device")
         }
     except KeyError as error:
         raise InputError(f"{file}: these are not the settings of a clip of zs2: {error} is missing") from error
@@ -183,7 +183,7 @@ def warn_without_effect(given: dict[str, Any], paths: Sequence[Path]) -> None:
 
 
 def check_replay(model: ZS2, made: dict[str, Any], request: Request, fps: int, group: Group | None) -> None:
-    """Raise InputError if a replay has other weights or latents; warn of other versions or processes."""
+    """Raise InputError if a replay has other weights or latents; warn of other versions, processes or device."""
     now = model.settings(request, fps, group)
     if made["weights"] != now["weights"]:
         parts = [part for part, digest in now["weights"].items() if made["weights"].get(part) != digest]
@@ -195,6 +195,8 @@ def check_replay(model: ZS2, made: dict[str, Any], request: Request, fps: int, g
         raise InputError("the clip was made from other latents: give the same --latents")
     if made["versions"] != now["versions"]:
         warnings.warn(f"made with {made['versions']}, now {now['versions']}: the clip may differ", stacklevel=2)
+    if made["device"] != now["device"]:
+        warnings.warn(f"made on {made['device']}, now on {now['device']}: the clip may differ", stacklevel=2)
     if made["processes"] != now["processes"]:
         warnings.warn(
             f"made by {made['processes']} process(es), not {now['processes']}: last bits may differ", stacklevel=2
@@ -280,7 +282,7 @@ def make(
         frames = model.frames(request, group, given.get("state_device"))
         if first:
             shown = progress(frames, request.frames, label.replace("sampling", "frames"))
-            written, whole = save(shown, request.frames, path, fps, settings(), sheet=sheet)
+            written, whole = save(shown, request.frames, path, fps, settings, sheet=sheet)
         else:
             for _ in frames:
                 pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -52,19 +53,19 @@ class UntilInterrupted:
 
 
 def save(
-    frames: Iterable[Frames], total: int, path: Path, fps: int, settings: dict[str, Any], *, sheet: bool
+    frames: Iterable[Frames], total: int, path: Path, fps: int, settings: Callable[[], dict[str, Any]], *, sheet: bool
 ) -> tuple[list[Path], bool]:
     """Write frames (H, W, 3) as they come, as `Clip.save` would have: under temporary names until all is there.
 
     Ctrl-C ends the clip with the frames that are there; its settings say how many, and are those of the shorter clip.
     Whatever else is raised leaves no file. The sheet is made of at most 60 frames, which are kept until then.
 
-    Args: total: how many there will be. settings: of the whole clip.
+    Args: total: how many there will be. settings: gives those of the whole clip, asked when the first frame is there.
     Returns: the paths written, and whether the clip is whole. Raises: KeyboardInterrupt if there is no frame yet.
     """
     until, kept = UntilInterrupted(frames), []
     shown = set(np.linspace(0, total - 1, min(total, SHEET_FRAMES)).round().astype(int).tolist())
-    told = dict(settings)
+    told: dict[str, Any] = {}
 
     def coming() -> Iterator[Frames]:
         for frame in until:
@@ -76,7 +77,10 @@ def save(
 
     def write(target: Path) -> None:
         writer, rewrite = (write_mp4, remux_mp4) if path.suffix else (write_folder, _rewrite_folder)
-        writer(coming(), fps, dumps(settings), target)
+        others = coming()
+        first = next(others)
+        told.update(settings())
+        writer(chain([first], others), fps, dumps(told), target)
         if until.count < total:
             told["frames"] = until.count
             if isinstance(told["prompt"], list):
