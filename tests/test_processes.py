@@ -52,9 +52,11 @@ def torchrun(processes: int, *arguments: str, cwd: Path, limit: int | None = Non
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
     }
-    limited = [] if limit is None else ["prlimit", f"--fsize={limit}"]
+    if limit is not None:
+        code = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)"
+        words = [sys.executable, "-c", f"{code}; os.execv(sys.argv[2], sys.argv[2:])", str(limit), *words]
     return subprocess.Popen(
-        [*limited, *words, *arguments], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*words, *arguments], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
