@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     args = p.parse_args(argv)
     prompts = read_prompts(args.prompts) if args.prompts else default_prompts(args.model)
-    texts = [prompt.text for prompt in prompts if prompt.set == "closed"]
+    texts = [prompt.text for prompt in prompts if prompt.set == "closed" and prompt.text.strip()]
     if args.steps < 10 or not texts:
         p.error(f"{args.steps} steps, {len(texts)} closed prompts: expected at least 10 steps, and one closed prompt")
     model = ZS2.from_pretrained(args.model, lam=args.lam)

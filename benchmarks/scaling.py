@@ -83,7 +83,7 @@ def main() -> None:
     side = args.size // model.vae.config.reduction
     config, momentum = model.unet.config, model.unet.momentum
     states, layers = state_bytes(config, momentum, (side, side), 2, 4), len(blocks(config, (side, side)))
-    latents = args.frames * 4 * side * side * 4
+    latents = args.frames * model.vae.config.latent_channels * side * side * 4
     ones, two = seconds(model, args), [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     words = [*two, "--nproc-per-node", "2", __file__, *sys.argv[1:]]
     env = os.environ | {"OMP_NUM_THREADS": "1"}

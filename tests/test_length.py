@@ -116,8 +116,7 @@ def test_frames_come_before_later_ones_are_begun(model):
     handle.remove()
 
 
-def test_states_elsewhere_are_the_same_states(model):
-    """Here there is one device only, which is said."""
+def test_a_state_device_that_is_the_models_own_has_no_effect(model):
     clip = {**SMALL, "frames": 3, "chunk": 1}
     want = np.stack(list(model.stream(PROMPT, **clip)))
     with pytest.warns(UserWarning, match="state_device cpu has no effect: the model is there, too"):

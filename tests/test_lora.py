@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pytest
 import torch
 from helpers import CHECKPOINT, MODULE, Fixture, assert_close
@@ -215,8 +216,10 @@ def test_one_or_several_in_python() -> None:
     for given in (path, name, f"{name}:1", (name, 1), (path, 1.0), [path], [(name, 1)], ((name, 1),)):
         assert lora_files(given) == [(path, 1.0)], given
     assert lora_files((name, f"{name}:0.5")) == [(path, 1.0), (path, 0.5)]
+    assert lora_files([(name, np.float32(0.5))]) == [(path, 0.5)]
+    assert math.isnan(lora_files((name, math.nan))[0][1])  # for merge to refuse
     assert lora_files(()) == []
-    for wrong in (5, None, (name, None), [5], [(name, "1")], [(name, math.nan)]):
+    for wrong in (5, None, (name, None), [5], [(name, "1")], [(name, True)]):
         with pytest.raises(InputError, match=r"FILE:SCALE, (or )?\(file, scale\)"):
             lora_files(wrong)  # type: ignore[arg-type]
 

@@ -110,6 +110,8 @@ def test_each_frame_is_scored_by_its_own_prompt_and_the_last_repeats(scorer):
     assert got["clip-score"] == pytest.approx(np.mean(one_by_one), rel=1e-6)
     assert abs(got["clip-score"] - alone["clip-score"]) > 1
     assert got | {"clip-score": alone["clip-score"]} == alone == measure(frames, [prompt] * 4, scorer)
+    partly = measure(frames, ["", other, other, " "], scorer)["clip-score"]  # frames of the empty prompt have no score
+    assert partly == pytest.approx(np.mean(one_by_one[1:3]), rel=1e-6)
 
 
 @pytest.mark.parametrize("count", [0, 5])

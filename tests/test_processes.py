@@ -17,6 +17,7 @@ from helpers import CHECKPOINT, assert_close
 from safetensors.torch import load_file
 
 from zs2 import ZS2
+from zs2.checks import own_device
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without it")
@@ -114,6 +115,26 @@ def test_what_is_wrong_is_said_once(tmp_path, line, words):
     assert (out, list(tmp_path.iterdir())) == ("", [])
     (said_line,) = said(err)
     assert words in said_line
+
+
+@pytest.mark.parametrize(("local", "lines"), [("0", 1), ("1", 0)])
+def test_of_each_machine_one_process_says_what_is_wrong_there(tmp_path, local, lines):
+    """Of four processes on two machines, one of the second one's, where the file to replay is missing."""
+    env = {**os.environ, "RANK": str(2 + int(local)), "LOCAL_RANK": local, "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
+    line = [sys.executable, "-m", "zs2.sample", "--replay", "c.json", "--device", "cpu"]
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600, check=False)
+    assert run.returncode != 0
+    assert ["c.json" in told for told in said(run.stderr)] == [True] * lines
+
+
+def test_each_process_has_its_own_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert own_device(None) == own_device("cuda") == "cuda"  # without torchrun there is one process
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert own_device(None) == own_device("cuda") == "cuda:1"
+    assert [own_device(name) for name in ("cuda:0", "cpu")] == ["cuda:0", "cpu"]
 
 
 DIFFER = """

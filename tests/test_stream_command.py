@@ -106,18 +106,26 @@ def test_ctrl_c_ends_a_stream_with_the_frames_that_are_there(here, name):
             assert sum(1 for _ in container.decode(video=0)) == 4
 
 
-def test_a_stream_that_fails_leaves_nothing(zs2, here):
-    """The disk is full, say."""
+def test_a_stream_that_fails_leaves_nothing(here):
+    """The disk is full, say. Its settings were asked for when the first frame was there."""
     from zs2.streaming import save
 
+    order = []
+
+    def settings():
+        order.append("settings")
+        return {"prompt": "", "frames": 5}
+
     def broken():
+        order.append("frame")
         yield np.zeros((16, 16, 3), np.uint8)
         raise OSError("no space left")
 
     for name in ("c", "c.mp4"):
         with pytest.raises(OSError, match="no space left"):
-            save(broken(), 5, Path(name), 8, lambda: {"prompt": "", "frames": 5}, sheet=True)
+            save(broken(), 5, Path(name), 8, settings, sheet=True)
         assert list(here.iterdir()) == []
+    assert order == ["frame", "settings"] * 2
 
 
 # --- the plan of memory -----------------------------------------------------------------------------------------------

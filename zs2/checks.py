@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from zs2.config import DTYPES
@@ -50,6 +52,14 @@ def default_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def own_device(asked: str | None) -> str:
+    """The device of this process: of several GPUs, where torchrun started it, its own."""
+    device = str(default_device()) if asked is None else asked
+    if device == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    return device
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

@@ -11,6 +11,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,14 +99,14 @@ def lora_files(given: LoRA | Sequence[LoRA]) -> list[tuple[Path, float]]:
         elif isinstance(one, Path):
             found.append((one, 1.0))
         elif isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str | Path) and _is_number(one[1]):
-            found.append((Path(one[0]), float(one[1])))
+            found.append((Path(one[0]), float(one[1])))  # merge says so where the scale is not finite
         else:
             raise InputError(f"LoRA {one!r}: expected a path, FILE:SCALE, or (file, scale)")
     return found
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def merge(file: Path, scale: float, unet: UNet, text_encoders: Sequence[nn.Module]) -> None:

@@ -37,8 +37,9 @@ SSIM_SIGMA, SSIM_RADIUS = 1.5, 5  # a window of 11 × 11
 
 
 def measure(frames: Frames, prompt: str | Sequence[str], scorer: Scorer) -> dict[str, float | None]:
-    """All metrics of a clip but those of its noise, to 9 significant digits; None where one has no meaning, as the CLIP
-    score of the empty prompt.
+    """All metrics of a clip but those of its noise, to 9 significant digits; None where one has no meaning.
+
+    The empty prompt has no CLIP score: there is nothing in it that a frame could show.
 
     Args:
         frames: uint8 (F, H, W, 3). Each is encoded once.
@@ -53,9 +54,10 @@ def measure(frames: Frames, prompt: str | Sequence[str], scorer: Scorer) -> dict
     if not 1 <= len(prompts) <= len(frames):
         raise InputError(f"{len(prompts)} prompts for {len(frames)} frames: expected one, or one a frame")
     images, texts = scorer.embed_frames(frames), scorer.embed_texts(prompts)
-    texts = texts[[min(i, len(prompts) - 1) for i in range(len(frames))]]
+    own = [min(i, len(prompts) - 1) for i in range(len(frames))]
+    said = [i for i, prompt in enumerate(own) if prompts[prompt].strip()]
     values = {
-        "clip-score": clip_score(images, texts) if any(text.strip() for text in prompts) else None,
+        "clip-score": clip_score(images[said], texts[own][said]) if said else None,
         "clip-frame-consistency": clip_frame_consistency(images),
         "clip-all-pairs": clip_all_pairs(images),
         "clip-first": clip_first(images),

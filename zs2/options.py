@@ -53,7 +53,7 @@ def parser() -> command.Parser:
     )
     g.add_argument("--lora", action="append", metavar="FILE[:SCALE]", help="merge a LoRA; may be given several times")
     g.add_argument("--prediction", metavar="P", help="epsilon or v: what single files of SD 2 do not say of themselves")
-    g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is of cuda, mps, cpu)")
+    g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is; of torchrun, its own)")
     g.add_argument("--dtype", metavar="DTYPE", help=f"{', '.join(DTYPES)} (default float32)")
 
     g = p.add_argument_group("method: what the ablations switch")

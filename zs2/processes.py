@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from zs2.checks import default_device
+from zs2.checks import own_device
 from zs2.command import Failure, Parser, command
 from zs2.errors import InputError, LostProcess
 from zs2.models.temporal import Momentum
@@ -145,8 +145,8 @@ def together(
 
     prepare: what has to be known of the options before the processes meet. run: the work.
     """
-    rank = int(os.environ["RANK"])
-    if rank:
+    silent = int(os.environ.get("LOCAL_RANK", os.environ["RANK"])) > 0  # one of each machine speaks until they meet
+    if silent:
         try:
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
                 parser.parse_args(argv)
@@ -155,18 +155,20 @@ def together(
             raise
 
     def shared(given: dict[str, Any]) -> None:
-        if rank:
+        if int(os.environ["RANK"]):
             warnings.simplefilter("ignore")
         group = None
         try:
             given = prepare(given)
-            given["device"] = own_device(given.get("device"))
-            cuda = given["device"].startswith("cuda") and torch.cuda.is_available()
+            given["device"] = device = own_device(given.get("device"))
+            if device.startswith("mps"):
+                raise InputError("several processes can't make a clip on mps: give --device cpu")
+            cuda = device.startswith("cuda") and torch.cuda.is_available()
             with joined("nccl" if cuda else "gloo") as group:
                 run(given, group)
         except Exception as error:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            speaks = not rank if group is None else _first(group)
+            speaks = not silent if group is None else _first(group)
             if not speaks:  # another one fails for the same reason, or this one fails because of that
                 time.sleep(GRACE)
                 raise SystemExit(1) from error
@@ -176,16 +178,6 @@ def together(
             raise
 
     return command(parser, shared, argv)
-
-
-def own_device(asked: str | None) -> str:
-    """The device of this process: of several GPUs its own. Raises: InputError for one that processes can't share."""
-    device = str(default_device()) if asked is None else asked
-    if device.startswith("mps"):
-        raise InputError("several processes can't make a clip on mps: give --device cpu")
-    if device == "cuda" and torch.cuda.is_available():
-        return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
-    return device
 
 
 def _first(group: Group) -> bool:

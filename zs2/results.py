@@ -60,6 +60,8 @@ class Results:
             file = measures_file(folder, job.name)
             if file.exists():
                 values, protocol = _measures(file)
+                if not study.prompts[job.prompt].text.strip():  # measures of before may hold one
+                    values["clip-score"] = None
                 measures[job.cell.id, job.prompt, job.seed] = values
                 protocols += [protocol] * (protocol not in protocols)
         if len(protocols) > 1:

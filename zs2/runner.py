@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from zs2 import __version__
+from zs2.checks import own_device
 from zs2.config import DEFAULT_MODEL, TEXT2VIDEO_ZERO
 from zs2.errors import InputError
 from zs2.files import read_json
@@ -34,11 +34,8 @@ def load(given: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
 
     Raises: InputError if there is no such model, or if it can't sample what is asked for.
     """
-    device = given.get("device")
-    if device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():  # torchrun: a GPU a process
-        device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     options = {name: given[name] for name in ("prediction", "lora") if name in given}
-    model = ZS2.from_pretrained(study.model, device=device, dtype=study.dtype, **options)
+    model = ZS2.from_pretrained(study.model, device=own_device(given.get("device")), dtype=study.dtype, **options)
     first = Request(**request(study, Job(study.cells[0], 0, study.seeds[0])))
     settings = model.settings(first, study.fps)
     study = replace(
