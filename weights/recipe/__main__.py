@@ -25,6 +25,7 @@ from torch import Tensor
 from weights.recipe import autoencoder, bpe, contrastive, curves, denoiser, judge, layout, looks, measure, pictures
 from weights.recipe.settings import FULL, QUICK, Settings
 from weights.recipe.training import Clock, OutOfTime
+from zs2.config import SEED_MAX
 from zs2.errors import InputError, whole
 
 FETCHED = Path("out/fetched")
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         if name == "measure":
             q.add_argument("checkpoint", nargs="+", help="folders, or what else zs2 loads")
             q.add_argument("--things", type=int, default=49, metavar="N", help="so many of things.json (default 49)")
+            q.add_argument("--seed", type=int, default=0, metavar="S", help="of all pictures (default 0)")
             q.add_argument(
                 "--judge", type=Path, default=judge.FILE, metavar="FILE", help="default: the one beside this"
             )
@@ -86,7 +88,8 @@ def run(args: argparse.Namespace) -> None:
     if args.command == "measure":
         classifier = judge.Judge.load(args.judge)
         loaded = pictures.load(classifier.things, FETCHED, args.pictures)
-        report(args.checkpoint, classifier, loaded, whole("things", args.things, 1, len(loaded)), args.out)
+        things, seed = whole("things", args.things, 1, len(loaded)), whole("seed", args.seed, 0, SEED_MAX)
+        report(args.checkpoint, classifier, loaded, things, seed, args.out)
         return
     settings = QUICK if args.quick else FULL
     names = pictures.things(settings.things)
@@ -146,14 +149,16 @@ def print_looks(checkpoint: str, names: list[str], seeds: int, frames: int) -> N
         print(f"  mu {row['mu']:4}  {both}")
 
 
-def report(checkpoints: list[str], classifier: judge.Judge, loaded: Tensor, things: int, out: Path | None) -> None:
+def report(
+    checkpoints: list[str], classifier: judge.Judge, loaded: Tensor, things: int, seed: int, out: Path | None
+) -> None:
     """Print the figures of checkpoints, and write them where that is asked for."""
     known = judge.accuracy(classifier, loaded, seed=0)
     print("the judge, of real scenes that it never saw: " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in known.items()))
     figures: dict[str, Any] = {"judge": known}
     names = classifier.things[:things]
     for checkpoint in checkpoints:
-        found, shown = measure.figures(checkpoint, classifier, loaded[: len(names)], names)
+        found, shown = measure.figures(checkpoint, classifier, loaded[: len(names)], names, seed)
         figures[checkpoint] = found
         print(f"\n{checkpoint}: {found['prompts']} prompts")
         for key, value in found.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,31 +22,36 @@ from zs2.errors import InputError
 from zs2.progress import progress
 from zs2.request import Request
 
-STEPS, GUIDANCE, SEED, BATCH = 25, 5.0, 0, 36
+STEPS, GUIDANCE, BATCH = 25, 5.0, 36
 
 
 def figures(
-    checkpoint: str, judge: Judge, pictures: Tensor, names: Sequence[str]
+    checkpoint: str, judge: Judge, pictures: Tensor, names: Sequence[str], seed: int = 0
 ) -> tuple[dict[str, Any], NDArray[np.uint8]]:
-    """Judge one picture for each pair of a thing and a plain colour: frame 0 of seed 0.
+    """Judge one picture for each pair of a thing and a plain colour: frame 0 of a seed.
 
-    Returns: the figures, and the pictures, uint8 (things · colours, SIZE, SIZE, 3)
+    Returns: the figures, and the pictures, uint8 (things · colours, SIZE, SIZE, 3). Of a folder that lists its things
+        in a concepts.json also how often those are right.
     Raises: InputError for a checkpoint that makes pictures of another size.
     """
     model = ZS2.from_pretrained(checkpoint, attn="sa", noise="iid")
     pairs = [(thing, colour) for thing in range(len(names)) for colour in range(len(COLOURS))]
     prompts = [caption(names, *pair, 0) for pair in pairs]
-    shown = drawn(model, prompts, f"pictures of {Path(checkpoint).name}")
+    shown = drawn(model, prompts, f"pictures of {Path(checkpoint).name}", seed)
     thing, colour = seen(judge, shown)
     which = torch.tensor([judge.things.index(name) for name in names])
     asked, on = torch.tensor(pairs).T
     right, right_colour = (thing == which[asked]).float(), (colour == on).float()
     never = held_out(asked)
     held = (on == never[0]) | (on == never[1])
+    file = Path(checkpoint, "concepts.json")
+    concepts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    listed = torch.tensor([name in concepts for name in names])[asked]
     by_thing = {name: float(right[asked == i].mean()) for i, name in enumerate(names)}
     return {
         "prompts": len(prompts),
         "thing": _share(right),
+        **({"thing, those it lists": _share(right[listed])} if listed.any() else {}),
         "background": _share(right_colour),
         "thing, seen pairs": _share(right[~held]),
         "thing, held-out pairs": _share(right[held]),
@@ -56,7 +62,7 @@ def figures(
     }, shown
 
 
-def drawn(model: ZS2, prompts: Sequence[str], what: str) -> NDArray[np.uint8]:
+def drawn(model: ZS2, prompts: Sequence[str], what: str, seed: int) -> NDArray[np.uint8]:
     """Frame 0 of each prompt: uint8 (prompts, SIZE, SIZE, 3).
 
     It does not depend on the number of frames, the noise model or the attention, so a batch of prompts is sampled as
@@ -66,7 +72,7 @@ def drawn(model: ZS2, prompts: Sequence[str], what: str) -> NDArray[np.uint8]:
         model: without attention between frames (`sa`). what: for the progress bar.
     Raises: InputError for a checkpoint that makes pictures of another size.
     """
-    request = Request(prompts[0], seed=SEED)
+    request = Request(prompts[0], seed=seed)
     height, width = (model.vae.config.reduction * side for side in model.shape(request)[1:])
     if (height, width) != (SIZE, SIZE):
         raise InputError(f"{what}: they are of {width}x{height}, and the judge knows those of {SIZE}x{SIZE}")
@@ -98,7 +104,7 @@ def _share(right: Tensor) -> list[float]:
 @torch.no_grad()
 def psnr(model: ZS2, pictures: Tensor, count: int = 512) -> float:
     """Of scenes encoded and decoded again: dB, from the mean squared error over all of them."""
-    scenes = draw(count, len(pictures), generator(SEED, "held-out scenes of the VAE", 0))
+    scenes = draw(count, len(pictures), generator(0, "held-out scenes of the VAE", 0))
     error = 0.0
     for part in batches(count, 32):
         pixels = render(scenes[part], pictures, SIZE)

@@ -52,8 +52,9 @@ class Settings:
     unet_widths: tuple[int, ...] = (96, 192)
     unet_layers: int = 1
     unet_heads: int = 4
-    unet: tuple[Stage, ...] = (  # few things: they are learnt better in the same time
+    unet: tuple[Stage, ...] = (  # few things first: they are learnt better in the same time, and others from them
         Stage(49, 16_000, Schedule(steps=10_000, batch=32, rate=1e-3, muon=2e-2, average=0.999)),
+        Stage(None, 32_000, Schedule(steps=4_000, batch=32, rate=4e-4, muon=8e-3, average=0.999)),
     )
     empty: float = 0.12  # share of empty captions
     # the judge of judge.py
