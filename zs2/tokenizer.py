@@ -81,15 +81,15 @@ class Tokenizer:
             if (folder / "vocab.json").exists():
                 vocab = read_json(folder / "vocab.json")
                 lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-                merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+                merges = [_pair(line) for line in lines if line and not line.startswith("#version")]
             else:
                 model = read_json(folder / "tokenizer.json")["model"]
                 vocab = model["vocab"]
-                merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+                merges = [_pair(pair if isinstance(pair, str) else " ".join(pair)) for pair in model["merges"]]
             if any(not isinstance(i, int) or i < 0 for i in vocab.values()):
                 raise TypeError("its ids are not whole numbers")
             limits = [n for n in (config.get("model_max_length"), max_length) if n is not None]
-            return cls(vocab, [(a, b) for a, b in merges], special, whole("model_max_length", min(limits), 2))
+            return cls(vocab, merges, special, whole("model_max_length", min(limits), 2))
         except Exception as error:  # a broken vocabulary makes `tokenizers` raise a bare Exception
             raise InputError(
                 f"{folder.name}/: no CLIP vocabulary ({error}): expected vocab.json and merges.txt, or tokenizer.json"
@@ -99,12 +99,12 @@ class Tokenizer:
     def of_clip(cls, max_length: int = 77, pad_token: str = SPECIAL["pad_token"]) -> Tokenizer:
         """CLIP's own, of 49,408 tokens, whose merges come with the package (data/: OpenAI's, MIT licence)."""
         packed = (Path(__file__).parent / "data" / "clip_merges.txt.gz").read_bytes()
-        merges = [line.split(" ") for line in gzip.decompress(packed).decode("utf-8").splitlines()]
+        merges = [_pair(line) for line in gzip.decompress(packed).decode("utf-8").splitlines()]
         letters = byte_letters()
         tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
         tokens += [SPECIAL["bos_token"], SPECIAL["eos_token"]]
         vocab = {token: i for i, token in enumerate(tokens)}
-        return cls(vocab, [(a, b) for a, b in merges], {"pad_token": pad_token}, max_length)
+        return cls(vocab, merges, {"pad_token": pad_token}, max_length)
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Prompts to ids (b, max_length), int64. Warns, quoting what was cut, if a prompt is too long."""
@@ -121,6 +121,12 @@ class Tokenizer:
             )
             ids = [*ids[:kept], self.eos_id]
         return ids + [self.pad_id] * (self.max_length - len(ids))
+
+
+def _pair(line: str) -> tuple[str, str]:
+    """A merge. (At once as what is kept: thousands of lists beside set off the garbage collector, which is slow.)"""
+    first, second = line.split(" ")
+    return first, second
 
 
 def byte_letters() -> list[str]:
