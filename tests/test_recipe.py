@@ -475,7 +475,7 @@ def test_figures_of_a_checkpoint_that_can_do_nothing_are_those_of_chance(made, l
         assert len({row[what][0] for row in rows}) > 1  # μ has an effect
 
 
-def test_figures_judge_each_prompt_by_its_own_picture(made, loaded, monkeypatch):
+def test_figures_judge_each_prompt_by_its_own_picture(made, loaded, monkeypatch, tmp_path):
     """Against pictures that show what is asked, made by the renderer in the model's place: all are right."""
 
     class Right(torch.nn.Module):
@@ -492,12 +492,21 @@ def test_figures_judge_each_prompt_by_its_own_picture(made, loaded, monkeypatch)
         for colour in range(12):
             frames.append(scenes.render(of(thing, colour), loaded, SIZE)[0])
     shown = ((torch.stack(frames) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    calls = iter(np.split(shown, [measure.BATCH]) if len(shown) > measure.BATCH else [shown])
-    monkeypatch.setattr(ZS2, "__call__", lambda self, prompts, **_: Clip(next(calls), 8, {}))
+    assert len(shown) <= measure.BATCH
+    monkeypatch.setattr(ZS2, "__call__", lambda self, prompts, **_: Clip(shown, 8, {}))
     found, _ = measure.figures(str(made / "checkpoint"), Right(), loaded, NAMES)
     assert found["thing"][0] == found["background"][0] == 1
     assert found["thing, held-out pairs"][0] == 1
     assert found["thing, those it lists"] == found["thing"]  # it lists all that it has seen
+
+    class SeesTheFirst(Right):
+        def forward(self, pixels):
+            return torch.eye(3)[:1].expand(len(pixels), -1), super().forward(pixels)[1]
+
+    shutil.copytree(made / "checkpoint", tmp_path / "c")
+    (tmp_path / "c" / "concepts.json").write_text(json.dumps(NAMES[:1]))
+    found, _ = measure.figures(str(tmp_path / "c"), SeesTheFirst(), loaded, NAMES)
+    assert (found["thing"][0], found["thing, those it lists"][0]) == (pytest.approx(1 / 3), 1)
 
 
 def test_the_checkpoint_that_is_shipped_draws_what_it_is_asked_for():
