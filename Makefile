@@ -56,7 +56,7 @@ bench-speed: $(READY)  ## time zs2 against diffusers: a UNet step, attention, a 
 	@$(RUN) -m pip install -q -e ".[bench]"
 	@$(RUN) benchmarks/unet_step.py $(if $(FULL),--full,--attn sa cfa tma) --json out/bench/unet_step.json
 	@$(RUN) benchmarks/attention.py --json out/bench/attention.json
-	@$(RUN) benchmarks/clip.py $(if $(FULL),,--models default sd15) --json out/bench/clip.json
+	@$(RUN) benchmarks/clip.py $(if $(FULL),,--models default sd15 sd15-bfloat16) --json out/bench/clip.json
 	@$(RUN) benchmarks/cold_start.py $(if $(FULL),,--ways $(STARTS)) --json out/bench/cold_start.json
 
 bench-steps: $(READY)  ## what fewer steps, DPM-Solver++, guidance in an interval, DeepCache and half precision change

@@ -1,14 +1,16 @@
 """From a prompt to a written file: zs2 against diffusers with TMA as an attention processor, and Text2Video-Zero.
 
-    python benchmarks/clip.py                          the default checkpoint, and SD 1.5's size in few steps
+    python benchmarks/clip.py                          all of these
     python benchmarks/clip.py --models default
+    python benchmarks/clip.py --models sd15            of SD 1.5's size, in few and small steps
+    python benchmarks/clip.py --models sd15-bfloat16   in bfloat16, two frames of 256²; if the device has it
     python benchmarks/clip.py --models sd15-fast       --fast against diffusers' 50 steps: one frame of 64²
 
 Each clip is made by a process of its own, in turns: from its start, Python and imports included, to the GIF on disk;
 memory is its highest resident size by then. Of the default checkpoint the same process then makes another clip, loaded
 and warm: that is the time `in process`. zs2 is `python -m zs2.sample`, which also writes a contact sheet and the
 settings; all settings are the same, but for the steps of `--fast`. Each draws its own noises: no time depends on their
-values.
+values. Of SD 1.5's size, all but the first clips of zs2 find the SHA-256 of the weights remembered.
 Stable Diffusion 1.5's size has random weights, so that its pictures show nothing.
 """
 
@@ -24,7 +26,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import alone, bar, highest_resident_size, machine, ratio, save, sentence, since_begun, spread, turns
+import torch
+from common import alone, bar, highest_resident_size, machine, native, ratio, save, sentence, since_begun, spread, turns
 
 DEFAULT = Path(__file__).resolve().parent.parent / "weights" / "emoji64"
 PROMPT = "panda face on a sky blue background"
@@ -46,6 +49,7 @@ class Case(NamedTuple):
     ways: tuple[str, ...]
     whole: float
     within: float | None
+    dtype: str = "float32"
 
 
 BOTH = (*PEERS, *PEERS.values())
@@ -53,15 +57,16 @@ FASTER = 3.0  # --fast over diffusers at SD 1.5's size
 CASES = {
     "default": Case(8, 25, 64, 5.0, (*BOTH, "zs2 fast"), 2.0, 1.1),
     "sd15": Case(2, 3, 64, 7.5, BOTH, 0.98, None),
+    "sd15-bfloat16": Case(2, 6, 256, 7.5, BOTH, 1.1, None, "bfloat16"),
     "sd15-fast": Case(1, 50, 64, 7.5, ("zs2 fast", "diffusers tma"), FASTER, None),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--models", nargs="+", choices=CASES, default=["default", "sd15", "sd15-fast"])
+    p.add_argument("--models", nargs="+", choices=CASES, default=CASES)
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--dtype", default="float32")
+    p.add_argument("--dtype", help="instead of the case's own")
     p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     p.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = p.parse_args(argv)
@@ -77,14 +82,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             write_model(Path(scratch), single=False)
         for name in args.models:
-            case = CASES[name]
+            case, dtype = CASES[name], args.dtype or CASES[name].dtype
+            if not args.dtype and not native(getattr(torch, dtype), torch.device("cpu")):
+                print(
+                    f"\n{name} left out: this device does not compute in {dtype} itself (--dtype times it all the same)"
+                )
+                continue
             folder = DEFAULT if name == "default" else Path(scratch, "folder")
             runs: dict[str, list[list[float]]] = {way: [] for way in case.ways}
             for _, way in turns(case.ways, args.rounds):
-                runs[way].append(alone(__file__, "--child", way, name, str(folder), "--dtype", args.dtype))
-            report(name, case, runs, args.dtype)
-            figures[name] = {"case": case._asdict(), "runs": runs}
-    save(args.json, said, dtype=args.dtype, columns=["whole", "in process", "memory GB"], cases=figures)
+                runs[way].append(alone(__file__, "--child", way, name, str(folder), "--dtype", dtype))
+            report(name, case, runs, dtype)
+            figures[name] = {"case": case._asdict() | {"dtype": dtype}, "runs": runs}
+    save(args.json, said, columns=["whole", "in process", "memory GB"], cases=figures)
 
 
 def child(way: str, case: Case, folder: Path, dtype: str) -> None:
@@ -133,7 +143,6 @@ def zs2(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[
 def diffusers(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[[], Make]:
     """Make a clip by diffusers' pipelines. Returns: what returns what makes another one, of what is loaded."""
     import peers
-    import torch
 
     pipe = peers.pipeline(folder, torch_dtype=getattr(torch, dtype))
     channels, side = pipe.unet.config.in_channels, case.size // pipe.vae_scale_factor

@@ -78,9 +78,13 @@ def native(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def turns(ways: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
-    """(round, way): each way once a round, every other round backwards, so that no way always comes after the same."""
+    """(round, way): each way once a round. Each round begins with another way, and every other one goes backwards, so
+    that of three or more none always comes after the same; and none comes after itself, its memory still in the cache.
+    """
     for number in range(rounds):
-        for way in ways if number % 2 else reversed(ways):
+        start = number % len(ways)
+        order = [*ways[start:], *ways[:start]]
+        for way in reversed(order) if number % 2 else order:
             yield number, way
 
 

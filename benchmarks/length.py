@@ -53,7 +53,7 @@ def load(which: str) -> ZS2:
     with without_weights():
         unet = UNet(UNetConfig.from_json(SD15))
         vae, encoder = VAE(VAEConfig.from_json(SD_VAE)), TextEncoder(text, projection=False)
-    for module, dtype in ((unet, torch.bfloat16), (vae, torch.float32), (encoder, torch.bfloat16)):
+    for module, dtype in ((unet, torch.bfloat16), (vae, torch.bfloat16), (encoder, torch.bfloat16)):
         assign(module, random_weights(module, dtype), "random", dtype, cpu)
     return ZS2(unet, vae, Text([(encoder, small.tokenizer())]), small.schedule())
 

@@ -3,8 +3,8 @@
     python benchmarks/precision.py                     the default checkpoint, its closed prompts
     python benchmarks/precision.py --model sd15
 
-Only the networks are in half precision, and not the VAE: latents, schedule and momentum are in float32. PSNR is of each
-clip against float32's, in dB. A CPU without half-precision arithmetic of its own is slow here.
+Only the networks are in half precision, the VAE in bfloat16 only: latents, schedule and momentum are in float32. PSNR
+is of each clip against float32's, in dB. A CPU without half-precision arithmetic of its own is slow here.
 """
 
 from __future__ import annotations

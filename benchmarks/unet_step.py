@@ -4,12 +4,13 @@
     python benchmarks/unet_step.py --full              8 frames at 512²
     python benchmarks/unet_step.py --attn sa tma --dtype float32 --no-peers
 
-Random weights, one set in memory for all. The ways take turns; a ratio is the median over rounds of one way's time over
-another's in the same round, so that a machine whose speed drifts does not decide; `sa again` is `sa`, which shows how
-far two equal things are apart here. The peers are diffusers' UNet with its own attention, and with TMA as an attention
-processor; before anything is timed, both must agree with zs2. The rate is that of the products and convolutions that a
-step is made of, over that of one large matrix product in the same dtype. The blend is also timed alone: it is all that
-`tma` adds to `sa`.
+Random weights of a float32 file, which zs2 and diffusers each bring into memory in their own way: in float32 as they
+are, in half precision converted, by zs2 also to its layout. The ways take turns; a ratio is the median over rounds of
+one way's time over another's in the same round, so that a machine whose speed drifts does not decide; `sa again` is
+`sa`, which shows how far two equal things are apart here. The peers are diffusers' UNet with its own attention, and
+with TMA as an attention processor; before anything is timed, both must agree with zs2. The rate is that of the products
+and convolutions that a step is made of, over that of one large matrix product in the same dtype. The blend is also
+timed alone: it is all that `tma` adds to `sa`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sd15 import UNET, weights
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from zs2.checkpoint import without_weights
+from zs2.checkpoint import assign, faster_layout, without_weights
 from zs2.config import ATTENTION_KINDS, DTYPES, UNetConfig
 from zs2.models.attention import TransformerBlock
 from zs2.models.unet import UNet
@@ -72,7 +73,8 @@ def compare(dtype_name: str, args: argparse.Namespace, said: dict[str, Any]) -> 
     with without_weights():
         unets = {kind: UNet(config, kind, MU).eval() for kind in kinds}
         unets["sa again"] = UNet(config, "sa").eval()
-    shared = {name: w.to(device) for name, w in weights(unets["sa"], dtype).items()}
+    stored = weights(unets["sa"])
+    shared = assign(unets["sa"], stored, "the UNet", dtype, device, faster_layout(dtype, device)).state_dict()
     for unet in unets.values():
         unet.load_state_dict(shared, assign=True)
     side = args.size // 8
@@ -88,13 +90,14 @@ def compare(dtype_name: str, args: argparse.Namespace, said: dict[str, Any]) -> 
         import peers
 
         each = context.repeat_interleave(frames, dim=0)
+        theirs = {name: w.to(device, dtype) for name, w in stored.items()}
 
         def others(unet: Any) -> Callable[[], Tensor]:
             return lambda: unet(x, t, each, return_dict=False)[0]
 
         for way, mu in (("diffusers sa", None), ("diffusers tma", MU)):
             if way.split()[1] in kinds:
-                steps[way] = others(peers.unet(UNET, shared, frames, mu))
+                steps[way] = others(peers.unet(UNET, theirs, frames, mu))
     for way, step in steps.items():  # which also warms up
         out, peer = step(), steps.get(f"diffusers {way}")
         if peer is not None and not (out - peer()).abs().max() <= AGREE[dtype_name] * out.abs().max():

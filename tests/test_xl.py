@@ -167,10 +167,12 @@ def test_conditions_that_are_missing_or_too_many(model):
         small(torch.zeros(1, *LATENTS), 1, torch.zeros(1, 32, 192), frames=1, added=torch.zeros(1, 384))
 
 
-def test_the_vae_is_float32_in_half_precision_too(folder):
-    half = ZS2.from_pretrained(folder, device="cpu", dtype="bfloat16")
-    assert {p.dtype for p in half.vae.parameters()} == {torch.float32}
-    assert {p.dtype for encoder in half.text.encoders for p in encoder.parameters()} == {torch.bfloat16}
+@pytest.mark.parametrize(("dtype", "vae"), [("float16", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_half_precision(folder, dtype, vae):
+    """XL's VAE is known to overflow float16."""
+    half = ZS2.from_pretrained(folder, device="cpu", dtype=dtype)
+    assert {p.dtype for p in half.vae.parameters()} == {vae}
+    assert {p.dtype for encoder in half.text.encoders for p in encoder.parameters()} == {half.dtype}
     want = ZS2.from_pretrained(folder, device="cpu").latents(APPLE, frames=2, steps=2)
     assert_close(half.latents(APPLE, frames=2, steps=2), want, 0.05)
 

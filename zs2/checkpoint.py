@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zs2.config import DEFAULT_MODEL, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from zs2.digests import sha256
 from zs2.errors import InputError
 from zs2.folder import Folder
 from zs2.hub import Choose, choose_files, fetch, is_hub_id, parse
@@ -32,7 +33,7 @@ from zs2.models.vae import VAE
 from zs2.single_file import SingleFile
 from zs2.text import Text
 from zs2.tokenizer import Tokenizer
-from zs2.weights import PICKLES, refuse_pickle, sha256
+from zs2.weights import PICKLES, refuse_pickle
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -94,12 +95,16 @@ class Checkpoint:
     def unet(self, attn: str, mu: float) -> UNet:
         """The UNet, in the checkpoint's dtype."""
         config = UNetConfig.from_json(self.source.json("unet"))
-        return self._load("unet", lambda tensors: UNet(config, attn, mu), self.dtype, self._unet_layout())
+        return self._load(
+            "unet", lambda tensors: UNet(config, attn, mu), self.dtype, faster_layout(self.dtype, self.device)
+        )
 
     def vae(self) -> VAE:
-        """The VAE, always in float32: it is a small part of the work, and overflows float16 in some checkpoints."""
+        """The VAE, in bfloat16 where that is the checkpoint's dtype, and else in float32: some overflow float16."""
         config = VAEConfig.from_json(self.source.json("vae"))
-        return self._load("vae", lambda tensors: VAE(config), torch.float32)
+        dtype = torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
+        layout = torch.preserve_format if dtype == torch.float32 else faster_layout(dtype, self.device)
+        return self._load("vae", lambda tensors: VAE(config), dtype, layout)
 
     def text(self) -> Text:
         """The text towers with their tokenizers."""
@@ -134,12 +139,6 @@ class Checkpoint:
         config = hashlib.sha256(dumps(said, sort_keys=True).encode()).hexdigest()
         return {part: sha256(files) for part, files in self.source.files.items()} | {"config": config}
 
-    def _unet_layout(self) -> torch.memory_format:
-        """Channels-last convolutions are faster on a CPU in float32, and as exact in the UNet; the VAE's would lose a
-        digit to torch's GroupNorm (benchmarks/RESULTS.md). Other devices and dtypes were not measured."""
-        measured = self.device.type == "cpu" and self.dtype == torch.float32
-        return torch.channels_last if measured else torch.preserve_format
-
     def _load(
         self,
         part: str,
@@ -151,6 +150,14 @@ class Checkpoint:
         with without_weights():
             module = build(tensors)
         return assign(module, tensors, part, dtype, self.device, layout)
+
+
+def faster_layout(dtype: torch.dtype, device: torch.device) -> torch.memory_format:
+    """Of convolutions, where they are converted. On a CPU channels-last is faster in float32 and bfloat16, and in the
+    UNet as exact; in float32 the VAE would lose a digit to torch's GroupNorm. Nothing else was measured
+    (benchmarks/RESULTS.md)."""
+    measured = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+    return torch.channels_last if measured else torch.preserve_format
 
 
 @contextmanager

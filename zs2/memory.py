@@ -13,7 +13,7 @@ The peak is the sum of what is there throughout and the larger of two passing ne
                  stream: of a chunk)
     UNet         of a chunk, branches × frames rows: the feature maps kept for the way up, and what the layer that needs
                  most holds itself (below)
-    or decoding  of the frames decoded together: likewise, in float32
+    or decoding  of the frames decoded together: likewise
 
 What a layer holds at its peak, in maps of its resolution and the network's dtype:
     resnet       the larger of  2·c_in + c_out + (c_in + c_out)·W  at the first convolution and
@@ -124,7 +124,9 @@ def plan(
         states=state_bytes(unet.config, unet.momentum, size, branches, element) * (2 + kept_states),
         deep=branches * held * unet.config.block_out_channels[0] * h * w * element if deep_cache else 0,
         unet=unet_bytes(unet.config, branches * chunk, size, element, cpu),
-        decoding=together * decoder_bytes(vae.config, (tile[0] // reduction, tile[1] // reduction), cpu),
+        decoding=together
+        * decoder_numbers(vae.config, (tile[0] // reduction, tile[1] // reduction), cpu)
+        * vae.decoder.conv_in.weight.element_size(),
     )
 
 
@@ -174,8 +176,8 @@ def unet_bytes(config: UNetConfig, rows: int, size: tuple[int, int], element: in
     return rows * element * peak
 
 
-def decoder_bytes(config: VAEConfig, size: tuple[int, int], cpu: bool) -> int:
-    """The activations of decoding one frame, in float32."""
+def decoder_numbers(config: VAEConfig, size: tuple[int, int], cpu: bool) -> int:
+    """The activations of decoding one frame, as numbers of the VAE's dtype."""
     channels, area = config.block_out_channels[::-1], size[0] * size[1]
     peak, x = 9 * channels[0] * area, channels[0]
     for level, c in enumerate(channels):
@@ -184,7 +186,7 @@ def decoder_bytes(config: VAEConfig, size: tuple[int, int], cpu: bool) -> int:
             peak = max(peak, c * area + (2 + 2 * cpu) * c * 4 * area)
             area *= 4
         x = c
-    return 4 * peak
+    return peak
 
 
 def _areas(config: UNetConfig, size: tuple[int, int]) -> list[int]:

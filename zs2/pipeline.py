@@ -20,6 +20,7 @@ from zs2.checkpoint import Checkpoint, without_collector, without_weights
 from zs2.checks import check_parts, choose_device, choose_dtype
 from zs2.config import LAM, TEXT2VIDEO_ZERO, ScheduleConfig
 from zs2.decode import decode
+from zs2.digests import sha256
 from zs2.errors import InputError, whole
 from zs2.formats import Frames
 from zs2.lora import LoRA, lora_files, merge
@@ -33,7 +34,6 @@ from zs2.request import Request
 from zs2.sampler import SOLVERS, Sampler, Step
 from zs2.text import Text
 from zs2.video import FPS_MAX, Clip
-from zs2.weights import sha256
 
 if TYPE_CHECKING:
     from zs2.processes import Group

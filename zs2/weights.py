@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -89,13 +88,3 @@ def _what_it_is(path: Path) -> str:
 def refuse_pickle(path: Path) -> str:
     """Why a pickle is not read."""
     return f"{path.name} is a pickle, which can run any code when it is loaded: convert the model to safetensors"
-
-
-def sha256(files: Iterable[Path]) -> str:
-    """The SHA-256 of some files, one after another."""
-    digest = hashlib.sha256()
-    for path in files:
-        with open(path, "rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -135,9 +136,14 @@ class VAE(nn.Module):
         self.post_quant_conv = nn.Conv2d(latent, latent, 1) if config.use_post_quant_conv else nn.Identity()
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels (b, 3, H, W) in [-1, 1] → the mean of their latents, (b, latent_channels, h, w)."""
-        return self.quant_conv(self.encoder(pixels)).chunk(2, dim=1)[0]
+        """Pixels (b, 3, H, W) in [-1, 1] → the mean of their latents, (b, latent_channels, h, w), of the pixels' dtype
+        whatever the weights'."""
+        return self.quant_conv(self.encoder(pixels.to(self._dtype))).chunk(2, dim=1)[0].to(pixels.dtype)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (b, latent_channels, h, w) → pixels (b, 3, H, W), about [-1, 1]."""
-        return self.decoder(self.post_quant_conv(z))
+        """Latents (b, latent_channels, h, w) → pixels (b, 3, H, W), about [-1, 1], of the latents' dtype likewise."""
+        return self.decoder(self.post_quant_conv(z.to(self._dtype))).to(z.dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.decoder.conv_in.weight.dtype
