@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -61,3 +62,16 @@ def test_psnr(fewer_steps):
     assert fewer_steps.psnr(black, black) == 99
     assert fewer_steps.psnr(black, black + 255) == 0
     assert fewer_steps.psnr(black, black + 1) == pytest.approx(20 * math.log10(255))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 7])
+def test_turns(benchmarks, count):
+    """Each way once a round, none after itself, and of three or more none always after the same."""
+    from common import turns
+
+    taken = list(turns([*map(str, range(count))], 2 * count))
+    for number in range(2 * count):
+        assert sorted(way for round_, way in taken if round_ == number) == [*map(str, range(count))]
+    pairs = {(a, b) for (_, a), (_, b) in pairwise(taken)}
+    assert all(a != b for a, b in pairs)
+    assert count == 2 or all(len({a for a, b in pairs if b == str(way)}) > 1 for way in range(count))

@@ -134,6 +134,8 @@ def test_the_dtype_is_that_of_the_networks_and_the_vae_is_float32_for_float16(or
             assert torch.equal(tensor, getattr(original, part).state_dict()[name].to(wanted)), name
             assert tensor.dtype == wanted
     assert model.dtype == want
+    pixels = torch.zeros(1, 3, 16, 16)
+    assert model.vae.decode(model.vae.encode(pixels)).dtype == model.vae.encode(pixels).dtype == torch.float32
 
 
 def test_nothing_is_drawn_at_random():
