@@ -6,10 +6,11 @@
 
 Whole steps in another way take turns with steps whose weights are contiguous: a ratio is the median over rounds, and
 `contiguous again` shows how far two equal things are apart. (zs2 lays weights that it converts out channels-last, and
-leaves mapped ones as they are.) `packed` are channels-last convolutions whose weights are in the layout that oneDNN
-computes in, by a private operator of torch; `GEGLU in two` is each of its halves by a product. Parts that could be
-computed once a clip, or merged with their neighbours, are timed alone: that saves at most their share of a step. The
-text tower is let go at the first call of the UNet, in a process of its own that makes a clip of SD 1.5's size.
+leaves mapped ones as they are.) `no products`: the convolutions of small pictures are convolutions as all others.
+`packed`: those that are have their weights in the layout that oneDNN computes in, by a private operator of torch.
+`GEGLU in one`: its halves by one product. Parts that could be computed once a clip, or merged with their neighbours,
+are timed alone: that saves at most their share of a step. The text tower is let go at the first call of the UNet, in a
+process of its own that makes a clip of SD 1.5's size.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from torch.nn import functional as F
 from zs2 import ZS2, Request
 from zs2.checkpoint import Checkpoint, without_weights
 from zs2.config import DEFAULT_MODEL, DTYPES, UNetConfig
-from zs2.models.layers import GEGLU, ResnetBlock
+from zs2.models.layers import GEGLU, Conv2d, ResnetBlock
 from zs2.models.unet import UNet
 from zs2.progress import progress
 
@@ -54,22 +55,28 @@ class InPlace(ResnetBlock):
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
-class InTwo(GEGLU):
-    """Each half by a product of its own, so that what follows is contiguous."""
+class InOne(GEGLU):
+    """Both halves by one product, of which each row is then halved."""
 
     def forward(self, x: Tensor) -> Tensor:
-        (weight, gate), (bias, gate_bias) = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
-        return F.linear(x, weight, bias) * F.gelu(F.linear(x, gate, gate_bias))
+        x, gate = self.proj(x).chunk(2, dim=-1)
+        return x * F.gelu(gate)
 
 
-class Packed(nn.Conv2d):
-    """With its weight as oneDNN has it, made at the first call."""
+class Plain(Conv2d):
+    """Never a product of matrices."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    forward = nn.Conv2d.forward
+
+
+class Packed(Conv2d):
+    """Where it is no product: with its weight as oneDNN has it, made at the first call."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         how = [list(self.padding), list(self.stride), list(self.dilation), self.groups]
         if not hasattr(self, "laid"):
-            self.laid = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *how, list(x.shape))
-        return torch.ops.mkldnn._convolution_pointwise(x, self.laid, self.bias, *how, "none", [], "")
+            self.laid = torch.ops.mkldnn._reorder_convolution_weight(weight, *how, list(x.shape))
+        return torch.ops.mkldnn._convolution_pointwise(x, self.laid, bias, *how, "none", [], "")
 
 
 def load(which: str, dtype: torch.dtype) -> UNet:
@@ -136,8 +143,9 @@ def compare(which: str, rounds: int, dtype: torch.dtype) -> dict[str, Any]:
 
     steps = {"contiguous": step(unet), "contiguous again": step(unet)}
     steps |= {"SiLU in place": step(changed(unet, ResnetBlock, InPlace))}
-    steps |= {"GEGLU in two": step(changed(unet, GEGLU, InTwo)), "channels last": step(last)}
-    steps |= {"packed": step(changed(last, nn.Conv2d, Packed))}
+    steps |= {"GEGLU in one": step(changed(unet, GEGLU, InOne)), "channels last": step(last)}
+    steps |= {"channels last, no products": step(changed(last, Conv2d, Plain))}
+    steps |= {"channels last, packed": step(changed(last, Conv2d, Packed))}
     outs = [way() for way in steps.values()]  # which also warms up
     if dtype == torch.float32:  # on such inputs the default UNet makes of half precision's rounding another picture
         assert all((out - outs[0]).abs().max() <= 1e-3 * outs[0].abs().max() for out in outs)

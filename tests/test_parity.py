@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -20,7 +20,7 @@ from zs2.dpm_solver import DPMSolver
 from zs2.errors import InputError
 from zs2.models.attention import Call, SpatialTransformer, TransformerBlock
 from zs2.models.clip import TextEncoder
-from zs2.models.layers import Downsample, ResnetBlock, Upsample, timestep_embedding
+from zs2.models.layers import Conv2d, Downsample, ResnetBlock, Upsample, timestep_embedding
 from zs2.models.temporal import Momentum
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
@@ -101,14 +101,78 @@ def test_spatial_transformer(linear: bool) -> None:
     assert_close(transformer(f[f"{case}/x"], call), f[f"{case}/out"], MODULE)
 
 
+SHAPES = [  # channels in and out, size, stride, padding, pictures, height and width
+    (8, 1024, 3, 1, 1, 2, (12, 12)),
+    (8, 1024, 3, 1, 1, 9, (12, 11)),  # in parts
+    (8, 1030, 3, 2, 1, 2, (9, 6)),
+    (8, 1024, 3, 2, 0, 3, (9, 9)),
+    (8, 1024, 1, 1, 0, 2, (3, 5)),
+    (8, 1024, 3, 1, 1, 1, (1, 1)),
+]
+
+
+@pytest.mark.parametrize("pictures", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("weights", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_convolution_as_a_product(
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, int, int, int, int, int, tuple[int, int]],
+    weights: torch.memory_format,
+    pictures: torch.memory_format,
+) -> None:
+    """Of few places and many channels; it is torch's convolution in float64, and in the layout of its input."""
+    channels, out, size, stride, padding, number, sides = shape
+    torch.manual_seed(0)
+    convolution = Conv2d(channels, out, size, stride=stride, padding=padding).to(memory_format=weights)
+    x = torch.randn(number, channels, *sides).to(memory_format=pictures)
+    weight, bias = convolution.weight.double(), convolution.bias.double()
+    want = torch.nn.functional.conv2d(x.double(), weight, bias, stride, padding)
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", only(set(), torch.nn.Conv2d.forward))
+    got = convolution(x)
+    assert_close(got, want.float(), MODULE)
+    assert got.is_contiguous(memory_format=pictures)
+    half = convolution.bfloat16()(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert_close(half.float(), want.float(), 0.02)
+
+
+@pytest.mark.parametrize(("out", "sides"), [(1024, (13, 12)), (1023, (4, 4))])
+def test_a_convolution_of_more_places_or_fewer_channels_is_none(
+    monkeypatch: pytest.MonkeyPatch, out: int, sides: tuple[int, int]
+) -> None:
+    convolution, x = Conv2d(8, out, 3, padding=1), torch.randn(1, 8, *sides)
+    want = torch.nn.functional.conv2d(x, convolution.weight, convolution.bias, padding=1)
+    monkeypatch.setattr(Conv2d, "_product", None)
+    assert torch.equal(convolution(x), want)
+
+
+def only(modules: set[torch.nn.Module], forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The forward of these modules; it fails for others."""
+
+    def checked(module: torch.nn.Module, x: Tensor) -> Tensor:
+        assert module in modules, f"{module} is no product"
+        return forward(module, x)
+
+    return checked
+
+
 # --- whole networks ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("products", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", ["even", "odd", "narrow"])
 @pytest.mark.parametrize("name", ["unet_sd1", "unet_sd2", "unet_8_channels"])
-def test_unet(name: str, size: str) -> None:
+def test_unet(
+    monkeypatch: pytest.MonkeyPatch, name: str, size: str, layout: torch.memory_format, products: bool
+) -> None:
+    """products: all convolutions of its blocks are products of matrices, and not only those of many channels."""
     f = fixture(name)
-    unet = f.load(UNet(UNetConfig.from_json(f.config), attn="sa"), "model")
+    unet = f.load(UNet(UNetConfig.from_json(f.config), attn="sa"), "model").to(memory_format=layout)
+    if products:
+        monkeypatch.setattr(Conv2d, "PLACES", 10**6)
+        monkeypatch.setattr(Conv2d, "CHANNELS", 1)
+        monkeypatch.setattr(torch.nn.Conv2d, "forward", only({unet.conv_in, unet.conv_out}, torch.nn.Conv2d.forward))
     assert_close(unet(f[f"{size}/x"], f[f"{size}/t"], f[f"{size}/context"], frames=1), f[f"{size}/out"], MODULE)
 
 

@@ -37,17 +37,48 @@ class TimestepEmbedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
+class Conv2d(nn.Conv2d):
+    """A convolution. On a CPU, one of few places and many channels is a product of matrices: of its windows and its
+    weights. (oneDNN's own brings all weights into another layout at every call, and is slow on few places.)
+    """
+
+    PLACES, CHANNELS = 144, 1024  # at most so many pixels of the output, at least so many channels: as measured
+
+    def __init__(self, in_channels: int, out_channels: int, size: int, *, stride: int = 1, padding: int = 0) -> None:
+        super().__init__(in_channels, out_channels, size, stride, padding)
+        self.window = size, stride, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) → (b, c', h', w')"""
+        size, stride, padding = self.window
+        places = math.prod((side + 2 * padding - size) // stride + 1 for side in x.shape[2:])
+        measured = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+        if not measured or places > self.PLACES or self.out_channels < self.CHANNELS:
+            return super().forward(x)
+        at_once = max(1, self.out_channels // places)  # so that windows need no more memory than the weights
+        return torch.cat([self._product(pictures) for pictures in x.split(at_once)])
+
+    def _product(self, x: Tensor) -> Tensor:
+        size, stride, padding = self.window
+        windows = F.pad(x, (padding,) * 4).unfold(2, size, stride).unfold(3, size, stride)  # (b, c, h', w', k, k)
+        windows, weight = windows.permute(0, 2, 3, 1, 4, 5), self.weight
+        if not weight.is_contiguous():  # but channels-last: neither is copied into another order
+            windows, weight = windows.permute(0, 1, 2, 4, 5, 3), weight.permute(0, 2, 3, 1)
+        y = F.linear(windows.flatten(3), weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        return y.contiguous() if x.is_contiguous() else y
+
+
 class ResnetBlock(nn.Module):
     """GroupNorm, SiLU, convolution, twice, around a skip; the UNet's also adds the projected time embedding."""
 
     def __init__(self, in_channels: int, out_channels: int, *, groups: int, eps: float, embed_dim: int | None) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, in_channels, eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = None if embed_dim is None else nn.Linear(embed_dim, out_channels)
         self.norm2 = nn.GroupNorm(groups, out_channels, eps)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = None if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """x (b, c, h, w), activated time embedding (1 or b, embed_dim) → (b, c', h, w)"""
@@ -64,7 +95,7 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, padding: int) -> None:
         super().__init__()
         self.padding = padding
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+        self.conv = Conv2d(channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) → (b, c, ⌈h/2⌉, ⌈w/2⌉)"""
@@ -76,7 +107,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """(b, c, h, w) → (b, c, *size)"""
@@ -92,8 +123,9 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, n, dim) → (b, n, inner_dim)"""
-        x, gate = self.proj(x).chunk(2, dim=-1)
-        return x * F.gelu(gate)
+        # A product each, whose results are contiguous: the GELU of one half of each row is slower.
+        (weight, gate_weight), (bias, gate_bias) = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
+        return F.linear(x, weight, bias) * F.gelu(F.linear(x, gate_weight, gate_bias))
 
 
 class FeedForward(nn.Module):
