@@ -7,9 +7,10 @@
     python benchmarks/clip.py --models sd15-fast       --fast against diffusers' 50 steps: one frame of 64²
 
 Each clip is made by a process of its own, in turns: from its start, Python and imports included, to the GIF on disk;
-memory is its highest resident size by then. Of the default checkpoint the same process then makes another clip, loaded
-and warm: that is the time `in process`. zs2 is `python -m zs2.sample`, which also writes a contact sheet and the
-settings; all settings are the same, but for the steps of `--fast`. Each draws its own noises: no time depends on their
+memory is its highest resident size by then. `In process` is the time of a clip where all is loaded and warm, of the
+default checkpoint: one process loads all ways, and they take turns in it, three times as often. zs2 is
+`python -m zs2.sample`, which also writes a contact sheet and the settings (in process the library, which writes no
+sheet); all settings are the same, but for the steps of `--fast`. Each draws its own noises: no time depends on their
 values. Of SD 1.5's size, all but the first clips of zs2 find the SHA-256 of the weights remembered.
 Stable Diffusion 1.5's size has random weights, so that its pictures show nothing.
 """
@@ -21,13 +22,25 @@ import contextlib
 import io
 import json
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from common import alone, bar, highest_resident_size, machine, native, ratio, save, sentence, since_begun, spread, turns
+from common import (
+    alone,
+    bar,
+    highest_resident_size,
+    machine,
+    native,
+    ratio,
+    save,
+    sentence,
+    since_begun,
+    spread,
+    timed,
+    turns,
+)
 
 DEFAULT = Path(__file__).resolve().parent.parent / "weights" / "emoji64"
 PROMPT = "panda face on a sky blue background"
@@ -53,6 +66,7 @@ class Case(NamedTuple):
 
 
 BOTH = (*PEERS, *PEERS.values())
+WARM = 3  # clips in process for one in a process of its own
 FASTER = 3.0  # --fast over diffusers at SD 1.5's size
 CASES = {
     "default": Case(8, 25, 64, 5.0, (*BOTH, "zs2 fast"), 2.0, 1.1),
@@ -69,10 +83,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--dtype", help="instead of the case's own")
     p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     p.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    p.add_argument("--within", nargs=2, help=argparse.SUPPRESS)
     args = p.parse_args(argv)
     if args.child:
         way, name, folder = args.child
         child(way, CASES[name], Path(folder), args.dtype)
+        return
+    if args.within:
+        name, folder = args.within
+        within(CASES[name], Path(folder), args.dtype, args.rounds)
         return
     said, figures = machine(), {}
     print(sentence(said))
@@ -92,26 +111,39 @@ def main(argv: Sequence[str] | None = None) -> None:
             runs: dict[str, list[list[float]]] = {way: [] for way in case.ways}
             for _, way in turns(case.ways, args.rounds):
                 runs[way].append(alone(__file__, "--child", way, name, str(folder), "--dtype", dtype))
-            report(name, case, runs, dtype)
-            figures[name] = {"case": case._asdict() | {"dtype": dtype}, "runs": runs}
-    save(args.json, said, columns=["whole", "in process", "memory GB"], cases=figures)
+            warm = {}
+            if case.within is not None:
+                more = ["--dtype", dtype, "--rounds", str(WARM * args.rounds)]
+                warm = alone(__file__, "--within", name, str(folder), *more)
+            report(name, case, runs, warm, dtype)
+            figures[name] = {"case": case._asdict() | {"dtype": dtype}, "runs": runs, "in process": warm}
+    save(args.json, said, columns=["whole", "memory GB"], cases=figures)
 
 
 def child(way: str, case: Case, folder: Path, dtype: str) -> None:
-    """Make the clip one way, from nothing and then again; print both times and the memory."""
+    """Make the clip one way, from nothing; print the time and the memory."""
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         file = Path(scratch, "clip.gif")
-        by = zs2 if way.startswith("zs2") else diffusers
-        load = by(way, case, folder, dtype, file)
-        whole, memory = since_begun(), highest_resident_size()
+        by(way)(way, case, folder, dtype, file)
+        said = since_begun(), highest_resident_size()
         assert file.stat().st_size
-        again = None
-        if case.within is not None:
-            make = load()
-            start = time.perf_counter()
-            make()
-            again = time.perf_counter() - start
-    print(json.dumps([whole, again, memory]))
+    print(json.dumps(said))
+
+
+def within(case: Case, folder: Path, dtype: str, rounds: int) -> None:
+    """Make the clip in all ways in turns, loaded and warm; print the times."""
+    times: dict[str, list[float]] = {way: [] for way in case.ways}
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        file = Path(scratch, "clip.gif")
+        makes = {way: by(way)(way, case, folder, dtype, file)() for way in case.ways}
+        for _, way in turns(case.ways, rounds):
+            times[way].append(timed(makes[way], torch.device("cpu")))
+    print(json.dumps(times))
+
+
+def by(way: str) -> Callable[[str, Case, Path, str, Path], Callable[[], Make]]:
+    """The library that makes a clip this way."""
+    return zs2 if way.startswith("zs2") else diffusers
 
 
 def zs2(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[[], Make]:
@@ -166,29 +198,28 @@ def diffusers(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Cal
     return lambda: make
 
 
-def report(name: str, case: Case, runs: dict[str, list[list[float]]], dtype: str) -> None:
+def report(name: str, case: Case, runs: dict[str, list[list[float]]], warm: dict[str, list[float]], dtype: str) -> None:
     """Print the table of a model, and whether the bars are met."""
     rounds = len(next(iter(runs.values())))
     clip = f"{case.frames} frames of {case.size}², {case.steps} steps, guidance {case.guidance:g}, {dtype}"
-    print(f"\n{name}: {clip}; median of {rounds} (least … most)")
+    print(f"\n{name}: {clip}; median of {rounds}{f', in process of {WARM * rounds}' if warm else ''} (least … most)")
     print(f"{'':<26} {'whole process, s':<22} {'in process, s':<22} memory, GB")
-    columns = {way: [*zip(*found, strict=True)] for way, found in runs.items()}
-    for way, (whole, within, memory) in columns.items():
-        again = "" if case.within is None else spread(within, 2)
-        print(f"{way:<26} {spread(whole, 2):<22} {again:<22} {spread(memory, 2)}")
+    whole = {way: [time for time, _ in found] for way, found in runs.items()}
+    memory = {way: [most for _, most in found] for way, found in runs.items()}
+    for way in runs:
+        print(f"{way:<26} {spread(whole[way], 2):<22} {spread(warm[way], 2) if warm else '':<22} ", end="")
+        print(spread(memory[way], 2))
     for way, peer in [*PEERS.items(), ("zs2 fast", "diffusers tma")]:
-        if way not in columns or peer not in columns:
+        if way not in runs or peer not in runs:
             continue
-        print(f"{way} against {peer}: {ratio(columns[peer][0], columns[way][0])} times as fast", end="")
-        limits = [("whole process", 0, case.whole)]
-        if case.within is not None:
-            print(f", in process {ratio(columns[peer][1], columns[way][1])}", end="")
-            limits.append(("in process", 1, case.within))
-        print()
-        for what, column, limit in limits:
+        found = [("whole process", case.whole, ratio(whole[peer], whole[way]))]
+        if warm:
+            found.append(("in process", case.within, ratio(warm[peer], warm[way])))
+        print(f"{way} against {peer}: {', '.join(f'{what} {times}' for what, _, times in found)} times as fast")
+        for what, limit, times in found:
             if way in PEERS or name == "sd15-fast":
-                print(bar(what, ratio(columns[peer][column], columns[way][column]).median, limit, least=True))
-        print(bar("memory over the peer's", ratio(columns[way][2], columns[peer][2]).median, 1.0, least=False))
+                print(bar(what, times.median, limit, least=True))
+        print(bar("memory over the peer's", ratio(memory[way], memory[peer]).median, 1.0, least=False))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ Random weights of a float32 file, which zs2 and diffusers each bring into memory
 are, in half precision converted, by zs2 also to its layout. The ways take turns; a ratio is the median over rounds of
 one way's time over another's in the same round, so that a machine whose speed drifts does not decide; `sa again` is
 `sa`, which shows how far two equal things are apart here. The peers are diffusers' UNet with its own attention, and
-with TMA as an attention processor; before anything is timed, both must agree with zs2. The rate is that of the products
-and convolutions that a step is made of, over that of one large matrix product in the same dtype. The blend is also
-timed alone: it is all that `tma` adds to `sa`.
+with TMA as an attention processor; before anything is timed, both must agree with zs2. `of GEMM` is the rate of the
+products and convolutions that a step is made of, over that of one large matrix product in the same dtype and round. The
+blend is also timed alone: it is all that `tma` adds to `sa`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def blend_seconds(unet: UNet, step: Callable[[], Any], frames: int, device: torc
 
 
 @torch.no_grad()
-def compare(dtype_name: str, args: argparse.Namespace, said: dict[str, Any]) -> dict[str, Any]:
+def compare(dtype_name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Time all ways in one dtype, print their table, and return the figures."""
     dtype, device, frames = getattr(torch, dtype_name), torch.device(args.device), args.frames
     torch.manual_seed(0)
@@ -104,20 +104,29 @@ def compare(dtype_name: str, args: argparse.Namespace, said: dict[str, Any]) -> 
             raise SystemExit(f"{way}: diffusers makes something else of this in {dtype_name}")
 
     runs: dict[str, list[float]] = {way: [] for way in steps}
-    for _, way in progress(turns(list(steps), args.rounds), args.rounds * len(steps), f"timing {dtype_name}"):
-        runs[way].append(timed(steps[way], device))
+    rates: list[float] = []  # of a large product, in FLOP/s
+    ways = [*steps, "GEMM"]
+    for _, way in progress(turns(ways, args.rounds), args.rounds * len(ways), f"timing {dtype_name}"):
+        if way in steps:
+            runs[way].append(timed(steps[way], device))
+        else:
+            rates.append(gemm(dtype, device))
     blends = [blend_seconds(unets["tma"], steps["tma"], frames, device) for _ in range(3 * ("tma" in unets))]
 
-    work, rate = flops(config, x, context, frames), said["gemm_gflops"][dtype_name]
-    print(f"\n{frames} frames × {args.branches} branches, {args.size}², {dtype_name}: {work / 1e9:.0f} GFLOP a step")
-    print(f"{'':<14} {'seconds':<22} {'of GEMM':>7}   {'over sa':<22} over diffusers' of this kind")
+    work = flops(config, x, context, frames)
+    print(
+        f"\n{frames} frames × {args.branches} branches, {args.size}², {dtype_name}: {work / 1e9:.0f} GFLOP a step; ",
+        end="",
+    )
+    print(f"GEMM: {spread([rate / 1e9 for rate in rates], 0)} GFLOP/s")
+    print(f"{'':<14} {'seconds':<22} {'of GEMM':<22} {'over sa':<22} over diffusers' of this kind")
     ratios: dict[str, dict[str, Ratio]] = {}
     for way, times in runs.items():
         found = {"sa": ratio(times, runs["sa"])}
         if (peer := runs.get(f"diffusers {way}")) is not None:
             found["diffusers"] = ratio(times, peer)
-        share = work / statistics.median(times) / 1e9 / rate
-        print(f"{way:<14} {spread(times):<22} {share:>7.2f}   {found['sa']!s:<22} {found.get('diffusers', '')}")
+        share = [work / seconds / rate for seconds, rate in zip(times, rates, strict=True)]
+        print(f"{way:<14} {spread(times):<22} {spread(share, 2):<22} {found['sa']!s:<22} {found.get('diffusers', '')}")
         ratios[way] = found
     if blends:
         part = statistics.median(blends) / statistics.median(runs["sa"])
@@ -128,7 +137,7 @@ def compare(dtype_name: str, args: argparse.Namespace, said: dict[str, Any]) -> 
     for kind, limit in (("tma", 1.03), ("cfa", 1.0)):
         if kind in ratios:
             print(bar(f"{kind} over sa", ratios[kind]["sa"].median, limit, least=False))
-    return {"gflop": work / 1e9, "seconds": runs, "blend_seconds": blends}
+    return {"gflop": work / 1e9, "seconds": runs, "gemm_flops": rates, "blend_seconds": blends}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -137,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--branches", type=int, default=2, help="guidance branches (default 2)")
     p.add_argument("--size", type=int, help="pixels a side (default 256)")
     p.add_argument("--full", action="store_true", help="8 frames at 512²")
-    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--rounds", type=int, default=9)
     p.add_argument("--attn", nargs="+", choices=ATTENTION_KINDS, default=list(ATTENTION_KINDS), help="what to time")
     p.add_argument("--dtype", nargs="+", choices=DTYPES, help="default: float32, and bfloat16 if the device has it")
     p.add_argument("--device", default="cpu")
@@ -148,14 +157,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.size = args.size or (512 if args.full else 256)
     device, said = torch.device(args.device), machine(args.device)
     dtypes = args.dtype or ["float32", *["bfloat16"] * native(torch.bfloat16, device)]
-    for name in set(dtypes) - said["gemm_gflops"].keys():
-        said["gemm_gflops"][name] = round(gemm(getattr(torch, name), device) / 1e9, 1)
     print(f"UNet of SD 1.5's size on {sentence(said)}; median of {args.rounds} (least … most)")
     if "bfloat16" not in dtypes and not args.dtype:
         print("bfloat16 left out: this device does not compute in it itself (--dtype bfloat16 times it all the same)")
-    save(
-        args.json, said, frames=args.frames, size=args.size, dtypes={name: compare(name, args, said) for name in dtypes}
-    )
+    save(args.json, said, frames=args.frames, size=args.size, dtypes={name: compare(name, args) for name in dtypes})
 
 
 if __name__ == "__main__":

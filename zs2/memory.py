@@ -18,9 +18,10 @@ The peak is the sum of what is there throughout and the larger of two passing ne
 What a layer holds at its peak, in maps of its resolution and the network's dtype:
     resnet       the larger of  2·c_in + c_out + (c_in + c_out)·W  at the first convolution and
                  c_in + 3·c_out + 2·c_out·W  at the second, where W = 1 on a CPU, whose convolutions reorder
-                 their input and output, and otherwise 0
-    transformer  22·c, at its feed-forward: its input as map and as tokens, x, h, h̃, norm (6), the gate's input (8), its
-                 GELU (4) and product (4)
+                 their input and output, and otherwise 0; not counted are their weights, which they reorder as well,
+                 or the windows where one is a product (layers.Conv2d), which are no larger than its weights
+    transformer  22·c, at its feed-forward: its input as map and as tokens, x, h, h̃, norm (6), one half (4), the other's
+                 input and GELU (8), and 4 more that were measured
     attention    of the decoder: 9·c
 
 On a CPU the process itself comes to that: Python, torch and its threads, as large as it is when this module is imported
