@@ -120,17 +120,19 @@ def test_a_convolution_as_a_product(
     weights: torch.memory_format,
     pictures: torch.memory_format,
 ) -> None:
-    """Of few places and many channels; it is torch's convolution in float64, and in the layout of its input."""
+    """Of few places and many channels; it is torch's convolution in float64, and in the layout of torch's."""
     channels, out, size, stride, padding, number, sides = shape
     torch.manual_seed(0)
     convolution = Conv2d(channels, out, size, stride=stride, padding=padding).to(memory_format=weights)
     x = torch.randn(number, channels, *sides).to(memory_format=pictures)
     weight, bias = convolution.weight.double(), convolution.bias.double()
     want = torch.nn.functional.conv2d(x.double(), weight, bias, stride, padding)
+    torchs = torch.nn.functional.conv2d(x, convolution.weight, convolution.bias, stride, padding)
     monkeypatch.setattr(torch.nn.Conv2d, "forward", only(set(), torch.nn.Conv2d.forward))
     got = convolution(x)
     assert_close(got, want.float(), MODULE)
-    assert got.is_contiguous(memory_format=pictures)
+    for layout in (torch.contiguous_format, torch.channels_last) * (size > 1):  # a weight of one pixel has either
+        assert got.is_contiguous(memory_format=layout) == torchs.is_contiguous(memory_format=layout)
     half = convolution.bfloat16()(x.bfloat16())
     assert half.dtype == torch.bfloat16
     assert_close(half.float(), want.float(), 0.02)
@@ -144,6 +146,20 @@ def test_a_convolution_of_more_places_or_fewer_channels_is_none(
     want = torch.nn.functional.conv2d(x, convolution.weight, convolution.bias, padding=1)
     monkeypatch.setattr(Conv2d, "_product", None)
     assert torch.equal(convolution(x), want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_a_convolution_in_another_dtype_is_no_product(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    convolution, x = Conv2d(8, 1024, 3, padding=1).to(dtype), torch.randn(1, 8, 4, 4, dtype=dtype)
+    want = torch.nn.functional.conv2d(x, convolution.weight, convolution.bias, padding=1)
+    monkeypatch.setattr(Conv2d, "_product", None)
+    assert torch.equal(convolution(x), want)
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (2, 2), (1, 5)])
+def test_a_convolution_of_no_place_is_torchs_error(sides: tuple[int, int]) -> None:
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
+        Conv2d(8, 1024, 3)(torch.randn(1, 8, *sides))
 
 
 def only(modules: set[torch.nn.Module], forward: Callable[..., Tensor]) -> Callable[..., Tensor]:

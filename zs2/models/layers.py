@@ -39,10 +39,11 @@ class TimestepEmbedding(nn.Module):
 
 class Conv2d(nn.Conv2d):
     """A convolution. On a CPU, one of few places and many channels is a product of matrices: of its windows and its
-    weights. (oneDNN's own brings all weights into another layout at every call, and is slow on few places.)
+    weights. (oneDNN's own brings all weights into another layout at every call, and is slow on few places: measured
+    with AVX-512, and with oneDNN held to AVX2; see benchmarks/RESULTS.md.)
     """
 
-    PLACES, CHANNELS = 144, 1024  # at most so many pixels of the output, at least so many channels: as measured
+    PLACES, CHANNELS = 144, 1024  # at most so many pixels of the output, at least so many channels
 
     def __init__(self, in_channels: int, out_channels: int, size: int, *, stride: int = 1, padding: int = 0) -> None:
         super().__init__(in_channels, out_channels, size, stride, padding)
@@ -51,9 +52,10 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) → (b, c', h', w')"""
         size, stride, padding = self.window
-        places = math.prod((side + 2 * padding - size) // stride + 1 for side in x.shape[2:])
+        sides = [(side + 2 * padding - size) // stride + 1 for side in x.shape[2:]]
+        places = math.prod(sides)
         measured = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
-        if not measured or places > self.PLACES or self.out_channels < self.CHANNELS:
+        if not measured or min(sides) < 1 or places > self.PLACES or self.out_channels < self.CHANNELS:
             return super().forward(x)
         at_once = max(1, self.out_channels // places)  # so that windows need no more memory than the weights
         return torch.cat([self._product(pictures) for pictures in x.split(at_once)])
@@ -65,7 +67,7 @@ class Conv2d(nn.Conv2d):
         if not weight.is_contiguous():  # but channels-last: neither is copied into another order
             windows, weight = windows.permute(0, 1, 2, 4, 5, 3), weight.permute(0, 2, 3, 1)
         y = F.linear(windows.flatten(3), weight.flatten(1), self.bias).permute(0, 3, 1, 2)
-        return y.contiguous() if x.is_contiguous() else y
+        return y.contiguous() if x.is_contiguous() and self.weight.is_contiguous() else y
 
 
 class ResnetBlock(nn.Module):
