@@ -147,8 +147,9 @@ def compare(which: str, rounds: int, dtype: torch.dtype) -> dict[str, Any]:
     steps |= {"channels last, no products": step(changed(last, Conv2d, Plain))}
     steps |= {"channels last, packed": step(changed(last, Conv2d, Packed))}
     outs = [way() for way in steps.values()]  # which also warms up
-    if dtype == torch.float32:  # on such inputs the default UNet makes of half precision's rounding another picture
-        assert all((out - outs[0]).abs().max() <= 1e-3 * outs[0].abs().max() for out in outs)
+    if dtype == torch.float32 or not small:  # of half precision's rounding the default one makes another picture
+        limit = (1e-3 if dtype == torch.float32 else 0.05) * outs[0].abs().max()
+        assert all((out - outs[0]).abs().max() <= limit for out in outs)
     runs: dict[str, list[float]] = {way: [] for way in steps}
     for _, way in progress(turns(list(steps), rounds), rounds * len(steps), f"timing {which}"):
         runs[way].append(timed(steps[way], CPU))
