@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from zs2.sampler import Step
     from zs2.video import Clip
 
-__version__ = "0.1.0"
+from zs2.version import __version__ as __version__
+
 _HOME = {
     "FAST": "zs2.config",
     "ZS2": "zs2.pipeline",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zs2 import __version__, command
+from zs2 import command
 from zs2.config import (
     ATTENTION_KINDS,
     DEFAULT_MODEL,
@@ -23,6 +23,7 @@ from zs2.config import (
     TEXT2VIDEO_ZERO,
 )
 from zs2.errors import InputError
+from zs2.version import __version__
 
 EXAMPLE = "panda face on a sky blue background"  # of the default checkpoint
 MOST_CLIPS = 100_000

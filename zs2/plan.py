@@ -9,7 +9,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from zs2 import __version__
 from zs2.cells import STUDY_LAM, STUDY_MU, Cell, grid, merge, preset, reference
 from zs2.config import ALPHA, DEFAULT_MODEL, DTYPES, SAMPLERS, uses_lam, uses_mu
 from zs2.errors import InputError, choose, whole
@@ -18,6 +17,7 @@ from zs2.method import Method
 from zs2.prompts import default_prompts, read_prompts
 from zs2.request import GUIDED, Request
 from zs2.study import Study
+from zs2.version import __version__
 from zs2.video import FPS_MAX
 
 METHOD = ("preset", "noise", "attn", "lam", "mu", "alpha")  # the options that choose cells

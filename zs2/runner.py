@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from zs2 import __version__
 from zs2.checks import own_device
 from zs2.config import DEFAULT_MODEL, TEXT2VIDEO_ZERO
 from zs2.errors import InputError
@@ -26,6 +25,7 @@ from zs2.plan import SAMPLING
 from zs2.request import Request
 from zs2.scorer import Scorer
 from zs2.study import METRICS, Job, Study, clip_file, is_made, measures_file, write_json
+from zs2.version import __version__
 from zs2.video import Clip
 
 
