@@ -27,7 +27,7 @@ from torch import Tensor
 from zs2.config import DTYPES, UNetConfig
 from zs2.models.attention import Attention
 from zs2.models.temporal import Momentum
-from zs2.progress import progress
+from zs2.system.progress import progress
 
 MU = 0.98
 AGREE = {"float32": 1e-5, "bfloat16": 0.05, "float16": 0.01}

@@ -19,8 +19,8 @@ from common import machine, native, psnr, save, sentence, spread
 
 from zs2 import ZS2
 from zs2.config import DEFAULT_MODEL, DTYPES
-from zs2.progress import progress
 from zs2.prompts import default_prompts
+from zs2.system.progress import progress
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -37,7 +37,7 @@ from zs2.checkpoint import Checkpoint, without_weights
 from zs2.config import DEFAULT_MODEL, DTYPES, UNetConfig
 from zs2.models.layers import GEGLU, Conv2d, ResnetBlock
 from zs2.models.unet import UNet
-from zs2.progress import progress
+from zs2.system.progress import progress
 
 CPU = torch.device("cpu")
 WHICH = ("default", "sd15", "towers")

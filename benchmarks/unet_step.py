@@ -30,7 +30,7 @@ from zs2.checkpoint import assign, faster_layout, without_weights
 from zs2.config import ATTENTION_KINDS, DTYPES, UNetConfig
 from zs2.models.attention import TransformerBlock
 from zs2.models.unet import UNet
-from zs2.progress import progress
+from zs2.system.progress import progress
 
 MU = 0.98
 AGREE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}  # of the largest output, after a whole UNet

@@ -17,8 +17,8 @@ from zs2.ablate_options import OUT, parser, with_file
 from zs2.command import Failure, command, say
 from zs2.errors import InputError
 from zs2.lock import Workplace
-from zs2.progress import progress
 from zs2.study import Study, clip_file, is_made, measures_file, study_file
+from zs2.system.progress import progress
 from zs2.video import check_output
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zs2.errors import InputError
-from zs2.files import Json, Reader
+from zs2.system.json_files import Json, Reader
 
 DEFAULT_MODEL = "weights/emoji64"
 STANDARD_CLIP = "openai/clip-vit-large-patch14"  # scores what has no CLIP of its own; torchmetrics' default, too

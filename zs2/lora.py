@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from zs2.errors import InputError
-from zs2.files import Json
 from zs2.models.unet import UNet
 from zs2.original_names import unet_names
+from zs2.system.json_files import Json
 from zs2.weights import read_metadata, read_tensors
 
 Layer = nn.Linear | nn.Conv2d

@@ -14,7 +14,6 @@ import PIL
 import torch
 from torch import Tensor
 
-from zs2.beside import beside
 from zs2.checkpoint import Checkpoint, without_collector, without_weights
 from zs2.checks import check_parts, choose_device, choose_dtype
 from zs2.config import LAM, TEXT2VIDEO_ZERO, ScheduleConfig
@@ -31,6 +30,7 @@ from zs2.models.vae import VAE
 from zs2.noise import noises, stream
 from zs2.request import Request
 from zs2.sampler import SOLVERS, Sampler, Step
+from zs2.system.background import beside
 from zs2.text import Text
 from zs2.version import __version__
 from zs2.video import FPS_MAX, Clip

@@ -14,7 +14,6 @@ import torch
 from zs2.checks import own_device
 from zs2.config import DEFAULT_MODEL, TEXT2VIDEO_ZERO
 from zs2.errors import InputError
-from zs2.files import read_json
 from zs2.flow import opencv
 from zs2.formats import Frames
 from zs2.hub import is_hub_id
@@ -25,6 +24,7 @@ from zs2.plan import SAMPLING
 from zs2.request import Request
 from zs2.scorer import Scorer
 from zs2.study import METRICS, Job, Study, clip_file, is_made, measures_file, write_json
+from zs2.system.json_files import read_json
 from zs2.version import __version__
 from zs2.video import Clip
 

@@ -267,8 +267,8 @@ def make(
     model: ZS2, request: Request, path: Path, fps: int, label: str, given: dict[str, Any], group: Group | None
 ) -> None:
     """Make one clip, and write it. Raises: KeyboardInterrupt if it was, when a stream's frames are written."""
-    from zs2.beside import beside
-    from zs2.progress import progress
+    from zs2.system.background import beside
+    from zs2.system.progress import progress
     from zs2.video import Clip
 
     first, sheet = group is None or group.rank == 0, given.get("sheet", True)

@@ -15,7 +15,7 @@ from tokenizers.models import BPE
 from torch import Tensor
 
 from zs2.errors import InputError, whole
-from zs2.files import read_json
+from zs2.system.json_files import read_json
 
 # The pieces that OpenAI's CLIP splits a prompt into before merging bytes.
 PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"

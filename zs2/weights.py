@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from zs2.errors import InputError
-from zs2.files import read_json
+from zs2.system.json_files import read_json
 
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 

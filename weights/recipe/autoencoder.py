@@ -14,7 +14,7 @@ from weights.recipe.settings import SIZE, Settings
 from weights.recipe.training import Clock, batches, generator, numbered, save, train
 from zs2.config import VAEConfig
 from zs2.models.vae import VAE
-from zs2.progress import progress
+from zs2.system.progress import progress
 
 KL = 2e-4  # what a latent number's divergence from the normal distribution costs, beside a pixel's error
 PIECE, BATCH = 1024, 64  # scenes in a file of latents, and encoded at once

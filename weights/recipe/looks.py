@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from weights.recipe.measure import GUIDANCE, STEPS
 from zs2 import ZS2
-from zs2.progress import progress
 from zs2.stats import mean
+from zs2.system.progress import progress
 
 MU = (0.0, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)
 BORDER, FAR = 2, 20.0  # pixels of the scene's edge; colours further than this from it (in CIELAB) are the thing's

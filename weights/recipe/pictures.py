@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from zs2.errors import InputError
-from zs2.progress import progress
+from zs2.system.progress import progress
 
 REGISTRY = os.environ.get("NPM_CONFIG_REGISTRY", "https://registry.npmjs.org")
 PICTURES = (

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from weights.recipe.muon import Muon
 from weights.recipe.settings import Schedule
-from zs2.progress import progress
+from zs2.system.progress import progress
 
 SAVE_EVERY, LOG_EVERY = 120, 20  # seconds, steps
 Loss = Callable[[int, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
