@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from zs2.cells import Cell
 from zs2.study import Study, clip_file
-from zs2.video import Clip
+from zs2.video.clip import Clip
 
 TITLE, GAP = 16, 4  # pixels: the height of a row's title, and what is left free around frames
 SIDE = 96  # frames are enlarged to about this

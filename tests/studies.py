@@ -13,7 +13,7 @@ from zs2.cells import Cell
 from zs2.prompts import Prompt
 from zs2.results import still
 from zs2.study import Job, Study, clip_file, measures_file, write_json
-from zs2.video import Clip
+from zs2.video.clip import Clip
 
 SCRIPT, MARKS = "<script>alert(1)</script>", "=1+1 | [x](y) *z*"
 PROTOCOL = {"clip": "a CLIP", "clip_sha256": {}, "comparable": True, "opencv": None, "zs2": "0.1.0"}

@@ -32,7 +32,7 @@ from zs2.runner import Runner, load
 from zs2.sample import main as sample
 from zs2.scorer import Scorer
 from zs2.study import METRICS, Study
-from zs2.video import Clip
+from zs2.video.clip import Clip
 from zs2.wording import summary
 
 ROOT = Path(__file__).resolve().parent.parent

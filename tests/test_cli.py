@@ -28,7 +28,7 @@ import zs2.checkpoint as zs2_checkpoint
 from zs2.config import FAST
 from zs2.options import EXAMPLE, fast
 from zs2.sample import main
-from zs2.video import read_settings
+from zs2.video.clip import read_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 BRIEF = ("--steps", "1", "--frames", "2", "--size", "16x16")  # the cheapest clip; options that follow win

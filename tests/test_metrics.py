@@ -42,7 +42,7 @@ from zs2.metrics import (
 from zs2.noise import LAM_MAX, noises
 from zs2.sample import main as sample
 from zs2.scorer import Scorer
-from zs2.video import Clip
+from zs2.video.clip import Clip
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIPS = ("momentum", "flicker")

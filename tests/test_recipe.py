@@ -28,7 +28,7 @@ from zs2.config import UNetConfig
 from zs2.errors import InputError
 from zs2.models.unet import UNet
 from zs2.tokenizer import Tokenizer
-from zs2.video import Clip
+from zs2.video.clip import Clip
 
 ROOT = TESTS.parent
 NAMES = ["disc", "square", "star face"]

@@ -24,7 +24,7 @@ from zs2.checkpoint import Checkpoint
 from zs2.config import ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from zs2.errors import InputError
 from zs2.sample import main
-from zs2.video import read_settings
+from zs2.video.clip import read_settings
 
 Tensors = dict[str, Tensor]
 PARTS = ("unet", "vae", "text_encoder")

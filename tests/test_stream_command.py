@@ -14,7 +14,7 @@ from test_cli import BRIEF, ROOT, command, environment, failed, files, here, pos
 
 from zs2.errors import InputError
 from zs2.memory import Plan, fitting
-from zs2.video import read_settings
+from zs2.video.clip import read_settings
 
 __all__ = ["here", "zs2"]  # fixtures
 LINE = ("red apple", *BRIEF, "--frames", "5", "--chunk", "2", "--lam", "0.5")
@@ -108,7 +108,7 @@ def test_ctrl_c_ends_a_stream_with_the_frames_that_are_there(here, name):
 
 def test_a_stream_that_fails_leaves_nothing(here):
     """The disk is full, say. Its settings were asked for when the first frame was there."""
-    from zs2.streaming import save
+    from zs2.video.streaming import save
 
     order = []
 

@@ -22,7 +22,7 @@ from zs2.errors import InputError
 from zs2.plan import division, plan
 from zs2.prompts import EMOJI64, GENERAL, SETS, Prompt, read_prompts
 from zs2.study import Job, Study, clip_file, is_made, measures_file, record_file, study_file
-from zs2.video import Clip
+from zs2.video.clip import Clip
 
 CELLS = tuple(grid(["dnm", "iid"], ["tma"], [0.1], [0.98]))
 

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from zs2 import formats
 from zs2.errors import InputError
-from zs2.video import Clip, check_output, read_settings
+from zs2.video import formats
+from zs2.video.clip import Clip, check_output, read_settings
 
 SETTINGS = {
     "prompt": 'a "red" äpple 🍎\n\u0000 ☃',
@@ -668,5 +668,5 @@ def test_repr():
 
 
 def test_video_needs_no_torch_and_no_pyav():
-    code = "import sys, zs2.video; print([name for name in ('torch', 'av') if name in sys.modules])"
+    code = "import sys, zs2.video.clip; print([name for name in ('torch', 'av') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from zs2.pipeline import ZS2
     from zs2.request import Request
     from zs2.sampler import Step
-    from zs2.video import Clip
+    from zs2.video.clip import Clip
 
 from zs2.version import __version__ as __version__
 
@@ -23,7 +23,7 @@ _HOME = {
     "ZS2": "zs2.pipeline",
     "Step": "zs2.sampler",
     "Request": "zs2.request",
-    "Clip": "zs2.video",
+    "Clip": "zs2.video.clip",
 }
 __all__ = ["FAST", "ZS2", "Clip", "Request", "Step"]
 

@@ -19,7 +19,7 @@ from zs2.errors import InputError
 from zs2.lock import Workplace
 from zs2.study import Study, clip_file, is_made, measures_file, study_file
 from zs2.system.progress import progress
-from zs2.video import check_output
+from zs2.video.clip import check_output
 
 if TYPE_CHECKING:
     from zs2.runner import Runner

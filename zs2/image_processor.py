@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from zs2.errors import InputError, whole
-from zs2.formats import Frames
 from zs2.system.json_files import Json, Reader
+from zs2.video.formats import Frames
 
 # What CLIPImageProcessor assumes of a file that does not say: OpenAI's CLIP (Radford et al. 2021).
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from zs2.formats import PART
+from zs2.video.formats import PART
 
 try:
     import fcntl

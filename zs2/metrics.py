@@ -23,9 +23,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from zs2.command import command, parser
 from zs2.config import ALPHA, DEFAULT_MODEL, LAM, LAM_MAX, STANDARD_CLIP
 from zs2.errors import InputError
-from zs2.formats import Frames
 from zs2.version import __version__
-from zs2.video import Clip
+from zs2.video.clip import Clip
+from zs2.video.formats import Frames
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,11 +22,11 @@ from PIL import Image
 
 from zs2.cells import Cell
 from zs2.curves import curve
-from zs2.formats import Frames
 from zs2.results import Results, Sweep, sweeps, table
 from zs2.study import METRICS, clip_file
 from zs2.system.progress import progress
-from zs2.video import Clip
+from zs2.video.clip import Clip
+from zs2.video.formats import Frames
 from zs2.wording import (
     AUTHORS_CLIPS,
     RANKS,

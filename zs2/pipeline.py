@@ -20,7 +20,6 @@ from zs2.config import LAM, TEXT2VIDEO_ZERO, ScheduleConfig
 from zs2.decode import decode
 from zs2.digests import sha256
 from zs2.errors import InputError, whole
-from zs2.formats import Frames
 from zs2.lora import LoRA, lora_files, merge
 from zs2.memory import Plan, fitting, free_memory, plan
 from zs2.method import Method
@@ -33,7 +32,8 @@ from zs2.sampler import SOLVERS, Sampler, Step
 from zs2.system.background import beside
 from zs2.text import Text
 from zs2.version import __version__
-from zs2.video import FPS_MAX, Clip
+from zs2.video.clip import FPS_MAX, Clip
+from zs2.video.formats import Frames
 
 if TYPE_CHECKING:
     from zs2.processes import Group

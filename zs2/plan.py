@@ -18,7 +18,7 @@ from zs2.prompts import default_prompts, read_prompts
 from zs2.request import GUIDED, Request
 from zs2.study import Study
 from zs2.version import __version__
-from zs2.video import FPS_MAX
+from zs2.video.clip import FPS_MAX
 
 METHOD = ("preset", "noise", "attn", "lam", "mu", "alpha")  # the options that choose cells
 SAMPLING = ("negative_prompt", "steps", "sampler", "guidance", "guidance_interval", "deep_cache")

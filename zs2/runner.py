@@ -15,7 +15,6 @@ from zs2.checks import own_device
 from zs2.config import DEFAULT_MODEL, TEXT2VIDEO_ZERO
 from zs2.errors import InputError
 from zs2.flow import opencv
-from zs2.formats import Frames
 from zs2.hub import is_hub_id
 from zs2.lock import Workplace
 from zs2.metrics import expected_correlation, measure, noise_correlation, rounded
@@ -26,7 +25,8 @@ from zs2.scorer import Scorer
 from zs2.study import METRICS, Job, Study, clip_file, is_made, measures_file, write_json
 from zs2.system.json_files import read_json
 from zs2.version import __version__
-from zs2.video import Clip
+from zs2.video.clip import Clip
+from zs2.video.formats import Frames
 
 
 def load(given: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:

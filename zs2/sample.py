@@ -99,7 +99,7 @@ def latents(file: str) -> Any:
 
 def outputs(given: dict[str, Any], marks: Sequence[str], fps: int) -> list[Path]:
     """The file of each clip, checked before anything is sampled."""
-    from zs2.video import check_output
+    from zs2.video.clip import check_output
 
     if "out" in given:
         base = Path(given["out"])
@@ -113,7 +113,7 @@ def outputs(given: dict[str, Any], marks: Sequence[str], fps: int) -> list[Path]
 
 def replayed(file: str, given: dict[str, Any]) -> dict[str, Any]:
     """The options that made a clip, from its settings; what --replay can be given with wins."""
-    from zs2.video import read_settings
+    from zs2.video.clip import read_settings
 
     others = [name for name in given if name not in REPLAY]
     if others:
@@ -155,7 +155,7 @@ def needed(made: dict[str, Any]) -> list[str]:
 
 def check_stream(path: Path, size: tuple[int, int] | None = None) -> None:
     """Raise InputError for a format that can't be written frame by frame, or can't hold frames of such a size."""
-    from zs2.streaming import STREAMED
+    from zs2.video.streaming import STREAMED
 
     ending = path.suffix.lower()
     if ending not in STREAMED:
@@ -269,14 +269,14 @@ def make(
     """Make one clip, and write it. Raises: KeyboardInterrupt if it was, when a stream's frames are written."""
     from zs2.system.background import beside
     from zs2.system.progress import progress
-    from zs2.video import Clip
+    from zs2.video.clip import Clip
 
     first, sheet = group is None or group.rank == 0, given.get("sheet", True)
     whole = True
     if first:
         settings = beside(lambda: model.settings(request, fps, group))  # which hashes the weights, once
     if "stream" in given:
-        from zs2.streaming import save
+        from zs2.video.streaming import save
 
         assert request.frames is not None
         frames = model.frames(request, group, given.get("state_device"))

@@ -30,12 +30,12 @@ from zs2.config import STANDARD_CLIP, TextConfig, VisionConfig, tower
 from zs2.digests import sha256
 from zs2.errors import InputError
 from zs2.folder import rename
-from zs2.formats import Frames
 from zs2.hub import choose_clip_files
 from zs2.image_processor import ImageProcessor
 from zs2.models.clip import TextEncoder, VisionEncoder
 from zs2.system.json_files import Json, read_json
 from zs2.tokenizer import Tokenizer
+from zs2.video.formats import Frames
 from zs2.weights import read_tensors, weight_files
 
 BATCH = 32  # frames encoded at once; fixed, so that a clip's last bits do not depend on the machine's memory

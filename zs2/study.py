@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 from zs2.cells import Cell, merge, reference
 from zs2.errors import InputError
-from zs2.formats import PART
 from zs2.prompts import Prompt
 from zs2.system.json_files import read_json
+from zs2.video.formats import PART
 
 
 class Metric(NamedTuple):

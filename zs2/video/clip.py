@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from zs2.errors import InputError, choose, whole
-from zs2.formats import (
+from zs2.video.formats import (
     LOSSY,
     PART,
     READERS,

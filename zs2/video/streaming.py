@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from zs2.formats import Frames, png_text, remux_mp4, write_folder, write_mp4
-from zs2.video import SHEET_FRAMES, Clip, beside, write_all
+from zs2.video.clip import SHEET_FRAMES, Clip, beside, write_all
+from zs2.video.formats import Frames, png_text, remux_mp4, write_folder, write_mp4
 
 STREAMED = (".mp4", "")
 
