@@ -24,8 +24,8 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from sd15 import UNET
 from torch import Tensor
 
-from zs2.config import DTYPES, UNetConfig
 from zs2.models.attention import Attention
+from zs2.models.config import DTYPES, UNetConfig
 from zs2.models.temporal import Momentum
 from zs2.system.progress import progress
 

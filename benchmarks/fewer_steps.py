@@ -21,8 +21,8 @@ import numpy as np
 from common import machine, psnr, save, sentence
 
 from zs2 import ZS2, Request
-from zs2.config import DEFAULT_MODEL, FAST
 from zs2.metrics import measure
+from zs2.models.config import DEFAULT_MODEL, FAST
 from zs2.prompts import default_prompts, read_prompts
 from zs2.scorer import Scorer, scoring_model
 from zs2.stats import Estimate, Key, difference, mean

@@ -18,7 +18,7 @@ import torch
 from common import machine, native, psnr, save, sentence, spread
 
 from zs2 import ZS2
-from zs2.config import DEFAULT_MODEL, DTYPES
+from zs2.models.config import DEFAULT_MODEL, DTYPES
 from zs2.prompts import default_prompts
 from zs2.system.progress import progress
 

@@ -29,8 +29,8 @@ import time
 import torch
 
 from zs2 import ZS2, Request
-from zs2.config import DEFAULT_MODEL
 from zs2.memory import blocks, state_bytes
+from zs2.models.config import DEFAULT_MODEL
 from zs2.processes import joined
 
 PROMPT = "red apple on a sky blue background"

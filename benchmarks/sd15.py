@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zs2.checkpoint import without_weights
-from zs2.config import TextConfig, UNetConfig, VAEConfig
 from zs2.models.clip import TextEncoder
+from zs2.models.config import TextConfig, UNetConfig, VAEConfig
+from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE as VAEModel
 from zs2.single_file import SCHEDULE
-from zs2.tokenizer import Tokenizer
 
 UNET = {
     "_class_name": "UNet2DConditionModel",

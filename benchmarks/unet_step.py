@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from zs2.checkpoint import assign, faster_layout, without_weights
-from zs2.config import ATTENTION_KINDS, DTYPES, UNetConfig
 from zs2.models.attention import TransformerBlock
+from zs2.models.config import ATTENTION_KINDS, DTYPES, UNetConfig
 from zs2.models.unet import UNet
 from zs2.system.progress import progress
 

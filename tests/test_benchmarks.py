@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import TESTS
 
-from zs2.config import SAMPLERS
+from zs2.models.config import SAMPLERS
 from zs2.request import Request
 
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zs2.cells import PRESETS, Cell, cell, grid, merge, number, paper, preset, reference
-from zs2.config import ATTENTION_KINDS, NOISE_KINDS, TEXT2VIDEO_ZERO
 from zs2.errors import InputError
 from zs2.method import Method
+from zs2.models.config import ATTENTION_KINDS, NOISE_KINDS, TEXT2VIDEO_ZERO
 from zs2.noise import LAM_MAX
 
 NOISES = (*NOISE_KINDS, TEXT2VIDEO_ZERO)

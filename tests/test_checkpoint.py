@@ -23,7 +23,7 @@ from torch import Tensor
 from zs2 import ZS2
 from zs2.checkpoint import Checkpoint
 from zs2.errors import InputError
-from zs2.tokenizer import Tokenizer
+from zs2.models.tokenizer import Tokenizer
 
 PROMPT = "red apple on a sky blue background"
 WIDTHS = json.loads((CHECKPOINT / "unet" / "config.json").read_text())["block_out_channels"]

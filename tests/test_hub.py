@@ -22,11 +22,11 @@ from hub_server import READER, STRANGER, Hub
 from safetensors.torch import load_file, save, save_file
 
 from zs2.checkpoint import Checkpoint
-from zs2.config import DTYPES
 from zs2.errors import InputError
 from zs2.folder import PARTS
 from zs2.hub import SHORT_NAMES, WEIGHTS, WITHDRAWN, choose_clip_files, choose_files, is_hub_id, parse
 from zs2.models.__main__ import main
+from zs2.models.config import DTYPES
 from zs2.scorer import Scorer
 from zs2.weights import weight_files
 

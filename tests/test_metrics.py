@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from zs2.config import DEFAULT_MODEL, NOISE_KINDS, STANDARD_CLIP, TEXT2VIDEO_ZERO
 from zs2.errors import InputError
 from zs2.flow import opencv
 from zs2.metrics import (
@@ -39,6 +38,7 @@ from zs2.metrics import (
     rounded,
     ssim,
 )
+from zs2.models.config import DEFAULT_MODEL, NOISE_KINDS, STANDARD_CLIP, TEXT2VIDEO_ZERO
 from zs2.noise import LAM_MAX, noises
 from zs2.sample import main as sample
 from zs2.scorer import Scorer

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zs2.checkpoint import Checkpoint
-from zs2.config import ATTENTION_KINDS
 from zs2.errors import InputError
 from zs2.models.attention import Attention
+from zs2.models.config import ATTENTION_KINDS
 from zs2.models.temporal import Momentum
 from zs2.models.unet import UNet
 from zs2.processes import split

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from zs2 import ZS2, Request
-from zs2.config import ATTENTION_KINDS
-from zs2.text import Text
+from zs2.models.config import ATTENTION_KINDS
+from zs2.models.prompt_encoder import Text
 
 
 class OneDevice(TorchDispatchMode):

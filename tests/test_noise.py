@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zs2.config import NOISE_KINDS, SEED_MAX
 from zs2.errors import InputError
+from zs2.models.config import NOISE_KINDS, SEED_MAX
 from zs2.noise import LAM_MAX, divergence, noises, stream_seed
 
 SHAPE = (4, 64, 64)

@@ -18,7 +18,7 @@ from helpers import CHECKPOINT, assert_close
 from safetensors.torch import load_file
 
 from zs2 import ZS2
-from zs2.checks import own_device
+from zs2.models.image_model import own_device
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without it")

@@ -24,10 +24,10 @@ from weights.recipe.muon import Muon, orthogonal
 from weights.recipe.settings import QUICK, SIZE, Schedule, Stage
 from weights.recipe.training import Clock, OutOfTime, generator, rate, train
 from zs2 import ZS2
-from zs2.config import UNetConfig
 from zs2.errors import InputError
+from zs2.models.config import UNetConfig
+from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
-from zs2.tokenizer import Tokenizer
 from zs2.video.clip import Clip
 
 ROOT = TESTS.parent

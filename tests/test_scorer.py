@@ -18,10 +18,10 @@ from helpers import CHECKPOINT, MODULE, VOCABULARY, Fixture, assert_close, write
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from zs2.config import STANDARD_CLIP, tower
 from zs2.errors import InputError
 from zs2.image_processor import ImageProcessor
 from zs2.metrics import clip_score
+from zs2.models.config import STANDARD_CLIP, tower
 from zs2.scorer import BATCH, Scorer, scoring_model
 
 KINDS = ("clip_quick_gelu", "clip_gelu")

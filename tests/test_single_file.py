@@ -21,8 +21,8 @@ from helpers import CHECKPOINT, MODULE, Fixture, assert_close
 from torch import Tensor
 
 from zs2.checkpoint import Checkpoint
-from zs2.config import ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from zs2.errors import InputError
+from zs2.models.config import ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from zs2.sample import main
 from zs2.video.clip import read_settings
 

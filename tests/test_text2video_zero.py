@@ -11,8 +11,8 @@ import torch
 from helpers import CHECKPOINT, CLIP, LATENTS, Fixture, assert_close
 
 from zs2 import ZS2, Request
-from zs2.config import ATTENTION_KINDS
 from zs2.errors import InputError
+from zs2.models.config import ATTENTION_KINDS
 from zs2.noise import stream
 from zs2.sample import main
 from zs2.text2video_zero import after, shift

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from zs2 import ZS2, Request
 from zs2.checkpoint import Checkpoint
-from zs2.config import ATTENTION_KINDS, NOISE_KINDS, TextConfig, UNetConfig, VAEConfig
 from zs2.errors import InputError
 from zs2.lora import merge
+from zs2.models.config import ATTENTION_KINDS, NOISE_KINDS, TextConfig, UNetConfig, VAEConfig
 from zs2.sample import main
 
 STEMS = {

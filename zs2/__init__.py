@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zs2.config import FAST
+    from zs2.models.config import FAST
     from zs2.pipeline import ZS2
     from zs2.request import Request
     from zs2.sampler import Step
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 from zs2.version import __version__ as __version__
 
 _HOME = {
-    "FAST": "zs2.config",
+    "FAST": "zs2.models.config",
     "ZS2": "zs2.pipeline",
     "Step": "zs2.sampler",
     "Request": "zs2.request",

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from zs2.config import ALPHA, MU, TEXT2VIDEO_ZERO, uses_lam, uses_mu
 from zs2.errors import choose
+from zs2.models.config import ALPHA, MU, TEXT2VIDEO_ZERO, uses_lam, uses_mu
 
 STUDY_LAM, STUDY_MU = 0.1, MU  # the authors' λ in their sweep of μ: their text's 0.01 hardly moves
 LAMS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)

@@ -22,17 +22,17 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from zs2.config import DEFAULT_MODEL, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from zs2.digests import sha256
 from zs2.errors import InputError
 from zs2.folder import Folder
 from zs2.hub import Choose, choose_files, fetch, is_hub_id, parse
 from zs2.models.clip import TextEncoder
+from zs2.models.config import DEFAULT_MODEL, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from zs2.models.prompt_encoder import Text
+from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.single_file import SingleFile
-from zs2.text import Text
-from zs2.tokenizer import Tokenizer
 from zs2.weights import PICKLES, refuse_pickle
 
 M = TypeVar("M", bound=nn.Module)

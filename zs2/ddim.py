@@ -8,8 +8,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from zs2.config import ScheduleConfig
 from zs2.errors import InputError
+from zs2.models.config import ScheduleConfig
 
 
 def betas(config: ScheduleConfig) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from zs2.errors import InputError
+from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import Json, read_json
-from zs2.tokenizer import Tokenizer
 from zs2.weights import read_tensors, weight_files
 
 PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from zs2.config import LAM, MU, NOISE_KINDS, TEXT2VIDEO_ZERO
 from zs2.errors import InputError, choose, whole
+from zs2.models.config import LAM, MU, NOISE_KINDS, TEXT2VIDEO_ZERO
 from zs2.models.temporal import Momentum, uses_mu
 from zs2.noise import ALPHA, uses_lam
 from zs2.noise import check as check_noise

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from zs2.command import command, parser
-from zs2.config import ALPHA, DEFAULT_MODEL, LAM, LAM_MAX, STANDARD_CLIP
 from zs2.errors import InputError
+from zs2.models.config import ALPHA, DEFAULT_MODEL, LAM, LAM_MAX, STANDARD_CLIP
 from zs2.version import __version__
 from zs2.video.clip import Clip
 from zs2.video.formats import Frames
@@ -191,7 +191,7 @@ def run(given: dict[str, Any]) -> None:
     clips = {path: Clip.open(path).settings for path in given["clips"]}  # all are looked at before any is measured
     prompts = {path: _prompts(path, settings) for path, settings in clips.items()}
 
-    from zs2.checks import choose_device
+    from zs2.models.image_model import choose_device
     from zs2.scorer import Scorer
 
     own = all(settings.get("model") == Path(DEFAULT_MODEL).name for settings in clips.values())

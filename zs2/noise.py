@@ -23,11 +23,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from zs2.config import ALPHA as ALPHA
-from zs2.config import LAM_MAX as LAM_MAX
-from zs2.config import NOISE_KINDS, SEED_MAX
-from zs2.config import uses_lam as uses_lam
 from zs2.errors import InputError, choose, whole
+from zs2.models.config import ALPHA as ALPHA
+from zs2.models.config import LAM_MAX as LAM_MAX
+from zs2.models.config import NOISE_KINDS, SEED_MAX
+from zs2.models.config import uses_lam as uses_lam
 
 Draw = Callable[[], Tensor]  # standard normal noise of one frame, from that frame's own stream
 

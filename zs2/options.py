@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from zs2 import command
-from zs2.config import (
+from zs2.errors import InputError
+from zs2.models.config import (
     ATTENTION_KINDS,
     DEFAULT_MODEL,
     DTYPES,
@@ -22,7 +23,6 @@ from zs2.config import (
     SEED_MAX,
     TEXT2VIDEO_ZERO,
 )
-from zs2.errors import InputError
 from zs2.version import __version__
 
 EXAMPLE = "panda face on a sky blue background"  # of the default checkpoint

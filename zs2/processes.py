@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from zs2.checks import own_device
 from zs2.command import Failure, Parser, command
 from zs2.errors import InputError, LostProcess
+from zs2.models.image_model import own_device
 from zs2.models.temporal import Momentum
 
 GRACE = 3.0  # seconds that one process has to say what is wrong: torchrun ends all when the first one ends

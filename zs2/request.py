@@ -9,8 +9,8 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from zs2.config import SAMPLERS, SEED_MAX
 from zs2.errors import InputError, choose, whole
+from zs2.models.config import SAMPLERS, SEED_MAX
 
 if TYPE_CHECKING:
     from torch import Tensor

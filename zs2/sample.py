@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zs2.command import command
-from zs2.config import DEFAULT_MODEL, FAST
 from zs2.errors import InputError
+from zs2.models.config import DEFAULT_MODEL, FAST
 from zs2.options import EXAMPLE, lines, parser
 from zs2.request import Request
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from zs2.errors import InputError, choose
 from zs2.folder import rename
 from zs2.lora import is_lora
+from zs2.models.tokenizer import Tokenizer
 from zs2.original_names import count, openclip_tensors, unet_tensors, vae_tensors
 from zs2.system.json_files import Json
-from zs2.tokenizer import Tokenizer
 from zs2.weights import read_metadata, read_tensors
 
 # Where each part stands in the file. The text towers' places tell the family.

@@ -25,8 +25,8 @@ from torch import Tensor
 from weights.recipe import autoencoder, bpe, contrastive, curves, denoiser, judge, layout, looks, measure, pictures
 from weights.recipe.settings import FULL, QUICK, Settings
 from weights.recipe.training import Clock, OutOfTime
-from zs2.config import SEED_MAX
 from zs2.errors import InputError, whole
+from zs2.models.config import SEED_MAX
 
 FETCHED = Path("out/fetched")
 

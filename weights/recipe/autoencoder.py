@@ -12,7 +12,7 @@ from weights.recipe import layout
 from weights.recipe.scenes import draw, mild, render
 from weights.recipe.settings import SIZE, Settings
 from weights.recipe.training import Clock, batches, generator, numbered, save, train
-from zs2.config import VAEConfig
+from zs2.models.config import VAEConfig
 from zs2.models.vae import VAE
 from zs2.system.progress import progress
 

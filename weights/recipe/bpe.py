@@ -10,7 +10,7 @@ from pathlib import Path
 from weights.recipe.layout import write
 from weights.recipe.scenes import COLOURS, LOOKS, SETTINGS
 from weights.recipe.settings import TOKENS
-from zs2.tokenizer import SPECIAL, Tokenizer, byte_letters
+from zs2.models.tokenizer import SPECIAL, Tokenizer, byte_letters
 
 
 def learn(names: Sequence[str], folder: Path) -> Tokenizer:

@@ -11,7 +11,7 @@ from torch import nn
 
 from weights.recipe.settings import SIZE, TOKENS, Settings
 from weights.recipe.training import save
-from zs2.tokenizer import Tokenizer
+from zs2.models.tokenizer import Tokenizer
 
 DIFFUSERS = "0.42.1"  # whose layout this is
 

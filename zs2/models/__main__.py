@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from zs2.config import DEFAULT_MODEL
 from zs2.hub import SHORT_NAMES
+from zs2.models.config import DEFAULT_MODEL
 
 TAKES = f"""\
 --model takes one of these names, or any Stable Diffusion 1.x, 2.x or XL model: a folder in the diffusers layout, a

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zs2.config import TextConfig, VisionConfig
 from zs2.models.attention import attend
+from zs2.models.config import TextConfig, VisionConfig
 
 
 def quick_gelu(x: Tensor) -> Tensor:

@@ -44,9 +44,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zs2.config import ATTENTION_KINDS
-from zs2.config import uses_mu as uses_mu
 from zs2.errors import InputError, choose
+from zs2.models.config import ATTENTION_KINDS
+from zs2.models.config import uses_mu as uses_mu
 
 
 @dataclass(frozen=True)

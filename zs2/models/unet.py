@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zs2.config import UNetConfig
 from zs2.errors import InputError
 from zs2.models.attention import Attention, Call, TextKV
+from zs2.models.config import UNetConfig
 from zs2.models.layers import TimestepEmbedding, timestep_embedding
-from zs2.models.levels import DownLevel, MidLevel, UpLevel
 from zs2.models.temporal import Exchange, Momentum
+from zs2.models.unet_blocks import DownLevel, MidLevel, UpLevel
 
 States = Sequence[Tensor | None]
 

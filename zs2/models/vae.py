@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zs2.config import VAEConfig
 from zs2.models.attention import attend
+from zs2.models.config import VAEConfig
 from zs2.models.layers import Downsample, ResnetBlock, Upsample
 
 EPS = 1e-6

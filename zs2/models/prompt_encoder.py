@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zs2.models.clip import TextEncoder
-from zs2.tokenizer import Tokenizer
+from zs2.models.tokenizer import Tokenizer
 
 REMEMBERED = 64  # texts whose encoding is kept
 

@@ -6,11 +6,11 @@ import os
 
 import torch
 
-from zs2.config import DTYPES
 from zs2.errors import InputError, choose
+from zs2.models.config import DTYPES
+from zs2.models.prompt_encoder import Text
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
-from zs2.text import Text
 
 
 def check_parts(unet: UNet, vae: VAE, text: Text) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from zs2.config import UNetConfig
 from zs2.models.attention import Call, SpatialTransformer
+from zs2.models.config import UNetConfig
 from zs2.models.layers import Downsample, ResnetBlock, Upsample
 from zs2.models.temporal import Momentum
 
