@@ -181,7 +181,7 @@ def diffusers(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Cal
     generator = torch.Generator().manual_seed(0)
     common: dict[str, Any] = {"steps": case.steps, "guidance": case.guidance}
     if way.endswith("zero"):
-        # as zs2.text2video_zero.after says, which is not imported: that would count as the peer's time
+        # as zs2.sampling.text2video_zero.after says, which is not imported: that would count as the peer's time
         t1 = min(round(case.steps * 47 / 50), case.steps - 1)
         common |= {"frames": case.frames, "renoise": (min(round(case.steps * 44 / 50), t1 - 1), t1)}
         zero = peers.text2video_zero(pipe)

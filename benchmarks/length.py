@@ -23,12 +23,12 @@ import torch
 
 from zs2 import ZS2, Request
 from zs2.checkpoint import Checkpoint, assign, without_weights
-from zs2.memory import amount
 from zs2.models.clip import TextEncoder
 from zs2.models.config import DEFAULT_MODEL, TextConfig, UNetConfig, VAEConfig
 from zs2.models.prompt_encoder import Text
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
+from zs2.sampling.memory import amount
 
 PROMPT = "red apple on a sky blue background"
 SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}  # all else is the default of diffusers, which is SD 1.5

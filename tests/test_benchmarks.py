@@ -11,7 +11,7 @@ import pytest
 from helpers import TESTS
 
 from zs2.models.config import SAMPLERS
-from zs2.request import Request
+from zs2.sampling.request import Request
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import torch
 from helpers import CHECKPOINT, assert_close, in_float64
 
 from zs2 import ZS2, Request
-from zs2.ddim import DDIM
 from zs2.errors import InputError
 from zs2.models.config import ATTENTION_KINDS
 from zs2.models.unet import Deep
+from zs2.sampling.ddim import DDIM
 
 PROMPT = "red apple on a sky blue background"
 SMALL = {"height": 32, "width": 32, "guidance": 3.0}

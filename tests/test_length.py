@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zs2 import ZS2, Request
-from zs2.decode import OVERLAP, TILE, decode, spans, tiled
 from zs2.errors import InputError
 from zs2.models.config import ATTENTION_KINDS
+from zs2.sampling.decoding import OVERLAP, TILE, decode, spans, tiled
 
 PROMPT = "red apple on a sky blue background"
 SAME = 1e-6  # of the largest latent, after all steps, with weights in float64

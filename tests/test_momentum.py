@@ -14,7 +14,7 @@ from zs2.models.attention import Attention
 from zs2.models.config import ATTENTION_KINDS
 from zs2.models.temporal import Momentum
 from zs2.models.unet import UNet
-from zs2.processes import split
+from zs2.sampling.frame_parallel import split
 
 FRAMES = st.integers(1, 9)
 MU = st.floats(0, 1)

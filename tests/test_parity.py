@@ -14,8 +14,6 @@ from helpers import CHECKPOINT, CLIP, MODULE, TESTS, Fixture, assert_close, asse
 from torch import Tensor
 
 from zs2 import ZS2
-from zs2.ddim import DDIM
-from zs2.dpm_solver import DPMSolver
 from zs2.errors import InputError
 from zs2.models.attention import Call, SpatialTransformer, TransformerBlock
 from zs2.models.clip import TextEncoder
@@ -25,7 +23,9 @@ from zs2.models.temporal import Momentum
 from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
-from zs2.sampler import SOLVERS
+from zs2.sampling.ddim import DDIM
+from zs2.sampling.dpm_solver import DPMSolver
+from zs2.sampling.sampler import SOLVERS
 
 KINDS = (("sa", 0.98), ("cfa", 0.98), ("tma", 0.98), ("tma", 0.5), ("tma-two-tap", 0.25))
 SELF = Momentum("sa", 0.0)

@@ -11,10 +11,10 @@ from helpers import CHECKPOINT, CLIP, LATENTS, REDUCTION, Fixture, assert_close
 
 import zs2
 from zs2 import ZS2, Clip, Request
-from zs2.ddim import DDIM
 from zs2.errors import InputError
 from zs2.models.config import NOISE_KINDS
 from zs2.noise import LAM_MAX, noises
+from zs2.sampling.ddim import DDIM
 
 PROMPT = "red apple on a sky blue background"
 

@@ -29,10 +29,10 @@ from torch import Tensor
 
 from zs2 import ZS2
 from zs2.checkpoint import Checkpoint
-from zs2.ddim import timesteps
 from zs2.errors import InputError
 from zs2.models.config import ScheduleConfig
 from zs2.models.tokenizer import Tokenizer
+from zs2.sampling.ddim import timesteps
 
 pytestmark = pytest.mark.reference
 

@@ -13,7 +13,7 @@ import pytest
 from test_cli import BRIEF, ROOT, command, environment, failed, files, here, posix, succeeded, text, zs2
 
 from zs2.errors import InputError
-from zs2.memory import Plan, fitting
+from zs2.sampling.memory import Plan, fitting
 from zs2.video.clip import read_settings
 
 __all__ = ["here", "zs2"]  # fixtures
@@ -75,7 +75,7 @@ def test_ctrl_c_ends_a_stream_with_the_frames_that_are_there(here, name):
     if name == "c.mp4":
         pytest.importorskip("av")
     code = (
-        "import os, signal, sys; from zs2.sample import main; from zs2.sampler import Sampler\n"
+        "import os, signal, sys; from zs2.sample import main; from zs2.sampling.sampler import Sampler\n"
         "step, calls = Sampler._step, []\n"
         "def interrupted(*args, **options):\n"
         "    calls.append(1)\n"

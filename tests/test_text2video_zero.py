@@ -15,7 +15,7 @@ from zs2.errors import InputError
 from zs2.models.config import ATTENTION_KINDS
 from zs2.noise import stream
 from zs2.sample import main
-from zs2.text2video_zero import after, shift
+from zs2.sampling.text2video_zero import after, shift
 
 PROMPT = "panda face on a sky blue background"
 

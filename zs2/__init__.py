@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zs2.models.config import FAST
     from zs2.pipeline import ZS2
-    from zs2.request import Request
-    from zs2.sampler import Step
+    from zs2.sampling.request import Request
+    from zs2.sampling.sampler import Step
     from zs2.video.clip import Clip
 
 from zs2.version import __version__ as __version__
@@ -21,8 +21,8 @@ from zs2.version import __version__ as __version__
 _HOME = {
     "FAST": "zs2.models.config",
     "ZS2": "zs2.pipeline",
-    "Step": "zs2.sampler",
-    "Request": "zs2.request",
+    "Step": "zs2.sampling.sampler",
+    "Request": "zs2.sampling.request",
     "Clip": "zs2.video.clip",
 }
 __all__ = ["FAST", "ZS2", "Clip", "Request", "Step"]

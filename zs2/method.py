@@ -13,7 +13,7 @@ from zs2.models.config import LAM, MU, NOISE_KINDS, TEXT2VIDEO_ZERO
 from zs2.models.temporal import Momentum, uses_mu
 from zs2.noise import ALPHA, uses_lam
 from zs2.noise import check as check_noise
-from zs2.text2video_zero import MOTION, after
+from zs2.sampling.text2video_zero import MOTION, after
 
 
 def effects(attn: str, noise: str) -> set[str]:

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor
 
 from zs2.checkpoint import Checkpoint, without_collector, without_weights
-from zs2.decode import decode
 from zs2.digests import sha256
 from zs2.errors import InputError, whole
 from zs2.lora import LoRA, lora_files, merge
-from zs2.memory import Plan, fitting, free_memory, plan
 from zs2.method import Method
 from zs2.models.config import LAM, TEXT2VIDEO_ZERO, ScheduleConfig
 from zs2.models.image_model import check_parts, choose_device, choose_dtype
@@ -28,15 +26,17 @@ from zs2.models.temporal import Momentum
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.noise import noises, stream
-from zs2.request import Request
-from zs2.sampler import SOLVERS, Sampler, Step
+from zs2.sampling.decoding import decode
+from zs2.sampling.memory import Plan, fitting, free_memory, plan
+from zs2.sampling.request import Request
+from zs2.sampling.sampler import SOLVERS, Sampler, Step
 from zs2.system.background import beside
 from zs2.version import __version__
 from zs2.video.clip import FPS_MAX, Clip
 from zs2.video.formats import Frames
 
 if TYPE_CHECKING:
-    from zs2.processes import Group
+    from zs2.sampling.frame_parallel import Group
 
 STREAM_CHUNK = 8  # frames, by default: where none come before the first chunk is done, it should not be long
 

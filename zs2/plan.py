@@ -15,7 +15,7 @@ from zs2.hub import is_hub_id
 from zs2.method import Method
 from zs2.models.config import ALPHA, DEFAULT_MODEL, DTYPES, SAMPLERS, uses_lam, uses_mu
 from zs2.prompts import default_prompts, read_prompts
-from zs2.request import GUIDED, Request
+from zs2.sampling.request import GUIDED, Request
 from zs2.study import Study
 from zs2.version import __version__
 from zs2.video.clip import FPS_MAX

@@ -20,7 +20,7 @@ from zs2.models.config import DEFAULT_MODEL, TEXT2VIDEO_ZERO
 from zs2.models.image_model import own_device
 from zs2.pipeline import ZS2
 from zs2.plan import SAMPLING
-from zs2.request import Request
+from zs2.sampling.request import Request
 from zs2.scorer import Scorer
 from zs2.study import METRICS, Job, Study, clip_file, is_made, measures_file, write_json
 from zs2.system.json_files import read_json

@@ -15,11 +15,11 @@ from zs2.command import command
 from zs2.errors import InputError
 from zs2.models.config import DEFAULT_MODEL, FAST
 from zs2.options import EXAMPLE, lines, parser
-from zs2.request import Request
+from zs2.sampling.request import Request
 
 if TYPE_CHECKING:
     from zs2.pipeline import ZS2
-    from zs2.processes import Group
+    from zs2.sampling.frame_parallel import Group
 
 METHOD: tuple[str, ...] = ("attn", "mu", "noise", "lam", "alpha", "motion", "renoise")
 REQUEST = tuple(field.name for field in fields(Request))
@@ -244,7 +244,7 @@ def run(given: dict[str, Any], group: Group | None = None) -> None:
 
 def print_plans(model: ZS2, asked: Sequence[Request], group: Group | None, memory: dict[str, Any]) -> None:
     """Print what memory each kind of clip is expected to need. Raises: InputError if it is more than there is."""
-    from zs2.memory import amount, free_memory
+    from zs2.sampling.memory import amount, free_memory
 
     free, plans = free_memory(model.device, 1 if group is None else group.here), set()
     for request in asked:
@@ -303,7 +303,7 @@ def make(
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit status, as `zs2.command.command` says."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ:  # torchrun
-        from zs2.processes import together
+        from zs2.sampling.frame_parallel import together
 
         return together(parser(), prepared, run, argv)
     return command(parser(), lambda given: run(prepared(given)), argv)

@@ -19,7 +19,7 @@ from weights.recipe.settings import SIZE
 from weights.recipe.training import batches, generator
 from zs2 import ZS2
 from zs2.errors import InputError
-from zs2.request import Request
+from zs2.sampling.request import Request
 from zs2.system.progress import progress
 
 STEPS, GUIDANCE, BATCH = 25, 5.0, 36

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from zs2.ddim import Solver
 from zs2.errors import InputError
 from zs2.noise import stream
+from zs2.sampling.ddim import Solver
 
 MOTION = (12.0, 12.0)  # δ: to the left and up, in pixels of 512
 

@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor
 
-from zs2.ddim import Solver, clean_and_noise
 from zs2.errors import InputError
 from zs2.models.config import ScheduleConfig
+from zs2.sampling.ddim import Solver, clean_and_noise
 
 
 def timesteps(config: ScheduleConfig, steps: int) -> list[int]:

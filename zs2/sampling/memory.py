@@ -41,13 +41,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zs2.decode import TILE, WHOLE, at_once
 from zs2.errors import InputError
 from zs2.models.config import UNetConfig, VAEConfig
 from zs2.models.prompt_encoder import Text
 from zs2.models.temporal import Momentum
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
+from zs2.sampling.decoding import TILE, WHOLE, at_once
 
 TORCH = 225 * 2**20  # the process with torch imported, where the system does not say its size
 CALLS = 75 * 2**20  # what the first calls add: threads, code, buffers

@@ -18,8 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zs2.ddim import DDIM, Solver
-from zs2.dpm_solver import DPMSolver
 from zs2.errors import OutOfMemory, is_out_of_memory
 from zs2.method import Method
 from zs2.models.attention import TextKV
@@ -27,11 +25,13 @@ from zs2.models.config import ScheduleConfig
 from zs2.models.prompt_encoder import Text
 from zs2.models.temporal import Exchange
 from zs2.models.unet import Deep, States, UNet
-from zs2.request import Request
-from zs2.text2video_zero import MOTION, after, spread
+from zs2.sampling.ddim import DDIM, Solver
+from zs2.sampling.dpm_solver import DPMSolver
+from zs2.sampling.request import Request
+from zs2.sampling.text2video_zero import MOTION, after, spread
 
 if TYPE_CHECKING:
-    from zs2.processes import Group
+    from zs2.sampling.frame_parallel import Group
 
 
 SOLVERS: dict[str, Callable[[ScheduleConfig, int], Solver]] = {"ddim": DDIM, "dpm++": DPMSolver}
