@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from zs2 import ZS2, Request
-from zs2.checkpoint import Checkpoint, assign, without_weights
+from zs2.checkpoints.checkpoint import Checkpoint, assign, without_weights
 from zs2.models.clip import TextEncoder
 from zs2.models.config import DEFAULT_MODEL, TextConfig, UNetConfig, VAEConfig
 from zs2.models.prompt_encoder import Text

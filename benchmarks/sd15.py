@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from zs2.checkpoint import without_weights
+from zs2.checkpoints.checkpoint import without_weights
+from zs2.checkpoints.single_file import SCHEDULE
 from zs2.models.clip import TextEncoder
 from zs2.models.config import TextConfig, UNetConfig, VAEConfig
 from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE as VAEModel
-from zs2.single_file import SCHEDULE
 
 UNET = {
     "_class_name": "UNet2DConditionModel",

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zs2 import ZS2, Request
-from zs2.checkpoint import Checkpoint, without_weights
+from zs2.checkpoints.checkpoint import Checkpoint, without_weights
 from zs2.models.config import DEFAULT_MODEL, DTYPES, UNetConfig
 from zs2.models.layers import GEGLU, Conv2d, ResnetBlock
 from zs2.models.unet import UNet

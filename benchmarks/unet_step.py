@@ -26,7 +26,7 @@ from sd15 import UNET, weights
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from zs2.checkpoint import assign, faster_layout, without_weights
+from zs2.checkpoints.checkpoint import assign, faster_layout, without_weights
 from zs2.models.attention import TransformerBlock
 from zs2.models.config import ATTENTION_KINDS, DTYPES, UNetConfig
 from zs2.models.unet import UNet

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zs2 import ZS2
-from zs2.checkpoint import Checkpoint
+from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.errors import InputError
 from zs2.models.tokenizer import Tokenizer
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from zs2 import digests
-from zs2.digests import sha256
+from zs2.checkpoints import digests
+from zs2.checkpoints.digests import sha256
 
 LONG_AGO = 1_600_000_000
 

@@ -21,14 +21,14 @@ from helpers import CHECKPOINT, write_clip
 from hub_server import READER, STRANGER, Hub
 from safetensors.torch import load_file, save, save_file
 
-from zs2.checkpoint import Checkpoint
+from zs2.checkpoints.checkpoint import Checkpoint
+from zs2.checkpoints.diffusers_folder import PARTS
+from zs2.checkpoints.hub import SHORT_NAMES, WEIGHTS, WITHDRAWN, choose_clip_files, choose_files, is_hub_id, parse
+from zs2.checkpoints.tensor_files import weight_files
 from zs2.errors import InputError
-from zs2.folder import PARTS
-from zs2.hub import SHORT_NAMES, WEIGHTS, WITHDRAWN, choose_clip_files, choose_files, is_hub_id, parse
 from zs2.models.__main__ import main
 from zs2.models.config import DTYPES
 from zs2.scorer import Scorer
-from zs2.weights import weight_files
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -394,7 +394,7 @@ def test_files_that_are_no_clip(names, words):
 CLIENT = """
 import json, sys, warnings
 from zs2.errors import InputError
-from zs2.hub import fetch
+from zs2.checkpoints.hub import fetch
 dtype, *models = sys.argv[1:]
 for model in models:
     with warnings.catch_warnings(record=True) as caught:
@@ -450,7 +450,7 @@ def ask(hub: Hub, tmp_path: Path) -> Ask:
 
 @pytest.fixture
 def fetch(ask: Ask) -> Fetch:
-    """`zs2.hub.fetch` of some models, one after another, in a process of its own."""
+    """`zs2.checkpoints.hub.fetch` of some models, one after another, in a process of its own."""
 
     def run(*models: str, dtype: str = "float32", **environment: str) -> list[Answer]:
         rows = ask(CLIENT, dtype, *models, **environment)

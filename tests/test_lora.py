@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zs2 import ZS2
+from zs2.checkpoints.lora import is_lora, lora_files, merge, parse
 from zs2.errors import InputError
-from zs2.lora import is_lora, lora_files, merge, parse
 from zs2.models.clip import TextEncoder
 from zs2.models.unet import UNet
 

@@ -8,7 +8,7 @@ from helpers import CHECKPOINT, LATENTS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zs2.checkpoint import Checkpoint
+from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.errors import InputError
 from zs2.models.attention import Attention
 from zs2.models.config import ATTENTION_KINDS

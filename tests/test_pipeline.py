@@ -97,7 +97,7 @@ def test_weights_are_hashed_beside_the_sampling_and_what_goes_wrong_there_is_rai
         hashed.set()
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr("zs2.checkpoint.sha256", sha256)
+    monkeypatch.setattr("zs2.checkpoints.checkpoint.sha256", sha256)
     with pytest.raises(OSError, match="the disk is gone"):
         ZS2.from_pretrained(CHECKPOINT, device="cpu")(PROMPT, frames=1, steps=1, callback=lambda step: began.set())
     assert hashed.is_set()

@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from zs2 import ZS2
-from zs2.checkpoint import Checkpoint
+from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.errors import InputError
 from zs2.models.config import ScheduleConfig
 from zs2.models.tokenizer import Tokenizer

@@ -20,7 +20,7 @@ from fixtures.original import TEXT, UNET, VAE, extras, write
 from helpers import CHECKPOINT, MODULE, Fixture, assert_close
 from torch import Tensor
 
-from zs2.checkpoint import Checkpoint
+from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.errors import InputError
 from zs2.models.config import ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from zs2.sample import main

@@ -17,9 +17,9 @@ from helpers import CHECKPOINT, CLIP, LATENTS, MODULE, VOCABULARY, Fixture, asse
 from torch import Tensor
 
 from zs2 import ZS2, Request
-from zs2.checkpoint import Checkpoint
+from zs2.checkpoints.checkpoint import Checkpoint
+from zs2.checkpoints.lora import merge
 from zs2.errors import InputError
-from zs2.lora import merge
 from zs2.models.config import ATTENTION_KINDS, NOISE_KINDS, TextConfig, UNetConfig, VAEConfig
 from zs2.sample import main
 

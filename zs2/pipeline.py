@@ -14,10 +14,10 @@ import PIL
 import torch
 from torch import Tensor
 
-from zs2.checkpoint import Checkpoint, without_collector, without_weights
-from zs2.digests import sha256
+from zs2.checkpoints.checkpoint import Checkpoint, without_collector, without_weights
+from zs2.checkpoints.digests import sha256
+from zs2.checkpoints.lora import LoRA, lora_files, merge
 from zs2.errors import InputError, whole
-from zs2.lora import LoRA, lora_files, merge
 from zs2.method import Method
 from zs2.models.config import LAM, TEXT2VIDEO_ZERO, ScheduleConfig
 from zs2.models.image_model import check_parts, choose_device, choose_dtype

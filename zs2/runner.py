@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from zs2.checkpoints.hub import is_hub_id
 from zs2.errors import InputError
 from zs2.flow import opencv
-from zs2.hub import is_hub_id
 from zs2.lock import Workplace
 from zs2.metrics import expected_correlation, measure, noise_correlation, rounded
 from zs2.models.config import DEFAULT_MODEL, TEXT2VIDEO_ZERO

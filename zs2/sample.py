@@ -83,7 +83,7 @@ def fast(given: dict[str, Any]) -> dict[str, Any]:
 
 def latents(file: str) -> Any:
     """The tensor `latents` of a safetensors file. Raises: InputError if there is none."""
-    from zs2.weights import read_tensors
+    from zs2.checkpoints.tensor_files import read_tensors
 
     path = Path(file)
     if not path.is_file():

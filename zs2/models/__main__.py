@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from zs2.hub import SHORT_NAMES
+from zs2.checkpoints.hub import SHORT_NAMES
 from zs2.models.config import DEFAULT_MODEL
 
 TAKES = f"""\

@@ -14,13 +14,13 @@ from typing import Any
 
 from torch import Tensor
 
+from zs2.checkpoints.diffusers_folder import rename
+from zs2.checkpoints.lora import is_lora
+from zs2.checkpoints.original_names import count, openclip_tensors, unet_tensors, vae_tensors
+from zs2.checkpoints.tensor_files import read_metadata, read_tensors
 from zs2.errors import InputError, choose
-from zs2.folder import rename
-from zs2.lora import is_lora
 from zs2.models.tokenizer import Tokenizer
-from zs2.original_names import count, openclip_tensors, unet_tensors, vae_tensors
 from zs2.system.json_files import Json
-from zs2.weights import read_metadata, read_tensors
 
 # Where each part stands in the file. The text towers' places tell the family.
 UNET, VAE = "model.diffusion_model.", "first_stage_model."

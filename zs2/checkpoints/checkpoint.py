@@ -22,18 +22,18 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from zs2.digests import sha256
+from zs2.checkpoints.diffusers_folder import Folder
+from zs2.checkpoints.digests import sha256
+from zs2.checkpoints.hub import Choose, choose_files, fetch, is_hub_id, parse
+from zs2.checkpoints.single_file import SingleFile
+from zs2.checkpoints.tensor_files import PICKLES, refuse_pickle
 from zs2.errors import InputError
-from zs2.folder import Folder
-from zs2.hub import Choose, choose_files, fetch, is_hub_id, parse
 from zs2.models.clip import TextEncoder
 from zs2.models.config import DEFAULT_MODEL, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from zs2.models.prompt_encoder import Text
 from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
-from zs2.single_file import SingleFile
-from zs2.weights import PICKLES, refuse_pickle
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -44,7 +44,7 @@ def find(model: str | Path, dtype: torch.dtype, choose: Choose = choose_files) -
     It is looked for in the working directory, then beside the package, then on the hub (see hub.py).
     choose: what is needed of a repository's files. Raises: InputError if there is none, or if it is a pickle.
     """
-    beside = Path(__file__).resolve().parent.parent / model
+    beside = Path(__file__).resolve().parents[2] / model
     try:
         path = next((p for p in (Path(model), beside) if p.exists()), None)
     except OSError:  # a name too long to exist

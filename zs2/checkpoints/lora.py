@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zs2.checkpoints.original_names import unet_names
+from zs2.checkpoints.tensor_files import read_metadata, read_tensors
 from zs2.errors import InputError
 from zs2.models.unet import UNet
-from zs2.original_names import unet_names
 from zs2.system.json_files import Json
-from zs2.weights import read_metadata, read_tensors
 
 Layer = nn.Linear | nn.Conv2d
 LoRA = str | Path | tuple[str | Path, float]  # FILE or FILE:SCALE; a path; a file and its scale

@@ -88,7 +88,7 @@ def choose_files(names: Iterable[str], dtype: str) -> list[str]:
     """Of a repository's files, those that a model folder needs, in order.
 
     Of each part's weights that is one set: for half precision the `.fp16.` variant where there is one, and for float32
-    the plain one, just as `zs2.weights.weight_files` chooses among files that are there.
+    the plain one, just as `zs2.checkpoints.tensor_files.weight_files` chooses among files that are there.
 
     Raises: InputError if something needed is not among them, or only as a pickle.
     """

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zs2.checkpoints.tensor_files import read_tensors, weight_files
 from zs2.errors import InputError
 from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import Json, read_json
-from zs2.weights import read_tensors, weight_files
 
 PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 SECOND_TOWER = {"text_encoder_2": "model"}  # of SDXL, with a tokenizer_2/
