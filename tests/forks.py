@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import zs2.evaluation.clip_scorer
 import zs2.runner
-import zs2.scorer
 from zs2.ablate import main
 
 NOW = os.WEXITED | os.WNOHANG | os.WNOWAIT

@@ -25,12 +25,12 @@ from safetensors.torch import load_file, save_file
 
 from zs2 import ZS2
 from zs2.ablate import main
+from zs2.evaluation.clip_scorer import Scorer
 from zs2.metrics import measure
 from zs2.plan import plan
 from zs2.results import Results
 from zs2.runner import Runner, load
 from zs2.sample import main as sample
-from zs2.scorer import Scorer
 from zs2.study import METRICS, Study
 from zs2.video.clip import Clip
 from zs2.wording import summary
@@ -779,7 +779,7 @@ def test_without_a_clip_that_scores_the_clips_are_made_and_measured_later(zs2, h
 
 
 def test_without_opencv_one_metric_is_left_out(zs2, here, monkeypatch):
-    from zs2.flow import opencv
+    from zs2.evaluation.optical_flow import opencv
 
     opencv.cache_clear()
     monkeypatch.setitem(sys.modules, "cv2", None)  # as Python marks what can't be imported

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from zs2.flow import farneback, flow_warp_error, hidden, opencv, warp, warp_error
+from zs2.evaluation.optical_flow import farneback, flow_warp_error, hidden, opencv, warp, warp_error
 
 SIZE = 64
 

@@ -26,9 +26,9 @@ from zs2.checkpoints.diffusers_folder import PARTS
 from zs2.checkpoints.hub import SHORT_NAMES, WEIGHTS, WITHDRAWN, choose_clip_files, choose_files, is_hub_id, parse
 from zs2.checkpoints.tensor_files import weight_files
 from zs2.errors import InputError
+from zs2.evaluation.clip_scorer import Scorer
 from zs2.models.__main__ import main
 from zs2.models.config import DTYPES
-from zs2.scorer import Scorer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -651,7 +651,7 @@ def test_a_cache_that_can_not_be_written(hub, fetch, tmp_path):
 SCORER_CLIENT = """
 import json, sys
 from zs2.errors import InputError
-from zs2.scorer import Scorer
+from zs2.evaluation.clip_scorer import Scorer
 for model in sys.argv[1:]:
     try:
         scorer = Scorer.from_pretrained(model)

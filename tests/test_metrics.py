@@ -24,7 +24,8 @@ from PIL import Image
 from torch import Tensor
 
 from zs2.errors import InputError
-from zs2.flow import opencv
+from zs2.evaluation.clip_scorer import Scorer
+from zs2.evaluation.optical_flow import opencv
 from zs2.metrics import (
     clip_all_pairs,
     clip_first,
@@ -41,7 +42,6 @@ from zs2.metrics import (
 from zs2.models.config import DEFAULT_MODEL, NOISE_KINDS, STANDARD_CLIP, TEXT2VIDEO_ZERO
 from zs2.noise import LAM_MAX, noises
 from zs2.sample import main as sample
-from zs2.scorer import Scorer
 from zs2.video.clip import Clip
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -44,8 +44,8 @@ def run(given: dict[str, Any]) -> None:
         print(table(folder, study))
         return
 
+    from zs2.evaluation.clip_scorer import Scorer, scoring_model
     from zs2.runner import Runner, load, share_threads
-    from zs2.scorer import Scorer, scoring_model
 
     model, study = load(given, study)
     if known:

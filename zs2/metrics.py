@@ -30,7 +30,7 @@ from zs2.video.formats import Frames
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zs2.scorer import Scorer
+    from zs2.evaluation.clip_scorer import Scorer
 
 DIGITS = 9  # significant ones that are kept, so that the same clip has the same bytes
 SSIM_SIGMA, SSIM_RADIUS = 1.5, 5  # a window of 11 × 11
@@ -47,7 +47,7 @@ def measure(frames: Frames, prompt: str | Sequence[str], scorer: Scorer) -> dict
         scorer: the CLIP.
     Raises: InputError for frames of another kind, no prompt, or more prompts than frames.
     """
-    from zs2.flow import flow_warp_error
+    from zs2.evaluation.optical_flow import flow_warp_error
 
     frames = Clip(frames).frames
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -191,8 +191,8 @@ def run(given: dict[str, Any]) -> None:
     clips = {path: Clip.open(path).settings for path in given["clips"]}  # all are looked at before any is measured
     prompts = {path: _prompts(path, settings) for path, settings in clips.items()}
 
+    from zs2.evaluation.clip_scorer import Scorer
     from zs2.models.image_model import choose_device
-    from zs2.scorer import Scorer
 
     own = all(settings.get("model") == Path(DEFAULT_MODEL).name for settings in clips.values())
     clip = given.get("clip", DEFAULT_MODEL if own else STANDARD_CLIP)
@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "zs2.metrics",
         "Measure clips that zs2 made: CLIP score, consistency, motion, SSIM, flow warping error.",
         """the settings in a clip say its prompt; the flow warping error needs pip install 'zs2[metrics]'.
-Definitions and sources: the docstrings of zs2/metrics.py and zs2/flow.py""",
+Definitions and sources: the docstrings of zs2/metrics.py and zs2/evaluation/optical_flow.py""",
     )
     p.add_argument(
         "clips", nargs="+", metavar="CLIP", help="lossless ones: .webp, .png, .apng, or a folder of PNG files"

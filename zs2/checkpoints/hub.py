@@ -115,7 +115,7 @@ def choose_files(names: Iterable[str], dtype: str) -> list[str]:
 
 def choose_clip_files(names: Iterable[str], dtype: str) -> list[str]:
     """Of a repository's files, those that a CLIP in transformers' CLIPModel layout needs, in order: `choose_files` for
-    `zs2.scorer`, with one set of weights for both towers.
+    `zs2.evaluation.clip_scorer`, with one set of weights for both towers.
 
     Raises: InputError if something needed is not among them, or only as a pickle.
     """

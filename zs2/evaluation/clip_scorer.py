@@ -31,7 +31,7 @@ from zs2.checkpoints.digests import sha256
 from zs2.checkpoints.hub import choose_clip_files
 from zs2.checkpoints.tensor_files import read_tensors, weight_files
 from zs2.errors import InputError
-from zs2.image_processor import ImageProcessor
+from zs2.evaluation.image_processor import ImageProcessor
 from zs2.models.clip import TextEncoder, VisionEncoder
 from zs2.models.config import STANDARD_CLIP, TextConfig, VisionConfig, tower
 from zs2.models.tokenizer import Tokenizer
@@ -43,7 +43,7 @@ BATCH = 32  # frames encoded at once; fixed, so that a clip's last bits do not d
 
 def scoring_model(model: str | Path) -> str:
     """The CLIP that scores a model's clips unless another is asked for: its own, in image_encoder/, or OpenAI's."""
-    beside = Path(__file__).resolve().parent.parent / model
+    beside = Path(__file__).resolve().parents[2] / model
     own = any((folder / "image_encoder").is_dir() for folder in (Path(model), beside))
     return str(model) if own else STANDARD_CLIP
 
