@@ -13,8 +13,8 @@ import sys
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from zs2.cells import Cell
-from zs2.study import Study, clip_file
+from zs2.study.cells import Cell
+from zs2.study.study import Study, clip_file
 from zs2.video.clip import Clip
 
 TITLE, GAP = 16, 4  # pixels: the height of a row's title, and what is left free around frames

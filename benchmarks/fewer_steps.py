@@ -24,8 +24,8 @@ from zs2 import ZS2, Request
 from zs2.evaluation.clip_scorer import Scorer, scoring_model
 from zs2.metrics import measure
 from zs2.models.config import DEFAULT_MODEL, FAST
-from zs2.prompts import default_prompts, read_prompts
-from zs2.stats import Estimate, Key, difference, mean
+from zs2.study.prompts import default_prompts, read_prompts
+from zs2.study.stats import Estimate, Key, difference, mean
 from zs2.system.progress import progress
 from zs2.video.formats import Frames
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import zs2.evaluation.clip_scorer
-import zs2.runner
+import zs2.study.runner
 from zs2.ablate import main
 
 NOW = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -82,7 +82,7 @@ def killed_at_moments(folder: Path, count: int, arguments: list[str]) -> list[in
 def together(folder: Path, count: int, arguments: list[str]) -> list[int]:
     """Several processes that begin their work together. Each notes the clips that it samples in FOLDER.log."""
     barrier = multiprocessing.get_context("fork").Barrier(count)
-    run, sample = zs2.runner.Runner.run, zs2.runner.Runner.sample
+    run, sample = zs2.study.runner.Runner.run, zs2.study.runner.Runner.sample
 
     def run_after_all_are_here(self: Any, *given: Any) -> Any:
         barrier.wait(timeout=60)
@@ -93,7 +93,7 @@ def together(folder: Path, count: int, arguments: list[str]) -> list[int]:
             print(os.getpid(), job.name, file=log)
         return sample(self, job)
 
-    zs2.runner.Runner.run, zs2.runner.Runner.sample = run_after_all_are_here, note  # type: ignore[method-assign]
+    zs2.study.runner.Runner.run, zs2.study.runner.Runner.sample = run_after_all_are_here, note  # type: ignore[method-assign]
     return [status(process) for process in [start(arguments) for _ in range(count)]]
 
 

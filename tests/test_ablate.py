@@ -27,11 +27,11 @@ from zs2 import ZS2
 from zs2.ablate import main
 from zs2.evaluation.clip_scorer import Scorer
 from zs2.metrics import measure
-from zs2.plan import plan
-from zs2.results import Results
-from zs2.runner import Runner, load
 from zs2.sample import main as sample
-from zs2.study import METRICS, Study
+from zs2.study.planning import plan
+from zs2.study.results import Results
+from zs2.study.runner import Runner, load
+from zs2.study.study import METRICS, Study
 from zs2.video.clip import Clip
 from zs2.wording import summary
 
@@ -719,7 +719,7 @@ def test_ctrl_c_keeps_what_is_finished(zs2, here, prompts):
 
 FULL = """if True:
     import resource, sys
-    import zs2.runner
+    import zs2.study.runner
     from zs2.ablate import main
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
     sys.exit(main())
@@ -797,6 +797,6 @@ def test_without_opencv_one_metric_is_left_out(zs2, here, monkeypatch):
 
 
 def test_where_there_are_no_locks_it_works_the_same(zs2, here, two, monkeypatch):
-    monkeypatch.setattr("zs2.lock.fcntl", None)
+    monkeypatch.setattr("zs2.study.lock.fcntl", None)
     succeeded(zs2(*TWO))
     assert files(here / "s") == files(two)

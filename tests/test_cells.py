@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zs2.cells import PRESETS, Cell, cell, grid, merge, number, paper, preset, reference
 from zs2.errors import InputError
 from zs2.method import Method
 from zs2.models.config import ATTENTION_KINDS, NOISE_KINDS, TEXT2VIDEO_ZERO
 from zs2.noise import LAM_MAX
+from zs2.study.cells import PRESETS, Cell, cell, grid, merge, number, paper, preset, reference
 
 NOISES = (*NOISE_KINDS, TEXT2VIDEO_ZERO)
 lams = st.floats(0, LAM_MAX)

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-import zs2.lock
-from zs2.lock import Workplace
+import zs2.study.lock
+from zs2.study.lock import Workplace
 
-pytestmark = pytest.mark.skipif(zs2.lock.fcntl is None, reason="there are no locks here")
+pytestmark = pytest.mark.skipif(zs2.study.lock.fcntl is None, reason="there are no locks here")
 
 ROOT = Path(__file__).resolve().parent.parent
 OTHER = """if True:
     import sys
     from pathlib import Path
-    from zs2.lock import Workplace
+    from zs2.study.lock import Workplace
     folder = Path(sys.argv[1])
     with Workplace(folder, [folder]) as place:
         {work}
@@ -162,9 +162,9 @@ def no_lock(*_: object) -> None:
 @pytest.mark.parametrize("how", ["a system without locks", "a file system without locks"])
 def test_without_locks_all_work_is_taken_and_nothing_is_removed(tmp_path, monkeypatch, how):
     if how == "a system without locks":
-        monkeypatch.setattr(zs2.lock, "fcntl", None)
+        monkeypatch.setattr(zs2.study.lock, "fcntl", None)
     else:
-        monkeypatch.setattr(zs2.lock.fcntl, "lockf", no_lock)
+        monkeypatch.setattr(zs2.study.lock.fcntl, "lockf", no_lock)
     leave_behind(tmp_path)
     there = names(tmp_path)
     with Workplace(tmp_path, [tmp_path]) as place, place.writing(), place.claim("a") as mine:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from studies import PROMPTS, SCRIPT, colour, made_up_study, real_study
 
-from zs2.cells import preset
 from zs2.report import main
-from zs2.study import Job, Study
+from zs2.study.cells import preset
+from zs2.study.study import Job, Study
 
 pytestmark = pytest.mark.page
 

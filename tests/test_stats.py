@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zs2.stats import common, difference, mean, rank_correlation
+from zs2.study.stats import common, difference, mean, rank_correlation
 
 AUTHORS = [0.0204, 0.0393, 0.0457, 0.0586, 0.0633, 0.0752]
 

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zs2.ablate_options import parser, shard, with_file
-from zs2.cells import grid, preset
 from zs2.errors import InputError
 from zs2.models.config import DEFAULT_MODEL
-from zs2.plan import division, plan
-from zs2.prompts import EMOJI64, GENERAL, SETS, Prompt, read_prompts
-from zs2.study import Job, Study, clip_file, is_made, measures_file, record_file, study_file
+from zs2.study.cells import grid, preset
+from zs2.study.options import parser, shard, with_file
+from zs2.study.planning import division, plan
+from zs2.study.prompts import EMOJI64, GENERAL, SETS, Prompt, read_prompts
+from zs2.study.study import Job, Study, clip_file, is_made, measures_file, record_file, study_file
 from zs2.video.clip import Clip
 
 CELLS = tuple(grid(["dnm", "iid"], ["tma"], [0.1], [0.98]))

@@ -13,21 +13,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zs2.ablate_options import OUT, parser, with_file
 from zs2.command import Failure, command, say
 from zs2.errors import InputError
-from zs2.lock import Workplace
-from zs2.study import Study, clip_file, is_made, measures_file, study_file
+from zs2.study.lock import Workplace
+from zs2.study.options import OUT, parser, with_file
+from zs2.study.study import Study, clip_file, is_made, measures_file, study_file
 from zs2.system.progress import progress
 from zs2.video.clip import check_output
 
 if TYPE_CHECKING:
-    from zs2.runner import Runner
+    from zs2.study.runner import Runner
 
 
 def run(given: dict[str, Any]) -> None:
     """Run a study, or with --dry-run say what there is of it. Raises: InputError; Failure if anything is missing."""
-    from zs2.plan import division, plan
+    from zs2.study.planning import division, plan
 
     given = with_file(given)
     folder = Path(given.setdefault("out", OUT))
@@ -45,7 +45,7 @@ def run(given: dict[str, Any]) -> None:
         return
 
     from zs2.evaluation.clip_scorer import Scorer, scoring_model
-    from zs2.runner import Runner, load, share_threads
+    from zs2.study.runner import Runner, load, share_threads
 
     model, study = load(given, study)
     if known:

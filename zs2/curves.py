@@ -6,7 +6,7 @@ import math
 from html import escape
 from typing import NamedTuple
 
-from zs2.results import Sweep
+from zs2.study.results import Sweep
 from zs2.wording import number, sweep_title
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 330, 56, 14, 50, 44  # of the drawing, and its margins

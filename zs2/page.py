@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from zs2.cells import Cell
 from zs2.curves import curve
-from zs2.results import Results, Sweep, sweeps, table
-from zs2.study import METRICS, clip_file
+from zs2.study.cells import Cell
+from zs2.study.results import Results, Sweep, sweeps, table
+from zs2.study.study import METRICS, clip_file
 from zs2.system.progress import progress
 from zs2.video.clip import Clip
 from zs2.video.formats import Frames

@@ -20,8 +20,8 @@ from typing import Any
 from zs2.command import command, parser
 from zs2.errors import InputError
 from zs2.page import page
-from zs2.results import Results, sweeps, table
-from zs2.study import METRICS
+from zs2.study.results import Results, sweeps, table
+from zs2.study.study import METRICS
 from zs2.version import __version__
 from zs2.video.formats import PART
 from zs2.wording import (

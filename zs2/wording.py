@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from zs2.cells import Cell
-from zs2.results import EVERY, NOISE_METRICS, Entry, Results, Row, Sweep, still
-from zs2.stats import Estimate, mean
-from zs2.study import METRICS
+from zs2.study.cells import Cell
+from zs2.study.results import EVERY, NOISE_METRICS, Entry, Results, Row, Sweep, still
+from zs2.study.stats import Estimate, mean
+from zs2.study.study import METRICS
 
 ARROWS = {"higher": "\u00a0↑", "lower": "\u00a0↓", None: ""}
 ENOUGH = 0.9  # a rank correlation below this is explained

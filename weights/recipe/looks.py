@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from weights.recipe.measure import GUIDANCE, STEPS
 from zs2 import ZS2
-from zs2.stats import mean
+from zs2.study.stats import mean
 from zs2.system.progress import progress
 
 MU = (0.0, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)

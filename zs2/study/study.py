@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zs2.cells import Cell, merge, reference
 from zs2.errors import InputError
-from zs2.prompts import Prompt
+from zs2.study.cells import Cell, merge, reference
+from zs2.study.prompts import Prompt
 from zs2.system.json_files import read_json
 from zs2.video.formats import PART
 

@@ -15,14 +15,14 @@ from zs2.checkpoints.hub import is_hub_id
 from zs2.errors import InputError
 from zs2.evaluation.clip_scorer import Scorer
 from zs2.evaluation.optical_flow import opencv
-from zs2.lock import Workplace
 from zs2.metrics import expected_correlation, measure, noise_correlation, rounded
 from zs2.models.config import DEFAULT_MODEL, TEXT2VIDEO_ZERO
 from zs2.models.image_model import own_device
 from zs2.pipeline import ZS2
-from zs2.plan import SAMPLING
 from zs2.sampling.request import Request
-from zs2.study import METRICS, Job, Study, clip_file, is_made, measures_file, write_json
+from zs2.study.lock import Workplace
+from zs2.study.planning import SAMPLING
+from zs2.study.study import METRICS, Job, Study, clip_file, is_made, measures_file, write_json
 from zs2.system.json_files import read_json
 from zs2.version import __version__
 from zs2.video.clip import Clip

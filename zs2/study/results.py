@@ -10,10 +10,10 @@ from json import dumps
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zs2.cells import Cell
 from zs2.errors import InputError
-from zs2.stats import Estimate, Key, common, difference, mean, rank_correlation
-from zs2.study import FIXED, METRICS, Study, clip_file, measures_file, record_file
+from zs2.study.cells import Cell
+from zs2.study.stats import Estimate, Key, common, difference, mean, rank_correlation
+from zs2.study.study import FIXED, METRICS, Study, clip_file, measures_file, record_file
 from zs2.system.json_files import read_json
 
 NOISE_METRICS = ("noise-correlation", "noise-correlation-expected")

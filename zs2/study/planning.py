@@ -9,14 +9,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from zs2.cells import STUDY_LAM, STUDY_MU, Cell, grid, merge, preset, reference
 from zs2.checkpoints.hub import is_hub_id
 from zs2.errors import InputError, choose, whole
 from zs2.method import Method
 from zs2.models.config import ALPHA, DEFAULT_MODEL, DTYPES, SAMPLERS, uses_lam, uses_mu
-from zs2.prompts import default_prompts, read_prompts
 from zs2.sampling.request import GUIDED, Request
-from zs2.study import Study
+from zs2.study.cells import STUDY_LAM, STUDY_MU, Cell, grid, merge, preset, reference
+from zs2.study.prompts import default_prompts, read_prompts
+from zs2.study.study import Study
 from zs2.version import __version__
 from zs2.video.clip import FPS_MAX
 
