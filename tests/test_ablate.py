@@ -27,13 +27,13 @@ from zs2 import ZS2
 from zs2.ablate import main
 from zs2.evaluation.clip_scorer import Scorer
 from zs2.metrics import measure
+from zs2.reporting.content import summary
 from zs2.sample import main as sample
 from zs2.study.planning import plan
 from zs2.study.results import Results
 from zs2.study.runner import Runner, load
 from zs2.study.study import METRICS, Study
 from zs2.video.clip import Clip
-from zs2.wording import summary
 
 ROOT = Path(__file__).resolve().parent.parent
 BRIEF = ("--frames", "2", "--size", "16x16", "--steps", "1")  # the cheapest clips; options that follow win

@@ -89,7 +89,7 @@ def report(tmp_path_factory) -> tuple[Path, Study]:
         made=lambda job: (job.cell, job.prompt, job.seed) != (THIRD, 2, 1),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zs2.page.WIDEST", 40)
+        patch.setattr("zs2.reporting.page.WIDEST", 40)
         assert main([str(folder)]) == 0
     return folder / "report.html", study
 

@@ -18,14 +18,14 @@ import pytest
 from PIL import Image
 from studies import MARKS, PROMPTS, PROTOCOL, SCRIPT, made_up_study, real_study
 
-from zs2.page import LARGE, WIDEST, _picture, page
 from zs2.report import main, markdown, table_of_clips
+from zs2.reporting.content import difference, estimate, notes, number, rank_lines
+from zs2.reporting.page import LARGE, WIDEST, _picture, page
 from zs2.study.cells import cell, merge, preset
 from zs2.study.prompts import Prompt
 from zs2.study.results import AUTHORS, Results, still, sweeps
 from zs2.study.stats import Estimate
 from zs2.study.study import METRICS, clip_file, measures_file, record_file
-from zs2.wording import difference, estimate, notes, number, rank_lines
 
 REFERENCE = preset("paper")[0]
 MORE, MIXED = cell("iid", 0.1, "tma", 0.98), cell("dnm", 0.1, "sa", 0.98)

@@ -19,12 +19,7 @@ from typing import Any
 
 from zs2.command import command, parser
 from zs2.errors import InputError
-from zs2.page import page
-from zs2.study.results import Results, sweeps, table
-from zs2.study.study import METRICS
-from zs2.version import __version__
-from zs2.video.formats import PART
-from zs2.wording import (
+from zs2.reporting.content import (
     AUTHORS_CLIPS,
     RANKS,
     ablation_row,
@@ -39,6 +34,11 @@ from zs2.wording import (
     sweep_rows,
     sweep_title,
 )
+from zs2.reporting.page import page
+from zs2.study.results import Results, sweeps, table
+from zs2.study.study import METRICS
+from zs2.version import __version__
+from zs2.video.formats import PART
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a text that begins so would be run by a spreadsheet
 MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", **{sign: f"\\{sign}" for sign in "\\`*_[]#~$"}}

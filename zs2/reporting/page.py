@@ -1,6 +1,6 @@
 """The report's web page: one file that needs no network. What a user wrote is escaped wherever it stands. No torch.
 
-The page is data/report.html with its style, its script and its data put in. Its Content-Security-Policy names the two
+The page is assets/report.html with its style, its script and its data put in. Its Content-Security-Policy names the two
 by their hashes and lets nothing else run, and nothing be fetched. Clips are stored once each, as one picture of all
 their frames.
 """
@@ -20,14 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from zs2.curves import curve
-from zs2.study.cells import Cell
-from zs2.study.results import Results, Sweep, sweeps, table
-from zs2.study.study import METRICS, clip_file
-from zs2.system.progress import progress
-from zs2.video.clip import Clip
-from zs2.video.formats import Frames
-from zs2.wording import (
+from zs2.reporting.content import (
     AUTHORS_CLIPS,
     RANKS,
     ablation_row,
@@ -44,6 +37,13 @@ from zs2.wording import (
     sweep_rows,
     sweep_title,
 )
+from zs2.reporting.sweep_plot import curve
+from zs2.study.cells import Cell
+from zs2.study.results import Results, Sweep, sweeps, table
+from zs2.study.study import METRICS, clip_file
+from zs2.system.progress import progress
+from zs2.video.clip import Clip
+from zs2.video.formats import Frames
 
 SMALL = 128  # pixels: frames up to this are shown with square pixels
 LARGE = 256  # larger frames are reduced to this, and stored with losses
@@ -63,7 +63,7 @@ NO_SWEEP = (
 
 def page(results: Results, folder: Path) -> str:
     """The whole page as HTML."""
-    data = Path(__file__).parent / "data"
+    data = Path(__file__).parent / "assets"
     style, script = ((data / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     reduced = max(results.study.width, results.study.height) > LARGE
     said = notes(results) + [f"Clips are reduced to {LARGE} pixels on this page."] * reduced

@@ -6,8 +6,8 @@ import math
 from html import escape
 from typing import NamedTuple
 
+from zs2.reporting.content import number, sweep_title
 from zs2.study.results import Sweep
-from zs2.wording import number, sweep_title
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 330, 56, 14, 50, 44  # of the drawing, and its margins
 LEGEND = ((LEFT, 12), (LEFT + 210, 12), (LEFT, 31), (LEFT + 210, 31))  # where its entries stand
