@@ -25,8 +25,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import zs2.checkpoints.checkpoint as zs2_checkpoint
+from zs2.cli.sample_options import EXAMPLE, fast
 from zs2.models.config import FAST
-from zs2.options import EXAMPLE, fast
 from zs2.sample import main
 from zs2.video.clip import read_settings
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zs2.command import Failure, command, say
+from zs2.cli.command import Failure, command, say
 from zs2.errors import InputError
 from zs2.study.lock import Workplace
 from zs2.study.options import OUT, parser, with_file
@@ -122,7 +122,7 @@ def table(folder: Path, study: Study) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns the exit status, as `zs2.command.command` says."""
+    """The command. Returns the exit status, as `zs2.cli.command.command` says."""
     return command(parser(), run, argv)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from zs2.command import command, parser
+from zs2.cli.command import command, parser
 from zs2.errors import InputError
 from zs2.models.config import ALPHA, DEFAULT_MODEL, LAM, LAM_MAX, STANDARD_CLIP
 from zs2.version import __version__

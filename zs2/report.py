@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from zs2.command import command, parser
+from zs2.cli.command import command, parser
 from zs2.errors import InputError
 from zs2.reporting.content import (
     AUTHORS_CLIPS,

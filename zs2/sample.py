@@ -11,10 +11,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zs2.command import command
+from zs2.cli.command import command
+from zs2.cli.sample_options import EXAMPLE, lines, parser
 from zs2.errors import InputError
 from zs2.models.config import DEFAULT_MODEL, FAST
-from zs2.options import EXAMPLE, lines, parser
 from zs2.sampling.request import Request
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ def make(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns the exit status, as `zs2.command.command` says."""
+    """The command. Returns the exit status, as `zs2.cli.command.command` says."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ:  # torchrun
         from zs2.sampling.frame_parallel import together
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from zs2.command import Failure, Parser, command
+from zs2.cli.command import Failure, Parser, command
 from zs2.errors import InputError, LostProcess
 from zs2.models.image_model import own_device
 from zs2.models.temporal import Momentum
@@ -141,7 +141,7 @@ def together(
     run: Callable[[dict[str, Any], Group], object],
     argv: Sequence[str] | None,
 ) -> int:
-    """A command, as `zs2.command.command`, as one of several processes: what is wrong is said by one of them, once.
+    """A command, as `zs2.cli.command.command`, as one of several processes: what is wrong is said by one of them, once.
 
     prepare: what has to be known of the options before the processes meet. run: the work.
     """

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zs2 import command
+from zs2.cli import command
+from zs2.cli.sample_options import pair, seeds, size
 from zs2.errors import InputError, choose
 from zs2.models.config import ATTENTION_KINDS, DEFAULT_MODEL, DTYPES, NOISE_KINDS, SAMPLERS, TEXT2VIDEO_ZERO
-from zs2.options import pair, seeds, size
 from zs2.study.cells import PRESETS, STUDY_LAM, STUDY_MU
 from zs2.study.prompts import SETS, Prompt, checked
 from zs2.version import __version__

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zs2 import command
+from zs2.cli import command
 from zs2.errors import InputError
 from zs2.models.config import (
     ATTENTION_KINDS,
