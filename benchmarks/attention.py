@@ -25,8 +25,9 @@ from sd15 import UNET
 from torch import Tensor
 
 from zs2.models.attention import Attention
-from zs2.models.config import DTYPES, UNetConfig
+from zs2.models.config import UNetConfig
 from zs2.models.temporal import Momentum
+from zs2.system.devices import DTYPES
 from zs2.system.progress import progress
 
 MU = 0.98

@@ -22,10 +22,13 @@ from pathlib import Path
 import torch
 
 from zs2 import ZS2, Request
-from zs2.checkpoints.checkpoint import Checkpoint, assign, without_weights
+from zs2.checkpoints.checkpoint import Checkpoint
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.models.clip import TextEncoder
-from zs2.models.config import DEFAULT_MODEL, TextConfig, UNetConfig, VAEConfig
-from zs2.models.prompt_encoder import Text
+from zs2.models.clip_config import TextConfig
+from zs2.models.config import UNetConfig, VAEConfig
+from zs2.models.loading import assign, without_weights
+from zs2.models.prompt_encoder import PromptEncoder
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.sampling.memory import amount
@@ -55,7 +58,7 @@ def load(which: str) -> ZS2:
         vae, encoder = VAE(VAEConfig.from_json(SD_VAE)), TextEncoder(text, projection=False)
     for module, dtype in ((unet, torch.bfloat16), (vae, torch.bfloat16), (encoder, torch.bfloat16)):
         assign(module, random_weights(module, dtype), "random", dtype, cpu)
-    return ZS2(unet, vae, Text([(encoder, small.tokenizer())]), small.schedule())
+    return ZS2(unet, vae, PromptEncoder([(encoder, small.tokenizer())]), small.schedule())
 
 
 def peak() -> int:

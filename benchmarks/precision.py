@@ -18,8 +18,9 @@ import torch
 from common import machine, native, psnr, save, sentence, spread
 
 from zs2 import ZS2
-from zs2.models.config import DEFAULT_MODEL, DTYPES
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.study.prompts import default_prompts
+from zs2.system.devices import DTYPES
 from zs2.system.progress import progress
 
 

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from zs2.checkpoints.checkpoint import without_weights
 from zs2.checkpoints.single_file import SCHEDULE
 from zs2.models.clip import TextEncoder
-from zs2.models.config import TextConfig, UNetConfig, VAEConfig
+from zs2.models.clip_config import TextConfig
+from zs2.models.config import UNetConfig, VAEConfig
+from zs2.models.loading import without_weights
 from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE as VAEModel

@@ -33,10 +33,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zs2 import ZS2, Request
-from zs2.checkpoints.checkpoint import Checkpoint, without_weights
-from zs2.models.config import DEFAULT_MODEL, DTYPES, UNetConfig
+from zs2.checkpoints.checkpoint import Checkpoint
+from zs2.checkpoints.hub import DEFAULT_MODEL
+from zs2.models.config import UNetConfig
 from zs2.models.layers import GEGLU, Conv2d, ResnetBlock
+from zs2.models.loading import without_weights
 from zs2.models.unet import UNet
+from zs2.system.devices import DTYPES
 from zs2.system.progress import progress
 
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from helpers import TESTS
 
-from zs2.models.config import SAMPLERS
 from zs2.sampling.request import Request
+from zs2.sampling.solver import SOLVERS
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_fewer_steps(fewer_steps, tmp_path, capsys):
 
 def test_the_ways_can_be_meant_and_differ(fewer_steps):
     requests = [Request("a", **options) for options in fewer_steps.ways(50).values()]
-    assert {request.sampler for request in requests} == set(SAMPLERS)
+    assert {request.sampler for request in requests} == set(SOLVERS)
     assert len({(r.sampler, r.steps, r.guidance_interval, r.deep_cache) for r in requests}) == len(requests)
 
 

@@ -9,16 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zs2.errors import InputError
-from zs2.method import Method
-from zs2.models.config import ATTENTION_KINDS, NOISE_KINDS, TEXT2VIDEO_ZERO
-from zs2.noise import LAM_MAX
+from zs2.method import ATTENTION_KINDS, LAM_MAX, NOISE_MODELS, Method
 from zs2.study.cells import PRESETS, Cell, cell, grid, merge, number, paper, preset, reference
 
-NOISES = (*NOISE_KINDS, TEXT2VIDEO_ZERO)
+NOISE_KINDS = [name for name, row in NOISE_MODELS.items() if row.start is None]
+NOISES = tuple(NOISE_MODELS)
 lams = st.floats(0, LAM_MAX)
 mus = st.floats(0, 1)
 alphas = st.none() | st.floats(0, 1e6)
-any_cell = st.builds(cell, st.sampled_from(NOISES), lams, st.sampled_from(ATTENTION_KINDS), mus, alphas)
+any_cell = st.builds(cell, st.sampled_from(NOISES), lams, st.sampled_from(tuple(ATTENTION_KINDS)), mus, alphas)
 
 
 def ids(cells: list[Cell]) -> list[str]:

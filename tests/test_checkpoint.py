@@ -154,7 +154,7 @@ def test_converted_convolutions_of_the_unet_are_channels_last(original):
     assert all(w.is_contiguous() for w in original.vae.parameters())
     text = torch.randn(1, 4, original.unet.config.cross_attention_dim)
     out = original.unet(torch.randn(2, *LATENTS), 500, text, frames=2)
-    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert out.prediction.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/maps")

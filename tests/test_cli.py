@@ -27,8 +27,8 @@ from safetensors.torch import load_file, save_file
 
 import zs2.checkpoints.checkpoint as zs2_checkpoint
 from zs2.cli.sample_options import EXAMPLE, fast
-from zs2.models.config import FAST
 from zs2.sample import main
+from zs2.sampling.request import FAST
 from zs2.video.clip import read_settings
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,9 +9,9 @@ from helpers import CHECKPOINT, assert_close, in_float64
 
 from zs2 import ZS2, Request
 from zs2.errors import InputError
-from zs2.models.config import ATTENTION_KINDS
-from zs2.models.unet import Deep
+from zs2.method import ATTENTION_KINDS
 from zs2.sampling.ddim import DDIM
+from zs2.sampling.memory import planned_memory
 
 PROMPT = "red apple on a sky blue background"
 SMALL = {"height": 32, "width": 32, "guidance": 3.0}
@@ -39,21 +39,22 @@ def test_what_is_taken_over_replaces_what_would_be_computed(model, attn):
     unet = model.variant(attn=attn).unet
     text = unet.text_keys_values(model.text([PROMPT], [""]).context)
     x, y = (torch.randn(6, unet.config.in_channels, 4, 4, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
-    deep = Deep()
-    out, states = unet(x, 700, text, frames=3, carry=(), deep=deep)
-    assert torch.equal(out, unet(x, 700, text, frames=3))
-    again, _ = unet(x, 700, text, frames=3, carry=(), deep=deep)
-    assert torch.equal(out, again)
+    whole = unet(x, 700, text, frames=3)
+    again = unet(x, 700, text, frames=3, deep=whole.deep)
+    assert torch.equal(whole.prediction, again.prediction)
+    assert again.deep is whole.deep
 
-    got, few = unet(y, 600, text, frames=3, carry=(), deep=deep)
-    handle = replacing(unet, deep.features)
-    want, all_states = unet(y, 600, text, frames=3, carry=())
+    got = unet(y, 600, text, frames=3, deep=whole.deep)
+    handle = replacing(unet, whole.deep)
+    want = unet(y, 600, text, frames=3)
     handle.remove()
-    assert_close(got, want, SAME)
-    assert (got - unet(y, 600, text, frames=3)).abs().max() > 0.01 * want.abs().max()  # and not what it would be
+    assert_close(got.prediction, want.prediction, SAME)
+    exact = unet(y, 600, text, frames=3).prediction
+    assert (got.prediction - exact).abs().max() > 0.01 * want.prediction.abs().max()  # and not what it would be
     blocks = len(unet.up_blocks[-1].attentions[-1].transformer_blocks) if unet.up_blocks[-1].attentions else 0
-    assert len(few) == blocks
-    for state, other in zip(few, all_states[len(states) - blocks :], strict=True):
+    met = len(got.states) - blocks  # the first block that the call meets
+    assert not any(state is not None for state in got.states[:met])
+    for state, other in zip(got.states[met:], want.states[met:], strict=True):
         assert (state is None) == (other is None)
         assert state is None or torch.equal(state, other)
 
@@ -61,12 +62,13 @@ def test_what_is_taken_over_replaces_what_would_be_computed(model, attn):
 @torch.no_grad()
 def test_features_and_states_of_something_else_are_refused(model):
     text = model.unet.text_keys_values(model.text([PROMPT], []).context)
-    x, deep = torch.randn(2, model.unet.config.in_channels, 4, 4), Deep()
-    _, states = model.unet(x, 700, text, frames=2, carry=(), deep=deep)
+    x = torch.randn(2, model.unet.config.in_channels, 4, 4)
+    output = model.unet(x, 700, text, frames=2)
     with pytest.raises(InputError, match="deep features of 2 latents for 1: expected the same"):
-        model.unet(x[:1], 700, text, frames=1, deep=deep)
-    with pytest.raises(InputError, match=f"a carry of {len(states)} states for . layers"):
-        model.unet(x, 600, text, frames=2, carry=states, deep=deep)
+        model.unet(x[:1], 700, text, frames=1, deep=output.deep)
+    count = len(output.states)
+    with pytest.raises(InputError, match=f"{count - 1} states for {count} transformer blocks: expected one each"):
+        model.unet(x, 600, text, frames=2, states=output.states[1:])
 
 
 def test_a_clip_against_one_by_hand(model):
@@ -78,18 +80,19 @@ def test_a_clip_against_one_by_hand(model):
     handle.remove()
     assert made == [2, 4, 2]
 
-    latents, deep = model.initial_noise(Request(PROMPT, frames=2, seed=3)), Deep()
+    latents, deep = model.plan(Request(PROMPT, frames=2, seed=3)).initial_noise(), None
     context, solver = model.text([PROMPT], [""]).context, DDIM(model.schedule, 5)
     for i, t in enumerate(solver.timesteps):
         guided = i in (2, 3)
-        deep = Deep() if i in (0, 2, 4) else deep
+        deep = None if i in (0, 2, 4) else deep
         with torch.no_grad():
             x = torch.cat([latents] * 2) if guided else latents
-            output = model.unet(x, t, context if guided else context[1:], frames=2, deep=deep)
+            made_now = model.unet(x, t, context if guided else context[1:], frames=2, deep=deep)
+        output, deep = made_now.prediction, made_now.deep
         if guided:
             u, c = output.chunk(2)
             output = u + 7.5 * (c - u)
-        latents = solver.step(i, latents, output)
+        latents, _ = solver.step(i, latents, output, None)
     assert_close(got, latents, SAME)
 
 
@@ -140,11 +143,11 @@ def test_a_deep_cache_that_can_not_be_meant_or_has_no_effect():
 
 def test_the_plan_has_room_for_deep_features(model):
     def deep(**request):
-        return model.plan(Request(PROMPT, frames=6, **request), 2).deep
+        return planned_memory(model.plan(Request(PROMPT, frames=6, chunk=2, **request))).deep
 
     area = model.unet.config.sample_size[0] * model.unet.config.sample_size[1]
     one = model.unet.config.block_out_channels[0] * area * 4
     assert deep() == 0
     assert deep(deep_cache=2) == 12 * one
     assert deep(deep_cache=2, guidance=1.0) == 6 * one
-    assert model.plan(Request(PROMPT, frames=6, deep_cache=2), 2, stream=True).deep == 4 * one
+    assert planned_memory(model.plan(Request(PROMPT, frames=6, chunk=2, deep_cache=2), stream=True)).deep == 4 * one

@@ -28,7 +28,7 @@ from zs2.checkpoints.tensor_files import weight_files
 from zs2.errors import InputError
 from zs2.evaluation.clip_scorer import Scorer
 from zs2.models.__main__ import main
-from zs2.models.config import DTYPES
+from zs2.system.devices import DTYPES
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from zs2 import ZS2, Request
 from zs2.errors import InputError
-from zs2.models.config import ATTENTION_KINDS
+from zs2.method import ATTENTION_KINDS
 from zs2.sampling.decoding import OVERLAP, TILE, decode, spans, tiled
 
 PROMPT = "red apple on a sky blue background"
@@ -166,5 +166,5 @@ def test_only_large_frames_are_decoded_in_tiles_and_that_is_said(model):
     with pytest.warns(
         UserWarning, match=f"frames of 1024x{1024 + REDUCTION} are decoded in overlapping tiles, which is approximate"
     ):
-        assert decode(model.vae, z, 1.0, 1).shape == (1, 1024 + REDUCTION, 1024, 3)
+        assert decode(model.vae, z, 1).shape == (1, 1024 + REDUCTION, 1024, 3)
     assert (TILE % 8, OVERLAP % 8) == (0, 0)  # of a VAE's reduction

@@ -270,7 +270,7 @@ def test_fused_outputs_are_those_of_diffusers(case: str, unet: UNet, text: TextE
 
     def run() -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            return unet(f["x"], f.config["t"], f["context"], frames=1), text(ids)
+            return unet(f["x"], f.config["t"], f["context"], frames=1).prediction, text(ids)
 
     before = run()
     merge(write(tmp_path, tensors, f.config["metadata"][case]), f.config["scale"], unet, [text])

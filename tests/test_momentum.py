@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.errors import InputError
+from zs2.method import ATTENTION_KINDS
 from zs2.models.attention import Attention
-from zs2.models.config import ATTENTION_KINDS
-from zs2.models.temporal import Momentum
+from zs2.models.temporal import momentum
 from zs2.models.unet import UNet
 from zs2.sampling.frame_parallel import split
 
 FRAMES = st.integers(1, 9)
+KINDS = st.sampled_from(tuple(ATTENTION_KINDS))
 MU = st.floats(0, 1)
 
 
@@ -43,7 +44,7 @@ def close(x, y, bound=1e-6):
 @given(FRAMES, MU, st.sampled_from(["tma", "tma-two-tap"]), st.integers(0, 99))
 def test_recursion_is_the_matrix(frames, mu, kind, seed):
     h = hidden(frames, seed=seed)
-    blended, _ = Momentum(kind, mu).blend(h, frames)
+    blended, _ = momentum(kind, mu=mu).blend(h, frames)
     want = torch.einsum("ij, bjnc -> binc", matrix(frames, mu, kind), h.double().unflatten(0, (2, frames)))
     close(blended, want.flatten(0, 1))
 
@@ -51,28 +52,28 @@ def test_recursion_is_the_matrix(frames, mu, kind, seed):
 @given(FRAMES, st.integers(0, 99))
 def test_mu_0_is_self_attention_and_mu_1_is_cross_frame_attention(frames, seed):
     h = hidden(frames, seed=seed)
-    assert torch.equal(Momentum("tma", 0.0).blend(h, frames)[0], h)
-    assert torch.equal(Momentum("tma-two-tap", 0.0).blend(h, frames)[0], h)
-    assert torch.equal(Momentum("sa", 0.5).blend(h, frames)[0], h)
-    first, _ = Momentum("cfa", 0.5).blend(h, frames)
+    assert torch.equal(momentum("tma", mu=0.0).blend(h, frames)[0], h)
+    assert torch.equal(momentum("tma-two-tap", mu=0.0).blend(h, frames)[0], h)
+    assert torch.equal(momentum("sa", mu=0.5).blend(h, frames)[0], h)
+    first, _ = momentum("cfa", mu=0.5).blend(h, frames)
     assert torch.equal(first, h[::frames])
-    assert torch.equal(Momentum("tma", 1.0).blend(h, frames)[0], first.repeat_interleave(frames, dim=0))
+    assert torch.equal(momentum("tma", mu=1.0).blend(h, frames)[0], first.repeat_interleave(frames, dim=0))
 
 
 @given(MU, st.integers(0, 99))
 def test_two_tap_at_mu_1_sees_the_frame_before(mu, seed):
     h = hidden(5, branches=1, seed=seed)
-    assert torch.equal(Momentum("tma-two-tap", 1.0).blend(h, 5)[0], h[[0, 0, 1, 2, 3]])
+    assert torch.equal(momentum("tma-two-tap", mu=1.0).blend(h, 5)[0], h[[0, 0, 1, 2, 3]])
 
 
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=5), MU, st.sampled_from(ATTENTION_KINDS), st.integers(0, 99))
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5), MU, KINDS, st.integers(0, 99))
 def test_chunks_are_the_whole_bit_for_bit(chunks, mu, kind, seed):
-    frames, momentum = sum(chunks), Momentum(kind, mu)
+    frames, blending = sum(chunks), momentum(kind, mu=mu)
     h = hidden(frames, seed=seed)
-    whole, last = momentum.blend(h, frames)
+    whole, last = blending.blend(h, frames)
     state, parts = None, []
     for chunk in h.unflatten(0, (2, frames)).split(chunks, dim=1):
-        blended, state = momentum.blend(chunk.flatten(0, 1), chunk.shape[1], state)
+        blended, state = blending.blend(chunk.flatten(0, 1), chunk.shape[1], state)
         parts.append(blended.unflatten(0, (2, -1)))
     if kind == "cfa":
         assert all(torch.equal(part.flatten(0, 1), whole) for part in parts)
@@ -81,20 +82,20 @@ def test_chunks_are_the_whole_bit_for_bit(chunks, mu, kind, seed):
     assert (last is None and state is None) or torch.equal(state, last)
 
 
-@given(st.integers(1, 12), st.integers(1, 5), FRAMES, MU, st.sampled_from(ATTENTION_KINDS), st.integers(0, 99))
+@given(st.integers(1, 12), st.integers(1, 5), FRAMES, MU, KINDS, st.integers(0, 99))
 def test_processes_and_chunks_are_the_whole(frames, processes, chunk, mu, kind, seed):
     """The scan without the processes: each blends its frames of a chunk from the state that all have worked out."""
-    momentum, h = Momentum(kind, mu), hidden(frames, seed=seed)
-    whole, last = momentum.blend(h, frames)
+    blending, h = momentum(kind, mu=mu), hidden(frames, seed=seed)
+    whole, last = blending.blend(h, frames)
     state, parts = None, []
     for piece in h.unflatten(0, (2, frames)).split(chunk * processes, dim=1):
         counts = split(piece.shape[1], processes)
         mine = [part.flatten(0, 1) if part.shape[1] else piece[:, -1] for part in piece.split(counts, dim=1)]
         each = [(part, max(count, 1)) for part, count in zip(mine, counts, strict=True)]
-        shares = [momentum.share(*one, first=rank == 0 and state is None) for rank, one in enumerate(each)]
-        starts = [None] * (processes + 1) if kind == "sa" else momentum.starts(shares, counts, state)
+        shares = [blending.share(*one, state, first=rank == 0) for rank, one in enumerate(each)]
+        starts = [state] * (processes + 1) if shares[0] is None else blending.starts(shares, counts, state)
         for one, start, count in zip(each, starts, counts, strict=False):
-            blended = momentum.blend(*one, start)[0].unflatten(0, (2, -1))
+            blended = blending.blend(*one, start)[0].unflatten(0, (2, -1))
             parts += [blended.expand(-1, count, -1, -1) if kind == "cfa" else blended[:, :count]]
         state = starts[-1]
     whole = whole if kind != "cfa" else whole.repeat_interleave(frames, dim=0)
@@ -114,7 +115,7 @@ def test_frames_are_split_evenly_and_in_order(frames, processes):
 @pytest.mark.parametrize("kind", ["cfa", "tma", "tma-two-tap"])
 def test_a_state_keeps_no_chunk_in_memory(kind):
     """A view of the last frame would keep all of its frames."""
-    _, state = Momentum(kind, 0.9).blend(hidden(8), 8)
+    _, state = momentum(kind, mu=0.9).blend(hidden(8), 8)
     assert state.untyped_storage().nbytes() == state.numel() * state.element_size()
 
 
@@ -135,7 +136,7 @@ def test_blending_the_hidden_state_is_blending_keys_and_values(frames, mu, seed)
 def test_the_recursion_is_float32_whatever_the_dtype(dtype):
     """Over 400 frames at μ = 0.98 the only error left is the rounding of each frame's result."""
     h = hidden(400, branches=1, n=16, c=16).to(dtype)
-    blended, state = Momentum("tma", 0.98).blend(h, 400)
+    blended, state = momentum("tma", mu=0.98).blend(h, 400)
     want = torch.einsum("ij, jnc -> inc", matrix(400, 0.98), h.double())
     assert blended.dtype == dtype
     assert state.dtype == torch.float32
@@ -146,12 +147,12 @@ def test_the_recursion_is_float32_whatever_the_dtype(dtype):
 @pytest.mark.parametrize("mu", [-0.1, 1.1, float("nan"), float("inf")])
 def test_mu_out_of_range(mu):
     with pytest.raises(InputError, match=r"mu is .*from 0 .* to 1"):
-        Momentum("tma", mu)
+        momentum("tma", mu=mu)
 
 
 def test_unknown_kind_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'tma-two-tap'"):
-        Momentum("tma-twotap", 0.5)
+        momentum("tma-twotap", mu=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -174,11 +175,12 @@ def test_unet_in_chunks_is_the_unet_of_the_whole(parts, kind):
     """Both guidance branches, chunks of 1 and 3 frames, real weights."""
     _, x, context = parts
     unet = variant(parts, kind)
-    whole = unet(x.flatten(0, 1), 500, context, frames=4).unflatten(0, (2, 4))
-    carry, pieces = (), []
+    whole = unet(x.flatten(0, 1), 500, context, frames=4).prediction.unflatten(0, (2, 4))
+    states, pieces = (), []
     for chunk in x.split([1, 3], dim=1):
-        out, carry = unet(chunk.flatten(0, 1), 500, context, frames=chunk.shape[1], carry=carry)
-        pieces.append(out.unflatten(0, (2, -1)))
+        out = unet(chunk.flatten(0, 1), 500, context, frames=chunk.shape[1], states=states)
+        states = out.states
+        pieces.append(out.prediction.unflatten(0, (2, -1)))
     close(torch.cat(pieces, dim=1), whole, 1e-5)
 
 
@@ -186,8 +188,8 @@ def test_unet_in_chunks_is_the_unet_of_the_whole(parts, kind):
 @torch.no_grad()
 def test_frame_0_is_the_image_without_any_of_this(parts, kind):
     _, x, context = parts
-    clip = variant(parts, kind)(x.flatten(0, 1), 500, context, frames=4).unflatten(0, (2, 4))
-    alone = variant(parts, "sa")(x[:, 0], 500, context, frames=1)
+    clip = variant(parts, kind)(x.flatten(0, 1), 500, context, frames=4).prediction.unflatten(0, (2, 4))
+    alone = variant(parts, "sa")(x[:, 0], 500, context, frames=1).prediction
     close(clip[:, 0], alone, 1e-5)
 
 
@@ -195,13 +197,13 @@ def test_frame_0_is_the_image_without_any_of_this(parts, kind):
 def test_text_projected_once_is_the_text_and_one_text_a_frame_may_differ(parts):
     _, x, context = parts
     unet, flat = variant(parts, "tma"), x.flatten(0, 1)
-    want = unet(flat, 500, context, frames=4)
-    close(unet(flat, 500, unet.text_keys_values(context), frames=4), want, 1e-6)
+    want = unet(flat, 500, context, frames=4).prediction
+    close(unet(flat, 500, unet.text_keys_values(context), frames=4).prediction, want, 1e-6)
     per_frame = context.repeat_interleave(4, dim=0)
-    close(unet(flat, 500, per_frame, frames=4), want, 1e-5)
+    close(unet(flat, 500, per_frame, frames=4).prediction, want, 1e-5)
     other = per_frame.clone()
     other[3] = other[7] = 0  # the last frame of both branches
-    changed = unet(flat, 500, other, frames=4).unflatten(0, (2, 4))
+    changed = unet(flat, 500, other, frames=4).prediction.unflatten(0, (2, 4))
     close(changed[:, :3], want.unflatten(0, (2, 4))[:, :3], 1e-5)
     assert (changed[:, 3] - want.unflatten(0, (2, 4))[:, 3]).abs().max() > 1e-2
 

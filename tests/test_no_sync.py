@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from zs2 import ZS2, Request
-from zs2.models.config import ATTENTION_KINDS
-from zs2.models.prompt_encoder import Text
+from zs2.method import ATTENTION_KINDS
+from zs2.models.prompt_encoder import PromptEncoder
+from zs2.sampling.sampler import Chunk, Sampler
 
 
 class OneDevice(TorchDispatchMode):
@@ -50,7 +51,7 @@ def model() -> ZS2:
     here = ZS2.from_pretrained(CHECKPOINT, device="cpu", lam=0.5)
     towers = [(copy.deepcopy(encoder).to("meta"), tokenizer) for encoder, tokenizer in here.text.towers]
     parts = (copy.deepcopy(here.unet).to("meta"), copy.deepcopy(here.vae).to("meta"))
-    return ZS2(*parts, Text(towers), here.schedule, method=here.method)
+    return ZS2(*parts, PromptEncoder(towers), here.schedule, method=here.method)
 
 
 @pytest.mark.parametrize("attn", ATTENTION_KINDS)
@@ -67,23 +68,21 @@ def model() -> ZS2:
 )
 def test_no_step_of_a_chunk_meets_the_host(model, attn, options):
     request = Request(**({"prompt": "rose", "frames": 4, "steps": 6, "chunk": 2} | options))
-    sampler = model.variant(attn=attn)._sampler(request, None)
+    sampler = Sampler(model.variant(attn=attn).plan(request))
     for first in (0, 2):
-        sampler.conditions(first, 2, request.guidance)  # the text is encoded and projected once a clip
-        sampler.conditions(first, 2, 1.0)
-    x = torch.stack([next(sampler.noises) for _ in range(4)]).to("meta")
+        sampler.conditioning.frames(first, 2, request.guidance)  # the text is encoded and projected once a clip
+        sampler.conditioning.frames(first, 2, 1.0)
+    x = sampler.plan.initial_noise().to("meta")
+    chunks = [Chunk(first, x[first : first + 2]) for first in (0, 2)]
     with torch.no_grad():
         for i in range(6):
-            states, parts = (), []
-            for first in (0, 2):
+            states = ()
+            for chunk in chunks:
                 if isinstance(request.prompt, list):  # prompts that differ from chunk to chunk are projected anew
-                    sampler.conditions(first, 2, request.guided(i))
+                    sampler.conditioning.frames(chunk.first, 2, request.guided(i))
                 with nothing_else():
-                    part, states = sampler._step(i, x[first : first + 2], first, states)
-                parts.append(part)
-            x = torch.cat(parts)
-    assert x.shape[0] == 4
-    assert x.device.type == "meta"
+                    states = sampler.step(i, chunk, states)
+    assert [(len(chunk.latents), chunk.latents.device.type) for chunk in chunks] == [(2, "meta")] * 2
 
 
 def test_what_would_meet_the_host_is_found(model):

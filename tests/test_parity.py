@@ -17,18 +17,20 @@ from zs2 import ZS2
 from zs2.errors import InputError
 from zs2.models.attention import Call, SpatialTransformer, TransformerBlock
 from zs2.models.clip import TextEncoder
-from zs2.models.config import SAMPLERS, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from zs2.models.clip_config import TextConfig
+from zs2.models.config import ScheduleConfig, UNetConfig, VAEConfig
 from zs2.models.layers import Conv2d, Downsample, ResnetBlock, Upsample, timestep_embedding
-from zs2.models.temporal import Momentum
+from zs2.models.temporal import momentum
 from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.sampling.ddim import DDIM
 from zs2.sampling.dpm_solver import DPMSolver
-from zs2.sampling.sampler import SOLVERS
+from zs2.sampling.solver import SOLVERS
+from zs2.system.registry import load
 
 KINDS = (("sa", 0.98), ("cfa", 0.98), ("tma", 0.98), ("tma", 0.5), ("tma-two-tap", 0.25))
-SELF = Momentum("sa", 0.0)
+SELF = momentum("sa")
 
 fixture = cache(Fixture)
 
@@ -189,7 +191,9 @@ def test_unet(
         monkeypatch.setattr(Conv2d, "PLACES", 10**6)
         monkeypatch.setattr(Conv2d, "CHANNELS", 1)
         monkeypatch.setattr(torch.nn.Conv2d, "forward", only({unet.conv_in, unet.conv_out}, torch.nn.Conv2d.forward))
-    assert_close(unet(f[f"{size}/x"], f[f"{size}/t"], f[f"{size}/context"], frames=1), f[f"{size}/out"], MODULE)
+    assert_close(
+        unet(f[f"{size}/x"], f[f"{size}/t"], f[f"{size}/context"], frames=1).prediction, f[f"{size}/out"], MODULE
+    )
 
 
 @pytest.mark.parametrize("size", ["even", "odd"])
@@ -226,8 +230,10 @@ def test_attention_over_frames(model: ZS2, name: str, attn: str, mu: float) -> N
     f = fixture(name)
     unet, x, t, context = unet_of(name, model, attn, mu), f["x"], int(f["t"]), f["context"]
     want = f[f"{attn} mu={mu}/out"]
-    assert_close(unet(x, t, context, frames=4), want, MODULE)
-    assert_close(unet(x, t, context.repeat_interleave(4, dim=0), frames=4), want, MODULE)  # a text for each row
+    assert_close(unet(x, t, context, frames=4).prediction, want, MODULE)
+    assert_close(
+        unet(x, t, context.repeat_interleave(4, dim=0), frames=4).prediction, want, MODULE
+    )  # a text for each row
 
 
 @pytest.mark.parametrize("chunks", [(1, 3), (2, 2), (1, 1, 1, 1)])
@@ -236,10 +242,11 @@ def test_attention_over_frames(model: ZS2, name: str, attn: str, mu: float) -> N
 def test_attention_over_chunks_of_frames(model: ZS2, name: str, attn: str, mu: float, chunks: tuple[int, ...]) -> None:
     f = fixture(name)
     unet, x, t, context = unet_of(name, model, attn, mu), f["x"].unflatten(0, (2, 4)), int(f["t"]), f["context"]
-    pieces, carry = [], ()
+    pieces, states = [], ()
     for chunk in x.split(chunks, dim=1):
-        out, carry = unet(chunk.flatten(0, 1), t, context, frames=chunk.shape[1], carry=carry)
-        pieces.append(out.unflatten(0, (2, -1)))
+        out = unet(chunk.flatten(0, 1), t, context, frames=chunk.shape[1], states=states)
+        states = out.states
+        pieces.append(out.prediction.unflatten(0, (2, -1)))
     assert_close(torch.cat(pieces, dim=1).flatten(0, 1), f[f"{attn} mu={mu}/out"], MODULE)
 
 
@@ -254,8 +261,8 @@ def test_ddim(case: str) -> None:
     assert list(ddim.timesteps) == t.tolist()
     x = samples[0]
     for i, output in enumerate(outputs):
-        assert_close(ddim.step(i, samples[i], output), samples[i + 1], MODULE)
-        x = ddim.step(i, x, output)
+        assert_close(ddim.step(i, samples[i], output, None)[0], samples[i + 1], MODULE)
+        x, _ = ddim.step(i, x, output, None)
     assert_close(x, samples[-1], MODULE)
 
 
@@ -265,11 +272,11 @@ def test_dpm_solver(case: str) -> None:
     t, outputs, samples = f[f"{case}/t"], f[f"{case}/outputs"], f[f"{case}/samples"]
     solver = DPMSolver(ScheduleConfig.from_json(f.config[case]), len(t))
     assert solver.timesteps == t.tolist()
-    x = samples[0]
+    x, history = samples[0], None
     for i, output in enumerate(outputs):
-        x = solver.step(i, x, output)
-        assert x.shape[1] == 2 * output.shape[1]  # with what is remembered
-        assert_close(x[:, : output.shape[1]], samples[i + 1], MODULE)
+        x, history = solver.step(i, x, output, history)
+        assert history.known.tolist() == [True] * len(output)
+        assert_close(x, samples[i + 1], MODULE)
 
 
 @pytest.mark.parametrize(("offset", "steps", "most"), [(0, 0, 999), (0, 1000, 999), (1, 999, 998)])
@@ -280,8 +287,12 @@ def test_dpm_solver_refuses_numbers_of_steps_that_it_can_not_place(offset: int, 
     assert len(DPMSolver(config, most).timesteps) == most
 
 
-def test_every_sampler_has_its_solver() -> None:
-    assert tuple(SOLVERS) == SAMPLERS
+def test_every_solver_is_what_its_row_names() -> None:
+    config = ScheduleConfig.from_json({})
+    assert {name: type(load(row.implementation)(config, 4)) for name, row in SOLVERS.items()} == {
+        "ddim": DDIM,
+        "dpm++": DPMSolver,
+    }
 
 
 # --- the tokenizer ----------------------------------------------------------------------------------------------------
@@ -320,7 +331,7 @@ def test_emoji64_text(model: ZS2) -> None:
 @pytest.mark.parametrize("t", [1, 401, 981])
 def test_emoji64_unet(model: ZS2, t: int) -> None:
     f, case = fixture("emoji64_parts"), f"unet t={t}"
-    assert_close(model.unet(f[f"{case}/x"], t, f[f"{case}/context"], frames=1), f[f"{case}/out"], MODULE)
+    assert_close(model.unet(f[f"{case}/x"], t, f[f"{case}/context"], frames=1).prediction, f[f"{case}/out"], MODULE)
 
 
 @pytest.mark.parametrize("way", ["encode", "decode"])

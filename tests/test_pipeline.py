@@ -12,10 +12,12 @@ from helpers import CHECKPOINT, CLIP, LATENTS, REDUCTION, Fixture, assert_close
 import zs2
 from zs2 import ZS2, Clip, Request
 from zs2.errors import InputError
-from zs2.models.config import NOISE_KINDS
-from zs2.noise import LAM_MAX, noises
+from zs2.method import LAM_MAX, NOISE_MODELS
+from zs2.models.temporal import momentum
+from zs2.noise import noises
 from zs2.sampling.ddim import DDIM
 
+NOISE_KINDS = [name for name, row in NOISE_MODELS.items() if row.start is None]
 PROMPT = "red apple on a sky blue background"
 
 SHAPE = ", ".join(map(str, LATENTS))
@@ -106,7 +108,7 @@ def test_weights_are_hashed_beside_the_sampling_and_what_goes_wrong_there_is_rai
 @pytest.mark.parametrize("prompt", [PROMPT, [PROMPT, "rose"]], ids=["one prompt", "travel"])
 def test_guidance_in_an_interval_switches_from_step_to_step(model, prompt):
     """Against sampling by hand: steps 2 and 3 of 5 are guided, the others are of the prompt alone, at half the work."""
-    rows, latents = [], model.initial_noise(Request(prompt, frames=2, seed=3))
+    rows, latents = [], model.plan(Request(prompt, frames=2, seed=3)).initial_noise()
     handle = model.unet.conv_in.register_forward_hook(lambda module, args, out: rows.append(len(out)))
     got = model.latents(prompt, negative_prompt="blue", frames=2, steps=5, seed=3, guidance_interval=(0.4, 0.8))
     handle.remove()
@@ -118,11 +120,11 @@ def test_guidance_in_an_interval_switches_from_step_to_step(model, prompt):
     for i, t in enumerate(solver.timesteps):
         with torch.no_grad():
             if i in (2, 3):
-                u, c = model.unet(torch.cat([latents] * 2), t, both, frames=2).chunk(2)
+                u, c = model.unet(torch.cat([latents] * 2), t, both, frames=2).prediction.chunk(2)
                 output = u + 7.5 * (c - u)
             else:
-                output = model.unet(latents, t, positive, frames=2)
-        latents = solver.step(i, latents, output)
+                output = model.unet(latents, t, positive, frames=2).prediction
+        latents, _ = solver.step(i, latents, output, None)
     assert_close(got, latents, 1e-5)
 
 
@@ -256,8 +258,8 @@ def test_variants_share_their_weights_and_leave_the_first_as_it_was(model):
     mine, theirs = model.unet.state_dict(), other.unet.state_dict()
     assert all(mine[name].data_ptr() == theirs[name].data_ptr() for name in mine)
     assert other.vae is model.vae
-    assert (model.unet.momentum.kind, model.method.noise) == ("tma", "dnm")
-    assert (other.unet.momentum.kind, other.method.noise) == ("cfa", "iid")
+    assert (model.unet.momentum, model.method.noise) == (momentum("tma"), "dnm")
+    assert (other.unet.momentum, other.method.noise) == (momentum("cfa"), "iid")
     assert other.variant(attn="tma").unet.momentum == model.unet.momentum
 
 
@@ -301,7 +303,7 @@ def test_half_precision_is_near_float32(model, dtype, decibels):
     assert half.latents(PROMPT, **request).dtype == torch.float32
     want, got = (m(PROMPT, **request).frames.astype(float) for m in (model, half))
     assert 10 * np.log10(255**2 / ((want - got) ** 2).mean()) > decibels
-    assert half.settings(Request(PROMPT), fps=8)["dtype"] == dtype
+    assert half.settings(half.plan(Request(PROMPT)), fps=8)["dtype"] == dtype
 
 
 @torch.no_grad()

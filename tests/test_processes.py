@@ -18,7 +18,7 @@ from helpers import CHECKPOINT, assert_close
 from safetensors.torch import load_file
 
 from zs2 import ZS2
-from zs2.models.image_model import own_device
+from zs2.system.devices import own_device
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without it")
@@ -163,8 +163,9 @@ def test_each_process_has_its_own_gpu(monkeypatch):
 
 DIFFER = """
 import sys
-from zs2 import ZS2, pipeline
-from zs2.sampling import memory
+from dataclasses import replace
+from zs2 import ZS2
+from zs2.sampling import memory, plan
 from zs2.sampling.frame_parallel import joined
 from zs2.sampling.request import Request
 
@@ -172,9 +173,10 @@ model = ZS2.from_pretrained(sys.argv[1], device="cpu")
 request = Request("star", frames=40, height=512, width=512)
 with joined("gloo") as group:
     assert group.here == group.size == 2
-    needs = [model.plan(request, chunk).total for chunk in (5, 9)]
-    pipeline.free_memory = lambda device, sharing: int(needs[group.rank] / memory.SPARE) + 1
-    made = model.planned(request, group)
+    resolved = plan.resolve(model.image_model, model.method, request, group)
+    needs = [memory.planned_memory(replace(resolved, chunk=chunk)).total for chunk in (5, 9)]
+    plan.free_memory = lambda device, sharing: int(needs[group.rank] / memory.SPARE) + 1
+    made = model.plan(request, group)
     print(f"{group.rank} {made.chunk}\\n", end="", flush=True)  # in one write
 """
 

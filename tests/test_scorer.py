@@ -18,11 +18,12 @@ from helpers import CHECKPOINT, MODULE, VOCABULARY, Fixture, assert_close, write
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from zs2.checkpoints.hub import STANDARD_CLIP
 from zs2.errors import InputError
 from zs2.evaluation.clip_scorer import BATCH, Scorer, scoring_model
 from zs2.evaluation.image_processor import ImageProcessor
 from zs2.metrics import clip_score
-from zs2.models.config import STANDARD_CLIP, tower
+from zs2.models.clip_config import tower
 
 KINDS = ("clip_quick_gelu", "clip_gelu")
 CASES = ("old", "new", "crop not square", "squeezed", "plain")  # of preprocessor_config.json

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.errors import InputError
-from zs2.models.config import ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from zs2.models.clip_config import TextConfig
+from zs2.models.config import ScheduleConfig, UNetConfig, VAEConfig
 from zs2.sample import main
 from zs2.video.clip import read_settings
 

@@ -13,7 +13,7 @@ import pytest
 from test_cli import BRIEF, ROOT, command, environment, failed, files, here, posix, succeeded, text, zs2
 
 from zs2.errors import InputError
-from zs2.sampling.memory import Plan, fitting
+from zs2.sampling.memory import MemoryPlan, fitting
 from zs2.video.clip import read_settings
 
 __all__ = ["here", "zs2"]  # fixtures
@@ -164,7 +164,9 @@ def test_the_plan_is_near_the_peak():
 
 def test_what_fits_is_the_largest_chunk_that_does():
     def needs(chunk):
-        return Plan(process=0, weights=100, latents=0, frames=0, text=0, states=0, deep=0, unet=10 * chunk, decoding=5)
+        return MemoryPlan(
+            process=0, weights=100, latents=0, frames=0, text=0, states=0, deep=0, unet=10 * chunk, decoding=5
+        )
 
     assert fitting(needs, 8, None, asked=True) == 8
     assert fitting(needs, 8, 180, asked=True) == 8

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.errors import InputError
-from zs2.models.config import DEFAULT_MODEL
 from zs2.study.cells import grid, preset
 from zs2.study.options import parser, shard, with_file
 from zs2.study.planning import division, plan

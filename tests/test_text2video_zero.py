@@ -12,10 +12,10 @@ from helpers import CHECKPOINT, CLIP, LATENTS, Fixture, assert_close
 
 from zs2 import ZS2, Request
 from zs2.errors import InputError
-from zs2.models.config import ATTENTION_KINDS
+from zs2.method import ATTENTION_KINDS, renoise_at
 from zs2.noise import stream
 from zs2.sample import main
-from zs2.sampling.text2video_zero import after, shift
+from zs2.sampling.text2video_zero import shift
 
 PROMPT = "panda face on a sky blue background"
 
@@ -45,16 +45,16 @@ def test_it_is_diffusers_text2video_zero(model, reference, number):
 
 
 def test_the_defaults_are_the_papers(model, reference):
-    assert after(50) == (44, 47)
+    assert renoise_at(None, 50) == (44, 47)
     assert model.method.settings(50, False)["motion"] == [12.0, 12.0]
     case, clip = reference.config["cases"][0], reference.config["clip"]
-    assert after(case["steps"]) == tuple(case["renoise"])
+    assert renoise_at(None, case["steps"]) == tuple(case["renoise"])
     assert_close(model.latents(**clip, steps=case["steps"]), reference["0/latents"], CLIP)
 
 
 @pytest.mark.parametrize("steps", range(2, 60))
 def test_there_is_a_place_in_any_number_of_steps(steps):
-    t0, t1 = after(steps)
+    t0, t1 = renoise_at(None, steps)
     assert 0 <= t0 < t1 < steps
 
 
@@ -78,11 +78,11 @@ def test_frame_0_stays_the_image_of_the_model_where_the_solver_remembers(model):
 def test_where_deep_features_are_made_anew_for_frame_0_it_is_said(model):
     zero = model.variant(renoise=(2, 4))
     with pytest.warns(UserWarning, match="frame 0 is only nearly the model's image"):
-        zero.planned(Request(PROMPT, frames=3, steps=8, deep_cache=2))  # they join in step 4
+        zero.plan(Request(PROMPT, frames=3, steps=8, deep_cache=2))  # they join in step 4
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        zero.planned(Request(PROMPT, frames=3, steps=7, deep_cache=2))
-        zero.planned(Request(PROMPT, frames=1, steps=8, deep_cache=2))
+        zero.plan(Request(PROMPT, frames=3, steps=7, deep_cache=2))
+        zero.plan(Request(PROMPT, frames=1, steps=8, deep_cache=2))
 
 
 def test_longer_clips_begin_with_shorter_ones(model):
@@ -107,7 +107,7 @@ def test_given_latents_are_all_frames_noise(model):
     latents = torch.randn(2, *LATENTS, generator=torch.Generator().manual_seed(0))
     want = model.variant(noise="iid").latents(PROMPT, frames=2, steps=3, latents=latents)
     assert torch.equal(model.latents(PROMPT, frames=2, steps=3, latents=latents), want)
-    settings = model.settings(Request(PROMPT, frames=2, steps=1, latents=latents), 8)
+    settings = model.settings(model.plan(Request(PROMPT, frames=2, steps=1, latents=latents)), 8)
     assert [settings[name] for name in ("noise", "motion", "renoise")] == [None] * 3
 
 
@@ -134,7 +134,7 @@ def test_a_shift(pixels, size, want):
 )
 def test_settings_that_can_not_be_meant(model, options, message):
     with pytest.raises(InputError, match=message):
-        model.variant(**options).check(Request(PROMPT, frames=2, steps=10))
+        model.variant(**options).plan(Request(PROMPT, frames=2, steps=10))
 
 
 def test_one_step_is_too_few(model):

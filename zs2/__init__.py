@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zs2.models.config import FAST
     from zs2.pipeline import ZS2
-    from zs2.sampling.request import Request
+    from zs2.sampling.request import FAST, Request
     from zs2.sampling.sampler import Step
     from zs2.video.clip import Clip
 

@@ -10,7 +10,6 @@ Importing this does not import torch, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -20,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from zs2.checkpoints.hub import DEFAULT_MODEL, STANDARD_CLIP
 from zs2.cli.command import command, parser
 from zs2.errors import InputError
-from zs2.models.config import ALPHA, DEFAULT_MODEL, LAM, LAM_MAX, STANDARD_CLIP
+from zs2.method import NOISE_MODELS
 from zs2.version import __version__
 from zs2.video.clip import Clip
 from zs2.video.formats import Frames
@@ -172,15 +172,9 @@ def expected_correlation(noise: str, lam: float | None, alpha: float | None) -> 
 
     Args: lam: λ, and alpha: a; None is the noise model's default.
     """
-    a = ALPHA.get(noise, 0.0) if alpha is None else alpha
-    known = {
-        "iid": 0.0,
-        "shared": 1.0,
-        "mixed": a**2 / (1 + a**2),
-        "progressive": a / math.sqrt(1 + a**2),
-        "dnm": 1 - (LAM if lam is None else lam) / LAM_MAX,
-    }
-    return known.get(noise)
+    model, asked = NOISE_MODELS[noise], {"lam": lam, "alpha": alpha}
+    values = dict(model.defaults) | {name: asked[name] for name in model.defaults if asked.get(name) is not None}
+    return None if model.start else model.correlation(**values)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -192,7 +186,7 @@ def run(given: dict[str, Any]) -> None:
     prompts = {path: _prompts(path, settings) for path, settings in clips.items()}
 
     from zs2.evaluation.clip_scorer import Scorer
-    from zs2.models.image_model import choose_device
+    from zs2.system.devices import choose_device
 
     own = all(settings.get("model") == Path(DEFAULT_MODEL).name for settings in clips.values())
     clip = given.get("clip", DEFAULT_MODEL if own else STANDARD_CLIP)

@@ -12,6 +12,8 @@ Every model yields εⁱ for i = 0, 1, 2, …; each εⁱ alone is N(0, I), and 
 ZS² measures how far a frame's noise is from the one before by D = mean[exp(εⁱ⁻¹)·(εⁱ⁻¹ − εⁱ)] and searches for noise of
 a given D = λ. Since E[exp(p)·p] = √e for p ~ N(0, 1), E[D] = √e·(1 − ρ): `dnm` is what the search looks for, in closed
 form, an AR(1) process with corr(εⁱ, εʲ) = ρ^|i−j|. λ runs from 0 (one noise) to √e (independent noises).
+
+Each model is a function here and a row of NOISE_MODELS in method.py, which says its parameters and its correlation.
 """
 
 from __future__ import annotations
@@ -19,33 +21,54 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from zs2.errors import InputError, choose, whole
-from zs2.models.config import ALPHA as ALPHA
-from zs2.models.config import LAM_MAX as LAM_MAX
-from zs2.models.config import NOISE_KINDS, SEED_MAX
-from zs2.models.config import uses_lam as uses_lam
+from zs2.errors import InputError, whole
+from zs2.method import LAM_MAX, NOISE_MODELS, PARAMETERS, SEED_MAX
+from zs2.system.registry import load
 
-Draw = Callable[[], Tensor]  # standard normal noise of one frame, from that frame's own stream
-
-
-def ar1(first: Tensor, draws: Iterator[Draw], rho: float) -> Iterator[Tensor]:
-    """`dnm`, and `progressive` with ρ = a/√(1+a²): a first-order autoregression over frames."""
-    noise = first
-    while True:
-        yield noise
-        noise = rho * noise + math.sqrt(1 - rho**2) * next(draws)()
+Draw = Callable[[], Tensor]  # standard normal noise (c, h, w) of one frame, from that frame's own stream
+Draws = Callable[[int], Draw]  # the stream of a frame by its index; −1 is a stream that all frames share
 
 
-def mixed(first: Tensor, draws: Iterator[Draw], w: Tensor, a: float) -> Iterator[Tensor]:
+def iid(draws: Draws) -> Iterator[Tensor]:
+    """Independent noises."""
+    return (draws(i)() for i in itertools.count())
+
+
+def shared(draws: Draws) -> Iterator[Tensor]:
+    """One noise."""
+    return itertools.repeat(draws(0)())
+
+
+def mixed(draws: Draws, alpha: float) -> Iterator[Tensor]:
     """One noise in all frames: s = (a·ε⁰ + w)/√(1+a²) has the joint law of PYoCo's and leaves ε⁰ as it is."""
+    first, w = draws(0)(), draws(-1)()
     yield first
-    shared = (a * first + w) / math.sqrt(1 + a**2)
-    while True:
-        yield (a * shared + next(draws)()) / math.sqrt(1 + a**2)
+    common = (alpha * first + w) / math.sqrt(1 + alpha**2)
+    for i in itertools.count(1):
+        yield (alpha * common + draws(i)()) / math.sqrt(1 + alpha**2)
+
+
+def progressive(draws: Draws, alpha: float) -> Iterator[Tensor]:
+    """The frame before and new noise."""
+    return ar1(draws, alpha / math.sqrt(1 + alpha**2))
+
+
+def dnm(draws: Draws, lam: float) -> Iterator[Tensor]:
+    """The dependency noise model in closed form."""
+    return ar1(draws, 1 - lam / LAM_MAX)
+
+
+def ar1(draws: Draws, rho: float) -> Iterator[Tensor]:
+    """A first-order autoregression over frames: corr(εⁱ, εʲ) = ρ^|i−j|."""
+    noise = draws(0)()
+    for i in itertools.count(1):
+        yield noise
+        noise = rho * noise + math.sqrt(1 - rho**2) * draws(i)()
 
 
 def divergence(previous: Tensor, noise: Tensor) -> float:
@@ -53,15 +76,15 @@ def divergence(previous: Tensor, noise: Tensor) -> float:
     return (previous.exp() * (previous - noise)).mean().item()
 
 
-def search(first: Tensor, draws: Iterator[Draw], lam: float) -> Iterator[Tensor]:
-    """`dnm-search`: the published listing, in float32 as it would run, with the α it ends at kept in [0, 1].
+def dnm_search(draws: Draws, lam: float) -> Iterator[Tensor]:
+    """The published listing, in float32 as it would run, with the α that it ends at kept in [0, 1].
 
     An α outside [0, 1] has no noise, so its error counts as grown (as printed, the listing returns NaN there).
     """
-    noise = first
-    while True:
+    noise = draws(0)()
+    for i in itertools.count(1):
         yield noise
-        draw, previous = next(draws), noise
+        draw, previous = draws(i), noise
         tries = [draw() for _ in range(10)]
         errors = [abs(divergence(previous, z) - lam) for z in tries]
         bound = min(errors)
@@ -77,43 +100,29 @@ def search(first: Tensor, draws: Iterator[Draw], lam: float) -> Iterator[Tensor]
         noise = alpha.sqrt() * previous + (1 - alpha).sqrt() * z
 
 
-def check(kind: str, lam: float, alpha: float | None = None) -> None:
-    """Raise InputError for an unknown kind, a λ outside [0, √e], or an a outside [0, 10⁶]."""
-    choose("noise model", kind, NOISE_KINDS)
-    if not isinstance(lam, int | float) or not 0 <= lam <= LAM_MAX:
-        raise InputError(
-            f"lam is {lam}: expected a number from 0 (one noise) to √e = {LAM_MAX:.4f} (independent noises)"
-        )
-    if alpha is not None and not 0.0 <= alpha <= 1e6:
-        raise InputError(f"alpha is {alpha}: expected a number from 0 (independent noises) to 1e6 (as good as one)")
-
-
 def noises(
-    kind: str, shape: tuple[int, ...], seed: int, *, lam: float = 0.01, alpha: float | None = None
+    kind: str, shape: tuple[int, ...], seed: int, *, frames: int | None = None, **parameters: Any
 ) -> Iterator[Tensor]:
-    """The initial noises of the frames of a clip, without end; frame k is the same however many are taken.
+    """The initial noises of the frames of a clip. Frame k is the same however many are taken, if the model allows it.
 
     Args:
-        kind: one of those above. shape: of one frame, (c, h, w). seed: from 0 to 2³²−1.
-        lam: λ, for `dnm` and `dnm-search`. alpha: a of `mixed` (default 1) and `progressive` (default 2).
-    Yields: float32 tensors on the CPU, shaped as asked.
-    Raises: InputError as `check` and `stream` say.
+        kind: a name of NOISE_MODELS. shape: of one frame, (c, h, w). seed: from 0 to 2³²−1.
+        frames: how many there will be; None is a clip without end, which a model may refuse.
+        parameters: the model's own, such as lam; one that is absent or None has its default, others are ignored.
+    Yields: float32 tensors on the CPU, of that shape, without end or as many as there are frames.
+    Raises: InputError for an unknown kind, and for a parameter or a seed out of range.
     """
-    check(kind, lam, alpha)
-    a = ALPHA.get(kind, 0.0) if alpha is None else alpha
-    first = stream(seed, 0, shape)()
-    draws = (stream(seed, i, shape) for i in itertools.count(1))
-    if kind == "iid":
-        return itertools.chain([first], (draw() for draw in draws))
-    if kind == "shared":
-        return itertools.repeat(first)
-    if kind == "mixed":
-        return mixed(first, draws, stream(seed, -1, shape)(), a)
-    if kind == "progressive":
-        return ar1(first, draws, a / math.sqrt(1 + a**2))
-    if kind == "dnm":
-        return ar1(first, draws, 1 - lam / LAM_MAX)
-    return search(first, draws, lam)
+    model = NOISE_MODELS[kind]
+    checked = {name: PARAMETERS[name].check(value) for name, value in parameters.items() if value is not None}
+    values: dict[str, Any] = {name: checked.get(name, default) for name, default in model.defaults.items()}
+    if model.start is not None:  # its parameters are the sampler's
+        values = {}
+    if model.needs_frames:
+        if frames is None:
+            raise InputError(f"noise {kind!r} needs the number of frames in advance: give frames")
+        values["frames"] = frames
+    whole("seed", seed, 0, SEED_MAX)
+    return load(model.generate)(lambda index: stream(seed, index, shape), **values)
 
 
 def stream(seed: int, index: int, shape: tuple[int, ...]) -> Draw:

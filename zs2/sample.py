@@ -7,19 +7,20 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.cli.command import command
 from zs2.cli.sample_options import EXAMPLE, lines, parser
 from zs2.errors import InputError
-from zs2.models.config import DEFAULT_MODEL, FAST
-from zs2.sampling.request import Request
+from zs2.sampling.request import FAST, Request
 
 if TYPE_CHECKING:
     from zs2.pipeline import ZS2
     from zs2.sampling.frame_parallel import Group
+    from zs2.sampling.plan import SamplingPlan
 
 METHOD: tuple[str, ...] = ("attn", "mu", "noise", "lam", "alpha", "motion", "renoise")
 REQUEST = tuple(field.name for field in fields(Request))
@@ -182,9 +183,9 @@ def warn_without_effect(given: dict[str, Any], paths: Sequence[Path]) -> None:
         warnings.warn("state_device: no effect without --stream", stacklevel=2)
 
 
-def check_replay(model: ZS2, made: dict[str, Any], request: Request, fps: int, group: Group | None) -> None:
+def check_replay(model: ZS2, made: dict[str, Any], plan: SamplingPlan, fps: int) -> None:
     """Raise InputError if a replay has other weights or latents; warn of other versions, processes or device."""
-    now = model.settings(request, fps, group)
+    now = model.settings(plan, fps)
     if made["weights"] != now["weights"]:
         parts = [part for part, digest in now["weights"].items() if made["weights"].get(part) != digest]
         differ = f"{', '.join(parts)} differ"
@@ -230,67 +231,70 @@ def run(given: dict[str, Any], group: Group | None = None) -> None:
     asked = [request for _, request in jobs]
     if "dry_run" in given:
         return print_plans(model, asked, group, memory)
-    planned = [model.planned(request, group, **memory) for request in asked]
-    for request in planned:
+    plans = [model.plan(request, group, **memory) for request in asked]
+    for plan in plans:
         if "stream" in given:
-            check_stream(paths[0], model.size(request))
+            check_stream(paths[0], plan.size[::-1])
         if "made" in given:
-            check_replay(model, given["made"], request, fps, group)
-    for number, (request, path) in enumerate(zip(planned, paths, strict=True), 1):
+            check_replay(model, given["made"], plan, fps)
+    for number, (plan, path) in enumerate(zip(plans, paths, strict=True), 1):
         label = "sampling" if len(jobs) == 1 else f"clip {number} of {len(jobs)}"
-        make(model, request, path, fps, label, given, group)
+        make(model, plan, path, fps, label, given)
     return None
 
 
 def print_plans(model: ZS2, asked: Sequence[Request], group: Group | None, memory: dict[str, Any]) -> None:
     """Print what memory each kind of clip is expected to need. Raises: InputError if it is more than there is."""
-    from zs2.sampling.memory import amount, free_memory
+    from zs2.sampling.memory import amount, planned_memory
+    from zs2.sampling.plan import resolve
+    from zs2.system.free_memory import free_memory
 
     free, plans = free_memory(model.device, 1 if group is None else group.here), set()
     for request in asked:
         failed = None
         try:
-            planned = model.planned(request, group, **memory)
+            planned = model.plan(request, group, **memory)
         except InputError as error:
-            planned, failed = request.in_chunks(request.chunk or 1), error
-        assert planned.chunk is not None
-        plan = model.plan(planned, planned.chunk, **memory)
+            planned, failed = resolve(model.image_model, model.method, request, group, **memory), error
+            planned = replace(planned, chunk=request.chunk or 1)
+        plan = planned_memory(planned)
         if plan not in plans and (group is None or group.rank == 0):
-            print(f"{planned.frames} frames, {planned.chunk} at a time:", *plan.lines(), sep="\n")
+            print(f"{request.frames} frames, {planned.chunk} at a time:", *plan.lines(), sep="\n")
             print(f"{'free':<10}{'not known' if free is None else amount(free):>10}")
         plans.add(plan)
         if failed is not None:
             raise failed
 
 
-def make(
-    model: ZS2, request: Request, path: Path, fps: int, label: str, given: dict[str, Any], group: Group | None
-) -> None:
+def make(model: ZS2, plan: SamplingPlan, path: Path, fps: int, label: str, given: dict[str, Any]) -> None:
     """Make one clip, and write it. Raises: KeyboardInterrupt if it was, when a stream's frames are written."""
+    from zs2.pipeline import stream_frames
+    from zs2.sampling.decoding import decode_frames
+    from zs2.sampling.sampler import Sampler
     from zs2.system.background import beside
     from zs2.system.progress import progress
     from zs2.video.clip import Clip
 
-    first, sheet = group is None or group.rank == 0, given.get("sheet", True)
+    first, sheet = plan.group is None or plan.group.rank == 0, given.get("sheet", True)
     whole = True
     if first:
-        settings = beside(lambda: model.settings(request, fps, group))  # which hashes the weights, once
+        settings = beside(lambda: model.settings(plan, fps))  # which hashes the weights, once
     if "stream" in given:
         from zs2.video.streaming import save
 
-        assert request.frames is not None
-        frames = model.frames(request, group, given.get("state_device"))
+        frames, count = stream_frames(plan), plan.request.frames
+        assert count is not None
         if first:
-            shown = progress(frames, request.frames, label.replace("sampling", "frames"))
-            written, whole = save(shown, request.frames, path, fps, settings, sheet=sheet)
+            shown = progress(frames, count, label.replace("sampling", "frames"))
+            written, whole = save(shown, count, path, fps, settings, sheet=sheet)
         else:
             for _ in frames:
                 pass
     else:
-        steps = model.sample(request, group)
-        for step in progress(steps, request.steps, label) if first else steps:
+        steps = Sampler(plan).steps()
+        for step in progress(steps, plan.request.steps, label) if first else steps:
             final = step.latents
-        pixels = model.decode(final, request.chunk, group)
+        pixels = decode_frames(plan, final)
         if first:
             written = Clip(pixels, fps, settings()).save(path, sheet=sheet)
     if first:

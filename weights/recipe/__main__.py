@@ -26,7 +26,7 @@ from weights.recipe import autoencoder, bpe, contrastive, curves, denoiser, judg
 from weights.recipe.settings import FULL, QUICK, Settings
 from weights.recipe.training import Clock, OutOfTime
 from zs2.errors import InputError, whole
-from zs2.models.config import SEED_MAX
+from zs2.method import SEED_MAX
 
 FETCHED = Path("out/fetched")
 

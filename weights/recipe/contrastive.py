@@ -16,7 +16,7 @@ from weights.recipe.scenes import draw, render, say
 from weights.recipe.settings import SIZE, Settings
 from weights.recipe.training import Clock, train
 from zs2.models.clip import TextEncoder, VisionEncoder
-from zs2.models.config import TextConfig, VisionConfig
+from zs2.models.clip_config import TextConfig, VisionConfig
 from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import read_json
 

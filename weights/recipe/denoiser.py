@@ -17,7 +17,7 @@ from weights.recipe.training import Clock, numbered, train
 from zs2.models.config import ScheduleConfig, UNetConfig
 from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
-from zs2.sampling.ddim import alphas_cumprod
+from zs2.sampling.schedule import alphas_cumprod
 from zs2.system.json_files import read_json
 
 GAMMA = 5.0  # min-SNR weighting (Hang et al. 2023, arXiv 2303.09556)

@@ -72,11 +72,11 @@ def drawn(model: ZS2, prompts: Sequence[str], what: str, seed: int) -> NDArray[n
         model: without attention between frames (`sa`). what: for the progress bar.
     Raises: InputError for a checkpoint that makes pictures of another size.
     """
-    request = Request(prompts[0], seed=seed)
-    height, width = (model.vae.config.reduction * side for side in model.shape(request)[1:])
+    plan = model.plan(Request(prompts[0], seed=seed))
+    height, width = plan.size
     if (height, width) != (SIZE, SIZE):
         raise InputError(f"{what}: they are of {width}x{height}, and the judge knows those of {SIZE}x{SIZE}")
-    first = next(model.noises(request))
+    first = next(plan.noises())
     made = []
     parts = list(batches(len(prompts), BATCH))
     for part in progress(parts, len(parts), what):

@@ -16,6 +16,9 @@ from typing import TypeAlias
 
 from zs2.errors import InputError
 
+DEFAULT_MODEL = "weights/emoji64"  # comes with zs2
+STANDARD_CLIP = "openai/clip-vit-large-patch14"  # scores what has no CLIP of its own; torchmetrics' default, too
+
 # Short name: hub id, licence of the weights.
 SHORT_NAMES = {
     "sd14": ("CompVis/stable-diffusion-v1-4", "CreativeML OpenRAIL-M"),

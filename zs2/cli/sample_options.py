@@ -9,20 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.cli import command
 from zs2.errors import InputError
-from zs2.models.config import (
-    ATTENTION_KINDS,
-    DEFAULT_MODEL,
-    DTYPES,
-    FAST,
-    LAM,
-    MU,
-    NOISE_KINDS,
-    SAMPLERS,
-    SEED_MAX,
-    TEXT2VIDEO_ZERO,
-)
+from zs2.method import ATTENTION_KINDS, NOISE_MODELS, SEED_MAX
+from zs2.sampling.request import FAST
+from zs2.sampling.solver import SOLVERS
+from zs2.system.devices import DTYPES
 from zs2.version import __version__
 
 EXAMPLE = "panda face on a sky blue background"  # of the default checkpoint
@@ -59,10 +52,10 @@ def parser() -> command.Parser:
 
     g = p.add_argument_group("method: what the ablations switch")
     g.add_argument("--attn", metavar="KIND", help=f"attention over frames: {', '.join(ATTENTION_KINDS)} (default tma)")
-    g.add_argument("--mu", type=float, help=f"momentum of tma and tma-two-tap: 0 (= sa) … 1 (= cfa) (default {MU})")
-    kinds = ", ".join((*NOISE_KINDS, TEXT2VIDEO_ZERO))
+    g.add_argument("--mu", type=float, help="momentum of tma and tma-two-tap: 0 (= sa) … 1 (= cfa) (default 0.98)")
+    kinds = ", ".join(NOISE_MODELS)
     g.add_argument("--noise", metavar="KIND", help=f"initial noises: {kinds} (default dnm)")
-    g.add_argument("--lam", type=float, help=f"λ of dnm and dnm-search: 0 (still) … √e (independent) (default {LAM})")
+    g.add_argument("--lam", type=float, help="λ of dnm and dnm-search: 0 (still) … √e (independent) (default 0.01)")
     g.add_argument("--alpha", type=float, help="a of mixed (default 1) and progressive (default 2) noise")
     g.add_argument(
         "--motion",
@@ -85,7 +78,7 @@ def parser() -> command.Parser:
     g.add_argument(
         "--sampler",
         metavar="KIND",
-        help=f"{' or '.join(SAMPLERS)}: the paper's, or DPM-Solver++(2M), which needs fewer steps (default ddim)",
+        help=f"{' or '.join(SOLVERS)}: the paper's, or DPM-Solver++(2M), which needs fewer steps (default ddim)",
     )
     g.add_argument(
         "--guidance", type=float, metavar="G", help="u + G·(c − u); 1: only the prompt, at half the work (default 7.5)"

@@ -25,15 +25,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zs2.checkpoints.checkpoint import assign, find, without_weights
+from zs2.checkpoints.checkpoint import find
 from zs2.checkpoints.diffusers_folder import rename
 from zs2.checkpoints.digests import sha256
-from zs2.checkpoints.hub import choose_clip_files
+from zs2.checkpoints.hub import STANDARD_CLIP, choose_clip_files
 from zs2.checkpoints.tensor_files import read_tensors, weight_files
 from zs2.errors import InputError
 from zs2.evaluation.image_processor import ImageProcessor
 from zs2.models.clip import TextEncoder, VisionEncoder
-from zs2.models.config import STANDARD_CLIP, TextConfig, VisionConfig, tower
+from zs2.models.clip_config import TextConfig, VisionConfig, tower
+from zs2.models.loading import assign, without_weights
 from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import Json, read_json
 from zs2.video.formats import Frames

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from zs2.checkpoints.hub import SHORT_NAMES
-from zs2.models.config import DEFAULT_MODEL
+from zs2.checkpoints.hub import DEFAULT_MODEL, SHORT_NAMES
 
 TAKES = f"""\
 --model takes one of these names, or any Stable Diffusion 1.x, 2.x or XL model: a folder in the diffusers layout, a

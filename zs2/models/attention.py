@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -36,13 +36,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, *, causal: bool = False,
 
 @dataclass
 class Call:
-    """What one call of the UNet hands down to its attention layers, in their order: nothing is kept on a module."""
+    """What one call of the UNet hands down to its transformer blocks, which look up their part by their index.
+
+    Nothing is kept on a module. A block that a call does not meet leaves its next state None.
+    """
 
     frames: int
-    text: Iterator[TextKV]
-    states: Iterator[Tensor | None]  # momentum states of the chunk of frames before
-    exchange: Exchange | None = None  # where these are some frames of a chunk that several processes share
-    next_states: list[Tensor | None] = field(default_factory=list)
+    text: Sequence[TextKV]  # of each block's cross-attention
+    states: Sequence[Tensor | None]  # momentum states of the chunk of frames before
+    exchange: Exchange | None = None  # for some frames of a chunk that several processes share
+    next_states: list[Tensor | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.next_states = [None] * len(self.states)
 
 
 class Attention(nn.Module):
@@ -68,6 +74,8 @@ class Attention(nn.Module):
 class TransformerBlock(nn.Module):
     """Self-attention over space, with momentum over frames; cross-attention to the text; feed-forward."""
 
+    index = 0  # of this block among the UNet's, which numbers them
+
     def __init__(self, dim: int, context_dim: int, heads: int, momentum: Momentum, *, upcast: bool) -> None:
         super().__init__()
         self.momentum = momentum
@@ -81,15 +89,15 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, call: Call) -> Tensor:
         """(b, n, dim) → (b, n, dim), b = branches × frames"""
         h = self.norm1(x)
-        state = next(call.states)
+        state = call.states[self.index]
         if call.exchange is None:
             blended, state = self.momentum.blend(h, call.frames, state)
         else:
             start, state = call.exchange(self.momentum, h, call.frames, state)
             blended, _ = self.momentum.blend(h, call.frames, start)
-        call.next_states.append(state)
+        call.next_states[self.index] = state
         x = x + self.attn1(h, self.attn1.keys_values(blended))
-        x = x + self.attn2(self.norm2(x), next(call.text))
+        x = x + self.attn2(self.norm2(x), call.text[self.index])
         return x + self.ff(self.norm3(x))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zs2.models.attention import attend
-from zs2.models.config import TextConfig, VisionConfig
+from zs2.models.clip_config import TextConfig, VisionConfig
 
 
 def quick_gelu(x: Tensor) -> Tensor:

@@ -6,40 +6,11 @@ does not build is an error; in a UNet's or VAE's file, a key that zs2 does not k
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from zs2.errors import InputError
 from zs2.system.json_files import Json, Reader
-
-DEFAULT_MODEL = "weights/emoji64"
-STANDARD_CLIP = "openai/clip-vit-large-patch14"  # scores what has no CLIP of its own; torchmetrics' default, too
-
-# The variants that the project exists to compare, and the paper's values.
-ATTENTION_KINDS = ("sa", "cfa", "tma", "tma-two-tap")
-NOISE_KINDS = ("iid", "shared", "mixed", "progressive", "dnm", "dnm-search")
-TEXT2VIDEO_ZERO = "text2video-zero"  # a noise of its own kind: it needs the sampler
-SAMPLERS = ("ddim", "dpm++")  # the paper's, and DPM-Solver++(2M)
-# Fewer and cheaper steps whose clips score as those of 50 DDIM steps, by benchmarks/fewer_steps.py. Guidance that ends
-# early is not among them: it takes motion away.
-FAST: dict[str, Any] = {"sampler": "dpm++", "steps": 20, "deep_cache": 2}
-DTYPES = ("float32", "bfloat16", "float16")
-MU, LAM = 0.98, 0.01
-LAM_MAX = math.sqrt(math.e)  # of independent noises: see noise.py
-ALPHA = {"mixed": 1.0, "progressive": 2.0}  # PYoCo's own choices of a
-SEED_MAX = 2**32 - 1  # torch's CPU generator uses 32 bits: larger seeds would repeat smaller ones
-
-
-def uses_lam(noise: str) -> bool:
-    """Whether λ has an effect on this noise model."""
-    return noise.startswith("dnm")
-
-
-def uses_mu(attn: str) -> bool:
-    """Whether μ has an effect on this kind of attention."""
-    return attn.startswith("tma")
-
 
 # What the one UNet and VAE architecture of Stable Diffusion fixes. Any other value would need other code.
 UNET_FIXED: dict[str, Any] = {
@@ -204,94 +175,6 @@ class VAEConfig:
             use_post_quant_conv=read.flag("use_post_quant_conv", True),
             mid_block_add_attention=read.flag("mid_block_add_attention", True),
         )
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """CLIP's text tower."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    projection_dim: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    max_position_embeddings: int
-    hidden_act: str
-    layer_norm_eps: float
-    eos_token_id: int
-
-    @classmethod
-    def from_json(cls, json: Json, part: str = "text_encoder") -> TextConfig:
-        """Read a `text_encoder/config.json`, or that of another part. Its many training-only keys are not read.
-
-        Raises: InputError for an activation that zs2 does not have.
-        """
-        read = Reader(f"{part}/config.json", json, {})
-        width, heads = read.whole("hidden_size", 512), read.whole("num_attention_heads", 8)
-        read.check_divides([width], [heads], "num_attention_heads")
-        return cls(
-            vocab_size=read.whole("vocab_size", 49408),
-            hidden_size=width,
-            intermediate_size=read.whole("intermediate_size", 2048),
-            projection_dim=read.whole("projection_dim", 512),
-            num_hidden_layers=read.whole("num_hidden_layers", 12),
-            num_attention_heads=heads,
-            max_position_embeddings=read.whole("max_position_embeddings", 77),
-            hidden_act=read.name("hidden_act", "quick_gelu", ("quick_gelu", "gelu")),
-            layer_norm_eps=read.number("layer_norm_eps", 1e-5),
-            eos_token_id=read.whole("eos_token_id", 49407, least=0),
-        )
-
-
-@dataclass(frozen=True)
-class VisionConfig:
-    """CLIP's vision tower."""
-
-    hidden_size: int
-    intermediate_size: int
-    projection_dim: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    image_size: int
-    patch_size: int
-    hidden_act: str
-    layer_norm_eps: float
-
-    @classmethod
-    def from_json(cls, json: Json, part: str = "image_encoder") -> VisionConfig:
-        """Read an `image_encoder/config.json`, or that of another part. Its many training-only keys are not read.
-
-        Raises: InputError for an activation that zs2 does not have, or for pictures that are not RGB.
-        """
-        read = Reader(f"{part}/config.json", json, {"num_channels": 3})
-        width, heads = read.whole("hidden_size", 768), read.whole("num_attention_heads", 12)
-        read.check_divides([width], [heads], "num_attention_heads")
-        return cls(
-            hidden_size=width,
-            intermediate_size=read.whole("intermediate_size", 3072),
-            projection_dim=read.whole("projection_dim", 512),
-            num_hidden_layers=read.whole("num_hidden_layers", 12),
-            num_attention_heads=heads,
-            image_size=read.whole("image_size", 224),
-            patch_size=read.whole("patch_size", 32),
-            hidden_act=read.name("hidden_act", "quick_gelu", ("quick_gelu", "gelu")),
-            layer_norm_eps=read.number("layer_norm_eps", 1e-5),
-        )
-
-
-def tower(json: Json, which: str) -> Json:
-    """The configuration of a tower, `text` or `vision`, within that of a CLIPModel, as transformers reads it.
-
-    In an old file `text_config_dict` is what counts, and `text_config` was derived from it. The projection's width
-    is the model's: a tower's own entry is not used.
-    """
-    said = json.get(f"{which}_config_dict")
-    if said is None:
-        said = json.get(f"{which}_config") or {}
-    if not isinstance(said, dict):
-        raise InputError(f"config.json: {which}_config is {said!r}: expected a JSON object")
-    return said | {"projection_dim": json.get("projection_dim", 512)}
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,53 @@
-"""What is checked before a model is loaded or used: its device and dtype, and that its parts fit together."""
+"""An image model as its parts: UNet, VAE, prompt encoder and noise schedule, checked to fit together."""
 
 from __future__ import annotations
 
-import os
+from dataclasses import dataclass
 
 import torch
 
-from zs2.errors import InputError, choose
-from zs2.models.config import DTYPES
-from zs2.models.prompt_encoder import Text
+from zs2.errors import InputError
+from zs2.models.config import ScheduleConfig
+from zs2.models.loading import without_weights
+from zs2.models.prompt_encoder import PromptEncoder
+from zs2.models.temporal import Momentum
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 
 
-def check_parts(unet: UNet, vae: VAE, text: Text) -> None:
+@dataclass(frozen=True)
+class ImageModel:
+    """The parts of an image model. Raises: InputError where they do not belong together."""
+
+    unet: UNet
+    vae: VAE
+    text: PromptEncoder
+    schedule: ScheduleConfig
+
+    def __post_init__(self) -> None:
+        check_parts(self.unet, self.vae, self.text)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet computes."""
+        return self.unet.conv_in.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the UNet computes in."""
+        return self.unet.conv_in.weight.dtype
+
+    def with_momentum(self, momentum: Momentum) -> ImageModel:
+        """The model with this attention over frames: itself, or one with another UNet module on the same weights."""
+        if self.unet.momentum == momentum:
+            return self
+        with without_weights():
+            unet = UNet(self.unet.config, momentum)
+        unet.load_state_dict(self.unet.state_dict(), assign=True)
+        return ImageModel(unet.eval().requires_grad_(False), self.vae, self.text, self.schedule)
+
+
+def check_parts(unet: UNet, vae: VAE, text: PromptEncoder) -> None:
     """Raise InputError where the parts of a checkpoint do not belong together."""
     if unet.config.in_channels != vae.config.latent_channels:
         raise InputError(
@@ -45,37 +79,3 @@ def check_parts(unet: UNet, vae: VAE, text: Text) -> None:
             f"the UNet's added conditions are {unet.config.added_dim} wide, expected {added} for {len(text.towers)} "
             "text encoder(s): this is no SDXL base model (a refiner or an editing model can't be sampled here)"
         )
-
-
-def default_device() -> torch.device:
-    """The first of cuda, mps and cpu that is there."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def own_device(asked: str | None) -> str:
-    """The device of this process: of several GPUs, where torchrun started it, its own."""
-    device = str(default_device()) if asked is None else asked
-    if device == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-        return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-    return device
-
-
-def choose_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, or the default. Raises: InputError if it can't be used here."""
-    if device is None:
-        return default_device()
-    try:
-        if torch.empty(0, device=device).is_meta:
-            raise RuntimeError("it has no memory")
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {str(device)!r} can't be used here ({reason}): try cpu") from error
-    return torch.device(device)
-
-
-def choose_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    """The dtype asked for, by its name or itself; float32 by default. Raises: InputError for another."""
-    name = str(dtype or "float32").removeprefix("torch.")
-    return getattr(torch, choose("dtype", name, DTYPES))

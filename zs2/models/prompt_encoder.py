@@ -22,7 +22,7 @@ class Encoded:
     pooled: Tensor | None
 
 
-class Text:
+class PromptEncoder:
     """The text towers of a model with their tokenizers.
 
     SD 1 and 2 read the tower's last states. SDXL (Podell et al. 2023, arXiv 2307.01952, section 2.1) reads the states

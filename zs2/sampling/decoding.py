@@ -6,15 +6,36 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from zs2.models.vae import VAE
+from zs2.video.formats import Frames
+
+if TYPE_CHECKING:
+    from zs2.sampling.plan import SamplingPlan
 
 PIXELS_AT_ONCE = 512 * 512  # decoded together: small frames in batches, large ones one by one
 WHOLE = 1024 * 1024  # pixels of a frame; larger ones are decoded in tiles
 TILE, OVERLAP = 768, 128  # pixels a side, and how many at least two neighbours share
+
+
+def decode_frames(plan: SamplingPlan, latents: Tensor) -> Frames:
+    """Scaled latents (F, c, h, w) of a sampling → frames, uint8 (F, H, W, 3).
+
+    The processes of the plan share the work, and all get all frames.
+    Raises: FloatingPointError if a pixel is NaN or infinite.
+    """
+    vae, group, chunk = plan.model.vae, plan.group, plan.chunk
+    if group is None:
+        return decode(vae, latents, chunk).numpy()
+    pieces = []
+    for piece in latents.split(chunk * group.size):
+        share = group.share(len(piece))
+        pieces.append(share.gather(decode(vae, piece[share.mine], chunk).to(latents.device)).cpu())
+    return torch.cat(pieces).numpy()
 
 
 def at_once(vae: VAE, height: int, width: int, most: int) -> int:
@@ -22,13 +43,14 @@ def at_once(vae: VAE, height: int, width: int, most: int) -> int:
     return max(1, min(most, PIXELS_AT_ONCE // (height * width)))
 
 
-def decode(vae: VAE, latents: Tensor, scale: float, most: int) -> Tensor:
+@torch.no_grad()
+def decode(vae: VAE, latents: Tensor, most: int) -> Tensor:
     """Scaled latents (F, c, h, w) → frames, uint8 (F, H, W, 3), on the CPU.
 
     Frames of more than 1024² pixels are decoded in tiles, blended linearly where they overlap. That is approximate,
     since GroupNorm then takes the statistics of a tile, and is said as a warning.
 
-    Args: scale: what the latents were multiplied by. most: frames decoded together.
+    most: frames decoded together, at most.
     Raises: FloatingPointError if a pixel is NaN or infinite.
     """
     reduction = vae.config.reduction
@@ -41,7 +63,7 @@ def decode(vae: VAE, latents: Tensor, scale: float, most: int) -> Tensor:
         how = lambda z: tiled(vae.decode, z, reduction)  # noqa: E731
     frames = torch.empty(len(latents), height, width, 3, dtype=torch.uint8)
     for first in range(0, len(latents), size := at_once(vae, height, width, most)):
-        pixels = how(latents[first : first + size] / scale)
+        pixels = how(latents[first : first + size] / vae.config.scaling_factor)
         if not pixels.isfinite().all():
             raise FloatingPointError("the VAE decoded NaN or infinite pixels: are these latents of this model?")
         pixels = pixels.div_(2).add_(0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8)

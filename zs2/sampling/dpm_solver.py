@@ -7,13 +7,15 @@ one step more, and the last one goes to zero noise.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from zs2.errors import InputError
 from zs2.models.config import ScheduleConfig
-from zs2.sampling.ddim import Solver, clean_and_noise
+from zs2.sampling.schedule import Schedule
+from zs2.sampling.solver import History, Solver
 
 
 def timesteps(config: ScheduleConfig, steps: int) -> list[int]:
@@ -35,33 +37,39 @@ def timesteps(config: ScheduleConfig, steps: int) -> list[int]:
     return [round(i * ((total - 1) / steps)) for i in range(steps, 0, -1)]
 
 
+@dataclass(frozen=True)
+class Predicted(History):
+    """The x₀ that the step before predicted, (f, c, h, w)."""
+
+    x0: Tensor
+
+
 class DPMSolver(Solver):
     """DPM-Solver++(2M) in so many steps; see `timesteps` for the errors. `clip_sample` is DDIM's alone."""
 
     remembered = 1
 
     def __init__(self, config: ScheduleConfig, steps: int) -> None:
-        super().__init__(config, timesteps(config, steps))
         # where a schedule ends at zero signal, diffusers' least, so that the logarithm is finite
-        self.alpha = [max(alpha, 2**-24) for alpha in self.alpha] + [1.0]
+        super().__init__(Schedule(config, least=2**-24), timesteps(config, steps))
+        self.alpha = [*map(self.schedule.alpha, self.timesteps), 1.0]
 
     def _log_snr(self, i: int) -> float:
         """λ = log(√ᾱ / √(1 − ᾱ)) before step i."""
         return 0.5 * math.log(self.alpha[i] / (1 - self.alpha[i]))
 
-    def step(self, i: int, x: Tensor, output: Tensor) -> Tensor:
-        """Of first order where nothing is remembered (or NaN, of frames that begin beside others), and at the end. What
-        is remembered is the x₀ that the step before predicted: (f, c, h, w) or (f, 2c, h, w) → (f, 2c, h, w)."""
-        x, *remembered = x.split(output.shape[1], dim=1)
-        x0, _ = clean_and_noise(self.config, self.alpha[i], x, output)
+    def step(self, i: int, latents: Tensor, prediction: Tensor, history: History | None) -> tuple[Tensor, Predicted]:
+        """First order on the first and the last step, and for frames that join mid-sampling; else second."""
+        x0, _ = self.schedule.denoised(latents, self.timesteps[i], prediction)
         last = i == len(self.timesteps) - 1
         guess = x0
-        if remembered and not last:
+        if isinstance(history, Predicted) and not last:
             h, before = self._log_snr(i + 1) - self._log_snr(i), self._log_snr(i) - self._log_snr(i - 1)
-            ahead = x0 + h / (2 * before) * (x0 - remembered[0])  # x₀ half way, extrapolated
-            guess = torch.where(remembered[0].isnan(), x0, ahead)
+            ahead = x0 + h / (2 * before) * (x0 - history.x0)  # x₀ half way, extrapolated
+            guess = torch.where(history.known[:, None, None, None], ahead, x0)
         alpha, alpha_next = self.alpha[i], self.alpha[i + 1]
         noise = math.sqrt((1 - alpha_next) / (1 - alpha))  # σ' / σ, which is 0 in the last step
         # α'·(1 − e^−h) with e^−h = (σ'/α')·(α/σ)
         signal = math.sqrt(alpha_next) - noise * math.sqrt(alpha)
-        return torch.cat([noise * x + signal * guess, x0], dim=1)
+        known = torch.ones(len(latents), dtype=torch.bool, device=latents.device)
+        return noise * latents + signal * guess, Predicted(known, x0)

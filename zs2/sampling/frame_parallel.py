@@ -25,8 +25,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from zs2.cli.command import Failure, Parser, command
 from zs2.errors import InputError, LostProcess
-from zs2.models.image_model import own_device
 from zs2.models.temporal import Momentum
+from zs2.system.devices import own_device
 
 GRACE = 3.0  # seconds that one process has to say what is wrong: torchrun ends all when the first one ends
 
@@ -72,10 +72,10 @@ class Share:
         self, momentum: Momentum, h: Tensor, frames: int, state: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """An `Exchange`, as models/temporal.py has it."""
-        share = momentum.share(h, frames, first=self.group.rank == 0 and state is None)
-        if share is None or (momentum.kind == "cfa" and state is not None):
+        share = momentum.share(h, frames, state, first=self.group.rank == 0)
+        if share is None:
             return state, state
-        if momentum.kind == "cfa":
+        if momentum.first_share_counts:
             with _together():
                 dist.broadcast(share, src=0)
             shares = [share] * self.group.size

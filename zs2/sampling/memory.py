@@ -36,18 +36,18 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from zs2.errors import InputError
 from zs2.models.config import UNetConfig, VAEConfig
-from zs2.models.prompt_encoder import Text
 from zs2.models.temporal import Momentum
-from zs2.models.unet import UNet
-from zs2.models.vae import VAE
 from zs2.sampling.decoding import TILE, WHOLE, at_once
+from zs2.system.free_memory import kernel_numbers
+
+if TYPE_CHECKING:
+    from zs2.sampling.plan import SamplingPlan
 
 TORCH = 225 * 2**20  # the process with torch imported, where the system does not say its size
 CALLS = 75 * 2**20  # what the first calls add: threads, code, buffers
@@ -55,7 +55,7 @@ SPARE = 0.9  # of what is free, where the chunk is chosen
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """Bytes that a sampling is expected to need at its peak; of `unet` and `decoding` the larger counts."""
 
     process: int
@@ -85,47 +85,33 @@ def amount(size: float) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
-def plan(
-    unet: UNet,
-    vae: VAE,
-    text: Text,
-    *,
-    size: tuple[int, int],
-    frames: int | None,
-    chunk: int,
-    branches: int,
-    texts: int,
-    kept_states: int,
-    remembered: int,
-    deep_cache: bool,
-) -> Plan:
-    """The memory of a sampling; see above.
-
-    Args:
-        size: of the latents, h and w. frames: None in a stream without end. chunk: frames at once.
-        texts: how many prompts there are. kept_states: 0, or in a stream: of how many steps the states stay here.
-        remembered: tensors that the solver keeps behind the latents. deep_cache: whether deep features are taken over.
-    """
-    weight = unet.conv_in.weight
+def planned_memory(plan: SamplingPlan) -> MemoryPlan:
+    """The memory of a sampling in its chunks; see above."""
+    unet, vae, text = plan.model.unet, plan.model.vae, plan.model.text
+    request, chunk, (_, h, w), (height, width) = plan.request, plan.chunk, plan.latent_shape, plan.size
+    weight, reduction = unet.conv_in.weight, vae.config.reduction
     cpu, element = weight.device.type == "cpu", weight.element_size()
-    (h, w), reduction = size, vae.config.reduction
-    height, width = h * reduction, w * reduction
-    held = chunk if kept_states or frames is None else frames
+    branches = 1 if request.guidance in (0, 1) else 2
+    texts = 1 if isinstance(request.prompt, str) else len(request.prompt)
+    kept_states = (
+        0 if not plan.stream else 1 if plan.states_elsewhere else request.steps
+    )  # steps whose states stay on the device
+    held = chunk if plan.stream or request.frames is None else request.frames
     together = at_once(vae, height, width, chunk)
     tile = (height, width) if height * width <= WHOLE else (TILE, TILE)
-    return Plan(
+    return MemoryPlan(
         process=PROCESS if cpu else 0,
         weights=sum(_bytes(module) for module in (unet, vae, *text.encoders)),
-        latents=3 * held * (1 + remembered) * vae.config.latent_channels * h * w * 4,
+        latents=3 * held * (1 + plan.solver.remembered) * vae.config.latent_channels * h * w * 4,
         frames=2 * held * 3 * height * width,
         text=(min(texts, chunk) + 1)
         * text.encoders[0].config.max_position_embeddings
         * 2
         * element
-        * sum(channels for channels, _ in blocks(unet.config, size)),
-        states=state_bytes(unet.config, unet.momentum, size, branches, element) * (2 + kept_states),
-        deep=branches * held * unet.config.block_out_channels[0] * h * w * element if deep_cache else 0,
-        unet=unet_bytes(unet.config, branches * chunk, size, element, cpu),
+        * sum(channels for channels, _ in blocks(unet.config, (h, w))),
+        states=state_bytes(unet.config, unet.momentum, (h, w), branches, element) * (2 + kept_states),
+        deep=branches * held * unet.config.block_out_channels[0] * h * w * element if request.deep_cache > 1 else 0,
+        unet=unet_bytes(unet.config, branches * chunk, (h, w), element, cpu),
         decoding=together
         * decoder_numbers(vae.config, (tile[0] // reduction, tile[1] // reduction), cpu)
         * vae.decoder.conv_in.weight.element_size(),
@@ -144,9 +130,8 @@ def blocks(config: UNetConfig, size: tuple[int, int]) -> list[tuple[int, int]]:
 
 def state_bytes(config: UNetConfig, momentum: Momentum, size: tuple[int, int], branches: int, element: int) -> int:
     """The momentum states after a chunk: what it hands on, and what processes tell each other."""
-    if momentum.kind == "sa":
-        return 0
-    return branches * sum(c * n for c, n in blocks(config, size)) * (4 if momentum.kind == "tma" else element)
+    each = element if momentum.state_dtype is None else momentum.state_dtype.itemsize
+    return branches * momentum.state_frames * sum(c * n for c, n in blocks(config, size)) * each
 
 
 def unet_bytes(config: UNetConfig, rows: int, size: tuple[int, int], element: int, cpu: bool) -> int:
@@ -204,7 +189,7 @@ def _bytes(module: nn.Module) -> int:
     return sum(weight.numel() * weight.element_size() for weight in module.parameters())
 
 
-def fitting(needs: Callable[[int], Plan], wanted: int, free: int | None, *, asked: bool) -> int:
+def fitting(needs: Callable[[int], MemoryPlan], wanted: int, free: int | None, *, asked: bool) -> int:
     """How many frames at once, at most `wanted`, fit into so many bytes.
 
     needs: what a chunk of so many frames would need. free: None if it isn't known. asked: whether it must be `wanted`.
@@ -223,67 +208,9 @@ def fitting(needs: Callable[[int], Plan], wanted: int, free: int | None, *, aske
     return most
 
 
-def free_memory(device: torch.device, sharing: int = 1) -> int | None:
-    """The bytes that this process can come to hold on a device: what it has, and what is free. None if not known.
-
-    sharing: how many processes have a part each of what is free on a CPU.
-    """
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    if device.type != "cpu":
-        return None
-    available = _numbers("/proc/meminfo").get("MemAvailable")
-    own = _numbers("/proc/self/status").get("RssAnon")  # weights that are mapped from their file count as free
-    if available is None or own is None:
-        return None
-    room = _cgroup_room()
-    return 1024 * own + (1024 * available if room is None else min(1024 * available, room)) // sharing
-
-
-def _cgroup_room() -> int | None:
-    """What this process's control group leaves, by its limit and those above it; None if there is no limit."""
-    rooms = []
-    for folder in _cgroup_folders():
-        for limit, usage, cache in (
-            ("memory.max", "memory.current", "inactive_file"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        ):
-            try:
-                most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
-                rooms.append(most - used + _numbers(folder / "memory.stat").get(cache, 0))
-            except (OSError, ValueError):  # no such file, or "max"
-                continue
-    return max(0, min(rooms)) if rooms else None
-
-
-def _cgroup_folders() -> list[Path]:
-    """Where the limits of this process's memory stand, of its own group and those above."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    folders = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers in ("", "memory"):
-            root = Path("/sys/fs/cgroup") / controllers
-            inside = root / path.lstrip("/")
-            folders += [folder for folder in (inside, *inside.parents) if folder.is_relative_to(root)]
-    return folders
-
-
-def _numbers(file: str | Path) -> dict[str, int]:
-    """The lines `name: number` or `name number` of a file of the kernel; none if it isn't there."""
-    try:
-        words = [line.replace(":", " ").split() for line in Path(file).read_text().splitlines()]
-    except OSError:
-        return {}
-    return {word[0]: int(word[1]) for word in words if len(word) > 1 and word[1].isdecimal()}
-
-
 def _process() -> int:
     """What this process holds now, and what first calls add."""
-    resident = _numbers("/proc/self/status").get("VmRSS")
+    resident = kernel_numbers("/proc/self/status").get("VmRSS")
     return CALLS + (TORCH if resident is None else 1024 * resident)
 
 

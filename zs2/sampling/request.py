@@ -1,21 +1,50 @@
-"""What a user asks a model to sample. No torch here: a wrong request is answered before anything is loaded."""
+"""What a user asks a model to sample, and the one list of sampling options. No torch here.
+
+A wrong request is answered before anything is loaded. An option is one field of `Request` with an `Option` as its
+metadata: command line, replay, study and settings derive from OPTIONS. (The sampler must use it, of course.)
+"""
 
 from __future__ import annotations
 
 import sys
 import warnings
 from collections.abc import Sequence
-from copy import copy
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
-from zs2.errors import InputError, choose, whole
-from zs2.models.config import SAMPLERS, SEED_MAX
+from zs2.errors import InputError, whole
+from zs2.method import SEED_MAX
+from zs2.sampling.solver import SOLVERS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 GUIDED = (0.0, 1.0)  # all steps
+# Fewer and cheaper steps whose clips score as those of 50 DDIM steps, by benchmarks/fewer_steps.py. Guidance that ends
+# early is not among them: it takes motion away.
+FAST: dict[str, Any] = {"sampler": "dpm++", "steps": 20, "deep_cache": 2}
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a sampling option is given and stored.
+
+    Args:
+        kind: `text`, `whole`, `number` or `pair` (two numbers).
+        help: one line, without the default. metavar: of its value in the help.
+        least: of a whole number.
+        unstated: its value in clips whose files do not have it, since they are older; None: all have it.
+    """
+
+    kind: str
+    help: str
+    metavar: str
+    least: int = 0
+    unstated: Any = None
+
+
+def _option(default: Any, *how: Any, **more: Any) -> Any:
+    return field(default=default, metadata={"option": Option(*how, **more)})
 
 
 @dataclass(frozen=True)
@@ -41,26 +70,42 @@ class Request:
     """
 
     prompt: str | Sequence[str]
-    negative_prompt: str = ""
-    frames: int | None = 8
-    steps: int = 50
-    guidance: float = 7.5
-    guidance_interval: tuple[float, float] = GUIDED
+    negative_prompt: str = _option("", "text", "what to lead away from", "TEXT")
+    frames: int | None = _option(8, "whole", "frames of the clip", "N", least=1)
+    steps: int = _option(50, "whole", "sampling steps", "N", least=1)
+    sampler: str = _option(
+        "ddim", "text", "; ".join(f"{row.name}: {row.summary}" for row in SOLVERS.values()), "KIND", unstated="ddim"
+    )
+    deep_cache: int = _option(
+        1,
+        "whole",
+        "make the UNet's deep features in every N-th step only; the other steps take them over, approximately, at a "
+        "fraction of the work (1: exact)",
+        "N",
+        least=1,
+        unstated=1,
+    )
+    guidance: float = _option(7.5, "number", "u + G·(c − u); 1: only the prompt, at half the work", "G")
+    guidance_interval: tuple[float, float] = _option(
+        GUIDED,
+        "pair",
+        "guide only in this share of the steps, such as 0.2,0.8; the others take half the work (0,1: all)",
+        "A,B",
+        unstated=[0, 1],
+    )
     seed: int = 0
     height: int | None = None
     width: int | None = None
     chunk: int | None = None
-    sampler: str = "ddim"
-    deep_cache: int = 1
     latents: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        least = {"frames": 1, "chunk": 1, "steps": 1, "deep_cache": 1, "seed": 0}
-        for name in least:
+        limits = {name: one.least for name, one in OPTIONS.items() if one.kind == "whole"}
+        for name, least in {**limits, "chunk": 1, "seed": 0}.items():
             if getattr(self, name) is not None or name not in ("frames", "chunk"):
-                value = whole(name, getattr(self, name), least[name], SEED_MAX if name == "seed" else None)
+                value = whole(name, getattr(self, name), least, SEED_MAX if name == "seed" else None)
                 object.__setattr__(self, name, value)
-        choose("sampler", self.sampler, SAMPLERS)
+        SOLVERS[self.sampler]
         if not isinstance(self.guidance, int | float) or not abs(self.guidance) <= sys.float_info.max:
             raise InputError(f"guidance is {str(self.guidance)[:40]}: expected a finite number")
         object.__setattr__(self, "guidance", float(self.guidance))
@@ -115,13 +160,12 @@ class Request:
         start, end = self.guidance_interval
         return self.guidance if start <= step / self.steps < end else 1.0
 
-    def in_chunks(self, chunk: int) -> Request:
-        """The same request, so many frames at once. It is not checked, nor anything warned of, a second time."""
-        other = copy(self)
-        object.__setattr__(other, "chunk", chunk)
-        return other
-
     def prompts(self, first: int, count: int) -> list[str]:
         """The prompts of so many frames from the first: one a frame."""
         given = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         return [given[min(k, len(given) - 1)] for k in range(first, first + count)]
+
+
+# The sampling options by name, in the order in which settings have them.
+OPTIONS: dict[str, Option] = {one.name: one.metadata["option"] for one in fields(Request) if "option" in one.metadata}
+DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Request) if one.name in OPTIONS}

@@ -14,32 +14,42 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 from torch import Tensor
 
-from zs2.errors import InputError
+from zs2.method import Method, renoise_at
 from zs2.noise import stream
-from zs2.sampling.ddim import Solver
+from zs2.sampling.plan import Joined
+from zs2.sampling.request import Request
+from zs2.sampling.sampler import Chunk, Sampler, Step
+from zs2.sampling.solver import Solver
 
-MOTION = (12.0, 12.0)  # δ: to the left and up, in pixels of 512
 
+class MovedFrames:
+    """The start of a sampling with this noise; see plan.Start. step: that of t₁."""
 
-def after(steps: int, renoise: tuple[int, int] | None = None) -> tuple[int, int]:
-    """How many steps come after t₀, and after t₁: as given, or 44 and 47 of 50 in proportion, at least one step apart.
+    def __init__(self, method: Method, request: Request) -> None:
+        self.motion = method.noise_parameters["motion"]
+        self.t0, self.t1 = renoise_at(method.renoise, request.steps)
+        self.step = request.steps - self.t1 - 1
+        self.warped = request.steps - self.t0 - 1  # the step of t₀
+        self.seed = request.seed
 
-    Raises: InputError unless 0 ≤ t₀ < t₁ < steps.
-    """
-    if renoise is None:
-        t1 = min(round(steps * 47 / 50), steps - 1)
-        t0 = min(round(steps * 44 / 50), t1 - 1)
-    else:
-        t0, t1 = renoise
-    if not 0 <= t0 < t1 < steps:
-        asked = f"renoise is {t0},{t1}" if renoise else f"text2video-zero in {steps} step"
-        raise InputError(f"{asked}: expected two numbers of steps, 0 ≤ t0 < t1 < steps, which is {steps}")
-    return t0, t1
+    def run(self, sampler: Sampler) -> Generator[Step, None, Joined]:
+        """Sample frame 0 alone until t₁, and on to t₀; make the other frames of it."""
+        chunk = Chunk(0, next(sampler.initial())[None])
+        for i in range(self.step):
+            sampler.step(i, chunk, (), alone=True)
+            yield sampler.finished(i, chunk.latents)
+        near, history = chunk.latents[0], chunk.history
+        for i in range(self.step, self.warped):
+            sampler.step(i, chunk, (), alone=True)
+            sampler.check(i, chunk.latents)
+        far, solver = chunk.latents[0], sampler.plan.solver
+        others = spread(far, solver, seed=self.seed, motion=self.motion, t0=self.t0, t1=self.t1)
+        return Joined(itertools.chain([near], others), history)
 
 
 def spread(
@@ -49,12 +59,14 @@ def spread(
 
     Args:
         far: frame 0 at t₀, (c, h, w), by steps of its own.
-        seed: of the fresh noise: each frame's own stream. motion: δ along x and y. t0, t1: as `after` returned.
+        seed: of the fresh noise, of which each frame has its own stream. motion: δ along x and y.
+        t0, t1: as `renoise_at` returns them.
     """
     start, end = len(solver.timesteps) - t1 - 1, len(solver.timesteps) - t0 - 1
     # as diffusers', the product is of t₀ … t₁ − 1; of t₀ + 1 … t₁ it would be the forward process
     before, last = solver.timesteps[end] - 1, solver.timesteps[start] - 1
-    a = (solver.cumprod[last] / (solver.cumprod[before] if before >= 0 else 1)).item()
+    cumprod = solver.schedule.alphas_cumprod
+    a = (cumprod[last] / (cumprod[before] if before >= 0 else 1)).item()
     for k in itertools.count(1):
         shifted = shift(shift(far, k * motion[0], dim=2), k * motion[1], dim=1)
         noise = stream(seed, k, tuple(far.shape))().to(far.device)

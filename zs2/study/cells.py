@@ -13,9 +13,9 @@ from itertools import product
 from typing import Any
 
 from zs2.errors import choose
-from zs2.models.config import ALPHA, MU, TEXT2VIDEO_ZERO, uses_lam, uses_mu
+from zs2.method import ATTENTION_KINDS, NOISE_MODELS, same_attention
 
-STUDY_LAM, STUDY_MU = 0.1, MU  # the authors' λ in their sweep of μ: their text's 0.01 hardly moves
+STUDY_LAM, STUDY_MU = 0.1, 0.98  # the authors' λ in their sweep of μ: their text's 0.01 hardly moves
 LAMS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
 MUS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 PRESETS = ("paper", "lambda", "mu")
@@ -49,15 +49,13 @@ class Cell:
 def cell(noise: str, lam: float, attn: str, mu: float, alpha: float | None = None) -> Cell:
     """The cell of a variant, whose values are in range. Those without effect are left out, and momentum 0 and 1 are
     the attention that they amount to, so that two cells that are the same have the same id."""
-    if uses_mu(attn) and mu == 0:
-        attn = "sa"
-    elif attn == "tma" and mu == 1:
-        attn = "cfa"
+    attn = same_attention(attn, {"mu": mu})
+    defaults = NOISE_MODELS[noise].defaults
     if alpha is None:
-        alpha = ALPHA.get(noise)
-    lam_ = abs(float(lam)) if uses_lam(noise) else None  # -0.0 is 0
-    alpha_ = abs(float(alpha)) if alpha is not None and noise in ALPHA else None
-    mu_ = float(mu) if uses_mu(attn) else None
+        alpha = defaults.get("alpha")
+    lam_ = abs(float(lam)) if "lam" in defaults else None  # -0.0 is 0
+    alpha_ = abs(float(alpha)) if alpha is not None and "alpha" in defaults else None
+    mu_ = float(mu) if "mu" in ATTENTION_KINDS[attn].defaults else None
     amount = "".join(f"-{number(x)}" for x in (lam_, alpha_) if x is not None)
     momentum = "" if mu_ is None else f"-{number(mu_)}"
     values = {" λ=": lam_, " a=": alpha_}
@@ -79,7 +77,7 @@ def paper(lam: float = STUDY_LAM, mu: float = STUDY_MU) -> list[Cell]:
         ("dnm", "sa", "without TMA: DNM + self-attention"),
         ("dnm", "cfa", "DNM + cross-frame attention"),
         ("iid", "sa", "per-frame DDIM: i.i.d. noise + self-attention"),
-        (TEXT2VIDEO_ZERO, "cfa", "Text2Video-Zero"),
+        ("text2video-zero", "cfa", "Text2Video-Zero"),
         ("shared", "cfa", "fixed noise + cross-frame attention"),
         ("shared", "sa", "fixed noise + self-attention"),
         ("dnm-search", "tma", "DNM by the published search + TMA"),

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.cli import command
 from zs2.cli.sample_options import pair, seeds, size
 from zs2.errors import InputError, choose
-from zs2.models.config import ATTENTION_KINDS, DEFAULT_MODEL, DTYPES, NOISE_KINDS, SAMPLERS, TEXT2VIDEO_ZERO
+from zs2.method import ATTENTION_KINDS, NOISE_MODELS
+from zs2.sampling.solver import SOLVERS
 from zs2.study.cells import PRESETS, STUDY_LAM, STUDY_MU
 from zs2.study.prompts import SETS, Prompt, checked
+from zs2.system.devices import DTYPES
 from zs2.version import __version__
 
 OUT = "out/study"
@@ -47,7 +50,7 @@ then: python -m zs2.report out/study""",
         metavar="NAME",
         help=f"{', '.join(PRESETS)} (default paper): the ablations with baselines and controls; the authors' sweeps",
     )
-    kinds = ", ".join((*NOISE_KINDS, TEXT2VIDEO_ZERO))
+    kinds = ", ".join(NOISE_MODELS)
     g.add_argument("--noise", nargs="+", metavar="KIND", help=f"{kinds} (default, in a grid: dnm)")
     g.add_argument("--attn", nargs="+", metavar="KIND", help=f"{', '.join(ATTENTION_KINDS)} (default, in a grid: tma)")
     g.add_argument("--lam", nargs="+", type=float, metavar="λ", help=f"of dnm…; with presets one (default {STUDY_LAM})")
@@ -72,7 +75,7 @@ then: python -m zs2.report out/study""",
     g.add_argument("--negative-prompt", metavar="TEXT", help="what to lead away from (default: nothing)")
     g.add_argument("--frames", type=int, metavar="N", help="default 8")
     g.add_argument("--steps", type=int, metavar="N", help="default 50; of the default model 25")
-    g.add_argument("--sampler", metavar="KIND", help=f"{' or '.join(SAMPLERS)} (default ddim)")
+    g.add_argument("--sampler", metavar="KIND", help=f"{' or '.join(SOLVERS)} (default ddim)")
     g.add_argument("--guidance", type=float, metavar="G", help="default 7.5; of the default model 5")
     g.add_argument(
         "--guidance-interval",

@@ -9,19 +9,19 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from zs2.checkpoints.hub import is_hub_id
+from zs2.checkpoints.hub import DEFAULT_MODEL, is_hub_id
 from zs2.errors import InputError, choose, whole
-from zs2.method import Method
-from zs2.models.config import ALPHA, DEFAULT_MODEL, DTYPES, SAMPLERS, uses_lam, uses_mu
-from zs2.sampling.request import GUIDED, Request
+from zs2.method import ATTENTION_KINDS, NOISE_MODELS, Method
+from zs2.sampling.request import DEFAULTS, OPTIONS, Request
 from zs2.study.cells import STUDY_LAM, STUDY_MU, Cell, grid, merge, preset, reference
 from zs2.study.prompts import default_prompts, read_prompts
 from zs2.study.study import Study
+from zs2.system.devices import DTYPES
 from zs2.version import __version__
 from zs2.video.clip import FPS_MAX
 
 METHOD = ("preset", "noise", "attn", "lam", "mu", "alpha")  # the options that choose cells
-SAMPLING = ("negative_prompt", "steps", "sampler", "guidance", "guidance_interval", "deep_cache")
+SAMPLING = tuple(name for name in OPTIONS if name != "frames")
 SETTINGS = (*SAMPLING, "frames", "fps", "dtype")
 
 
@@ -44,9 +44,13 @@ def cells(given: Mapping[str, Any]) -> list[Cell]:
         raise InputError("alpha is of a grid: give --noise mixed or --noise progressive, too")
     found = [cell for name in presets for cell in preset(name, lam[0], mu[0])]
     effect = {
-        "lam": "paper" in presets or "mu" in presets or (gridded and any(map(uses_lam, noise))),
-        "mu": "paper" in presets or "lambda" in presets or (gridded and any(map(uses_mu, attn))),
-        "alpha": any(name in ALPHA for name in noise),
+        "lam": "paper" in presets
+        or "mu" in presets
+        or (gridded and any("lam" in NOISE_MODELS[name].defaults for name in noise)),
+        "mu": "paper" in presets
+        or "lambda" in presets
+        or (gridded and any("mu" in ATTENTION_KINDS[name].defaults for name in attn)),
+        "alpha": any("alpha" in NOISE_MODELS[name].defaults for name in noise),
     }
     for name, used in effect.items():
         if name in given and not used:
@@ -66,9 +70,7 @@ def plan(given: Mapping[str, Any], known: Study | None) -> Study:
         raise InputError(f"the study in {given['out']} is of the model {model!r}: give that with --model")
     if known and known.lora and "lora" not in given:
         raise InputError(f"the study in {given['out']} is of a model with LoRA: give the same with --lora")
-    usual: dict[str, Any] = {"steps": 50, "guidance": 7.5, "frames": 8, "fps": 8}
-    usual |= {"dtype": DTYPES[0], "negative_prompt": "", "sampler": SAMPLERS[0], "guidance_interval": GUIDED}
-    usual |= {"deep_cache": 1}
+    usual: dict[str, Any] = {**DEFAULTS, "fps": 8, "dtype": DTYPES[0]}
     if own:
         usual |= {"steps": 25, "guidance": 5.0}  # as its card says
     said = {name: given.get(name, getattr(known, name) if known else usual[name]) for name in SETTINGS}

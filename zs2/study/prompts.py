@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.cli.sample_options import lines
 from zs2.errors import InputError, choose
-from zs2.models.config import DEFAULT_MODEL
 
 SETS = ("closed", "open")
 

@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from zs2.checkpoints.hub import is_hub_id
+from zs2.checkpoints.hub import DEFAULT_MODEL, is_hub_id
 from zs2.errors import InputError
 from zs2.evaluation.clip_scorer import Scorer
 from zs2.evaluation.optical_flow import opencv
+from zs2.method import NOISE_MODELS
 from zs2.metrics import expected_correlation, measure, noise_correlation, rounded
-from zs2.models.config import DEFAULT_MODEL, TEXT2VIDEO_ZERO
-from zs2.models.image_model import own_device
 from zs2.pipeline import ZS2
+from zs2.sampling.plan import resolve
 from zs2.sampling.request import Request
 from zs2.study.lock import Workplace
 from zs2.study.planning import SAMPLING
 from zs2.study.study import METRICS, Job, Study, clip_file, is_made, measures_file, write_json
+from zs2.system.devices import own_device
 from zs2.system.json_files import read_json
 from zs2.version import __version__
 from zs2.video.clip import Clip
@@ -37,14 +38,13 @@ def load(given: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
     options = {name: given[name] for name in ("prediction", "lora") if name in given}
     model = ZS2.from_pretrained(study.model, device=own_device(given.get("device")), dtype=study.dtype, **options)
     first = Request(**request(study, Job(study.cells[0], 0, study.seeds[0])))
-    settings = model.settings(first, study.fps)
+    settings = model.settings(resolve(model.image_model, model.method, first), study.fps)
     study = replace(
         study,
         model=public(study.model, settings["model"]),
         threads=torch.get_num_threads() if model.device.type == "cpu" else None,
         **{name: settings[name] for name in ("weights", "lora", "width", "height")},
     )
-    model.check(first)
     return model, study
 
 
@@ -149,7 +149,7 @@ class Runner:
     def measures(self, job: Job, frames: Frames, scorer: Scorer) -> dict[str, Any]:
         """What is recorded of a clip's metrics."""
         cell, prompt = job.cell, self.study.prompts[job.prompt].text
-        noisy = not cell.frozen and len(frames) > 1 and cell.noise != TEXT2VIDEO_ZERO
+        noisy = not cell.frozen and len(frames) > 1 and NOISE_MODELS[cell.noise].start is None
         values = measure(frames, prompt, scorer) | {
             "noise-correlation": self.correlation(cell.noise, cell.lam, cell.alpha, job.seed) if noisy else None,
             "noise-correlation-expected": rounded(expected_correlation(cell.noise, cell.lam, cell.alpha))
@@ -167,5 +167,6 @@ class Runner:
     def _correlation(self, noise: str, lam: float | None, alpha: float | None, seed: int) -> float | None:
         """Of the noises of consecutive frames; the same for all prompts and kinds of attention."""
         cell = next(c for c in self.study.cells if (c.noise, c.lam, c.alpha, c.frozen) == (noise, lam, alpha, False))
-        drawn = self.variant(cell).initial_noise(Request(**request(self.study, Job(cell, 0, seed))))
+        variant, asked = self.variant(cell), Request(**request(self.study, Job(cell, 0, seed)))
+        drawn = resolve(variant.image_model, variant.method, asked).initial_noise()
         return rounded(noise_correlation(drawn))

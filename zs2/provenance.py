@@ -1,0 +1,57 @@
+"""How a clip was made: the settings that stand in each of its files, and that `--replay` reads."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import PIL
+import torch
+
+from zs2.sampling.plan import SamplingPlan
+from zs2.sampling.request import OPTIONS
+from zs2.version import __version__
+
+if TYPE_CHECKING:
+    from zs2.checkpoints.checkpoint import Checkpoint
+
+
+def clip_settings(
+    plan: SamplingPlan, fps: int, checkpoint: Checkpoint | None = None, lora: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """All that decides a clip, as JSON: no path, time or host; None where a setting has no effect.
+
+    Args: fps: frames a second. checkpoint: of the model. lora: what was merged into it.
+    """
+    request, latents = plan.request, plan.request.latents
+    height, width = plan.size
+    stored = {name: _plain(getattr(request, name)) for name in OPTIONS}
+    return {
+        "prompt": _plain(request.prompt),
+        **stored,
+        "seed": request.seed if latents is None else None,
+        "width": width,
+        "height": height,
+        "fps": fps,
+        "chunk": plan.chunk,  # and the number of processes: the last bits depend on them
+        "processes": 1 if plan.group is None else plan.group.size,
+        **plan.method.settings(request.steps, latents is not None),
+        "latents": None if latents is None else hashlib.sha256(latents.cpu().numpy().tobytes()).hexdigest(),
+        "dtype": str(plan.model.dtype).removeprefix("torch."),
+        "device": plan.model.device.type,
+        "model": None if checkpoint is None else checkpoint.name,
+        "weights": None if checkpoint is None else checkpoint.digests,
+        "lora": list(lora) or None,
+        "versions": {
+            "zs2": __version__,
+            "pillow": PIL.__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

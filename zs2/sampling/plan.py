@@ -1,0 +1,199 @@
+"""A request, resolved once against a model. Sampler, memory plan, decoding and provenance read only this."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from zs2.errors import InputError, whole
+from zs2.method import NOISE_MODELS, Method
+from zs2.models.image_model import ImageModel
+from zs2.models.temporal import momentum
+from zs2.noise import noises
+from zs2.sampling.memory import fitting, planned_memory
+from zs2.sampling.request import Request
+from zs2.sampling.solver import SOLVERS, History, Solver
+from zs2.system.devices import choose_device
+from zs2.system.free_memory import free_memory
+from zs2.system.registry import load
+
+if TYPE_CHECKING:
+    from zs2.sampling.frame_parallel import Group
+    from zs2.sampling.sampler import Sampler, Step
+
+STREAM_CHUNK = 8  # frames: a stream yields none before its first chunk is done
+
+
+class Start(Protocol):
+    """How sampling begins with a noise model that needs the sampler. Made from a method and a request.
+
+    step: the step from which all frames go on together.
+    """
+
+    step: int
+
+    def run(self, sampler: Sampler) -> Generator[Step, None, Joined]:
+        """Do the steps before. Yields each finished one, of the frames that there are."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The frames that go on together. latents: (c, h, w) of each, in order, made when they are asked for.
+
+    history: the solver's, of the first of them; None if it remembers nothing.
+    """
+
+    latents: Iterator[Tensor]
+    history: History | None = None
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """All that decides a sampling.
+
+    Args:
+        model: its UNet has the method's attention. method, request: what was asked for.
+        solver: with its timesteps.
+        latent_shape: (c, h, w) of a frame.
+        chunk: frames of a call of the UNet, by each process.
+        start: how sampling begins, for a noise model that needs the sampler.
+        group: the processes that make the clip together.
+        stream: whether each chunk goes through all steps before the next one begins.
+        state_device: where a stream keeps its momentum states.
+    """
+
+    model: ImageModel
+    method: Method
+    request: Request
+    solver: Solver
+    latent_shape: tuple[int, int, int]
+    chunk: int
+    start: Start | None
+    group: Group | None
+    stream: bool
+    state_device: torch.device
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels."""
+        _, h, w = self.latent_shape
+        reduction = self.model.vae.config.reduction
+        return h * reduction, w * reduction
+
+    @property
+    def states_elsewhere(self) -> bool:
+        """Whether a stream keeps its momentum states on another device than the model's."""
+        here, there = self.model.device, self.state_device
+        return (here.type, here.index or 0) != (there.type, there.index or 0)
+
+    def noises(self) -> Iterator[Tensor]:
+        """The initial noise of each frame, float32 (c, h, w) on the CPU: without end, or as many as there are."""
+        if self.request.latents is not None:
+            return iter(self.request.latents.cpu())
+        frames, parameters = self.request.frames, self.method.noise_parameters
+        return noises(self.method.noise, self.latent_shape, self.request.seed, frames=frames, **parameters)
+
+    def initial_noise(self) -> Tensor:
+        """The noise that sampling starts from: float32 (F, c, h, w) on the CPU."""
+        return torch.stack(list(islice(self.noises(), self.request.frames)))
+
+
+def plan_sampling(
+    model: ImageModel,
+    method: Method,
+    request: Request,
+    group: Group | None = None,
+    *,
+    stream: bool = False,
+    state_device: str | torch.device | None = None,
+) -> SamplingPlan:
+    """The plan of a sampling that fits the free memory. Of processes that share a clip all call this.
+
+    The chunk is the request's, or as many frames as fit, which a warning says if it is not the whole clip; in a stream
+    at most 8.
+    Raises: InputError as `resolve` does, and for a chunk that does not fit, with one that does.
+    """
+    plan = resolve(model, method, request, group, stream=stream, state_device=state_device)
+    free = free_memory(model.device, 1 if group is None else group.here)
+    asked = request.chunk is not None
+    chunk = fitting(lambda chunk: planned_memory(replace(plan, chunk=chunk)), plan.chunk, free, asked=asked)
+    if group is not None:  # each has measured for itself
+        chunk = group.least(chunk, model.device)
+    if chunk < plan.chunk:
+        warnings.warn(f"{chunk} frames at a time, as many as fit the free memory, not {plan.chunk}", stacklevel=3)
+    if plan.start is not None and plan.start.step % request.deep_cache:
+        warnings.warn(
+            f"deep_cache {request.deep_cache} with {method.noise} in {request.steps} steps: frame 0 is only "
+            "nearly the model's image, as its deep features are made once more where the other frames join",
+            stacklevel=3,
+        )
+    if stream and state_device is not None and not plan.states_elsewhere:
+        warnings.warn(f"state_device {state_device} has no effect: the model is there, too", stacklevel=3)
+    return replace(plan, chunk=chunk)
+
+
+def resolve(
+    model: ImageModel,
+    method: Method,
+    request: Request,
+    group: Group | None = None,
+    *,
+    stream: bool = False,
+    state_device: str | torch.device | None = None,
+) -> SamplingPlan:
+    """The plan of a sampling, whatever memory there is: its chunk is as asked for, or the whole clip.
+
+    Raises: InputError for what this model can't sample: its size, steps, latents, or number of frames.
+    """
+    frames = request.frames
+    if frames is None and not stream:
+        raise InputError("frames is None: expected a number (only a stream goes on without end)")
+    if group is not None and frames is not None:
+        if frames < group.size:
+            raise InputError(f"{group.size} processes for {frames} frames: expected at most one a frame")
+        frames = -(-frames // group.size)
+    wanted = request.chunk or (STREAM_CHUNK if stream else frames) or STREAM_CHUNK
+    solver = load(SOLVERS[request.sampler].implementation)(model.schedule, request.steps)
+    shape = _latent_shape(model, request)
+    given = request.latents is not None
+    method.settings(request.steps, given)  # raises for too few steps
+    start = None if given or request.frames == 1 else load(NOISE_MODELS[method.noise].start)
+    plan = SamplingPlan(
+        model=model.with_momentum(momentum(method.attn, **method.attention_parameters)),
+        method=method,
+        request=request,
+        solver=solver,
+        latent_shape=shape,
+        chunk=wanted if frames is None else min(wanted, frames),
+        start=None if start is None else start(method, request),
+        group=group,
+        stream=stream,
+        state_device=model.device if state_device is None else choose_device(state_device),
+    )
+    plan.noises()  # raises for a noise model that needs the number of frames
+    return plan
+
+
+def _latent_shape(model: ImageModel, request: Request) -> tuple[int, int, int]:
+    """(c, h, w) of a frame. Raises: InputError for a size that does not divide, or latents that do not fit."""
+    reduction, channels = model.vae.config.reduction, model.vae.config.latent_channels
+    h, w = model.unet.config.sample_size if request.latents is None else request.latents.shape[-2:]
+    height = h * reduction if request.height is None else whole("height", request.height, reduction)
+    width = w * reduction if request.width is None else whole("width", request.width, reduction)
+    if height % reduction or width % reduction or not height or not width:
+        raise InputError(f"size {width}x{height}: expected multiples of {reduction}, the VAE's reduction")
+    shape = channels, height // reduction, width // reduction
+    latents = request.latents
+    if latents is not None:
+        if latents.shape != (request.frames, *shape) or latents.dtype != torch.float32:
+            want = (request.frames, *shape)
+            raise InputError(f"latents are {latents.dtype} {tuple(latents.shape)}: expected torch.float32 {want}")
+        if not latents.isfinite().all():
+            raise InputError("latents: some are NaN or infinite")
+    return shape

@@ -1,0 +1,87 @@
+"""The noise schedule: x_t = √ᾱ_t·x₀ + √(1−ᾱ_t)·ε. Where sampling steps stand on it, and what a prediction means."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from zs2.models.config import ScheduleConfig
+
+
+def betas(config: ScheduleConfig) -> Tensor:
+    """The noise variances β of the forward process, (num_train_timesteps,), float32."""
+    count, start, end = config.num_train_timesteps, config.beta_start, config.beta_end
+    if config.trained_betas is not None:
+        return torch.tensor(config.trained_betas, dtype=torch.float32)
+    if config.beta_schedule == "linear":
+        return torch.linspace(start, end, count, dtype=torch.float32)
+    if config.beta_schedule == "scaled_linear":
+        return torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32) ** 2
+
+    def alpha_bar(t: float) -> float:  # squaredcos_cap_v2 (Nichol & Dhariwal 2021)
+        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    ratios = [alpha_bar((i + 1) / count) / alpha_bar(i / count) for i in range(count)]
+    return torch.tensor([min(1 - ratio, 0.999) for ratio in ratios], dtype=torch.float32)
+
+
+def alphas_cumprod(config: ScheduleConfig) -> Tensor:
+    """ᾱ of every training timestep, (num_train_timesteps,), float32.
+
+    With `rescale_betas_zero_snr`, √ᾱ is shifted and scaled so that the last is 0 (Lin et al. 2023, arXiv 2305.08891).
+    """
+    cumprod = (1 - betas(config)).cumprod(0)
+    if not config.rescale_betas_zero_snr:
+        return cumprod
+    root = cumprod.sqrt()
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A checkpoint's schedule, for a solver.
+
+    least: ᾱ counts as at least so much. A solver that takes its logarithm can't have 0.
+    """
+
+    config: ScheduleConfig
+    least: float = 0.0
+
+    @cached_property
+    def alphas_cumprod(self) -> Tensor:
+        """ᾱ of every training timestep, as the schedule has it."""
+        return alphas_cumprod(self.config)
+
+    @cached_property
+    def _alphas(self) -> list[float]:
+        return [max(alpha, self.least) for alpha in self.alphas_cumprod.tolist()]
+
+    def alpha(self, t: int) -> float:
+        """ᾱ of a timestep."""
+        return self._alphas[t]
+
+    def signal(self, t: int) -> float:
+        """√ᾱ of a timestep."""
+        return math.sqrt(self.alpha(t))
+
+    def sigma(self, t: int) -> float:
+        """√(1−ᾱ) of a timestep."""
+        return math.sqrt(1 - self.alpha(t))
+
+    def denoised(self, x: Tensor, t: int, prediction: Tensor) -> tuple[Tensor, Tensor]:
+        """The x₀ and the ε that a model's prediction means.
+
+        Args:
+            x: latents at timestep t. prediction: ε, v = √ᾱ·ε − √(1−ᾱ)·x₀, or x₀, as the model was trained.
+        Returns: two tensors, shaped as x.
+        """
+        signal, sigma = self.signal(t), self.sigma(t)
+        if self.config.prediction_type == "epsilon":
+            return (x - sigma * prediction) / signal, prediction
+        if self.config.prediction_type == "v_prediction":
+            return signal * x - sigma * prediction, signal * prediction + sigma * x
+        return prediction, (x - signal * prediction) / sigma

@@ -1,0 +1,65 @@
+"""The memory that is free: of a GPU, of the machine, and what control groups leave of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+
+def free_memory(device: torch.device, sharing: int = 1) -> int | None:
+    """The bytes that this process can come to hold on a device: what it has, and what is free. None if not known.
+
+    sharing: how many processes have a part each of what is free on a CPU.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    if device.type != "cpu":
+        return None
+    available = kernel_numbers("/proc/meminfo").get("MemAvailable")
+    own = kernel_numbers("/proc/self/status").get("RssAnon")  # weights that are mapped from their file count as free
+    if available is None or own is None:
+        return None
+    room = _cgroup_room()
+    return 1024 * own + (1024 * available if room is None else min(1024 * available, room)) // sharing
+
+
+def _cgroup_room() -> int | None:
+    """What this process's control group leaves, by its limit and those above it; None if there is no limit."""
+    rooms = []
+    for folder in _cgroup_folders():
+        for limit, usage, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            try:
+                most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
+                rooms.append(most - used + kernel_numbers(folder / "memory.stat").get(cache, 0))
+            except (OSError, ValueError):  # no such file, or "max"
+                continue
+    return max(0, min(rooms)) if rooms else None
+
+
+def _cgroup_folders() -> list[Path]:
+    """Where the limits of this process's memory stand, of its own group and those above."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    folders = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            root = Path("/sys/fs/cgroup") / controllers
+            inside = root / path.lstrip("/")
+            folders += [folder for folder in (inside, *inside.parents) if folder.is_relative_to(root)]
+    return folders
+
+
+def kernel_numbers(file: str | Path) -> dict[str, int]:
+    """The lines `name: number` or `name number` of a file of the kernel; none if it isn't there."""
+    try:
+        words = [line.replace(":", " ").split() for line in Path(file).read_text().splitlines()]
+    except OSError:
+        return {}
+    return {word[0]: int(word[1]) for word in words if len(word) > 1 and word[1].isdecimal()}
