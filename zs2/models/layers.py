@@ -40,7 +40,7 @@ class TimestepEmbedding(nn.Module):
 class Conv2d(nn.Conv2d):
     """A convolution. On a CPU, one of few places and many channels is a product of matrices: of its windows and its
     weights. (oneDNN's own brings all weights into another layout at every call, and is slow on few places: measured
-    with AVX-512, and with oneDNN held to AVX2; see benchmarks/RESULTS.md.)
+    with AVX-512, and with oneDNN held to AVX2; see docs/performance.md.)
     """
 
     PLACES, CHANNELS = 144, 1024  # at most so many pixels of the output, at least so many channels

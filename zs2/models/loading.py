@@ -19,7 +19,7 @@ M = TypeVar("M", bound=nn.Module)
 def faster_layout(dtype: torch.dtype, device: torch.device) -> torch.memory_format:
     """Of convolutions, where they are converted. On a CPU channels-last is faster in bfloat16, and in float32 with AVX2
     (with AVX-512 about as fast), and in the UNet as exact; in float32 the VAE would lose a digit to torch's GroupNorm.
-    Nothing else was measured (benchmarks/RESULTS.md)."""
+    Nothing else was measured (docs/performance.md)."""
     measured = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
     return torch.channels_last if measured else torch.preserve_format
 
