@@ -12,7 +12,8 @@ from zs2.ablate import main as ablate
 from zs2.study.cells import Cell
 from zs2.study.prompts import Prompt
 from zs2.study.results import still
-from zs2.study.study import Job, Study, clip_file, measures_file, write_json
+from zs2.study.study import Job, Study, clip_file, measures_file
+from zs2.system.atomic import write_json
 from zs2.video.clip import Clip
 
 SCRIPT, MARKS = "<script>alert(1)</script>", "=1+1 | [x](y) *z*"

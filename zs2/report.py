@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,8 +35,8 @@ from zs2.reporting.content import (
 from zs2.reporting.page import page
 from zs2.study.results import Results, sweeps, table
 from zs2.study.study import METRICS
+from zs2.system.atomic import write_text
 from zs2.version import __version__
-from zs2.video.formats import PART
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a text that begins so would be run by a spreadsheet
 MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", **{sign: f"\\{sign}" for sign in "\\`*_[]#~$"}}
@@ -108,14 +106,6 @@ def table_of_clips(results: Results) -> str:
 
 def _safe(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a file in one go."""
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=PART[0], suffix=PART[1]) as stage:
-        part = Path(stage, file.name)
-        part.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(part, file)
 
 
 def run(given: dict[str, Any]) -> None:

@@ -22,7 +22,8 @@ from zs2.pipeline import ZS2
 from zs2.sampling.request import Request
 from zs2.study.lock import Workplace
 from zs2.study.planning import SAMPLING
-from zs2.study.study import METRICS, Job, Study, clip_file, is_made, measures_file, write_json
+from zs2.study.study import METRICS, Job, Study, clip_file, is_made, measures_file
+from zs2.system.atomic import write_json
 from zs2.system.json_files import read_json
 from zs2.version import __version__
 from zs2.video.clip import Clip

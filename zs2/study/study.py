@@ -10,9 +10,7 @@ cells, prompts and seeds; what decides the clips that are there stays.
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -21,8 +19,8 @@ from typing import Any, NamedTuple
 from zs2.errors import InputError
 from zs2.study.cells import Cell, merge, reference
 from zs2.study.prompts import Prompt
+from zs2.system.atomic import write_json
 from zs2.system.json_files import read_json
-from zs2.video.formats import PART
 
 
 class Metric(NamedTuple):
@@ -184,11 +182,3 @@ def is_made(folder: str | os.PathLike[str], name: str) -> bool:
         return False
     whole = length > 8 and length == 8 + int.from_bytes(head[4:], "little")  # RIFF
     return whole and record_file(folder, name).exists()
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Write a JSON file in one go: whoever reads it gets the old one or the new one."""
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=PART[0], suffix=PART[1]) as stage:
-        part = Path(stage, file.name)
-        part.write_bytes((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
-        os.replace(part, file)

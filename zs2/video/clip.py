@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from json import dumps, loads
@@ -15,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from zs2.errors import InputError, choose, whole
+from zs2.system.atomic import check_writable, write_all
 from zs2.video.formats import (
     LOSSY,
-    PART,
     READERS,
     SETTINGS_MAX,
     WRITERS,
@@ -121,7 +120,7 @@ class Clip:
         if json:
             lines = dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
             jobs[json_path] = partial(Path.write_bytes, data=lines.encode())
-        write_all(path.parent, jobs)
+        write_all(jobs, record=json_path)
         return list(jobs)
 
     def sheet(self, columns: int | None = None, tile: int | None = None) -> Image.Image:
@@ -181,8 +180,7 @@ def check_output(path: str | os.PathLike[str], fps: int) -> Path:
         parent = next(folder for folder in path.parents if os.path.lexists(folder))
         if not parent.is_dir():
             raise InputError(f"output {path}: {parent} is not a folder: choose another place")
-        with tempfile.TemporaryFile(dir=parent, prefix=PART[0], suffix=PART[1]):
-            pass  # what permissions say is not always so: try it
+        check_writable(parent)
     except OSError as error:
         raise InputError(f"output {path} can't be written ({error.strerror or error}): choose another place") from error
     return path
@@ -262,31 +260,3 @@ def _columns(count: int, aspect: float) -> int:
         return abs(math.log(columns * aspect / rows / (16 / 9))) + 5 * (1 - count / (rows * columns))
 
     return count if count <= 8 else min(range(1, count + 1), key=ugliness)
-
-
-def write_all(folder: Path, jobs: dict[Path, Callable[[Path], object]]) -> None:
-    """Let each job write a temporary path, and when all are done move the results to their places, in order.
-
-    Whatever is raised in between, KeyboardInterrupt included, no temporary file stays, and each target is the old one
-    or the new one, or, the JSON only, gone.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=PART[0], suffix=PART[1]) as stage:
-        new, old = Path(stage, "new"), Path(stage, "old")
-        new.mkdir()
-        old.mkdir()
-        for target, write in jobs.items():
-            write(new / target.name)
-        for target in jobs:
-            if target.suffix == ".json" and target.exists():  # from here on it would speak of another clip
-                os.replace(target, old / target.name)
-        for target in jobs:
-            is_dir = target.is_dir()
-            try:
-                if is_dir:  # only a file can be replaced in one go
-                    os.replace(target, old / target.name)
-                os.replace(new / target.name, target)
-            except BaseException:
-                if is_dir and not os.path.lexists(target):
-                    os.replace(old / target.name, target)
-                raise

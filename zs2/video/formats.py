@@ -17,7 +17,6 @@ from zs2.errors import InputError
 
 Frames: TypeAlias = NDArray[np.uint8]  # (F, H, W, 3)
 
-PART = (".zs2-", ".part")  # how the name of what is not finished yet begins and ends
 SETTINGS_MAX = 1 << 20  # characters; more in a file is not ours
 PNG_KEY = "zs2"
 EXIF_IMAGE_DESCRIPTION = 0x010E

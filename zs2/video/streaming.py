@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from zs2.video.clip import SHEET_FRAMES, Clip, beside, write_all
+from zs2.system.atomic import write_all
+from zs2.video.clip import SHEET_FRAMES, Clip, beside
 from zs2.video.formats import Frames, png_text, remux_mp4, write_folder, write_mp4
 
 STREAMED = (".mp4", "")
@@ -98,7 +99,7 @@ def save(
     if sheet:
         jobs[sheet_path] = write_sheet
     jobs[json_path] = write_json
-    write_all(path.parent, jobs)
+    write_all(jobs, record=json_path)
     return list(jobs), until.count == total
 
 
