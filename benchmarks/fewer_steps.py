@@ -22,7 +22,7 @@ from common import machine, psnr, save, sentence
 
 from zs2 import ZS2, Request
 from zs2.evaluation.clip_scorer import Scorer, scoring_model
-from zs2.metrics import measure
+from zs2.evaluation.measure import measure
 from zs2.models.config import DEFAULT_MODEL, FAST
 from zs2.study.prompts import default_prompts, read_prompts
 from zs2.study.stats import Estimate, Key, difference, mean

@@ -1,4 +1,4 @@
-"""An ablation study as a folder: what study.json says, where clips and measures are, the metrics. No torch here.
+"""An ablation study as a folder: what study.json says, and where clips and measures are. No torch here.
 
     DIR/study.json            what was asked: settings, prompts, seeds, cells
     DIR/clips/NAME.webp       a clip, lossless, and NAME.json, its settings: where that is, the clip is whole
@@ -23,27 +23,6 @@ from zs2.system.atomic import write_json
 from zs2.system.json_files import read_json
 
 
-class Metric(NamedTuple):
-    """How a metric is shown: a short title, which way is better (higher, lower, or None: neither), what it says."""
-
-    title: str
-    better: str | None
-    says: str
-
-
-METRICS = {
-    "clip-score": Metric("CLIP score", "higher", "how well the frames show the prompt: 100 · mean cosine, at least 0"),
-    "clip-frame-consistency": Metric("CLIP consistency", "higher", "mean cosine of consecutive frames' embeddings"),
-    "clip-all-pairs": Metric("CLIP all pairs", "higher", "mean cosine of the embeddings of all pairs of frames"),
-    "clip-first": Metric("CLIP to first", "higher", "mean cosine of each later frame's embedding to frame 0's"),
-    "motion": Metric("motion", None, "mean absolute change between consecutive frames, pixels in [0, 1]"),
-    "ssim": Metric("SSIM", "higher", "structural similarity of consecutive frames"),
-    "flow-warp-error": Metric("flow warp error", "lower", "change that optical flow does not explain, where visible"),
-    "noise-correlation": Metric("noise correlation", None, "of the initial noises of consecutive frames, measured"),
-    "noise-correlation-expected": Metric("in theory", None, "the same, by the noise model's formula"),
-}
-
-
 class Job(NamedTuple):
     """One clip of a study."""
 
@@ -55,6 +34,11 @@ class Job(NamedTuple):
     def name(self) -> str:
         """What its files are called."""
         return f"{self.cell.id}_p{self.prompt:02}_s{self.seed}"
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What its measures are called: the id of its cell, prompt and seed."""
+        return self.cell.id, self.prompt, self.seed
 
 
 @dataclass(frozen=True)
