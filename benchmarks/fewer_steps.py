@@ -23,7 +23,7 @@ from common import machine, psnr, save, sentence
 from zs2 import ZS2, Request
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.evaluation.clip_scorer import Scorer, scoring_model
-from zs2.metrics import measure
+from zs2.evaluation.measure import measure
 from zs2.sampling.request import FAST
 from zs2.study.prompts import default_prompts, read_prompts
 from zs2.study.stats import Estimate, Key, difference, mean

@@ -11,8 +11,8 @@ from helpers import CHECKPOINT
 from zs2.ablate import main as ablate
 from zs2.study.cells import Cell
 from zs2.study.prompts import Prompt
-from zs2.study.results import still
-from zs2.study.study import Job, Study, clip_file, measures_file, write_json
+from zs2.study.study import Job, Study, clip_file, measures_file
+from zs2.system.atomic import write_json
 from zs2.video.clip import Clip
 
 SCRIPT, MARKS = "<script>alert(1)</script>", "=1+1 | [x](y) *z*"
@@ -74,5 +74,5 @@ def made_up_study(
 
 def colour(study: Study, job: Job, frame: int) -> tuple[int, int, int]:
     """Red says the frame, green the cell, blue the prompt and the seed; stills are all frame 0 of the first cell."""
-    frame, cell = (0, 0) if still(job.cell) else (frame, study.cells.index(job.cell))
+    frame, cell = (0, 0) if job.cell.still else (frame, study.cells.index(job.cell))
     return 40 * frame + 20, 20 * cell + 10, 40 * job.prompt + 10 * study.seeds.index(job.seed)

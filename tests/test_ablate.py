@@ -26,13 +26,16 @@ from safetensors.torch import load_file, save_file
 from zs2 import ZS2
 from zs2.ablate import main
 from zs2.evaluation.clip_scorer import Scorer
-from zs2.metrics import measure
+from zs2.evaluation.measure import measure, rounded
+from zs2.evaluation.metrics import METRICS, Metric
+from zs2.report import main as report
 from zs2.reporting.content import summary
 from zs2.sample import main as sample
 from zs2.study.planning import plan
 from zs2.study.results import Results
 from zs2.study.runner import Runner, load
-from zs2.study.study import METRICS, Study
+from zs2.study.study import Study
+from zs2.system.atomic import write_json
 from zs2.video.clip import Clip
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -230,7 +233,8 @@ def test_measures_are_those_of_the_clip_with_their_protocol(two):
         protocol = said["protocol"]
         assert protocol["clip_sha256"] == scorer.digests
         assert (protocol["clip"], protocol["comparable"]) == ("weights/emoji64", False)
-        assert protocol.keys() == {"clip", "clip_sha256", "comparable", "opencv", "zs2"}
+        assert protocol.keys() == {"clip", "clip_sha256", "comparable", "opencv", "zs2", "metrics"}
+        assert protocol["metrics"] == list(METRICS)
 
 
 def test_the_files_of_a_study_tell_no_path(two, prompts):
@@ -532,6 +536,68 @@ def test_another_clip_measures_everything_again_and_makes_nothing(zs2, copy, two
     assert protocol["clip_sha256"] == Scorer.from_pretrained(clip).digests
     succeeded(zs2())
     assert files(copy) == measured == files(two)
+
+
+def test_measures_of_a_protocol_that_names_no_metrics_stand(zs2, copy):
+    """As they were written before a protocol named its metrics."""
+    for name in NAMES:
+        file = copy / "measures" / f"{name}.json"
+        stored = text(file)
+        del stored["protocol"]["metrics"]
+        write_json(file, stored)
+    before = times(copy)
+    succeeded(zs2())
+    assert times(copy) == before
+    assert Results.read(copy).gaps() == []
+
+
+@pytest.fixture
+def brightness() -> Iterator[None]:
+    """One more metric, added as a user would."""
+    METRICS.add(Metric("brightness", "mean brightness", None, "0 is black, 1 is white", ("frames",), bright))
+    yield
+    if "brightness" in METRICS:
+        METRICS.remove("brightness")
+
+
+def bright(frames: np.ndarray) -> float:
+    return float(frames.mean() / 255)
+
+
+def columns(folder: Path) -> tuple[list[str], str, str]:
+    """The report: the head of its CSV file, its Markdown and its page."""
+    assert report([str(folder)]) == 0
+    head, _ = (folder / "results.csv").read_text(encoding="utf-8").split("\n", 1)
+    return head.split(","), *((folder / f"report.{ending}").read_text(encoding="utf-8") for ending in ("md", "html"))
+
+
+def test_a_new_metric_is_one_row(zs2, copy, brightness):
+    """A study measured before is measured again, its clips are not made again, and the report has a column more."""
+    before = times(copy)
+    assert [gap[1:] for gap in Results.read(copy).gaps()] == [(0, 2), (0, 2)]
+    assert "mean brightness" not in columns(copy)[1]
+    succeeded(zs2("--shard", "1/2"))
+    assert [gap[1:] for gap in Results.read(copy).gaps()] == [(0, 1), (0, 1)]
+    succeeded(zs2())
+    after = times(copy)
+    assert {name for name in before if after[name] != before[name]} == {f"measures/{name}.json" for name in NAMES}
+    for name in NAMES:
+        metrics = text(copy / "measures" / f"{name}.json")["metrics"]
+        assert metrics["brightness"] == rounded(bright(Clip.open(copy / "clips" / f"{name}.webp").frames))
+    assert Results.read(copy).gaps() == []
+    head, markdown, page = columns(copy)
+    assert head[-1] == "brightness"
+    assert "- mean brightness: 0 is black, 1 is white" in markdown
+    assert '<th scope="col">mean brightness</th>' in page
+
+
+def test_a_metric_that_was_removed_is_not_measured_or_shown(zs2, copy, brightness):
+    succeeded(zs2())
+    before = times(copy)
+    METRICS.remove("brightness")
+    succeeded(zs2())
+    assert times(copy) == before
+    assert "brightness" not in columns(copy)[0]
 
 
 def cut(file: Path, length: int = 100) -> None:

@@ -213,7 +213,7 @@ def test_without_opencv_the_metric_is_none_and_it_is_said_once():
         warnings.simplefilter("always")
         assert [flow_warp_error(texture(count=2)) for _ in range(3)] == [None] * 3
     (warning,) = caught
-    assert str(warning.message).startswith("flow-warp-error is left out, for it needs opencv (")
+    assert str(warning.message).startswith("flow-warp-error is left out, because it needs opencv (")
     assert str(warning.message).endswith("pip install 'zs2[metrics]'")
 
 

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,23 +26,25 @@ from torch import Tensor
 from zs2.checkpoints.hub import DEFAULT_MODEL, STANDARD_CLIP
 from zs2.errors import InputError
 from zs2.evaluation.clip_scorer import Scorer
-from zs2.evaluation.optical_flow import opencv
-from zs2.method import LAM_MAX, NOISE_MODELS
-from zs2.metrics import (
+from zs2.evaluation.measure import measure, rounded
+from zs2.evaluation.metrics import (
+    METRICS,
+    Metric,
     clip_all_pairs,
     clip_first,
     clip_frame_consistency,
     clip_score,
     expected_correlation,
-    main,
-    measure,
     motion,
     noise_correlation,
-    rounded,
     ssim,
 )
+from zs2.evaluation.optical_flow import opencv
+from zs2.method import LAM_MAX, NOISE_MODELS, Method
+from zs2.metrics import main
 from zs2.noise import noises
 from zs2.sample import main as sample
+from zs2.system.registry import load
 from zs2.video.clip import Clip
 
 NOISE_KINDS = [name for name, row in NOISE_MODELS.items() if row.start is None]
@@ -138,6 +140,44 @@ def test_without_opencv_all_else_is_measured(scorer, monkeypatch):
         got = measure(*real("flicker"), scorer)
     opencv.cache_clear()
     assert got == want | {"flow-warp-error": None}
+
+
+def test_a_metric_gets_the_inputs_that_its_row_names(scorer):
+    received: dict[str, tuple[Any, ...]] = {}
+
+    def note(name: str, *inputs: Any) -> float:
+        received[name] = inputs
+        return float(len(received))
+
+    rows = {"a": ("texts", "frames"), "b": ("noises", "prompted_images"), "c": ("method",), "d": ("images", "noises")}
+    for name, needs in rows.items():
+        METRICS.add(Metric(name, name, None, name, needs, partial(note, name)))
+    try:
+        frames, prompt = real("momentum")
+        assert measure(frames, [prompt, ""], scorer).keys() == {*NAMES, "a"}
+        noises = torch.zeros(4, 1, 1, 1)
+        values = measure(frames, [prompt, ""], scorer, {"noises": noises, "method": None})
+        assert list(values) == list(METRICS)
+        assert (values["c"], values["noise-correlation-expected"]) == (None, None)
+        assert received["b"][0] is received["d"][1] is noises
+        assert received["a"][0].shape == received["b"][1].shape == (1, scorer.text.config.projection_dim)
+        assert (received["a"][1].shape, received["d"][0].shape[0]) == (frames.shape, 4)
+    finally:
+        for name in rows:
+            METRICS.remove(name)
+
+
+def test_an_input_that_there_is_not_is_refused():
+    words = r"^unknown input of the metric x 'frame': expected one of frames, images, .*; did you mean 'frames'\?$"
+    with pytest.raises(InputError, match=words):
+        Metric("x", "x", None, "x", ("frame",), motion)
+
+
+def test_every_metric_has_a_place_and_says_what_it_needs():
+    assert list(METRICS) == [*NAMES, "noise-correlation", "noise-correlation-expected"]
+    assert [name for name, metric in METRICS.items() if metric.of_noise] == list(METRICS)[-2:]
+    assert [name for name, metric in METRICS.items() if metric.of_prompt] == ["clip-score"]
+    assert all(load(metric.compute).__doc__ for metric in METRICS.values())
 
 
 def test_values_are_kept_to_nine_digits():
@@ -240,14 +280,14 @@ def test_noises_correlate_as_theory_says(noise, lam, alpha):
     """Within 4 standard errors (1−ρ²)/√n of one pair, of n = 16,384 numbers, and float32's rounding."""
     given = {name: value for name, value in (("lam", lam), ("alpha", alpha)) if value is not None}
     drawn = torch.stack(list(islice(noises(noise, (4, 64, 64), 5, **given), 9)))
-    expected = expected_correlation(noise, lam, alpha)
+    expected = expected_correlation(Method(noise=noise, lam=lam, alpha=alpha))
     assert abs(noise_correlation(drawn) - expected) < 4 * (1 - expected**2) / math.sqrt(4 * 64 * 64) + 1e-6
 
 
 def test_every_noise_model_has_a_theory_or_says_that_it_has_none():
     none = ["dnm-search", "text2video-zero"]
     assert {noise for noise, *_ in SETTINGS} == set(NOISE_KINDS) - set(none)
-    assert [expected_correlation(noise, 0.01, None) for noise in none] == [None, None]
+    assert [expected_correlation(Method(noise=noise)) for noise in none] == [None, None]
 
 
 def test_a_noise_correlation_is_pearsons():
@@ -304,7 +344,7 @@ def test_the_table(made, capsys, scorer):
     assert head.split() == [*NAMES, "clip"]
     assert empty == ""
     assert clip == "CLIP: weights/emoji64, which came with a model: its scores compare only with each other."
-    assert "beside motion" in advice
+    assert "next to the motion" in advice
     for row, name in zip(rows, ("apple.webp", "travel.png"), strict=True):
         *numbers, path = row.split()
         assert path == str(made / name)

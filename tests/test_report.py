@@ -18,14 +18,17 @@ import pytest
 from PIL import Image
 from studies import MARKS, PROMPTS, PROTOCOL, SCRIPT, made_up_study, real_study
 
-from zs2.report import main, markdown, table_of_clips
+from zs2.evaluation.metrics import METRICS
+from zs2.report import main
 from zs2.reporting.content import difference, estimate, notes, number, rank_lines
+from zs2.reporting.markdown import markdown
 from zs2.reporting.page import LARGE, WIDEST, _picture, page
+from zs2.reporting.spreadsheet import table_of_clips
 from zs2.study.cells import cell, merge, preset
 from zs2.study.prompts import Prompt
-from zs2.study.results import AUTHORS, Results, still, sweeps
+from zs2.study.results import AUTHORS, Results, sweeps
 from zs2.study.stats import Estimate
-from zs2.study.study import METRICS, clip_file, measures_file, record_file
+from zs2.study.study import clip_file, measures_file, record_file
 
 REFERENCE = preset("paper")[0]
 MORE, MIXED = cell("iid", 0.1, "tma", 0.98), cell("dnm", 0.1, "sa", 0.98)
@@ -136,7 +139,7 @@ def test_numbers_of_an_estimate_have_the_same_decimals():
 
 def test_stills_are_marked(tmp_path):
     cells = merge([*preset("paper"), *preset("lambda"), *preset("mu")])
-    stills = [one.id for one in cells if still(one)]
+    stills = [one.id for one in cells if one.still]
     assert stills == ["shared_cfa", "shared_sa", "frozen", "dnm-0_tma-0.98"]
     results = known(
         tmp_path / "study", cells=cells, prompts=PROMPTS[:1], seeds=(0,), measure=lambda job: {"motion": 0.1}
@@ -145,7 +148,7 @@ def test_stills_are_marked(tmp_path):
     assert sum("<br>still" in label for label in rows) == len(stills)
     (note,) = (note for note in notes(results) if "A still picture is the best" in note)
     for one in cells:
-        assert (one.label in note) == still(one)
+        assert (one.label in note) == one.still
     assert page(results, tmp_path / "study").count('<tr class="still">') == len(stills)
 
 
@@ -359,7 +362,7 @@ def test_prompts_are_text_on_the_page(hostile):
 def test_csv_has_a_row_for_each_clip(tmp_path):
     results = known(tmp_path / "study", made=lambda job: (job.cell, job.prompt) != (MORE, 1))
     rows = list(csv.DictReader(io.StringIO(table_of_clips(results))))
-    assert {row["clip"] for row in rows} == results.made
+    assert {row["clip"] for row in rows} == results.finished
     assert len(rows) == 22
     assert list(rows[0])[-len(METRICS) :] == list(METRICS)
     settings = (

@@ -22,7 +22,7 @@ from zs2.checkpoints.hub import STANDARD_CLIP
 from zs2.errors import InputError
 from zs2.evaluation.clip_scorer import BATCH, Scorer, scoring_model
 from zs2.evaluation.image_processor import ImageProcessor
-from zs2.metrics import clip_score
+from zs2.evaluation.metrics import clip_score
 from zs2.models.clip_config import tower
 
 KINDS = ("clip_quick_gelu", "clip_gelu")

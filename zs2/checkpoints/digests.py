@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from zs2.system.atomic import write_json
+
 LARGE = 2**28  # bytes of what is kept: the rest is hashed in less than half a second
 SETTLED = 2  # seconds since the last change: within a file system's clock tick another one would not show
 KEPT = 200  # digests, the last ones
@@ -66,11 +68,9 @@ def _kept() -> dict[str, str]:
 
 
 def _keep(state: str, digest: str) -> None:
-    """Add one, by a file of another name that then takes its place. Where it can't be written, it is not kept."""
+    """Add a digest to the cache. Where the cache can't be written, nothing happens."""
     with contextlib.suppress(OSError, RuntimeError):
         file = _cache()
         file.parent.mkdir(parents=True, exist_ok=True)
         kept = _kept() | {state: digest}
-        part = file.with_name(f"{file.name}.{os.getpid()}.part")
-        part.write_text(json.dumps(dict(list(kept.items())[-KEPT:]), indent=1), encoding="utf-8")
-        os.replace(part, file)
+        write_json(file, dict(list(kept.items())[-KEPT:]))

@@ -7,8 +7,8 @@ Two layouts are read, safetensors only:
     a model folder            image_encoder/, text_encoder/ (with text_projection), tokenizer/ and
                               feature_extractor/preprocessor_config.json, such as weights/emoji64
 
-How frames become pixels (size, mean, deviation) is what preprocessor_config.json says, in both; a folder without that
-file is an error, for a wrong mean would pass unseen.
+In both, preprocessor_config.json says how frames become pixels: size, mean, deviation. A folder without that file is an
+error, because a wrong mean would go unnoticed.
 """
 
 from __future__ import annotations
@@ -39,20 +39,23 @@ from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import Json, read_json
 from zs2.video.formats import Frames
 
-BATCH = 32  # frames encoded at once; fixed, so that a clip's last bits do not depend on the machine's memory
+BATCH = 32  # frames encoded at once; fixed, so that the last bits of scores do not depend on the machine's memory
 
 
 def scoring_model(model: str | Path) -> str:
-    """The CLIP that scores a model's clips unless another is asked for: its own, in image_encoder/, or OpenAI's."""
-    beside = Path(__file__).resolve().parents[2] / model
-    own = any((folder / "image_encoder").is_dir() for folder in (Path(model), beside))
+    """The CLIP that scores a model's clips by default: its own, in image_encoder/, or OpenAI's."""
+    in_clone = Path(__file__).resolve().parents[2] / model
+    own = any((folder / "image_encoder").is_dir() for folder in (Path(model), in_clone))
     return str(model) if own else STANDARD_CLIP
 
 
 class Scorer:
-    """A CLIP. `comparable` tells whether its scores compare with those of others: not where it came with one model.
+    """A CLIP.
 
-    name: as given. digests: SHA-256 of the weights, and of what the configurations and the tokenizer say.
+    Attributes:
+        name: as it was asked for.
+        comparable: whether its scores compare with published ones. Those of a CLIP that came with one model do not.
+        digests: SHA-256 of the weights, and of the configurations and the tokenizer together.
     """
 
     def __init__(self, parts: Parts, name: str, device: str | torch.device) -> None:
@@ -61,7 +64,7 @@ class Scorer:
         if text.projection_dim != vision.projection_dim:
             raise InputError(
                 f"{name}: texts are projected to {text.projection_dim} numbers, pictures to {vision.projection_dim}: "
-                "expected the same, for they are compared"
+                "expected the same, because they are compared"
             )
         if "text_projection.weight" not in parts.text_tensors:
             raise InputError(f"{name}: its text encoder has no text_projection, so it can't score: give another CLIP")
@@ -83,26 +86,26 @@ class Scorer:
 
     @classmethod
     def from_pretrained(cls, model: str | Path, device: str | torch.device = "cpu") -> Scorer:
-        """Load a CLIP, in float32: a folder in one of the two layouts, or `owner/name[@revision]` on the hub.
+        """Load a CLIP in float32 from a folder in one of the two layouts, or from `owner/name[@revision]` on the hub.
 
-        Raises: InputError for anything else, and for weights that do not fit their configuration.
+        Raises: InputError for any other folder, and for weights that do not fit their configuration.
         """
         path, _ = find(model, torch.float32, choose_clip_files)
         return cls(Parts.read(path, str(model)), str(model), device)
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """The SHA-256 of each file of weights, and of all that decides an embedding besides."""
-        said: list[Any] = [asdict(self.text.config), asdict(self.vision.config), asdict(self.images)]
-        said += [self.tokenizer.backend.to_str(), self.tokenizer.max_length, self.tokenizer.pad_id]
-        config = hashlib.sha256(dumps(said, sort_keys=True).encode()).hexdigest()
+        """The SHA-256 of the weights, and of everything else that decides an embedding, under `config`."""
+        rest: list[Any] = [asdict(self.text.config), asdict(self.vision.config), asdict(self.images)]
+        rest += [self.tokenizer.backend.to_str(), self.tokenizer.max_length, self.tokenizer.pad_id]
+        config = hashlib.sha256(dumps(rest, sort_keys=True).encode()).hexdigest()
         return {part: sha256(files) for part, files in self._files.items()} | {"config": config}
 
     @torch.no_grad()
     def embed_frames(self, frames: Frames) -> Tensor:
         """uint8 (F, H, W, 3) → unit vectors, float64 on the CPU (F, d). Equal frames are encoded once.
 
-        Raises: InputError if the frames do not become as large as the vision tower reads.
+        Raises: InputError if preprocessing gives another size than the vision tower reads.
         """
         keys = [frame.tobytes() for frame in frames]
         distinct = dict(zip(keys, frames, strict=True))
@@ -120,7 +123,7 @@ class Scorer:
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts → unit vectors, float64 on the CPU (b, d). Each is encoded once, alone. Warns of one that is cut."""
+        """Texts → unit vectors, float64 on the CPU (b, d). Each is encoded once, alone. Warns of a text that is cut."""
         for text in texts:
             if text not in self._texts:
                 self._texts[text] = _unit(self.text.embed(self.tokenizer.encode([text]).to(self.device)))[0]
@@ -128,7 +131,7 @@ class Scorer:
 
 
 def _unit(embeddings: Tensor) -> Tensor:
-    """Raises: FloatingPointError if a number is NaN or infinite, as broken weights make them."""
+    """Normalise. Raises: FloatingPointError if a number is NaN or infinite, as with broken weights."""
     if not embeddings.isfinite().all():
         raise FloatingPointError("CLIP gave NaN or infinite numbers: are its weights whole?")
     return torch.nn.functional.normalize(embeddings.cpu().double(), dim=-1)
@@ -136,21 +139,21 @@ def _unit(embeddings: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a CLIP is made of, whichever layout it was read from."""
+    """The parts of a CLIP, the same for both layouts."""
 
     comparable: bool
     text: TextConfig
     vision: VisionConfig
     text_tensors: dict[str, Tensor]
     vision_tensors: dict[str, Tensor]
-    names: tuple[str, str]  # of the two, in errors
+    names: tuple[str, str]  # of the two towers, in errors
     tokenizer: Path
     images: Json
     files: dict[str, list[Path]]
 
     @classmethod
     def read(cls, path: Path, name: str) -> Parts:
-        """Read a folder in either layout. Raises: InputError if it is neither, or lacks something."""
+        """Read a folder in either layout. Raises: InputError for any other folder, or a missing part."""
         if (path / "image_encoder").is_dir():
             return cls._from_model(path)
         if (path / "config.json").is_file():
@@ -186,7 +189,7 @@ class Parts:
             raise InputError(f"{name} is of the type {config['model_type']!r}: expected a CLIPModel ('clip')")
         files = weight_files(path, "model", torch.float32)
         tensors = rename(read_tensors(files))
-        tensors.pop("logit_scale", None)  # of the training's loss
+        tensors.pop("logit_scale", None)  # only the training's loss needs it
         text = {name: tensors.pop(name) for name in list(tensors) if name.startswith("text_")}
         return cls(
             comparable=True,
@@ -202,7 +205,7 @@ class Parts:
 
 
 def _images(path: Path) -> Json:
-    """The image processor's JSON: within that of the whole processor, where new files have it, or in its own file."""
+    """The image processor's JSON: part of processor_config.json in new folders, a file of its own in others."""
     whole = path / "processor_config.json"
     within = read_json(whole).get("image_processor") if whole.exists() else None
     return within if isinstance(within, dict) else read_json(path / "preprocessor_config.json")

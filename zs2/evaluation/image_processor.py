@@ -1,6 +1,7 @@
-"""From frames to what CLIP's vision tower reads: resized, cropped, normalised, as transformers' CLIPImageProcessor.
+"""From frames to the input of CLIP's vision tower: resized, cropped, normalised as by transformers' CLIPImageProcessor.
 
-That is the one with Pillow, in transformers 5 CLIPImageProcessorPil: torchvision rounds otherwise when it resizes.
+That is the processor with Pillow (CLIPImageProcessorPil in transformers 5). The one with torchvision rounds differently
+when it resizes.
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ from zs2.errors import InputError, whole
 from zs2.system.json_files import Json, Reader
 from zs2.video.formats import Frames
 
-# What CLIPImageProcessor assumes of a file that does not say: OpenAI's CLIP (Radford et al. 2021).
+# The defaults of CLIPImageProcessor: those of OpenAI's CLIP (Radford et al. 2021).
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 DEFAULTS: dict[str, Any] = {"size": 224, "crop_size": 224, "image_mean": MEAN, "image_std": STD}
 
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """Resizing rounds to uint8, as Pillow does; all else is float32.
+    """How frames become pixels. Resizing rounds to uint8, as Pillow does; the rest is float32.
 
-    size: of the resized picture, (height, width), or of its shortest side; None: not resized.
-    resample: Pillow's filter, 3 is bicubic.
-    crop: (height, width) of the middle that is kept; None: all. scale: what pixels of 0 … 255 are multiplied by.
+    Args:
+        size: (height, width) of the resized picture, or the length of its shortest side; None: not resized.
+        resample: Pillow's filter; 3 is bicubic.
+        crop: (height, width) of the centre crop; None: not cropped.
+        scale: the factor for pixels of 0 … 255.
+        mean, std: of red, green and blue, for normalisation.
     """
 
     size: tuple[int, int] | int | None
@@ -40,9 +44,9 @@ class ImageProcessor:
 
     @classmethod
     def from_json(cls, json: Json) -> ImageProcessor:
-        """Read a `preprocessor_config.json`; what it lacks takes the defaults of CLIPImageProcessor.
+        """Read a `preprocessor_config.json`. Missing keys take the defaults of CLIPImageProcessor.
 
-        Raises: InputError for another kind of processor, or for sizes that CLIP's does not know.
+        Raises: InputError for another kind of processor, or for sizes that CLIP's processor does not have.
         """
         json = {key: value for key, value in json.items() if value is not None}
         read = Reader("preprocessor_config.json", json, {"do_pad": False})
@@ -62,7 +66,7 @@ class ImageProcessor:
         return cls(size, resample, crop, scale, mean, std)
 
     def __call__(self, frames: Frames) -> Tensor:
-        """uint8 (F, H, W, 3) → float32 (F, 3, h, w). Raises: InputError if less is there than should be cropped."""
+        """uint8 (F, H, W, 3) → float32 (F, 3, h, w). Raises: InputError if the frames are smaller than the crop."""
         if self.size is not None:
             height, width = _resized(self.size, *frames.shape[1:3])
             resized = (Image.fromarray(frame).resize((width, height), self.resample) for frame in frames)
@@ -78,7 +82,7 @@ class ImageProcessor:
 
 
 def _resized(size: tuple[int, int] | int, height: int, width: int) -> tuple[int, int]:
-    """Height and width of a resized picture; where its shape is kept, the longer side is rounded down."""
+    """Height and width of a resized picture. Where the shape is kept, the longer side is rounded down."""
     if isinstance(size, tuple):
         return size
     longer = int(size * max(height, width) / min(height, width))

@@ -1,8 +1,8 @@
-"""Optical flow and what it leaves unexplained: the warping error of a clip. Flow is Farneback's, by opencv, an extra.
+"""The flow warping error of a clip: change that optical flow does not explain. It needs opencv, for Farneback's flow.
 
 The metric is the warping error of Lai et al. 2018 (Learning Blind Video Temporal Consistency, arXiv 1808.00449), as
-their program computes it; it finds what is hidden as Ruder et al. 2016 do (Artistic Style Transfer for Videos, arXiv
-1604.08610). They take the flow from FlowNet2: numbers compare only with those of the same flow.
+their program computes it. Hidden pixels are found as in Ruder et al. 2016 (Artistic Style Transfer for Videos, arXiv
+1604.08610). Both take the flow from FlowNet2: compare these numbers only with others of Farneback's flow.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ FARNEBACK = {"pyr_scale": 0.5, "levels": 3, "winsize": 15, "iterations": 3, "pol
 
 
 def flow_warp_error(frames: Frames) -> float | None:
-    """How much of the change between consecutive frames the optical flow does not explain, where nothing is hidden.
+    """The change between consecutive frames that the optical flow does not explain: 0 … 1, about 0 for a still clip.
 
-    The next frame is drawn back along the flow; the error is the mean square of what then differs, over the visible
-    pixels and the colours, pixels in [0, 1], and its mean over pairs of frames: 0 … 1, and about 0 for a still clip.
-    The flow is measured in the clip itself. A pair with nothing visible has no error and is left out (the authors'
-    program counts it as 0).
+    The next frame is warped back along the flow, which is measured in the clip itself. The error of a pair of frames is
+    the mean square of the difference that is left, over the visible pixels and the colours, pixels in [0, 1]. The
+    result is the mean over pairs. A pair with nothing visible is left out (the authors' program counts it as 0).
 
-    Args: frames: uint8 (F, H, W, 3). Returns: None for one frame, if nothing is visible, or without opencv (said once).
+    Args: frames: uint8 (F, H, W, 3).
+    Returns: None for one frame, if nothing is visible, or without opencv, of which it warns once.
     """
     if len(frames) < 2 or opencv() is None:
         return None
@@ -41,7 +41,7 @@ def flow_warp_error(frames: Frames) -> float | None:
 
 
 def warp_error(pictures: Tensor, forward: Tensor, backward: Tensor) -> float | None:
-    """`flow_warp_error` for given flows.
+    """The warping error for flows that are known.
 
     Args:
         pictures: (F, c, h, w). forward: (F−1, 2, h, w), from each frame to the next, in pixels to the right and down.
@@ -67,10 +67,10 @@ def warp(pictures: Tensor, flow: Tensor) -> Tensor:
 
 
 def hidden(forward: Tensor, backward: Tensor) -> Tensor:
-    """Where a frame's pixels are not to be seen in the next, by Ruder et al.'s two tests, or at the edge of a motion.
+    """Which pixels of a frame are hidden in the next one, by the two tests of Ruder et al.
 
-    With w the flow and ŵ the flow back from where w points: |w + ŵ|² > 0.01·(|w|² + |ŵ|²) + 0.5, that is, it does not
-    lead back; or |∇u|² + |∇v|² > 0.01·|w|² + 0.002 with (u, v) = w.
+    Let w = (u, v) be the flow and ŵ the flow back from where w points. A pixel is hidden if the flow back does not
+    return to it, |w + ŵ|² > 0.01·(|w|² + |ŵ|²) + 0.5, or at a motion boundary, |∇u|² + |∇v|² > 0.01·|w|² + 0.002.
 
     Args: both (b, 2, h, w), in pixels. Returns: bool (b, h, w)
     """
@@ -93,12 +93,12 @@ def farneback(frames: Frames) -> Tensor:
 
 @cache
 def opencv() -> Any:
-    """The module cv2, or None; then it is said, once, what is missing."""
+    """The module cv2, or None if it is not installed, of which it warns once."""
     try:
         import cv2
     except ImportError as error:
         warnings.warn(
-            f"flow-warp-error is left out, for it needs opencv ({error}): pip install 'zs2[metrics]'", stacklevel=2
+            f"flow-warp-error is left out, because it needs opencv ({error}): pip install 'zs2[metrics]'", stacklevel=2
         )
         return None
     return cv2

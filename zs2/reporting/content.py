@@ -1,11 +1,11 @@
-"""How a report says a study's settings, numbers and gaps: shared by the page and the Markdown. No torch here."""
+"""The texts and numbers of a report, shared by the page and the Markdown. No torch here."""
 
 from __future__ import annotations
 
+from zs2.evaluation.metrics import METRICS
 from zs2.study.cells import Cell
-from zs2.study.results import EVERY, NOISE_METRICS, Entry, Results, Row, Sweep, still
+from zs2.study.results import EVERY, Entry, Results, Row, Sweep
 from zs2.study.stats import Estimate, mean
-from zs2.study.study import METRICS
 
 ARROWS = {"higher": "\u00a0↑", "lower": "\u00a0↓", None: ""}
 ENOUGH = 0.9  # a rank correlation below this is explained
@@ -25,7 +25,7 @@ def summary(results: Results) -> list[str]:
     lines = [
         f"Model: {study.model} (SHA-256: {weights})",
         f"{len(study.cells)} variants × {len(study.prompts)} prompts × {len(study.seeds)} seeds; "
-        f"{len(results.made)} clips; frames: {study.frames} of {study.width}×{study.height}; "
+        f"{len(results.finished)} clips; frames: {study.frames} of {study.width}×{study.height}; "
         f"{'DDIM' if study.sampler == 'ddim' else 'DPM-Solver++'} steps: {study.steps}; guidance {study.guidance:g}; "
         f"{study.dtype}",
     ]
@@ -50,37 +50,39 @@ def summary(results: Results) -> list[str]:
 def notes(results: Results) -> list[str]:
     """What a reader must know before reading a number."""
     study = results.study
-    said, gaps = [], results.gaps()
+    lines, gaps = [], results.gaps()
     if gaps:
         missing, unmeasured = sum(clips for _, clips, _ in gaps), sum(waiting for _, _, waiting in gaps)
         cells = ", ".join(f"{cell.label} ({clips + waiting})" for cell, clips, waiting in gaps)
-        said.append(
+        lines.append(
             f"Not complete: {missing} clips are missing and {unmeasured} not measured, of {cells}. Until zs2.ablate is "
             "run again to the end, means rest on different clips: compare by the paired differences, which take what "
             "both have. Sweeps take what all their values have."
         )
     if not results.measures:
-        return [*said, "Nothing is measured yet, so there are no tables."]
-    stills = [cell.label for cell in study.cells if still(cell)]
+        return [*lines, "Nothing is measured yet, so there are no tables."]
+    stills = [cell.label for cell in study.cells if cell.still]
     found = f" Here these are still, for comparison: {'; '.join(stills)}." if stills else ""
-    said.append(
+    lines.append(
         "↑ and ↓ are the way that papers call better. A still picture is the best there is by every consistency, SSIM "
-        f"and flow warp error: read them beside motion.{found}"
+        f"and flow warp error: read them next to the motion.{found}"
     )
-    said.append(
+    lines.append(
         "“No difference seen” where an interval covers 0: that is not proof that there is none. And of twenty "
         "intervals one is expected to miss 0 where nothing differs."
     )
     if results.protocol and not results.protocol.get("comparable", True):
-        said.append("The CLIP that scored is the checkpoint's own, small one: its scores compare only with each other.")
+        lines.append(
+            "The CLIP that scored is the checkpoint's own, small one: its scores compare only with each other."
+        )
     if any(not prompt.text.strip() for prompt in study.prompts):
-        said.append("The empty prompt has no CLIP score: there is nothing that its clips should show.")
+        lines.append("The empty prompt has no CLIP score: there is nothing that its clips should show.")
     if len(results.sets) > 1:
-        said.append("Closed prompts name thing and background; open ones leave the look to the noise.")
+        lines.append("Closed prompts name thing and background; open ones leave the look to the noise.")
     few = [f"{count} {name}" for name in results.sets if (count := prompt_count(results, name)) < FEW]
     if few:
-        said.append(f"Few prompts ({', '.join(few)}): their intervals are rough, and speak for these prompts only.")
-    return said
+        lines.append(f"Few prompts ({', '.join(few)}): their intervals are rough, and speak for these prompts only.")
+    return lines
 
 
 def prompt_count(results: Results, name: str) -> int:
@@ -99,8 +101,8 @@ def heads(results: Results) -> list[str]:
 
 
 def definitions(results: Results) -> list[str]:
-    """What each metric of the tables is."""
-    return [f"{METRICS[name].title}: {METRICS[name].says}" for name in results.metrics]
+    """What each metric of the tables means."""
+    return [f"{METRICS[name].title}: {METRICS[name].meaning}" for name in results.metrics]
 
 
 def number(value: float | None) -> str:
@@ -109,7 +111,7 @@ def number(value: float | None) -> str:
 
 
 def numbers(*values: float) -> list[str]:
-    """Numbers with as many decimals as suit the largest; one that is not 0 and would look so is ≈0."""
+    """Numbers with as many decimals as suit the largest. A number that only rounds to 0 is ≈0."""
     size = max(map(abs, values))
     places = next((n for n, least in ((2, 10), (3, 1), (4, 0.01), (5, 0.0001)) if size >= least), 6)
     return [_plain(value, places) for value in values]
@@ -137,21 +139,21 @@ def estimate(found: Estimate | None, signed: bool = False) -> list[str]:
 
 
 def difference(change: Estimate) -> list[str]:
-    """A paired difference: with its interval; and whether none was seen."""
+    """A paired difference with its interval, and a remark if the interval covers 0."""
     if change.low is None:
         return [*estimate(change, signed=True), "one prompt: no interval"]
     return [*estimate(change, signed=True), *["no difference seen"] * change.none_seen]
 
 
 def mark(cell: Cell, results: Results) -> str:
-    """What is said below a variant's label, if anything."""
+    """The remark below a variant's label, or an empty text."""
     if cell.id == results.study.full:
         return "reference"
-    return "still" if still(cell) else ""
+    return "still" if cell.still else ""
 
 
 def ablation_row(results: Results, row: Row) -> list[list[str]]:
-    """A row of an ablation table: each cell some lines of text."""
+    """A row of an ablation table. Each cell is some lines of text."""
     kind = mark(row.cell, results)
     return [[row.cell.label, *[kind] * bool(kind)], [str(row.clips)], *map(_entry, row.entries)]
 
@@ -168,7 +170,7 @@ def sweep_title(sweep: Sweep) -> str:
 
 
 def sweep_rows(sweep: Sweep) -> list[list[list[str]]]:
-    """The figures of a sweep: the authors', and for each set of prompts these with their intervals."""
+    """The figures of a sweep: the authors', then for each set of prompts the study's, with their intervals."""
     rows = [[["the authors'"], *([f"{value:.4f}"] for value in sweep.authors)]]
     return rows + [[[name], *map(estimate, estimates)] for name, estimates in sweep.motion.items()]
 
@@ -183,7 +185,7 @@ def rank_lines(sweep: Sweep) -> list[str]:
 
 
 def _why(sweep: Sweep, name: str) -> str:
-    """Why an order is not the authors': the steps from one value to the next that go another way than theirs."""
+    """Why an order is not the authors': the steps from one value to the next that go the other way."""
     against = []
     for i, step in enumerate(sweep.steps[name]):
         theirs = sweep.authors[i + 1] - sweep.authors[i]
@@ -198,15 +200,18 @@ def _why(sweep: Sweep, name: str) -> str:
     )
 
 
+def noise_heads(results: Results) -> list[str]:
+    """The columns of the table of noises."""
+    return ["noise", *(METRICS[name].title for name in results.noise_metrics)]
+
+
 def noise_rows(results: Results) -> list[list[str]]:
-    """Each noise model's correlation of consecutive frames' noises: measured, and in theory."""
-    measured, theory = NOISE_METRICS
+    """For each noise model, the metrics of its initial noises: their correlation, measured and in theory."""
     rows: dict[str, list[str]] = {}
     for cell in results.study.cells:
-        got = mean(results.values(cell.id, measured))
-        if got is not None and not cell.frozen:
+        means = [mean(results.values(cell.id, metric)) for metric in results.noise_metrics]
+        if any(means) and not cell.frozen:
             name = cell.noise + (f" λ = {cell.lam:g}" if cell.lam is not None else "")
             name += f" a = {cell.alpha:g}" if cell.alpha is not None else ""
-            expected = mean(results.values(cell.id, theory))
-            rows[name] = [name, number(got.value), number(expected.value if expected else None)]
+            rows[name] = [name, *(number(None if found is None else found.value) for found in means)]
     return list(rows.values())

@@ -1,8 +1,8 @@
 """The report's web page: one file that needs no network. What a user wrote is escaped wherever it stands. No torch.
 
-The page is assets/report.html with its style, its script and its data put in. Its Content-Security-Policy names the two
-by their hashes and lets nothing else run, and nothing be fetched. Clips are stored once each, as one picture of all
-their frames.
+The page is assets/report.html with its style, scripts and data filled in. Its Content-Security-Policy names style and
+script by their hashes: nothing else runs, and nothing is fetched. Each clip is stored once, as one picture of all its
+frames.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from zs2.evaluation.metrics import METRICS
 from zs2.reporting.content import (
     AUTHORS_CLIPS,
     RANKS,
@@ -27,6 +28,7 @@ from zs2.reporting.content import (
     definitions,
     heads,
     mark,
+    noise_heads,
     noise_rows,
     notes,
     number,
@@ -40,15 +42,17 @@ from zs2.reporting.content import (
 from zs2.reporting.sweep_plot import curve
 from zs2.study.cells import Cell
 from zs2.study.results import Results, Sweep, sweeps, table
-from zs2.study.study import METRICS, clip_file
+from zs2.study.study import clip_file
 from zs2.system.progress import progress
 from zs2.video.clip import Clip
 from zs2.video.formats import Frames
 
+SCRIPTS = ("clips.js", "votes.js")
+CAPTION = ("clip-score", "motion")  # the metrics below a clip
 SMALL = 128  # pixels: frames up to this are shown with square pixels
-LARGE = 256  # larger frames are reduced to this, and stored with losses
+LARGE = 256  # larger frames are reduced to this, and stored as lossy WebP
 WIDEST = 8192  # of a picture of all frames
-GROUPS = (  # the parts of a table: presets, and their titles
+GROUPS = (  # the parts of a table: a preset, and its title
     ("paper", "Ablations, baselines and controls"),
     ("lambda", "Sweep of λ"),
     ("mu", "Sweep of μ"),
@@ -64,9 +68,10 @@ NO_SWEEP = (
 def page(results: Results, folder: Path) -> str:
     """The whole page as HTML."""
     data = Path(__file__).parent / "assets"
-    style, script = ((data / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    style, *scripts = ((data / name).read_text(encoding="utf-8") for name in ("report.css", *SCRIPTS))
+    script = "\n".join(scripts)
     reduced = max(results.study.width, results.study.height) > LARGE
-    said = notes(results) + [f"Clips are reduced to {LARGE} pixels on this page."] * reduced
+    remarks = notes(results) + [f"Clips are reduced to {LARGE} pixels on this page."] * reduced
     noise = [_row([[text] for text in row]) for row in noise_rows(results)]
     parts = {
         "POLICY": f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'",
@@ -74,16 +79,16 @@ def page(results: Results, folder: Path) -> str:
         "SCRIPT": script,
         "SUMMARY": _list(summary(results)),
         "PROMPTS": _list(prompt_list(results)),
-        "NOTES": _list(said),
+        "NOTES": _list(remarks),
         "TABLES": "".join(_ablation(results, name) for name in results.sets) if results.measures else NONE,
         "DEFINITIONS": _list(definitions(results)),
         "AUTHORS": escape(AUTHORS_CLIPS),
         "SWEEPS": "".join(map(_sweep, sweeps(results))) or NO_SWEEP,
-        "NOISE": _table(["noise", "measured", "in theory"], noise) if noise else NONE,
+        "NOISE": _table(noise_heads(results), noise) if noise else NONE,
         "DATA": _script_json(_data(results, folder)),
     }
     html = (data / "report.html").read_text(encoding="utf-8")
-    pieces = html.split("@@")  # text, NAME, text, NAME, …, text: what is put in is not searched again
+    pieces = html.split("@@")  # text, NAME, text, NAME, …, text: what is filled in is not searched again
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
 
 
@@ -92,7 +97,7 @@ def _hash(text: str) -> str:
 
 
 def _script_json(value: Any) -> str:
-    """JSON that can stand in a script element: no <, so no end of it and no comment; ASCII, so no line separator."""
+    """JSON for a script element. Without < it can end neither the element nor begin a comment; it is ASCII."""
     return dumps(value).replace("<", "\\u003c")
 
 
@@ -104,17 +109,17 @@ def _list(lines: Iterable[str]) -> str:
 
 
 def _table(head: Sequence[str], body: Iterable[str], caption: str = "") -> str:
-    """A table that scrolls in a box of its own; body: its rows, or groups of them."""
+    """A table that scrolls in a box of its own. body: its rows, with rows of group titles between them."""
     titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
-    said = f"<caption>{escape(caption)}</caption>" if caption else ""
+    caption = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
-        f'<div class="wide" tabindex="0"><table>{said}<thead><tr>{titles}</tr></thead>'
+        f'<div class="wide" tabindex="0"><table>{caption}<thead><tr>{titles}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
 
 
 def _row(cells: Sequence[Sequence[str]], kind: str = "") -> str:
-    """A row of cells, each some lines of text."""
+    """A row. Each cell is some lines of text."""
     first, *others = (
         "".join([escape(line), *(f"<small>{escape(more)}</small>" for more in rest)]) for line, *rest in cells
     )
@@ -137,7 +142,7 @@ def _ablation(results: Results, prompts: str) -> str:
 
 
 def _group(cell: Cell) -> int:
-    """Which part of a table a cell is in: that of its first preset in the order of GROUPS."""
+    """Which part of a table a cell belongs to: that of its first preset in the order of GROUPS."""
     return next(i for i, (name, _) in enumerate(GROUPS) if name in cell.presets or not name)
 
 
@@ -153,22 +158,20 @@ def _sweep(found: Sweep) -> str:
 
 
 def _data(results: Results, folder: Path) -> dict[str, Any]:
-    """What the script shows: the variants, the prompts, and each clip as a picture of all its frames."""
+    """What the scripts show: the variants, the prompts, and each clip as a picture of all its frames."""
     study = results.study
-    jobs = [job for job in study.jobs() if job.name in results.made]
+    jobs = [job for job in study.jobs() if job.name in results.finished]
     pictures: dict[str, int] = {}
     clips = {}
     for job in progress(jobs, len(jobs), "clips"):
         picture, columns, size = _picture(Clip.open(clip_file(folder, job.name)).frames)
-        measured = results.measures.get((job.cell.id, job.prompt, job.seed), {})
+        values = results.measures.get(job.key, {})
         clips[job.name] = {
             "cell": job.cell.id,
             "prompt": job.prompt,
             "seed": job.seed,
-            "said": " · ".join(
-                f"{METRICS[name].title} {number(measured[name])}"
-                for name in ("clip-score", "motion")
-                if measured.get(name) is not None
+            "caption": " · ".join(
+                f"{METRICS[name].title} {number(values[name])}" for name in CAPTION if values.get(name) is not None
             ),
             "picture": pictures.setdefault(picture, len(pictures)),
             "columns": columns,
@@ -189,7 +192,7 @@ def _data(results: Results, folder: Path) -> dict[str, Any]:
 
 
 def _picture(frames: Frames) -> tuple[str, int, list[int]]:
-    """All frames in a grid, as a data: address; the grid's columns; the size [width, height] of a frame in it."""
+    """All frames in one grid: its data: address, its number of columns, and the [width, height] of a frame in it."""
     count, height, width = frames.shape[:3]
     large = max(height, width) > LARGE
     if large:

@@ -1,4 +1,4 @@
-"""A sweep as a drawing: motion against λ or μ with its intervals, beside the authors' own figures. SVG, as text."""
+"""A sweep as a drawing: motion against λ or μ with its intervals, and the authors' own figures. SVG, as text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MARKS = (  # of each line, about its points
 
 
 class Point(NamedTuple):
-    """A value at a place of the sweep, with the ends of its interval, if it has one."""
+    """A value of the sweep, with the ends of its interval if it has one."""
 
     at: float
     value: float
@@ -29,7 +29,7 @@ class Point(NamedTuple):
 
 
 def curve(sweep: Sweep) -> str:
-    """The drawing, with a legend above and a description for who can't see it."""
+    """The drawing, with a legend above it and a description for screen readers."""
     lines = {"the authors'": [Point(*pair) for pair in zip(sweep.at, sweep.authors, strict=True)]}
     for name, estimates in sweep.motion.items():
         pairs = zip(sweep.at, estimates, strict=True)
@@ -71,14 +71,17 @@ def curve(sweep: Sweep) -> str:
         parts.append(f'<polyline points="{left},{row} {left + 26},{row}"/>')
         parts.append(f'<g transform="translate({left + 13} {row})">{MARKS[i]}</g>')
         parts.append(f'<text x="{left + 33}" y="{row}" dy=".34em">{escape(name)}</text></g>')
-    said = [f"{name}: {', '.join(f'{number(p.value)} at {p.at:g}' for p in points)}" for name, points in lines.items()]
+    lines_of_text = [
+        sweep_title(sweep),
+        *(f"{name}: {', '.join(f'{number(p.value)} at {p.at:g}' for p in points)}" for name, points in lines.items()),
+    ]
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape("; ".join([sweep_title(sweep), *said]))}">'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape("; ".join(lines_of_text))}">'
         f"{''.join(parts)}</svg>"
     )
 
 
 def _step(top: float) -> float:
-    """A round number, four of which reach at least so far."""
+    """The least round number of which four reach `top`."""
     unit = 10.0 ** math.floor(math.log10(max(top, 1e-6) / 4))
     return next(unit * factor for factor in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12) if 4 * unit * factor >= top)

@@ -45,6 +45,11 @@ class Cell:
         settings = {"noise": self.noise, "lam": self.lam, "alpha": self.alpha, "attn": self.attn, "mu": self.mu}
         return {name: value for name, value in settings.items() if value is not None}
 
+    @property
+    def still(self) -> bool:
+        """Whether all frames of its clips are one picture: it is the frozen frame, or its frames have one noise."""
+        return self.frozen or self.noise == "shared" or (self.noise == "dnm" and self.lam == 0)
+
 
 def cell(noise: str, lam: float, attn: str, mu: float, alpha: float | None = None) -> Cell:
     """The cell of a variant, whose values are in range. Those without effect are left out, and momentum 0 and 1 are
@@ -144,3 +149,11 @@ def reference(cells: Sequence[Cell]) -> Cell:
         return (*kind, abs(lam - STUDY_LAM), abs(mu - STUDY_MU))
 
     return min(cells, key=distance)
+
+
+def sweep_point(one: Cell) -> tuple[float, float] | None:
+    """λ and μ of a cell of the authors' sweeps, which are of the full method. None for any other cell."""
+    mu = {"sa": 0.0, "cfa": 1.0, "tma": one.mu}.get(one.attn)
+    if one.noise != "dnm" or one.frozen or one.lam is None or mu is None:
+        return None
+    return one.lam, mu

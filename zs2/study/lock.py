@@ -8,12 +8,11 @@ systems) nothing is locked: then two processes may do the same work twice, with 
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from zs2.video.formats import PART
+from zs2.system.atomic import remove_unfinished
 
 try:
     import fcntl
@@ -47,11 +46,7 @@ class Workplace:
         if self._lock(PRESENT) is not True:
             return
         for folder in self.folders:
-            for left in folder.glob(f"{PART[0]}*{PART[1]}"):
-                if left.is_dir():
-                    shutil.rmtree(left, ignore_errors=True)
-                else:
-                    left.unlink(missing_ok=True)
+            remove_unfinished(folder)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

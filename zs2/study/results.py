@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zs2.errors import InputError
-from zs2.study.cells import Cell
+from zs2.evaluation.measure import differences, measured_metrics
+from zs2.evaluation.metrics import METRICS
+from zs2.study.cells import Cell, sweep_point
 from zs2.study.stats import Estimate, Key, common, difference, mean, rank_correlation
-from zs2.study.study import FIXED, METRICS, Study, clip_file, measures_file, record_file
+from zs2.study.study import FIXED, Study, clip_file, measures_file, record_file
 from zs2.system.json_files import read_json
 
-NOISE_METRICS = ("noise-correlation", "noise-correlation-expected")
 EVERY = "all"  # the set of all prompts
 
 # Mean absolute change between consecutive frames of the authors' own clips (of pose-guided motion, 16 frames, 512²).
@@ -29,63 +30,67 @@ SYMBOLS = {"lambda": "λ", "mu": "μ"}
 
 @dataclass(frozen=True)
 class Results:
-    """A study and all that was measured of it.
+    """A study and everything that was measured of it.
 
-    measures: {(cell id, prompt, seed): {metric: value}}, without the CLIP scores of the empty prompt, which there is
-    nothing in to show. made: names of the clips that are there. protocol: by what they were measured; None if nothing
-    was.
+    Args:
+        measures: {(cell id, prompt, seed): {metric: value}}. Metrics that need a prompt are None for the empty one.
+        finished: names of the clips that are there.
+        protocol: how they were measured; None if nothing was measured.
+        incomplete: keys of `measures` that lack a metric of METRICS, because that is newer than the measurement.
     """
 
     study: Study
     measures: dict[tuple[str, int, int], dict[str, float | None]]
-    made: frozenset[str]
+    finished: frozenset[str]
     protocol: dict[str, Any] | None
+    incomplete: frozenset[tuple[str, int, int]] = frozenset()
 
     @classmethod
     def read(cls, folder: Path) -> Results:
         """The results in a study's folder.
 
-        Raises: InputError if it holds no study, no clip, or measures that are broken or by different protocols.
+        Raises: InputError if it has no study, no clip, or measures that are broken or of different protocols.
         """
         study = Study.read(folder)
-        made = [
+        finished = [
             job
             for job in study.jobs()
             if clip_file(folder, job.name).exists() and record_file(folder, job.name).exists()
         ]
-        if not made:
+        if not finished:
             raise InputError(f"{folder}: the study has no clip yet: run python -m zs2.ablate --out {folder} to the end")
-        measures, protocols = {}, []
-        for job in made:
+        measures, incomplete = {}, set()
+        first: dict[str, Any] | None = None
+        for job in finished:
             file = measures_file(folder, job.name)
-            if file.exists():
-                values, protocol = _measures(file)
-                if not study.prompts[job.prompt].text.strip():  # measures of before may hold one
-                    values["clip-score"] = None
-                measures[job.cell.id, job.prompt, job.seed] = values
-                protocols += [protocol] * (protocol not in protocols)
-        if len(protocols) > 1:
-            one, other = protocols[:2]
-            differ = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-            pairs = [(name, one.get(name), other.get(name)) for name in differ if name != "clip_sha256"]
-            ways = ", ".join(f"{name} {a!r} and {b!r}" for name, a, b in pairs) or "CLIP weights that differ"
-            raise InputError(
-                f"{folder}: its clips were measured in different ways ({ways}): give the command of zs2.ablate again, "
-                "with one --clip, and all are measured alike"
-            )
-        return cls(study, measures, frozenset(job.name for job in made), protocols[0] if protocols else None)
+            if not file.exists():
+                continue
+            values, protocol = _read_measures(file)
+            first = protocol if first is None else first
+            _check_alike(folder, first, protocol)
+            if not study.prompts[job.prompt].text.strip():  # older measures may have a score of the empty prompt
+                values |= {metric.name: None for metric in METRICS.values() if metric.of_prompt}
+            measures[job.key] = values
+            if not measured_metrics(protocol) >= METRICS.keys():
+                incomplete.add(job.key)
+        return cls(study, measures, frozenset(job.name for job in finished), first, frozenset(incomplete))
 
     @property
     def metrics(self) -> list[str]:
-        """Those that have a value somewhere, but for the noise's, in the order of METRICS."""
-        return [name for name in METRICS if name not in NOISE_METRICS and self._has(name)]
+        """The metrics of the tables, in the order of METRICS: those with a value somewhere, without the noise's."""
+        return [one.name for one in METRICS.values() if not one.of_noise and self._has(one.name)]
+
+    @property
+    def noise_metrics(self) -> list[str]:
+        """The metrics of the initial noises, in the order of METRICS."""
+        return [one.name for one in METRICS.values() if one.of_noise]
 
     def _has(self, metric: str) -> bool:
         return any(values[metric] is not None for values in self.measures.values())
 
     @property
     def sets(self) -> list[str]:
-        """The sets of prompts, and, if they are several, all together."""
+        """The sets of prompts. If there are several, also the set of all prompts."""
         found = list(dict.fromkeys(prompt.set for prompt in self.study.prompts))
         return [*found, EVERY] if len(found) > 1 else found
 
@@ -96,49 +101,65 @@ class Results:
 
     @property
     def digest(self) -> str:
-        """What votes are for: the settings that decide every clip, and the prompts. More cells or seeds keep it."""
+        """What votes belong to: the settings that decide every clip, and the prompts. More cells or seeds keep it."""
         fixed = {name: getattr(self.study, name) for name in FIXED} | {"prompts": [str(p) for p in self.study.prompts]}
         return hashlib.sha256(dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
+
+    def measured(self, cell: str, prompts: str = EVERY) -> int:
+        """How many clips of a cell are measured, for a set of prompts."""
+        return sum(name == cell and self._in_set(prompt, prompts) for name, prompt, _ in self.measures)
 
     def values(self, cell: str, metric: str, prompts: str = EVERY) -> dict[Key, float | None]:
         """{(prompt, seed): value} of a cell, for a set of prompts."""
         return {
-            (prompt, seed): measured[metric]
-            for (name, prompt, seed), measured in self.measures.items()
-            if name == cell and prompts in (EVERY, self.study.prompts[prompt].set)
+            (prompt, seed): values[metric]
+            for (name, prompt, seed), values in self.measures.items()
+            if name == cell and self._in_set(prompt, prompts)
         }
 
+    def _in_set(self, prompt: int, prompts: str) -> bool:
+        return prompts in (EVERY, self.study.prompts[prompt].set)
+
     def gaps(self) -> list[tuple[Cell, int, int]]:
-        """The cells that are not whole: (cell, clips that are missing, clips that are not measured)."""
-        clips: dict[str, int] = dict.fromkeys((cell.id for cell in self.study.cells), 0)
-        unmeasured = dict(clips)
+        """The cells that are not complete: (cell, clips that are missing, clips that are not fully measured)."""
+        missing: dict[str, int] = dict.fromkeys((cell.id for cell in self.study.cells), 0)
+        unmeasured = dict(missing)
         for job in self.study.jobs():
-            clips[job.cell.id] += job.name not in self.made
-            unmeasured[job.cell.id] += job.name in self.made and (job.cell.id, *job[1:]) not in self.measures
+            if job.name not in self.finished:
+                missing[job.cell.id] += 1
+            elif job.key not in self.measures or job.key in self.incomplete:
+                unmeasured[job.cell.id] += 1
         cells = self.study.cells
-        return [(c, clips[c.id], unmeasured[c.id]) for c in cells if clips[c.id] or unmeasured[c.id]]
+        return [(c, missing[c.id], unmeasured[c.id]) for c in cells if missing[c.id] or unmeasured[c.id]]
 
 
-def _measures(file: Path) -> tuple[dict[str, float | None], dict[str, Any]]:
+def _read_measures(file: Path) -> tuple[dict[str, float | None], dict[str, Any]]:
     """The metrics and the protocol in a file of measures."""
-    said, again = read_json(file), "remove it and give the command of zs2.ablate again"
-    metrics, protocol = said.get("metrics"), said.get("protocol")
+    stored, advice = read_json(file), "remove it and give the command of zs2.ablate again"
+    metrics, protocol = stored.get("metrics"), stored.get("protocol")
     if not isinstance(metrics, dict) or not isinstance(protocol, dict):
-        raise InputError(f"{file}: expected metrics and protocol in it: {again}")
+        raise InputError(f"{file}: expected metrics and protocol in it: {advice}")
     values = {name: metrics.get(name) for name in METRICS}
     for name, value in values.items():
         if value is not None and not (type(value) in (int, float) and math.isfinite(value)):
-            raise InputError(f"{file}: {name} is {value!r}: expected a finite number or null: {again}")
+            raise InputError(f"{file}: {name} is {value!r}: expected a finite number or null: {advice}")
     return values, protocol
 
 
-def still(cell: Cell) -> bool:
-    """Whether all frames of a cell's clips are one picture: it is the frozen frame, or they have one noise."""
-    return cell.frozen or cell.noise == "shared" or (cell.noise == "dnm" and cell.lam == 0)
+def _check_alike(folder: Path, one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Raise InputError if the measures of two protocols can't be compared."""
+    keys = differences(one, other)
+    if keys:
+        pairs = [(key, one.get(key), other.get(key)) for key in keys if key != "clip_sha256"]
+        ways = ", ".join(f"{key} {a!r} and {b!r}" for key, a, b in pairs) or "CLIP weights that differ"
+        raise InputError(
+            f"{folder}: its clips were measured in different ways ({ways}): give the command of zs2.ablate again, "
+            "with one --clip, and all are measured alike"
+        )
 
 
 class Entry(NamedTuple):
-    """A cell's mean of a metric, and its paired difference to the full method (None for that itself)."""
+    """A cell's mean of a metric, and its paired difference to the reference (None for the reference itself)."""
 
     value: Estimate | None
     change: Estimate | None
@@ -153,7 +174,7 @@ class Row(NamedTuple):
 
 
 def table(results: Results, prompts: str) -> list[Row]:
-    """The ablation table of a set of prompts: a row for each cell, the full method first."""
+    """The ablation table of a set of prompts: a row for each cell, the reference first."""
     rows = []
     full = results.study.full
     for cell in sorted(results.study.cells, key=lambda c: c.id != full):
@@ -161,17 +182,18 @@ def table(results: Results, prompts: str) -> list[Row]:
         for metric in results.metrics:
             values, base = (results.values(name, metric, prompts) for name in (cell.id, full))
             entries.append(Entry(mean(values), None if cell.id == full else difference(values, base)))
-        rows.append(Row(cell, len(results.values(cell.id, "motion", prompts)), entries))
+        rows.append(Row(cell, results.measured(cell.id, prompts), entries))
     return rows
 
 
 class Sweep(NamedTuple):
-    """Motion at each of the authors' values of λ or μ that the study has, beside their own.
+    """Motion at each of the authors' values of λ or μ that the study has, compared with the authors' own motion.
 
-    Only (prompt, seed) that have all the values count, so that each value is of the same prompts and noises.
-    parameter: λ or μ. fixed: the value of the other. motion: {set of prompts: [estimate a value]}, without a set of
-    which nothing counts. steps: {set: [paired difference from each value to the next]}. ranks: {set: rank correlation
-    with the authors}.
+    Only pairs of prompt and seed that have all the values count, so that each value has the same prompts and noises.
+
+    parameter: λ or μ. fixed: the value of the other. motion: {set of prompts: [an estimate for each value]}, without a
+    set that has no such pair. steps: {set: [paired difference from each value to the next]}. ranks: {set: rank
+    correlation with the authors' motion}.
     """
 
     parameter: str
@@ -184,20 +206,15 @@ class Sweep(NamedTuple):
 
 
 def sweeps(results: Results) -> list[Sweep]:
-    """The sweeps in a study, those of λ first: of DNM, where three or more of the authors' values are measured."""
+    """The sweeps in a study, those of λ first, where three or more of the authors' values are measured."""
     places: dict[str, dict[float, dict[float, str]]] = {"lambda": {}, "mu": {}}  # {parameter: {fixed: {at: cell}}}
     for cell in results.study.cells:
-        mu = {"sa": 0.0, "cfa": 1.0, "tma": cell.mu}.get(cell.attn)
-        if (
-            cell.noise != "dnm"
-            or cell.lam is None
-            or mu is None
-            or cell.frozen
-            or not results.values(cell.id, "motion")
-        ):
+        point = sweep_point(cell)
+        if point is None or not results.measured(cell.id):
             continue
-        places["lambda"].setdefault(mu, {})[cell.lam] = cell.id
-        places["mu"].setdefault(cell.lam, {})[mu] = cell.id
+        lam, mu = point
+        places["lambda"].setdefault(mu, {})[lam] = cell.id
+        places["mu"].setdefault(lam, {})[mu] = cell.id
     found = [
         _sweep(results, parameter, fixed, {value: cells[value] for value in AUTHORS[parameter] if value in cells})
         for parameter, lines in places.items()

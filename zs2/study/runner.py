@@ -14,18 +14,18 @@ import torch
 from zs2.checkpoints.hub import DEFAULT_MODEL, is_hub_id
 from zs2.errors import InputError
 from zs2.evaluation.clip_scorer import Scorer
-from zs2.evaluation.optical_flow import opencv
+from zs2.evaluation.measure import is_valid, measure, protocol
+from zs2.evaluation.metrics import METRICS
 from zs2.method import NOISE_MODELS
-from zs2.metrics import expected_correlation, measure, noise_correlation, rounded
 from zs2.pipeline import ZS2
 from zs2.sampling.plan import resolve
 from zs2.sampling.request import Request
 from zs2.study.lock import Workplace
 from zs2.study.planning import SAMPLING
-from zs2.study.study import METRICS, Job, Study, clip_file, is_made, measures_file, write_json
+from zs2.study.study import Job, Study, clip_file, is_made, measures_file
+from zs2.system.atomic import write_json
 from zs2.system.devices import own_device
 from zs2.system.json_files import read_json
-from zs2.version import __version__
 from zs2.video.clip import Clip
 from zs2.video.formats import Frames
 
@@ -74,18 +74,6 @@ def request(study: Study, job: Job) -> dict[str, Any]:
     }
 
 
-def protocol(scorer: Scorer) -> dict[str, Any]:
-    """By what clips are measured; what was measured by something else is measured again."""
-    cv2 = opencv()
-    return {
-        "clip": public(scorer.name, Path(scorer.name).name),
-        "clip_sha256": scorer.digests,
-        "comparable": scorer.comparable,
-        "opencv": None if cv2 is None else cv2.__version__,
-        "zs2": __version__,
-    }
-
-
 class Runner:
     """Makes and measures clips, and knows which are there.
 
@@ -95,10 +83,9 @@ class Runner:
 
     def __init__(self, folder: Path, study: Study, model: ZS2, scorer: Scorer | None) -> None:
         self.folder, self.study, self.scorer = folder, study, scorer
-        self.protocol = None if scorer is None else protocol(scorer)
+        self.protocol = None if scorer is None else protocol(scorer, public(scorer.name, Path(scorer.name).name))
         self.failed: dict[str, str] = {}
         self.variant = cache(lambda cell: model.variant(**cell.method))  # on the same weights
-        self.correlation = cache(self._correlation)
 
     def made(self, job: Job) -> bool:
         """Whether a clip is there."""
@@ -109,7 +96,7 @@ class Runner:
         if self.protocol is None:
             return True
         try:
-            return read_json(measures_file(self.folder, job.name)).get("protocol") == self.protocol
+            return is_valid(read_json(measures_file(self.folder, job.name)).get("protocol"), self.protocol)
         except InputError:  # there are none, or a machine that went down cut them short
             return False
 
@@ -147,15 +134,16 @@ class Runner:
         return Clip(frames, clip.fps, clip.settings | {"frames": self.study.frames, "frozen": True})
 
     def measures(self, job: Job, frames: Frames, scorer: Scorer) -> dict[str, Any]:
-        """What is recorded of a clip's metrics."""
-        cell, prompt = job.cell, self.study.prompts[job.prompt].text
-        noisy = not cell.frozen and len(frames) > 1 and NOISE_MODELS[cell.noise].start is None
-        values = measure(frames, prompt, scorer) | {
-            "noise-correlation": self.correlation(cell.noise, cell.lam, cell.alpha, job.seed) if noisy else None,
-            "noise-correlation-expected": rounded(expected_correlation(cell.noise, cell.lam, cell.alpha))
-            if noisy
-            else None,
+        """What is stored of a clip's metrics."""
+        cell = job.cell
+        own_noises = not cell.frozen and len(frames) > 1 and NOISE_MODELS[cell.noise].start is None
+        variant = self.variant(cell)
+        drawn = resolve(variant.image_model, variant.method, Request(**request(self.study, job)))
+        noise = {
+            "noises": drawn.initial_noise() if own_noises else None,
+            "method": variant.method if own_noises else None,
         }
+        values = measure(frames, self.study.prompts[job.prompt].text, scorer, noise)
         return {
             "cell": cell.id,
             "prompt": job.prompt,
@@ -163,10 +151,3 @@ class Runner:
             "protocol": self.protocol,
             "metrics": {name: values[name] for name in METRICS},
         }
-
-    def _correlation(self, noise: str, lam: float | None, alpha: float | None, seed: int) -> float | None:
-        """Of the noises of consecutive frames; the same for all prompts and kinds of attention."""
-        cell = next(c for c in self.study.cells if (c.noise, c.lam, c.alpha, c.frozen) == (noise, lam, alpha, False))
-        variant, asked = self.variant(cell), Request(**request(self.study, Job(cell, 0, seed)))
-        drawn = resolve(variant.image_model, variant.method, asked).initial_noise()
-        return rounded(noise_correlation(drawn))

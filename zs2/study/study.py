@@ -1,4 +1,4 @@
-"""An ablation study as a folder: what study.json says, where clips and measures are, the metrics. No torch here.
+"""An ablation study as a folder: what study.json says, and where clips and measures are. No torch here.
 
     DIR/study.json            what was asked: settings, prompts, seeds, cells
     DIR/clips/NAME.webp       a clip, lossless, and NAME.json, its settings: where that is, the clip is whole
@@ -10,9 +10,7 @@ cells, prompts and seeds; what decides the clips that are there stays.
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -21,29 +19,8 @@ from typing import Any, NamedTuple
 from zs2.errors import InputError
 from zs2.study.cells import Cell, merge, reference
 from zs2.study.prompts import Prompt
+from zs2.system.atomic import write_json
 from zs2.system.json_files import read_json
-from zs2.video.formats import PART
-
-
-class Metric(NamedTuple):
-    """How a metric is shown: a short title, which way is better (higher, lower, or None: neither), what it says."""
-
-    title: str
-    better: str | None
-    says: str
-
-
-METRICS = {
-    "clip-score": Metric("CLIP score", "higher", "how well the frames show the prompt: 100 · mean cosine, at least 0"),
-    "clip-frame-consistency": Metric("CLIP consistency", "higher", "mean cosine of consecutive frames' embeddings"),
-    "clip-all-pairs": Metric("CLIP all pairs", "higher", "mean cosine of the embeddings of all pairs of frames"),
-    "clip-first": Metric("CLIP to first", "higher", "mean cosine of each later frame's embedding to frame 0's"),
-    "motion": Metric("motion", None, "mean absolute change between consecutive frames, pixels in [0, 1]"),
-    "ssim": Metric("SSIM", "higher", "structural similarity of consecutive frames"),
-    "flow-warp-error": Metric("flow warp error", "lower", "change that optical flow does not explain, where visible"),
-    "noise-correlation": Metric("noise correlation", None, "of the initial noises of consecutive frames, measured"),
-    "noise-correlation-expected": Metric("in theory", None, "the same, by the noise model's formula"),
-}
 
 
 class Job(NamedTuple):
@@ -57,6 +34,11 @@ class Job(NamedTuple):
     def name(self) -> str:
         """What its files are called."""
         return f"{self.cell.id}_p{self.prompt:02}_s{self.seed}"
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What its measures are called: the id of its cell, prompt and seed."""
+        return self.cell.id, self.prompt, self.seed
 
 
 @dataclass(frozen=True)
@@ -184,11 +166,3 @@ def is_made(folder: str | os.PathLike[str], name: str) -> bool:
         return False
     whole = length > 8 and length == 8 + int.from_bytes(head[4:], "little")  # RIFF
     return whole and record_file(folder, name).exists()
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Write a JSON file in one go: whoever reads it gets the old one or the new one."""
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=PART[0], suffix=PART[1]) as stage:
-        part = Path(stage, file.name)
-        part.write_bytes((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
-        os.replace(part, file)

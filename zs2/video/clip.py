@@ -1,10 +1,8 @@
-"""Clips: the frames and how they were made, saved whole or not at all, and their contact sheet."""
+"""Clips: frames with the settings that made them. A clip is saved whole or not at all, and can be opened again."""
 
 from __future__ import annotations
 
-import math
 import os
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from json import dumps, loads
@@ -15,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 from zs2.errors import InputError, choose, whole
+from zs2.system.atomic import check_writable, write_all
+from zs2.video.contact_sheet import contact_sheet
 from zs2.video.formats import (
     LOSSY,
-    PART,
     READERS,
     SETTINGS_MAX,
     WRITERS,
@@ -31,16 +30,16 @@ from zs2.video.formats import (
 
 FPS_MAX = 1000  # WebP counts time in whole milliseconds
 GIF_FPS_MAX = 50  # browsers slow a GIF frame of less than 20 ms down to 100 ms
-SHEET_FRAMES, SHEET_WIDTH, SHEET_TILE, SHEET_GAP = 60, 2048, 192, 4  # 60 = 10 × 6; the others in pixels
-SHEET_GREY = (200, 200, 200)  # stands off from white and from black frames
 
 
 class Clip:
     """A finished video.
 
-    Args: frames: uint8 (F, H, W, 3), RGB, F ≥ 1. fps: frames a second, 1 to 1000.
-    settings: how the clip was made, a JSON object; it is stored in every file of the clip and read by `read_settings`.
-    Raises: InputError for frames, a rate or settings of another kind.
+    Args:
+        frames: uint8 (F, H, W, 3), RGB, F ≥ 1.
+        fps: frames a second, 1 to 1000.
+        settings: how the clip was made, a JSON object. Every file of the clip stores it; `read_settings` reads it.
+    Raises: InputError for any other frames, rate or settings.
     """
 
     def __init__(self, frames: Frames, fps: int = 8, settings: dict[str, Any] | None = None) -> None:
@@ -54,12 +53,14 @@ class Clip:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Clip:
-        """Read a clip back from a lossless file, .webp, .png or .apng, or a folder of PNG files, all of `Clip.save`.
+        """Open a clip that `Clip.save` wrote without loss: a .webp, .png or .apng file, or a folder of PNG files.
 
-        The frames are those that were saved: one that lasts longer is repeated, and a still picture as often as its
-        settings say `frames`. The rate is the settings' `fps`; where the times do not fit that, the slowest they fit.
-        Raises: InputError for GIF and MP4, which are lossy, for what `Clip.save` did not write, and for pictures of
-            another size than the settings say, such as a contact sheet.
+        The frames are those that were saved. A picture that lasts longer than one frame is repeated; a still picture is
+        repeated as often as the `frames` of its settings say. The rate is the `fps` of the settings. Where the times in
+        the file do not fit that rate, it is the slowest rate that they fit.
+
+        Raises: InputError for GIF and MP4, which are lossy, for what `Clip.save` did not write, and for pictures whose
+            size is not the one in the settings, such as a contact sheet.
         """
         path = Path(path)
         if path.suffix.lower() in LOSSY:
@@ -71,17 +72,17 @@ class Clip:
             pictures, ends = read_frames(path)
         except Exception as error:  # a broken file makes a decoder raise anything
             raise InputError(f"{path}: can't be read ({error}): expected a clip of zs2") from error
-        said = {key: value for key, value in settings.items() if type(value) is int}
+        numbers = {key: value for key, value in settings.items() if type(value) is int}
         height, width = pictures.shape[1:3]
-        if (said.get("height", height), said.get("width", width)) != (height, width):
+        if (numbers.get("height", height), numbers.get("width", width)) != (height, width):
             raise InputError(
-                f"{path} is {width}x{height}, its settings say {said.get('width')}x{said.get('height')}: "
+                f"{path} is {width}x{height}, its settings say {numbers.get('width')}x{numbers.get('height')}: "
                 "expected a clip as zs2 wrote it, not a contact sheet"
             )
-        fps = said.get("fps", 0)
+        fps = numbers.get("fps", 0)
         rates = [fps] if 1 <= fps <= FPS_MAX else []
         if not ends:
-            count = 1 if path.is_dir() else max(1, said.get("frames", 1))
+            count = 1 if path.is_dir() else max(1, numbers.get("frames", 1))
             return cls(np.repeat(pictures, count, axis=0), rates[0] if rates else 8, settings)
         for rate in (*rates, *range(1, FPS_MAX + 1)):
             if counts := frames_in_time(ends, rate):
@@ -95,25 +96,29 @@ class Clip:
     def save(self, path: str | os.PathLike[str], sheet: bool = False, json: bool = True) -> list[Path]:
         """Write the clip, looping forever, in the format of the path's ending, and return the paths written.
 
-            .gif         256 colours a frame, not dithered (dither noise would flicker); time in hundredths of a second:
-                         frames may differ by one, but every frame starts at its time, rounded, and the sum is right
+            .gif         256 colours a frame, not dithered, because dither noise flickers. GIF counts hundredths of a
+                         second: every frame starts at its time, rounded, so two frames may differ by one hundredth
             .webp        lossless; time in milliseconds, rounded likewise
-            .png, .apng  an animated PNG, lossless, time likewise
+            .png, .apng  an animated PNG, lossless; time likewise
             .mp4         H.264 in 4:2:0, BT.709, so width and height must be even; needs `pip install 'zs2[video]'`
-            (no ending)  a folder of 0000.png, 0001.png, …; an earlier clip's folder is replaced
+            (no ending)  a folder of 0000.png, 0001.png, …; it replaces the folder of an earlier clip
 
-        In GIF, WebP and animated PNG equal frames in a row become one that lasts as long; if all are equal, a still
-        picture, and only GIF keeps its time.
-        json: also write the settings beside the clip (clip.json). sheet: also a contact sheet (clip.sheet.png).
-        The same frames and settings give the same bytes. All files are finished under temporary names before any is put
-        in place, the JSON last: where there is a new JSON, the clip is whole.
+        In GIF, WebP and animated PNG equal frames in a row become one picture that lasts as long. A clip whose frames
+        are all equal becomes a still picture; only GIF keeps its time.
+
+        The same frames and settings give the same bytes. All files are written under temporary names before any is
+        renamed, the JSON last: where there is a new JSON, the clip is whole.
+
+        Args:
+            json: also write the settings to a file of their own (clip.json).
+            sheet: also write a contact sheet (clip.sheet.png).
         Raises: InputError as `check_output` does, and for an odd size in MP4; OSError if writing fails.
         """
         path = check_output(path, self.fps)
         ending = path.suffix.lower()
         if ending == ".mp4" and (self.frames.shape[1] % 2 or self.frames.shape[2] % 2):
             raise InputError(f"{path}: MP4 needs an even width and height, got {self!r}: use .webp, .png or .gif")
-        json_path, sheet_path = beside(path)
+        json_path, sheet_path = companions(path)
         text = dumps(self.settings)  # ASCII: no format can take it for another encoding
         jobs: dict[Path, Callable[[Path], object]] = {path: partial(WRITERS[ending], self.frames, self.fps, text)}
         if sheet:
@@ -121,41 +126,19 @@ class Clip:
         if json:
             lines = dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
             jobs[json_path] = partial(Path.write_bytes, data=lines.encode())
-        write_all(path.parent, jobs)
+        write_all(jobs, record=json_path if json else None)
         return list(jobs)
 
     def sheet(self, columns: int | None = None, tile: int | None = None) -> Image.Image:
-        """The contact sheet: the frames, or 60 of them evenly spaced, in reading order in a grid on grey.
-
-        columns: tiles in a row (default: up to 8 frames in one row, more in a grid near 16:9).
-        tile: the most pixels that a tile is wide (default: the sheet is at most 2048 wide, a small frame grows to 192).
-        Frames are enlarged by whole factors only, each pixel a square; reduced frames are Lanczos filtered.
-        """
-        count, height, width = self.frames.shape[:3]
-        shown = min(count, SHEET_FRAMES)
-        columns = _columns(shown, width / height) if columns is None else min(whole("columns", columns, 1), shown)
-        if tile is None:
-            room = max(1, (SHEET_WIDTH - SHEET_GAP) // columns - SHEET_GAP)
-            tile = min(room, max(width, SHEET_TILE * width // max(width, height)))
-        tile = whole("tile", tile, 1, SHEET_WIDTH)
-        scale = tile // width if tile >= width else tile / width
-        size = (round(width * scale), max(1, round(height * scale)))
-        resample = Image.Resampling.NEAREST if tile >= width else Image.Resampling.LANCZOS
-        step = (size[0] + SHEET_GAP, size[1] + SHEET_GAP)
-        rows = math.ceil(shown / columns)
-        sheet = Image.new("RGB", (columns * step[0] + SHEET_GAP, rows * step[1] + SHEET_GAP), SHEET_GREY)
-        for place, index in enumerate(np.linspace(0, count - 1, shown).round().astype(int)):
-            row, column = divmod(place, columns)
-            corner = (SHEET_GAP + column * step[0], SHEET_GAP + row * step[1])
-            sheet.paste(Image.fromarray(self.frames[index]).resize(size, resample), corner)
-        return sheet
+        """The contact sheet, as `contact_sheet` describes it."""
+        return contact_sheet(self.frames, columns, tile)
 
 
 def check_output(path: str | os.PathLike[str], fps: int) -> Path:
-    """Check all that can be known of an output before the clip is sampled, leaving no trace, and return it as a Path.
+    """Check an output before its clip is sampled, leaving no trace, and return it as a Path.
 
     Raises: InputError for an unknown ending, a missing PyAV, a GIF faster than browsers play, a place that can't be
-    written, a folder where a file should be or the other way round, a folder that holds anything but an earlier clip.
+        written, a folder where a file should be or the reverse, and a folder that holds anything but an earlier clip.
     """
     path = Path(path)
     ending = path.suffix.lower()
@@ -173,7 +156,7 @@ def check_output(path: str | os.PathLike[str], fps: int) -> Path:
             f"{path}: browsers play a GIF at {GIF_FPS_MAX} fps at most, got {fps}: use .webp, .png or .mp4"
         )
     try:
-        for file in beside(path) if not ending else (path, *beside(path)):
+        for file in companions(path) if not ending else (path, *companions(path)):
             if _exists(file) and file.is_dir():
                 raise InputError(f"output {file} is a folder: expected a file or a new name; choose another name")
         if not ending and _exists(path) and not _is_frame_folder(path):
@@ -181,8 +164,7 @@ def check_output(path: str | os.PathLike[str], fps: int) -> Path:
         parent = next(folder for folder in path.parents if os.path.lexists(folder))
         if not parent.is_dir():
             raise InputError(f"output {path}: {parent} is not a folder: choose another place")
-        with tempfile.TemporaryFile(dir=parent, prefix=PART[0], suffix=PART[1]):
-            pass  # what permissions say is not always so: try it
+        check_writable(parent)
     except OSError as error:
         raise InputError(f"output {path} can't be written ({error.strerror or error}): choose another place") from error
     return path
@@ -197,13 +179,13 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     file = path / "0000.png" if path.is_dir() else path
     ending = choose("clip ending", file.suffix.lower(), tuple(READERS))
     if not file.is_file():
-        raise InputError(f"{file}: no such file: expected a clip, or the JSON beside it")
+        raise InputError(f"{file}: no such file: expected a clip, or its JSON")
     try:
         text = READERS[ending](file)
     except InputError:
         raise
     except Exception as error:  # a broken file makes a decoder raise anything
-        raise InputError(f"{path}: can't be read ({error}): expected a clip of zs2, or the JSON beside it") from error
+        raise InputError(f"{path}: can't be read ({error}): expected a clip of zs2, or its JSON") from error
     try:
         if text is None or len(text) > SETTINGS_MAX:
             raise ValueError("none, or too long")
@@ -229,13 +211,13 @@ def _checked(settings: dict[str, Any] | None) -> dict[str, Any]:
     return dict(loads(text))
 
 
-def beside(path: Path) -> tuple[Path, Path]:
-    """The JSON and the contact sheet of a clip."""
+def companions(path: Path) -> tuple[Path, Path]:
+    """The files that go with a clip: its JSON and its contact sheet."""
     return path.with_name(path.stem + ".json"), path.with_name(path.stem + ".sheet.png")
 
 
 def _exists(path: Path) -> bool:
-    """Whether something has this name. Raises: OSError for a name that nothing can have (too long, say)."""
+    """Whether something has this name. Raises: OSError for a name that nothing can have, such as one too long."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -244,7 +226,7 @@ def _exists(path: Path) -> bool:
 
 
 def _is_frame_folder(folder: Path) -> bool:
-    """Whether it is an earlier clip and nothing else: 0000.png, 0001.png, …, each with settings in it."""
+    """Whether a folder is an earlier clip and nothing else: 0000.png, 0001.png, …, each with settings in it."""
     files = list(folder.iterdir()) if folder.is_dir() else [folder]
     if {file.name for file in files} != {f"{index:04}.png" for index in range(len(files))}:
         return False
@@ -252,41 +234,3 @@ def _is_frame_folder(folder: Path) -> bool:
         return all(read_image(file) is not None for file in files)
     except Exception:  # a broken file makes a decoder raise anything
         return False
-
-
-def _columns(count: int, aspect: float) -> int:
-    """Up to 8 tiles stand in one row; more in the grid that is nearest 16:9, with few empty places."""
-
-    def ugliness(columns: int) -> float:
-        rows = math.ceil(count / columns)
-        return abs(math.log(columns * aspect / rows / (16 / 9))) + 5 * (1 - count / (rows * columns))
-
-    return count if count <= 8 else min(range(1, count + 1), key=ugliness)
-
-
-def write_all(folder: Path, jobs: dict[Path, Callable[[Path], object]]) -> None:
-    """Let each job write a temporary path, and when all are done move the results to their places, in order.
-
-    Whatever is raised in between, KeyboardInterrupt included, no temporary file stays, and each target is the old one
-    or the new one, or, the JSON only, gone.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=PART[0], suffix=PART[1]) as stage:
-        new, old = Path(stage, "new"), Path(stage, "old")
-        new.mkdir()
-        old.mkdir()
-        for target, write in jobs.items():
-            write(new / target.name)
-        for target in jobs:
-            if target.suffix == ".json" and target.exists():  # from here on it would speak of another clip
-                os.replace(target, old / target.name)
-        for target in jobs:
-            is_dir = target.is_dir()
-            try:
-                if is_dir:  # only a file can be replaced in one go
-                    os.replace(target, old / target.name)
-                os.replace(new / target.name, target)
-            except BaseException:
-                if is_dir and not os.path.lexists(target):
-                    os.replace(old / target.name, target)
-                raise

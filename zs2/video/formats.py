@@ -1,4 +1,4 @@
-"""The file formats of a clip: writing frames, and reading back the settings that are stored with them."""
+"""The file formats of a clip: writing frames with their settings, and reading both back."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from zs2.errors import InputError
 
 Frames: TypeAlias = NDArray[np.uint8]  # (F, H, W, 3)
 
-PART = (".zs2-", ".part")  # how the name of what is not finished yet begins and ends
-SETTINGS_MAX = 1 << 20  # characters; more in a file is not ours
+SETTINGS_MAX = 1 << 20  # characters; zs2 writes no file with more
 PNG_KEY = "zs2"
 EXIF_IMAGE_DESCRIPTION = 0x010E
 
 
 def _durations(count: int, fps: int, units: int) -> list[int]:
-    """How long each frame lasts in 1/units seconds, such that frame i starts at i/fps rounded."""
+    """How long each frame lasts, in 1/units seconds. Frame i starts at i/fps, rounded."""
     starts = [_start(i, fps, units) for i in range(count + 1)]
     return [end - start for start, end in itertools.pairwise(starts)]
 
@@ -66,14 +65,14 @@ def _write_png(frames: Frames, fps: int, text: str, path: Path) -> None:
 
 
 def write_folder(frames: Iterable[Frames], fps: int, text: str, path: Path) -> None:
-    """Frame after frame, (H, W, 3)."""
+    """Write frames (H, W, 3) to 0000.png, 0001.png, … in a new folder, each as it comes."""
     path.mkdir()
     for index, frame in enumerate(frames):
         Image.fromarray(frame).save(path / f"{index:04}.png", format="PNG", pnginfo=png_text(text))
 
 
 def write_mp4(frames: Iterable[Frames], fps: int, text: str, path: Path) -> None:
-    """Frame after frame, (H, W, 3)."""
+    """Write frames (H, W, 3) to an MP4 file, each as it comes."""
     av, frames = pyav(), iter(frames)
     first = next(frames)
     with av.open(str(path.absolute()), "w", format="mp4", options={"movflags": "+faststart"}) as container:
@@ -81,7 +80,7 @@ def write_mp4(frames: Iterable[Frames], fps: int, text: str, path: Path) -> None
         stream = container.add_stream("libx264", rate=fps, options={"crf": "17"})
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # else the bytes depend on the machine's cores
+        stream.codec_context.thread_count = 1  # with more, the bytes depend on the machine's cores
         # 1 is BT.709 in the first three and limited range in the last: without them each player guesses the colours
         for name in ("colorspace", "color_primaries", "color_trc", "color_range"):
             setattr(stream.codec_context, name, 1)
@@ -94,9 +93,9 @@ def write_mp4(frames: Iterable[Frames], fps: int, text: str, path: Path) -> None
 
 
 def read_frames(path: Path) -> tuple[Frames, list[int]]:
-    """The pictures of a lossless file or folder, and when each ends, in ms; no times for a still or for a folder.
+    """The pictures of a lossless file or folder, and when each ends, in ms. A still or a folder has no times.
 
-    Raises: whatever Pillow does for a broken file, and NumPy for pictures of several sizes.
+    Raises: what Pillow raises for a broken file, and NumPy for pictures of several sizes.
     """
     files = [path / f"{index:04}.png" for index in range(len(list(path.iterdir())))] if path.is_dir() else [path]
     pictures, ends, now = [], [], 0.0
@@ -112,25 +111,25 @@ def read_frames(path: Path) -> tuple[Frames, list[int]]:
 
 
 def frames_in_time(ends: list[int], fps: int) -> list[int] | None:
-    """How many frames at this rate each picture of an animation stands for; None if its times are not of this rate."""
+    """How many frames at this rate each picture of an animation stands for. None if its times do not fit the rate."""
     marks = [0, *(round(end * fps / 1000) for end in ends)]
     counts = [last - first for first, last in itertools.pairwise(marks)]
     return counts if all(counts) and [_start(mark, fps, 1000) for mark in marks] == [0, *ends] else None
 
 
 def remux_mp4(path: Path, text: str) -> None:
-    """Give an MP4 other settings: its frames stay as they are, not encoded again."""
+    """Give an MP4 other settings. Its frames stay as they are, not encoded again."""
     av, other = pyav(), path.with_name(f"again-{path.name}")
     with (
         av.open(str(path.absolute())) as source,
         av.open(str(other.absolute()), "w", format="mp4", options={"movflags": "+faststart"}) as container,
     ):
         container.metadata["comment"] = text
-        given = source.streams.video[0]
+        video = source.streams.video[0]
         old = not hasattr(container, "add_stream_from_template")  # PyAV before 14
-        stream = container.add_stream(template=given) if old else container.add_stream_from_template(given)
-        for packet in source.demux(given):
-            if packet.dts is not None:  # the last, empty one
+        stream = container.add_stream(template=video) if old else container.add_stream_from_template(video)
+        for packet in source.demux(video):
+            if packet.dts is not None:  # None: the last packet, which is empty
                 packet.stream = stream
                 container.mux(packet)
     other.replace(path)
@@ -141,7 +140,7 @@ def _read_json(path: Path) -> str | None:
 
 
 def read_image(path: Path) -> str | None:
-    """The settings stored in a GIF, PNG or WebP file, or None. Raises: whatever Pillow does for a broken file."""
+    """The settings stored in a GIF, PNG or WebP file, or None. Raises: what Pillow raises for a broken file."""
     with Image.open(path, formats=["GIF", "PNG", "WEBP"]) as image:
         comment = image.info.get("comment")
         text = comment.decode() if isinstance(comment, bytes) else image.info.get(PNG_KEY)
@@ -149,7 +148,7 @@ def read_image(path: Path) -> str | None:
 
 
 def _read_mp4(path: Path) -> str | None:
-    # the format is given because FFmpeg would take a playlist for a video, and open what it names
+    # Without a format, FFmpeg would take a playlist for a video and open the files that it names.
     with pyav().open(str(path.absolute()), format="mp4") as container:
         return container.metadata.get("comment")
 

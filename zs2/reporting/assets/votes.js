@@ -1,135 +1,11 @@
-"use strict";
-// The report's clips and its blind comparison. All text from the study goes in by textContent: it can't become markup.
-const study = JSON.parse(document.getElementById("data").textContent);
-const by = (id) => document.getElementById(id);
-const keyOf = (cell, prompt, seed) => JSON.stringify([cell, prompt, seed]);
-const names = new Map(Object.entries(study.clips).map(([name, clip]) => [keyOf(clip.cell, clip.prompt, clip.seed), name]));
-const labels = Object.fromEntries(study.cells.map((cell) => [cell.id, cell.label]));
-const textOf = (prompt) => `${prompt.text.trim() === "" ? "(empty prompt)" : prompt.text} · ${prompt.set}`;
-
-function made(tag, text) {
-  const element = document.createElement(tag);
-  element.textContent = text;
-  return element;
-}
-
-function option(value, text) {
-  const element = made("option", text);
-  element.value = value;
-  return element;
-}
-
-// --- drawing ----------------------------------------------------------------------------------------------------------
-
-const ROW = 8;  // frames in a row of a contact sheet
-const images = [];
-
-function picture(name) {  // of all frames of a clip, loaded when it is first wanted
-  const address = study.clips[name].picture;
-  if (!images[address]) {
-    images[address] = new Image();
-    images[address].src = study.pictures[address];
-    images[address].decode().then(show);
-  }
-  return images[address];
-}
-
-function draw(canvas) {  // the clock's frame of the canvas's clip, or all frames on a contact sheet
-  const { size: [width, height], columns } = study.clips[canvas.dataset.name], image = picture(canvas.dataset.name);
-  const sheet = canvas.classList.contains("sheet"), shown = sheet ? study.frames : 1, gap = sheet ? 2 : 0;
-  const across = Math.min(shown, ROW), down = Math.ceil(shown / ROW);
-  canvas.width = across * (width + gap) - gap;
-  canvas.height = down * (height + gap) - gap;
-  if (!image.complete) return;
-  for (let i = 0; i < shown; i++) {
-    const frame = sheet ? i : clock.frame;
-    canvas.getContext("2d").drawImage(image, (frame % columns) * width, Math.floor(frame / columns) * height, width, height,
-      (i % ROW) * (width + gap), Math.floor(i / ROW) * (height + gap), width, height);
-  }
-}
-
-// --- one clock for all clips ------------------------------------------------------------------------------------------
-
-const clock = { frame: 0, running: false, since: 0 };
-
-function show() {
-  for (const canvas of document.querySelectorAll("canvas[data-name]")) draw(canvas);
-  by("frame").value = clock.frame;
-  by("at").textContent = `${clock.frame + 1} of ${study.frames}`;
-}
-
-function tick(now) {
-  const wait = 1000 / (study.fps * Number(by("speed").value));
-  if (clock.running && now - clock.since >= wait) {
-    clock.frame = (clock.frame + 1) % study.frames;
-    clock.since = now - clock.since < 2 * wait ? clock.since + wait : now;
-    show();
-  }
-  requestAnimationFrame(tick);
-}
-
-function run(running) {
-  clock.running = running;
-  clock.since = performance.now();
-  for (const button of document.querySelectorAll("button.play")) button.textContent = running ? "pause" : "play";
-}
-
-function step(frames) {
-  run(false);
-  clock.frame = (clock.frame + frames + study.frames) % study.frames;
-  show();
-}
-
-// --- the clips of a prompt and seed -----------------------------------------------------------------------------------
-
-function browse() {
-  const stage = by("stage"), sheet = by("view").value === "sheet";
-  stage.replaceChildren();
-  stage.classList.toggle("sheet", sheet);
-  by("transport").hidden = sheet;
-  for (const cell of study.cells) {
-    const name = names.get(keyOf(cell.id, Number(by("prompt").value), Number(by("seed").value)));
-    const figure = document.createElement("figure"), caption = made("figcaption", cell.label);
-    if (cell.id === study.full) caption.append(" (reference)");
-    if (name) {
-      const canvas = document.createElement("canvas");
-      canvas.setAttribute("role", "img");
-      canvas.setAttribute("aria-label", `clip of ${cell.label}`);
-      canvas.classList.toggle("sheet", sheet);
-      canvas.classList.toggle("square", study.square);
-      canvas.dataset.name = name;
-      figure.append(canvas);
-    }
-    caption.append(made("small", name ? study.clips[name].said : "missing"));
-    figure.append(caption);
-    stage.append(figure);
-  }
-  show();
-}
-
-study.prompts.forEach((prompt, i) => by("prompt").append(option(i, textOf(prompt))));
-study.seeds.forEach((seed) => by("seed").append(option(seed, seed)));
-by("frame").max = study.frames - 1;
-for (const id of ["prompt", "seed", "view"]) by(id).addEventListener("change", browse);
-for (const id of ["choose", "voting"]) by(id).addEventListener("submit", (event) => event.preventDefault());
-for (const button of document.querySelectorAll("button.play")) button.addEventListener("click", () => run(!clock.running));
-by("frame").addEventListener("input", () => step(Number(by("frame").value) - clock.frame));
-by("stage").addEventListener("keydown", (event) => {
-  if (event.key === " ") run(!clock.running);
-  else if (event.key === "ArrowRight") step(1);
-  else if (event.key === "ArrowLeft") step(-1);
-  else return;
-  event.preventDefault();
-});
-
-// --- votes ------------------------------------------------------------------------------------------------------------
+// The blind comparison: votes, the booth in which they are cast, and their results. It uses clips.js.
 
 const CHOICES = ["left", "right", "tie", "skip"], KEY = `zs2-votes-${study.digest}`, MOST = 100000;
 let votes = [], strangers = [], queue = [], current = null;
 const voter = () => by("voter").value.trim() || by("voter").placeholder;
 const pairOf = ({ left, right }) => JSON.stringify([left, right].sort());
 
-function checked(vote) {  // a vote that can have been given on this page; throws for any other
+function checked(vote) {  // a vote that this page could have; throws for any other
   const { voter, left, right, choice } = vote ?? {};
   if (typeof voter !== "string" || voter.trim() === "" || voter.length > 40) throw new Error("a vote says no voter");
   if (![left, right].every((name) => Object.hasOwn(study.clips, name))) throw new Error("a vote is on a clip that is not here");
@@ -139,7 +15,7 @@ function checked(vote) {  // a vote that can have been given on this page; throw
   return { voter, left, right, choice };
 }
 
-function add(list) {  // votes that are not there yet; returns how many
+function add(list) {  // adds the votes that are new; returns how many
   const before = votes.length, keyOfVote = (vote) => JSON.stringify([vote.voter, pairOf(vote)]);
   const known = new Set(votes.map(keyOfVote));
   for (const vote of list) {
@@ -149,7 +25,7 @@ function add(list) {  // votes that are not there yet; returns how many
   return votes.length - before;
 }
 
-function store() {  // what is opened from disk may have no storage: then votes last as long as the page
+function store() {  // a page opened from disk may have no storage: then votes last as long as the page
   try {
     localStorage.setItem(KEY, JSON.stringify({ voter: voter(), votes: [...votes, ...strangers] }));
   } catch {
@@ -175,13 +51,13 @@ function recall() {
 // --- the booth --------------------------------------------------------------------------------------------------------
 
 function pairs() {  // those that the voter has not voted on, in random order and on random sides
-  const found = [], given = new Set(votes.filter((vote) => vote.voter === voter()).map(pairOf));
+  const found = [], voted = new Set(votes.filter((vote) => vote.voter === voter()).map(pairOf));
   for (let prompt = 0; prompt < study.prompts.length; prompt++) for (const seed of study.seeds) {
     study.cells.forEach((a, i) => study.cells.slice(i + 1).forEach((b) => {
       if (by("pairs").value === "full" && a.id !== study.full && b.id !== study.full) return;
       const left = names.get(keyOf(a.id, prompt, seed)), right = names.get(keyOf(b.id, prompt, seed));
       if (!left || !right || study.clips[left].picture === study.clips[right].picture) return;
-      if (!given.has(pairOf({ left, right }))) found.push({ left, right });
+      if (!voted.has(pairOf({ left, right }))) found.push({ left, right });
     }));
   }
   for (let i = found.length - 1; i > 0; i--) {  // Fisher–Yates
@@ -193,12 +69,12 @@ function pairs() {  // those that the voter has not voted on, in random order an
 
 function next() {
   current = queue.shift() ?? null;
-  const given = votes.filter((vote) => vote.voter === voter()).length, left = queue.length + (current ? 1 : 0);
-  by("done").max = Math.max(1, given + left);
-  by("done").value = given;
-  by("count").textContent = `${given} given, ${left} to go`;
+  const cast = votes.filter((vote) => vote.voter === voter()).length, left = queue.length + (current ? 1 : 0);
+  by("done").max = Math.max(1, cast + left);
+  by("done").value = cast;
+  by("count").textContent = `${cast} given, ${left} to go`;
   for (const button of by("booth").querySelectorAll("[data-vote]")) {
-    button.disabled = button.dataset.vote === "undo" ? given === 0 : !current;
+    button.disabled = button.dataset.vote === "undo" ? cast === 0 : !current;
   }
   by("question").textContent = current ? textOf(study.prompts[study.clips[current.left].prompt]) : "No more pairs. Thank you.";
   for (const side of ["left", "right"]) {
@@ -279,11 +155,11 @@ function tally() {
   for (const { first, second, won, tied, lost } of preferences(by("which").value)) {
     const n = won + tied + lost, k = won + tied / 2, line = document.createElement("tr");
     const [low, high] = wilson(k, n), percent = (share) => (100 * share).toFixed(0);
-    const head = made("th", labels[first]), share = made("td", `${percent(k / n)} %`);
+    const head = create("th", labels[first]), share = create("td", `${percent(k / n)} %`);
     head.scope = "row";
-    share.append(made("small", `[${percent(low)}, ${percent(high)}]`));
-    if (low <= 0.5 && high >= 0.5) share.append(made("small", "no preference seen"));
-    line.append(head, made("td", labels[second]), ...[won, tied, lost].map((count) => made("td", count)), share);
+    share.append(create("small", `[${percent(low)}, ${percent(high)}]`));
+    if (low <= 0.5 && high >= 0.5) share.append(create("small", "no preference seen"));
+    line.append(head, create("td", labels[second]), ...[won, tied, lost].map((count) => create("td", count)), share);
     body.append(line);
   }
 }
@@ -300,11 +176,11 @@ by("import").addEventListener("change", async () => {
   const file = by("import").files[0];
   if (!file) return;
   try {
-    const said = JSON.parse(await file.text());
-    if (said?.zs2_votes !== 1) throw new Error("it is no file of votes");
-    if (said.study !== study.digest) throw new Error("its votes are on another study, or on this one with other prompts");
-    if (!Array.isArray(said.votes) || said.votes.length > MOST) throw new Error("it has no list of votes");
-    const list = said.votes.map(checked), fresh = add(list);
+    const content = JSON.parse(await file.text());
+    if (content?.zs2_votes !== 1) throw new Error("it is no file of votes");
+    if (content.study !== study.digest) throw new Error("its votes are on another study, or on this one with other prompts");
+    if (!Array.isArray(content.votes) || content.votes.length > MOST) throw new Error("it has no list of votes");
+    const list = content.votes.map(checked), fresh = add(list);
     by("message").textContent = `Votes imported: ${fresh}. Already here: ${list.length - fresh}.`;
     store();
     tally();

@@ -1,0 +1,104 @@
+"""Measuring a clip with all metrics, and the protocol, which records how. Importing this does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from zs2.errors import InputError
+from zs2.evaluation.metrics import METRICS
+from zs2.system.registry import load
+from zs2.version import __version__
+from zs2.video.clip import Clip
+from zs2.video.formats import Frames
+
+if TYPE_CHECKING:
+    from zs2.evaluation.clip_scorer import Scorer
+
+DIGITS = 9  # significant ones that are stored, so that the same clip gives the same bytes
+UNNAMED = (  # the metrics of protocols that name none: those that there were when protocols did not
+    "clip-score",
+    "clip-frame-consistency",
+    "clip-all-pairs",
+    "clip-first",
+    "motion",
+    "ssim",
+    "flow-warp-error",
+    "noise-correlation",
+    "noise-correlation-expected",
+)
+
+
+def measure(
+    frames: Frames, prompt: str | Sequence[str], scorer: Scorer, more: Mapping[str, Any] | None = None
+) -> dict[str, float | None]:
+    """The metrics of a clip that need no other inputs than these, to 9 significant digits, in the order of METRICS.
+
+    A metric is None where it has no meaning, such as the CLIP score of the empty prompt, which no frame can show.
+
+    Args:
+        frames: uint8 (F, H, W, 3). Each is encoded once.
+        prompt: one text, or one a frame, of which the last repeats. Each frame is scored by its own.
+        scorer: the CLIP.
+        more: further inputs by their names, such as `noises` and `method`: see metrics.py. An input is None for a clip
+            that has none; the metrics that need it are then None.
+    Raises: InputError for other frames, no prompt, or more prompts than frames.
+    """
+    frames = Clip(frames).frames
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not 1 <= len(prompts) <= len(frames):
+        raise InputError(f"{len(prompts)} prompts for {len(frames)} frames: expected one, or one a frame")
+    images, texts = scorer.embed_frames(frames), scorer.embed_texts(prompts)
+    own = [min(i, len(prompts) - 1) for i in range(len(frames))]  # each frame's prompt
+    prompted = [i for i, index in enumerate(own) if prompts[index].strip()]
+    inputs = {
+        "frames": frames,
+        "images": images,
+        "prompted_images": images[prompted] if prompted else None,
+        "texts": texts[own][prompted] if prompted else None,
+        **(more or {}),
+    }
+    values: dict[str, float | None] = {}
+    for metric in METRICS.values():
+        if inputs.keys() >= set(metric.needs):
+            arguments = [inputs[name] for name in metric.needs]
+            complete = all(argument is not None for argument in arguments)
+            values[metric.name] = rounded(load(metric.compute)(*arguments)) if complete else None
+    return values
+
+
+def rounded(value: float | None) -> float | None:
+    """A metric as it is stored."""
+    return None if value is None else float(f"{value:.{DIGITS}g}")
+
+
+def protocol(scorer: Scorer, name: str) -> dict[str, Any]:
+    """By what clips are measured now. name: what to call the CLIP."""
+    from zs2.evaluation.optical_flow import opencv
+
+    cv2 = opencv()
+    return {
+        "clip": name,
+        "clip_sha256": scorer.digests,
+        "comparable": scorer.comparable,
+        "opencv": None if cv2 is None else cv2.__version__,
+        "zs2": __version__,
+        "metrics": list(METRICS),
+    }
+
+
+def measured_metrics(protocol: Mapping[str, Any]) -> frozenset[str]:
+    """The names of the metrics that were measured by a protocol."""
+    return frozenset(protocol.get("metrics", UNNAMED))
+
+
+def differences(protocol: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The keys in which two protocols differ, so that their measures can't be compared. Their metrics may differ."""
+    return [key for key in {**protocol, **other} if key != "metrics" and protocol.get(key) != other.get(key)]
+
+
+def is_valid(stored: object, current: Mapping[str, Any]) -> bool:
+    """Whether measures of the stored protocol stand for those of the current one: alike, and no metric is missing."""
+    if not isinstance(stored, dict):
+        return False
+    return not differences(stored, current) and measured_metrics(stored) >= measured_metrics(current)

@@ -1,0 +1,40 @@
+"""A table of a study's clips as CSV: a row for each clip, with its settings and its metrics. No torch here."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict
+from typing import Any
+
+from zs2.evaluation.metrics import METRICS
+from zs2.study.results import Results
+
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a text that begins with one of these
+OF_CELL = ("noise", "lam", "alpha", "attn", "mu", "frozen")
+OF_STUDY = (
+    *("model", "steps", "frames", "guidance", "width", "height", "fps", "dtype", "negative_prompt"),
+    *("sampler", "guidance_interval", "deep_cache"),
+)
+
+
+def table_of_clips(results: Results) -> str:
+    """All clips of the study as CSV. A metric that was not measured is empty.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
+    study, out = results.study, io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["clip", "cell", "label", *OF_CELL, "prompt", "text", "set", "seed", *OF_STUDY, *METRICS])
+    for job in study.jobs():
+        if job.name in results.finished:
+            prompt, cell = study.prompts[job.prompt], asdict(job.cell)
+            values = results.measures.get(job.key, {})
+            row = [job.name, job.cell.id, job.cell.label, *(cell[name] for name in OF_CELL)]
+            row += [job.prompt, prompt.text, prompt.set, job.seed, *(getattr(study, name) for name in OF_STUDY)]
+            writer.writerow([_safe(value) for value in [*row, *(values.get(name) for name in METRICS)]])
+    return out.getvalue()
+
+
+def _safe(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
