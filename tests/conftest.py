@@ -1,11 +1,17 @@
-"""What all tests share: hypothesis draws the same examples in every run, and a copy of the checkpoint to change."""
+"""What all tests share: one thread, the same examples of hypothesis in every run, a copy of the checkpoint to change."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import CHECKPOINT
 from hypothesis import settings
+
+# One thread, here and in the processes that tests start: their tensors are small, so that threads cost more than they
+# save. OMP_NUM_THREADS chooses another number.
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 settings.register_profile("zs2", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("zs2")
