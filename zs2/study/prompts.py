@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zs2.cli.sample_options import lines
+from zs2.cli.values import lines
 from zs2.errors import InputError, choose
 from zs2.models.config import DEFAULT_MODEL
 
