@@ -30,7 +30,7 @@ import torch
 
 from zs2 import ZS2, Request
 from zs2.checkpoints.hub import DEFAULT_MODEL
-from zs2.sampling.frame_parallel import joined
+from zs2.cli.torchrun import joined
 from zs2.sampling.memory import blocks, state_bytes
 
 PROMPT = "red apple on a sky blue background"

@@ -1,4 +1,4 @@
-"""What all tests share: one thread, the same examples of hypothesis in every run, a copy of the checkpoint to change."""
+"""What all tests share: one thread, hypothesis's same examples in every run, a copy of the checkpoint to change."""
 
 import os
 import shutil

@@ -394,7 +394,7 @@ def test_a_clip_imports_nothing_that_it_does_not_use(here):
     last = succeeded(command(program=("-c", code), cwd=here)).out.splitlines()[-1]
     packages, modules = last.split("] ")
     assert packages == "['PIL', 'safetensors', 'tokenizers', 'zs2'"
-    for part in ("study", "reporting", "evaluation", "video.streaming", "sampling.frame_parallel"):
+    for part in ("study", "reporting", "evaluation", "video.streaming", "sampling.frame_parallel", "cli.torchrun"):
         assert find_spec(f"zs2.{part}"), "the name of a module that there is not would pass for ever"
         assert not [name for name in modules.split() if f"{name}.".startswith(f"zs2.{part}.")]
 

@@ -28,7 +28,7 @@ import sys
 import torch
 from safetensors.torch import save_file
 from zs2 import ZS2
-from zs2.sampling.frame_parallel import joined
+from zs2.cli.torchrun import joined
 
 torch.set_num_threads(1)
 model = ZS2.from_pretrained(sys.argv[1], device="cpu", lam=0.5, mu=0.9)
@@ -166,7 +166,7 @@ import sys
 from dataclasses import replace
 from zs2 import ZS2
 from zs2.sampling import memory, plan
-from zs2.sampling.frame_parallel import joined
+from zs2.cli.torchrun import joined
 from zs2.sampling.request import Request
 
 model = ZS2.from_pretrained(sys.argv[1], device="cpu")
@@ -196,7 +196,9 @@ def test_what_can_not_be_written_is_said_once(tmp_path):
     out, err = run.communicate(timeout=600)
     assert run.returncode != 0
     assert [line.partition("] ")[2] for line in said(err)] == ["File too large"]
-    assert "zs2/sampling/frame_parallel.py" not in err  # no trace of the other one
+    for module in ("sample", "cli/torchrun", "sampling/frame_parallel"):
+        assert Path(ROOT, f"zs2/{module}.py").exists()
+        assert f"zs2/{module}.py" not in err  # no trace of the other one
     assert (out, list(tmp_path.iterdir())) == ("", [])
 
 

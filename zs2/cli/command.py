@@ -1,4 +1,4 @@
-"""What all commands share: a parser and errors in one line each, warnings as lines, exit statuses. No torch here."""
+"""What all commands share: the parser, errors and warnings of one line, and exit statuses. No torch here."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from zs2.errors import InputError, OutOfMemory, is_out_of_memory
 
 
 class Failure(Exception):
-    """The work failed, and not for what the user gave: the command prints the message as one line and exits with 1."""
+    """The work failed, and not because of an option: the command prints the message in one line and exits with 1."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors in one line, without the usage. where: said first, such as the file that the options are from."""
+    """A parser whose errors are one line, without the usage.
+
+    where: begins every error, such as the file that the options are from.
+    """
 
     where = ""
 
@@ -27,7 +30,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(prog: str, description: str, epilog: str) -> Parser:
-    """An empty command line. What is not given is not in the result, so that an option without effect can be told."""
+    """A parser without options. Options not given are absent, so a command can warn about those that have no effect."""
     return Parser(
         prog=f"python -m {prog}",
         description=description,
@@ -39,7 +42,7 @@ def parser(prog: str, description: str, epilog: str) -> Parser:
 
 
 def say(text: str) -> None:
-    """One line on standard error, whatever a user's text holds."""
+    """Print one line on standard error, without the control characters that a user's text may hold."""
     line = " ".join(text.split())
     print("zs2:", "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
 
@@ -47,18 +50,18 @@ def say(text: str) -> None:
 def command(
     parser: argparse.ArgumentParser, run: Callable[[dict[str, Any]], object], argv: Sequence[str] | None
 ) -> int:
-    """Parse the arguments and run the command with the options given; warnings and errors become lines.
+    """Parse the arguments and run the command with the options. Warnings and errors become one line each.
 
-    Returns the exit status: 0; 1 if the work failed; 2 for what the user gave; 130 for Ctrl-C.
+    Returns: the exit status: 0; 1 if the work failed; 2 for a wrong option; 130 for Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # λ on a terminal that has none
-    given = vars(parser.parse_args(argv))
+    options = vars(parser.parse_args(argv))
     warned: set[str] = set()
 
     def warn(message: Warning | str, *_: object, **__: object) -> None:
-        if str(message) not in warned:  # once, from however many places
+        if str(message) not in warned:
             warned.add(str(message))
             say(f"warning: {message}")
 
@@ -66,7 +69,7 @@ def command(
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = warn
         try:
-            run(given)
+            run(options)
         except InputError as error:
             say(f"error: {error}")
             return 2

@@ -1,29 +1,21 @@
-"""The command line of `python -m zs2.sample`: its options, and how their values are read. No torch here."""
+"""The command line of `python -m zs2.sample`. No torch here."""
 
 from __future__ import annotations
 
-import argparse
-import re
-from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.cli import command
-from zs2.errors import InputError
-from zs2.method import ATTENTION_KINDS, NOISE_MODELS, SEED_MAX
+from zs2.cli.values import pair, seeds, size
+from zs2.method import ATTENTION_KINDS, NOISE_MODELS
 from zs2.sampling.request import FAST
 from zs2.sampling.solver import SOLVERS
 from zs2.system.devices import DTYPES
 from zs2.version import __version__
 
 EXAMPLE = "panda face on a sky blue background"  # of the default checkpoint
-MOST_CLIPS = 100_000
 
 
 def parser() -> command.Parser:
-    """The command line. What is not given is not in the result, so that an option without effect can be told."""
+    """The parser of the command line. Options not given are absent from what it returns."""
     p = command.parser(
         "zs2.sample",
         "Make a video clip from a text prompt with an image diffusion model, without training (ZS²).",
@@ -96,7 +88,7 @@ def parser() -> command.Parser:
         help="make the UNet's deep features in every N-th step only, and take them over in the others, which then are "
         "approximate, at a fraction of the work (default 1: exact)",
     )
-    g.add_argument("--fast", action="store_true", help=f"short for {fast()}; what else is given wins")
+    g.add_argument("--fast", action="store_true", help=f"short for {fast()}; an option of its own wins")
     g.add_argument(
         "--seed", type=seeds, metavar="S", help="a number, a range 0..3 or a list 1,5,7: a clip each (default 0)"
     )
@@ -139,57 +131,5 @@ def parser() -> command.Parser:
 
 
 def fast() -> str:
-    """What `--fast` stands for, as options."""
+    """The options that `--fast` stands for."""
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in FAST.items())
-
-
-def seeds(text: str) -> list[int]:
-    """`3`, `0..3` or `1,5,7` (or both: `0..3,9`) to a list of seeds."""
-    chosen: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(-?\d{1,4000})(?:\.\.(\d{1,4000}))?\s*", part, re.ASCII)
-        if len(part) > 4000:
-            raise argparse.ArgumentTypeError(f"{part[:20]}…: expected numbers from 0 to {SEED_MAX}")
-        if not match:
-            raise argparse.ArgumentTypeError(f"{text!r} is no seed: expected a number, a range 0..3 or a list 1,5,7")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if not 0 <= last - first < MOST_CLIPS:
-            raise argparse.ArgumentTypeError(f"{part!r}: expected a range that rises, of at most {MOST_CLIPS} seeds")
-        chosen += range(first, last + 1)
-    twice = [seed for seed, count in Counter(chosen).items() if count > 1]
-    if twice:
-        raise argparse.ArgumentTypeError(f"{text!r} has {twice[0]} twice: expected each seed once")
-    return chosen
-
-
-def pair(number: Callable[[str], Any]) -> Callable[[str], tuple[Any, Any]]:
-    """Reads `A,B` to (A, B), two numbers of a kind."""
-
-    def read(text: str) -> tuple[Any, Any]:
-        try:
-            first, second = text.split(",")
-            return number(first), number(second)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r}: expected two numbers, such as 12,12") from None
-
-    return read
-
-
-def size(text: str) -> tuple[int, int]:
-    """`WxH` to (width, height)."""
-    match = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", text, re.ASCII)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: expected WIDTHxHEIGHT, such as 512x512")
-    return int(match[1]), int(match[2])
-
-
-def lines(file: str) -> list[str]:
-    """The lines of a text file that are not blank. Raises: InputError if there are none."""
-    try:
-        text = Path(file).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: can't be read as a text of prompts ({error})") from error
-    found = [line.strip() for line in text.splitlines() if line.strip()]
-    if not found:
-        raise InputError(f"{file}: no prompt in it: expected one a line")
-    return found

@@ -8,27 +8,18 @@ tell each other the latents, which are small. The group is handed down as an arg
 
 from __future__ import annotations
 
-import os
 import signal
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 
-from zs2.cli.command import Failure, Parser, command
-from zs2.errors import InputError, LostProcess
+from zs2.errors import LostProcess
 from zs2.models.temporal import Momentum
-from zs2.system.devices import own_device
-
-GRACE = 3.0  # seconds that one process has to say what is wrong: torchrun ends all when the first one ends
 
 
 def split(frames: int, processes: int) -> list[int]:
@@ -55,7 +46,7 @@ class Group:
     def least(self, number: int, device: torch.device) -> int:
         """The smallest of the processes' numbers, the same in all of them."""
         least = torch.tensor(number, device=device)
-        with _together():
+        with collective():
             dist.all_reduce(least, dist.ReduceOp.MIN)
         return int(least)
 
@@ -76,7 +67,7 @@ class Share:
         if share is None:
             return state, state
         if momentum.first_share_counts:
-            with _together():
+            with collective():
                 dist.broadcast(share, src=0)
             shares = [share] * self.group.size
         else:
@@ -94,95 +85,16 @@ class Share:
 
     def _all(self, mine: Tensor) -> list[Tensor]:
         everyones = [torch.empty_like(mine) for _ in self.counts]
-        with _together():
+        with collective():
             dist.all_gather(everyones, mine.contiguous())
         return everyones
 
 
 @contextmanager
-def joined(backend: str) -> Iterator[Group]:
-    """The group of the processes that torchrun started, by its environment: gloo on a CPU, nccl on GPUs.
-
-    While it lasts, the end of another process is a `LostProcess` here: a collective fails, or torchrun sends SIGTERM.
-    """
-
-    def told(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_IGN)
-        raise LostProcess
-
-    before = signal.signal(signal.SIGTERM, told)
-    try:
-        with _together():
-            store, rank, size = next(rendezvous("env://"))
-            dist.init_process_group(backend, store=store, rank=rank, world_size=size)
-        yield Group(rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", size)), PrefixStore("zs2", store))
-        with _together():
-            dist.barrier()
-        dist.destroy_process_group()
-        signal.signal(signal.SIGTERM, before)
-    except BaseException:  # the group is left as it is: to take leave could wait for the others
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # there is still to be said what is wrong
-        raise
-
-
-@contextmanager
-def _together() -> Iterator[None]:
+def collective() -> Iterator[None]:
     """A collective: it fails where another process has ended."""
     try:
         yield
     except RuntimeError as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun will send it, in the midst of cleaning up
         raise LostProcess from error
-
-
-def together(
-    parser: Parser,
-    prepare: Callable[[dict[str, Any]], dict[str, Any]],
-    run: Callable[[dict[str, Any], Group], object],
-    argv: Sequence[str] | None,
-) -> int:
-    """A command, as `zs2.cli.command.command`, as one of several processes: what is wrong is said by one of them, once.
-
-    prepare: what has to be known of the options before the processes meet. run: the work.
-    """
-    silent = int(os.environ.get("LOCAL_RANK", os.environ["RANK"])) > 0  # one of each machine speaks until they meet
-    if silent:
-        try:
-            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-                parser.parse_args(argv)
-        except SystemExit:
-            time.sleep(GRACE)
-            raise
-
-    def shared(given: dict[str, Any]) -> None:
-        if int(os.environ["RANK"]):
-            warnings.simplefilter("ignore")
-        group = None
-        try:
-            given = prepare(given)
-            given["device"] = device = own_device(given.get("device"))
-            if device.startswith("mps"):
-                raise InputError("several processes can't make a clip on mps: give --device cpu")
-            cuda = device.startswith("cuda") and torch.cuda.is_available()
-            with joined("nccl" if cuda else "gloo") as group:
-                run(given, group)
-        except Exception as error:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            speaks = not silent if group is None else _first(group)
-            if not speaks:  # another one fails for the same reason, or this one fails because of that
-                time.sleep(GRACE)
-                raise SystemExit(1) from error
-            if isinstance(error, LostProcess):
-                what = f"one of the {os.environ['WORLD_SIZE']} processes has ended before the others"
-                raise Failure(f"{what}: only the clips that were named before are written") from error
-            raise
-
-    return command(parser, shared, argv)
-
-
-def _first(group: Group) -> bool:
-    """Whether no other process has failed before."""
-    try:
-        return group.store.add("failed", 1) == 1
-    except RuntimeError:  # the store has ended too
-        return True

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.cli import command
-from zs2.cli.sample_options import pair, seeds, size
+from zs2.cli.values import pair, seeds, shard, size
 from zs2.errors import InputError, choose
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS
 from zs2.sampling.solver import SOLVERS
@@ -99,14 +97,6 @@ then: python -m zs2.report out/study""",
     g.add_argument("--shard", type=shard, metavar="I/N", help="make only the I-th of N parts of the clips")
     g.add_argument("--dry-run", action="store_true", help="only print the cells, and how many clips are there")
     return p
-
-
-def shard(text: str) -> tuple[int, int]:
-    """`I/N`, I from 1, to (I − 1, N)."""
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no shard: expected I/N with I from 1 to N, such as 1/4")
-    return int(match[1]) - 1, int(match[2])
 
 
 def with_file(given: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zs2.checkpoints.hub import DEFAULT_MODEL
-from zs2.cli.sample_options import lines
+from zs2.cli.values import lines
 from zs2.errors import InputError, choose
 
 SETS = ("closed", "open")

@@ -1,0 +1,111 @@
+"""`--replay`: from the recorded settings of a clip to the options that make it again. No torch here."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zs2.cli.sample_requests import METHOD, REQUEST
+from zs2.errors import InputError
+from zs2.method import ATTENTION_KINDS, PARAMETERS, effects
+from zs2.sampling.request import OPTIONS
+
+# Settings that were added later, with the value of the clips that do not record them.
+ADDED = {name: option.unstated for name, option in OPTIONS.items() if option.unstated is not None}
+
+# The options that may stand beside --replay. They decide where and how the clip is made, not which clip it is.
+ALLOWED = (
+    "replay",
+    "model",
+    "prediction",
+    "lora",
+    "device",
+    "latents",
+    "stream",
+    "state_device",
+    "dry_run",
+    "out",
+    "sheet",
+)
+
+# Settings that are not options: the clip is made again only if they are the same, or nearly so if a warning says.
+COMPARED = ("model", "weights", "lora", "versions", "latents", "processes", "device")
+
+
+def with_replay(options: dict[str, Any]) -> dict[str, Any]:
+    """The options; with --replay, those of its clip, and as `recorded` the settings that `check_replay` compares."""
+    return replay_options(options["replay"], options) if "replay" in options else options
+
+
+def replay_options(file: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that made the clip of a file, and those beside --replay. Warns of options that have no effect.
+
+    Raises: InputError if the file does not hold the settings of a clip.
+    """
+    from zs2.video.clip import read_settings
+
+    ignored = [name for name in options if name not in ALLOWED]
+    if ignored:
+        warnings.warn(f"--replay takes all settings from its file: {', '.join(ignored)} has no effect", stacklevel=2)
+    settings = ADDED | read_settings(Path(file))
+    try:
+        replayed = {name: settings[name] for name in (*METHOD, *REQUEST, "fps", "dtype", "device")}
+        replayed["recorded"] = {name: settings[name] for name in COMPARED}
+    except KeyError as error:
+        raise InputError(f"{file}: these are not the settings of a clip of zs2: {error} is missing") from error
+    check_settings(file, settings)
+    if replayed.pop("latents") is not None and "latents" not in options:
+        raise InputError(f"{file}: this clip started from given latents: give the same --latents")
+    replayed = {name: value for name, value in replayed.items() if value is not None}
+    replayed["seed"] = [replayed.get("seed", 0)]
+    replayed["size"] = (replayed.pop("width"), replayed.pop("height"))
+    return replayed | {name: options[name] for name in ALLOWED if name in options}
+
+
+def check_settings(file: str, settings: Mapping[str, Any]) -> None:
+    """Raise InputError for a setting that is null though it has an effect, or of the wrong type."""
+    for name in settings_in_effect(settings):
+        if settings[name] is None:
+            raise InputError(f"{file}: {name} is null, but has an effect with the other settings: expected a value")
+    for name, kind in {"weights": dict, "versions": dict, "device": str, "dtype": str}.items():
+        if not isinstance(settings[name], kind):
+            raise InputError(f"{file}: {name} is {settings[name]!r}: these are not the settings of a clip of zs2")
+    for name in (name for name, parameter in PARAMETERS.items() if parameter.length == 1):
+        if not isinstance(settings[name], int | float | None):
+            raise InputError(f"{file}: {name} is {settings[name]!r}: expected a number")
+
+
+def settings_in_effect(settings: Mapping[str, Any]) -> list[str]:
+    """The names of the settings that decide this clip; all others may be null."""
+    names = ["prompt", *OPTIONS, "width", "height", "fps", "chunk", "attn", "dtype", "device", "weights", "versions"]
+    attn = str(settings["attn"])
+    if settings["latents"] is None:
+        return [*names, "seed", *effects(attn, str(settings["noise"]))]
+    return [*names, *ATTENTION_KINDS[attn].defaults]
+
+
+def check_replay(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compare the recorded settings of a clip with those of the one that is about to be made.
+
+    Warns of other versions, another device or number of processes. Raises: InputError for other weights or latents.
+    """
+    if recorded["weights"] != now["weights"]:
+        parts = [part for part, digest in now["weights"].items() if recorded["weights"].get(part) != digest]
+        raise InputError(
+            f"the clip was made with other weights, those of {recorded['model']} ({', '.join(parts)} differ): "
+            "give its --model"
+        )
+    if recorded["lora"] != now["lora"]:
+        raise InputError(f"the clip was made with LoRA {recorded['lora']}, not {now['lora']}: give the same --lora")
+    if recorded["latents"] != now["latents"]:
+        raise InputError("the clip was made from other latents: give the same --latents")
+    if recorded["versions"] != now["versions"]:
+        warnings.warn(f"made with {recorded['versions']}, now {now['versions']}: the clip may differ", stacklevel=2)
+    if recorded["device"] != now["device"]:
+        warnings.warn(f"made on {recorded['device']}, now on {now['device']}: the clip may differ", stacklevel=2)
+    if recorded["processes"] != now["processes"]:
+        warnings.warn(
+            f"made by {recorded['processes']} process(es), not {now['processes']}: last bits may differ", stacklevel=2
+        )

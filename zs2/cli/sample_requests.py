@@ -1,0 +1,131 @@
+"""From the options of `python -m zs2.sample` to its clips: their requests and their files. No torch here."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from zs2.checkpoints.hub import DEFAULT_MODEL
+from zs2.cli.sample_options import EXAMPLE
+from zs2.cli.values import lines
+from zs2.errors import InputError
+from zs2.method import METHOD as METHOD
+from zs2.sampling.request import FAST, Request
+
+REQUEST = tuple(field.name for field in fields(Request))
+
+
+def prompts(options: Mapping[str, Any]) -> list[str | list[str]]:
+    """The prompt of each clip; for prompt travel it is a list of one a frame.
+
+    Raises: InputError for several sources of prompts, or for none with a model that has no example.
+    """
+    sources = [name for name in ("prompt", "prompts", "travel") if name in options]
+    if len(sources) > 1:
+        raise InputError(f"{' and '.join(sources)} are given: expected one of a prompt, --prompts and --travel")
+    if "prompts" in options:
+        return [*lines(options["prompts"])]
+    if "travel" in options:
+        return [lines(options["travel"])]
+    if "prompt" not in options and Path(options.get("model", DEFAULT_MODEL)) != Path(DEFAULT_MODEL):
+        raise InputError("no prompt: give one (only the default model has an example)")
+    return [options.get("prompt", EXAMPLE)]
+
+
+def clip_requests(options: Mapping[str, Any]) -> Iterator[tuple[str, Request]]:
+    """Each clip of the options.
+
+    Yields: the suffix that tells its file from those of the other clips, such as `-p1-s0`, and its request.
+    Raises: InputError for a value out of range.
+    """
+    shared = {name: options[name] for name in REQUEST if name in options and name not in ("prompt", "seed", "latents")}
+    if "fast" in options:
+        shared = fast_settings(options) | shared
+    if "size" in options:
+        shared["width"], shared["height"] = options["size"]
+    if "latents" in options:
+        shared["latents"] = read_latents(options["latents"])
+        shared.setdefault("frames", len(shared["latents"]))
+    texts, seeds = prompts(options), options.get("seed", [0])
+    for number, text in enumerate(texts, 1):
+        for seed in seeds:
+            prompt_suffix = f"-p{number:0{len(str(len(texts)))}}" if len(texts) > 1 else ""
+            seed_suffix = f"-s{seed}" if len(seeds) > 1 else ""
+            yield prompt_suffix + seed_suffix, Request(text, seed=seed, **shared)
+
+
+def fast_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that `--fast` stands for, without the one that has no effect on a single step."""
+    unused = "deep_cache" if options.get("steps") == 1 else None
+    return {name: value for name, value in FAST.items() if name != unused}
+
+
+def read_latents(file: str) -> Any:
+    """The tensor `latents` of a safetensors file. Raises: InputError if there is none."""
+    from zs2.checkpoints.tensor_files import read_tensors
+
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"{file}: no such file of latents")
+    tensors = read_tensors([path])
+    if "latents" not in tensors or tensors["latents"].ndim != 4:
+        raise InputError(
+            f"{file}: expected a tensor `latents` (frames, c, h, w), got "
+            f"{ {name: tuple(tensor.shape) for name, tensor in tensors.items()} }"
+        )
+    return tensors["latents"]
+
+
+def output_paths(options: Mapping[str, Any], suffixes: Sequence[str], fps: int) -> list[Path]:
+    """The file of each clip: `--out`, or the next free number in out/, with its suffix.
+
+    Raises: InputError for a name that can't be written.
+    """
+    from zs2.video.clip import check_output
+
+    if "out" in options:
+        base = Path(options["out"])
+    else:
+        taken = [int(m[0]) for p in Path("out").glob("*") if (m := re.match(r"\d{5,9}", p.name, re.ASCII))]
+        base = Path("out") / f"{max(taken, default=0) + 1:05}{'.mp4' if 'stream' in options else '.gif'}"
+    if not base.name:
+        raise InputError(f"--out {options['out']!r} names no file: expected one such as clip.gif")
+    return [
+        check_output(base.with_name(base.stem + suffix + base.suffix) if suffix else base, fps) for suffix in suffixes
+    ]
+
+
+def check_stream(path: Path, size: tuple[int, int] | None = None) -> None:
+    """Check that a file can be written frame by frame, and hold frames of this (width, height), where it is known.
+
+    Raises: InputError if it can't.
+    """
+    from zs2.video.streaming import STREAMED
+
+    ending = path.suffix.lower()
+    if ending not in STREAMED:
+        raise InputError(f"{path}: {ending} needs all frames at once: stream to .mp4, or to a folder of PNG files")
+    if ending and size is not None and (size[0] % 2 or size[1] % 2):
+        raise InputError(
+            f"{path}: MP4 needs an even width and height, got {size[0]}x{size[1]}: use a folder of PNG files"
+        )
+
+
+def warn_without_effect(options: Mapping[str, Any], paths: Sequence[Path]) -> None:
+    """Warn of options that change nothing beside the others. (Those of a variant, the library warns of.)"""
+    if "latents" in options:
+        unused = [name for name in METHOD[2:] if name in options]  # the library warns of the seed
+        if unused:
+            warnings.warn(f"{', '.join(unused)}: no effect where latents are given", stacklevel=2)
+    elif options.get("frames") == 1:
+        unused = [name for name in METHOD if name in options]
+        if unused:
+            warnings.warn(f"{', '.join(unused)}: no effect on a single frame", stacklevel=2)
+    if "fps" in options and not paths[0].suffix:
+        warnings.warn("fps: no effect on a folder of PNG files", stacklevel=2)
+    if "state_device" in options and "stream" not in options:
+        warnings.warn("state_device: no effect without --stream", stacklevel=2)
