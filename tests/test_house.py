@@ -89,8 +89,7 @@ def test_rows_name_code_that_is_there() -> None:
 
 
 def test_the_way_from_a_call_to_the_attention_over_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The functions of zs2 on the stack when frames are blended for the first time, as docs/architecture.md lists them.
-    """
+    """The functions of zs2 on the stack when frames are first blended, as docs/architecture.md lists them."""
     seen: list[list[str]] = []
     blend = Temporal.blend
 
