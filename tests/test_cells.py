@@ -132,8 +132,8 @@ def test_a_cell_is_the_method_that_it_was_made_of(noise, attn):
     """No value that has an effect is lost; λ, μ and a that have none are not in the cell."""
     alpha = 3.0 if noise in ("mixed", "progressive") else None
     one = cell(noise, 0.3, attn, 0.7, alpha)
-    wanted = Method(attn, 0.7, noise, 0.3, alpha).settings(25, given_latents=False)
-    assert Method(**one.method).settings(25, given_latents=False) == wanted
+    wanted = Method(attn, 0.7, noise, 0.3, alpha).settings(25, from_latents=False)
+    assert Method(**one.method).settings(25, from_latents=False) == wanted
     assert (one.noise, one.attn) == (noise, attn)
     assert (one.lam, one.alpha, one.mu) == (wanted["lam"], wanted["alpha"], wanted["mu"])
 

@@ -124,7 +124,7 @@ def assert_right(parts: dict[str, Any], version: int) -> None:
     f = fixture(version)
     context = parts["text_encoder"](f["text/ids"])
     assert_close(context, f["text/out"], MODULE)
-    assert_close(parts["unet"](f["unet/x"], f["unet/t"], f["text/out"], frames=1), f["unet/out"], MODULE)
+    assert_close(parts["unet"](f["unet/x"], f["unet/t"], f["text/out"], frames=1).prediction, f["unet/out"], MODULE)
     assert_close(parts["vae"].encode(f["encode/x"]), f["encode/out"], MODULE)
     assert_close(parts["vae"].decode(f["decode/x"]), f["decode/out"], MODULE)
 

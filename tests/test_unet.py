@@ -7,6 +7,7 @@ import torch
 from helpers import CHECKPOINT, LATENTS, assert_close
 
 from zs2.checkpoints.checkpoint import Checkpoint
+from zs2.errors import InputError
 from zs2.models.unet import Residuals, UNet
 
 
@@ -60,7 +61,7 @@ def test_residuals_are_added_to_the_skips_and_the_middle(unet: UNet, inputs: tup
     assert (got - plain).abs().max() > 0.1 * plain.abs().max()
     nothing = Residuals([torch.zeros_like(one) for one in maps], torch.zeros_like(middle))
     assert torch.equal(unet(x, 500, context, frames=2, residuals=nothing).prediction, plain)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(InputError, match=f"{len(added) - 1} residuals for {len(added)} skips: expected one each"):
         unet(x, 500, context, frames=2, residuals=Residuals(added[1:], middle))
 
 

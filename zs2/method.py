@@ -268,18 +268,18 @@ class Method:
                 warnings.warn(f"{name} has no effect on {where}", stacklevel=3)
         return method
 
-    def settings(self, steps: int, given_latents: bool) -> dict[str, Any]:
+    def settings(self, steps: int, from_latents: bool) -> dict[str, Any]:
         """All that decides a clip of so many steps; None where a setting has no effect.
 
-        given_latents: whether sampling starts from latents of the caller's, so that there is no noise model.
+        from_latents: whether sampling starts from latents of the caller's, so that there is no noise model.
         Raises: InputError for too few steps.
         """
-        values = self.attention_parameters if given_latents else self.attention_parameters | self.noise_parameters
+        values = self.attention_parameters if from_latents else self.attention_parameters | self.noise_parameters
         for name in values:
             at_steps = PARAMETERS[name].at_steps
             if at_steps is not None:
                 values[name] = at_steps(values[name], steps)
-        values |= {"attn": self.attn, "noise": None if given_latents else self.noise}
+        values |= {"attn": self.attn, "noise": None if from_latents else self.noise}
         stored = {name: values.get(name) for name in METHOD}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in stored.items()}
 

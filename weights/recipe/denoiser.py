@@ -72,7 +72,7 @@ def learn(names: Sequence[str], settings: Settings, folder: Path, work: Path, cl
         clean = data.mean[rows] + data.deviation[rows] * noise[0]
         t = torch.randint(len(cumprod), (len(rows),), generator=generator)
         a = cumprod[t][:, None, None, None]
-        predicted = unet(a.sqrt() * clean + (1 - a).sqrt() * noise[1], t, context, frames=1)
+        predicted = unet(a.sqrt() * clean + (1 - a).sqrt() * noise[1], t, context, frames=1).prediction
         error = ((predicted - noise[1]) ** 2).mean((1, 2, 3))
         snr = cumprod[t] / (1 - cumprod[t])
         return (error * snr.clamp(max=GAMMA) / snr).mean(), {"error": error.mean().detach()}

@@ -132,11 +132,11 @@ class Checkpoint:
         """The SHA-256 of each part's weights (of a sharded part: of its files, one after another), and of what the
         configurations and the tokenizer say."""
         parts = [self.source.json(part) for part in ("unet", "vae", *self.source.towers, "scheduler")]
-        said: list[Any] = [{key: value for key, value in json.items() if key[0] != "_"} for json in parts]
+        identity: list[Any] = [{key: value for key, value in json.items() if key[0] != "_"} for json in parts]
         for tokenizer in map(self.tokenizer, self.source.towers):
-            said += [tokenizer.backend.to_str(), tokenizer.max_length, tokenizer.pad_id]
-        said += ["zero_empty"] * self.source.zero_empty
-        config = hashlib.sha256(dumps(said, sort_keys=True).encode()).hexdigest()
+            identity += [tokenizer.backend.to_str(), tokenizer.max_length, tokenizer.pad_id]
+        identity += ["zero_empty"] * self.source.zero_empty
+        config = hashlib.sha256(dumps(identity, sort_keys=True).encode()).hexdigest()
         return {part: sha256(files) for part, files in self.source.files.items()} | {"config": config}
 
     def _load(

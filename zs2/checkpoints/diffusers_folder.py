@@ -63,8 +63,8 @@ class Folder:
     def zero_empty(self) -> bool:
         """Whether an empty negative prompt is zeros: what model_index.json says, by default so with two towers."""
         index = self.path / "model_index.json"
-        said = read_json(index).get("force_zeros_for_empty_prompt") if index.exists() else None
-        return len(self.towers) > 1 and (said is None or bool(said))
+        stated = read_json(index).get("force_zeros_for_empty_prompt") if index.exists() else None
+        return len(self.towers) > 1 and (stated is None or bool(stated))
 
 
 def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

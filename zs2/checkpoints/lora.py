@@ -86,12 +86,12 @@ def parse(text: str) -> tuple[Path, float]:
     return Path(name), scale
 
 
-def lora_files(given: LoRA | Sequence[LoRA]) -> list[tuple[Path, float]]:
-    """LoRAs as they are given in Python, one or several, as files and scales. Raises: InputError for anything else."""
-    single = isinstance(given, str | Path) or (isinstance(given, tuple) and len(given) == 2 and _is_number(given[1]))
-    entries: Any = [given] if single else given
+def lora_files(lora: LoRA | Sequence[LoRA]) -> list[tuple[Path, float]]:
+    """LoRAs as Python takes them, one or several, as files and scales. Raises: InputError for anything else."""
+    single = isinstance(lora, str | Path) or (isinstance(lora, tuple) and len(lora) == 2 and _is_number(lora[1]))
+    entries: Any = [lora] if single else lora
     if not isinstance(entries, list | tuple):
-        raise InputError(f"lora is {given!r}: expected a path, FILE:SCALE, (file, scale), or a list of them")
+        raise InputError(f"lora is {lora!r}: expected a path, FILE:SCALE, (file, scale), or a list of them")
     found = []
     for one in entries:
         if isinstance(one, str):

@@ -110,8 +110,8 @@ class SingleFile:
     def json(self, part: str) -> Json:
         """The configuration of a part, or of the scheduler, as the diffusers layout would say it."""
         if part == "scheduler":
-            said = {"prediction_type": PREDICTIONS[self.prediction], "rescale_betas_zero_snr": self.zero_snr}
-            return SCHEDULE | said
+            own = {"prediction_type": PREDICTIONS[self.prediction], "rescale_betas_zero_snr": self.zero_snr}
+            return SCHEDULE | own
         tensors = self.converted[part]
         if part == "unet":
             return unet_json(tensors, self.family, self.prediction)
@@ -123,19 +123,19 @@ class SingleFile:
         """CLIP's own tokenizer, which such a file does not carry; OpenCLIP's pads with 0."""
         return Tokenizer.of_clip(max_length, "!" if self.towers[tower].endswith(OPENCLIP) else "<|endoftext|>")
 
-    def _prediction(self, path: Path, given: str | None, marked_v: bool) -> str:
-        if given is not None:
-            choose("prediction", given, tuple(PREDICTIONS))
-        said = "v" if marked_v else read_metadata(path).get("modelspec.prediction_type")
-        said = said if said in PREDICTIONS else None
-        if given and said and given != said:
-            warnings.warn(f"{path.name} says that it predicts {said}, but prediction is {given}", stacklevel=4)
-        if given is None and said is None and self.family == "SD 2":
+    def _prediction(self, path: Path, asked: str | None, marked_v: bool) -> str:
+        if asked is not None:
+            choose("prediction", asked, tuple(PREDICTIONS))
+        stated = "v" if marked_v else read_metadata(path).get("modelspec.prediction_type")
+        stated = stated if stated in PREDICTIONS else None
+        if asked and stated and asked != stated:
+            warnings.warn(f"{path.name} says that it predicts {stated}, but prediction is {asked}", stacklevel=4)
+        if asked is None and stated is None and self.family == "SD 2":
             raise InputError(
                 f"{path.name} is of SD 2, whose files do not say what they predict, and a wrong guess gives noise: "
                 "give --prediction v (768 pixels) or --prediction epsilon (the base model, 512 pixels)"
             )
-        return given or said or "epsilon"
+        return asked or stated or "epsilon"
 
 
 def _family(names: Iterable[str]) -> str:

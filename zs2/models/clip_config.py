@@ -89,9 +89,9 @@ def tower(json: Json, which: str) -> Json:
     In an old file `text_config_dict` is what counts, and `text_config` was derived from it. The projection's width
     is the model's: a tower's own entry is not used.
     """
-    said = json.get(f"{which}_config_dict")
-    if said is None:
-        said = json.get(f"{which}_config") or {}
-    if not isinstance(said, dict):
-        raise InputError(f"config.json: {which}_config is {said!r}: expected a JSON object")
-    return said | {"projection_dim": json.get("projection_dim", 512)}
+    own = json.get(f"{which}_config_dict")
+    if own is None:
+        own = json.get(f"{which}_config") or {}
+    if not isinstance(own, dict):
+        raise InputError(f"config.json: {which}_config is {own!r}: expected a JSON object")
+    return own | {"projection_dim": json.get("projection_dim", 512)}

@@ -153,7 +153,9 @@ class UNet(nn.Module):
                 skips += down(skips[-1], embedding, call)
             x = self.mid_block(skips[-1], embedding, call)
         if residuals is not None:
-            skips = [skip + residual for skip, residual in zip(skips, residuals.skips, strict=deep is None)]
+            if deep is None and len(residuals.skips) != len(skips):
+                raise InputError(f"{len(residuals.skips)} residuals for {len(skips)} skips: expected one each")
+            skips = [skip + residual for skip, residual in zip(skips, residuals.skips, strict=False)]
             x = x + residuals.middle if deep is None else x
         largest: UpLevel = self.up_blocks[-1]  # type: ignore[assignment]
         if deep is None:

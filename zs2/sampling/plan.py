@@ -161,9 +161,9 @@ def resolve(
     wanted = request.chunk or (STREAM_CHUNK if stream else frames) or STREAM_CHUNK
     solver = load(SOLVERS[request.sampler].implementation)(model.schedule, request.steps)
     shape = _latent_shape(model, request)
-    given = request.latents is not None
-    method.settings(request.steps, given)  # raises for too few steps
-    start = None if given or request.frames == 1 else load(NOISE_MODELS[method.noise].start)
+    has_latents = request.latents is not None
+    method.settings(request.steps, has_latents)  # raises for too few steps
+    start = None if has_latents or request.frames == 1 else load(NOISE_MODELS[method.noise].start)
     plan = SamplingPlan(
         model=model.with_momentum(momentum(method.attn, **method.attention_parameters)),
         method=method,

@@ -162,8 +162,8 @@ class Request:
 
     def prompts(self, first: int, count: int) -> list[str]:
         """The prompts of so many frames from the first: one a frame."""
-        given = [self.prompt] if isinstance(self.prompt, str) else self.prompt
-        return [given[min(k, len(given) - 1)] for k in range(first, first + count)]
+        texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        return [texts[min(k, len(texts) - 1)] for k in range(first, first + count)]
 
 
 # The sampling options by name, in the order in which settings have them.

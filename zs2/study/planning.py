@@ -88,7 +88,7 @@ def plan(given: Mapping[str, Any], known: Study | None) -> Study:
     for prompt, seed in product(prompts, seeds):
         checked = Request(prompt.text, frames=frames, seed=seed, **rest)
     for cell in chosen:
-        Method(**cell.method).settings(checked.steps, given_latents=False)  # text2video-zero needs two steps
+        Method(**cell.method).settings(checked.steps, from_latents=False)  # text2video-zero needs two steps
     return Study(
         zs2=__version__,
         model=model,

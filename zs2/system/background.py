@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def beside(work: Callable[[], T]) -> Callable[[], T]:
+def in_background(work: Callable[[], T]) -> Callable[[], T]:
     """Begin some work now. Returns: what waits for its end, and returns what it returned or raises what it raised.
 
     Nobody waits for it where the program ends before.
