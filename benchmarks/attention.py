@@ -26,7 +26,7 @@ from torch import Tensor
 
 from zs2.models.attention import Attention
 from zs2.models.config import UNetConfig
-from zs2.models.temporal import Momentum
+from zs2.models.temporal import momentum
 from zs2.system.devices import DTYPES
 from zs2.system.progress import progress
 
@@ -41,8 +41,8 @@ def ways(channels: int, heads: int, frames: int, dtype: torch.dtype) -> dict[str
     peer.load_state_dict(own.state_dict())
 
     def ours(kind: str) -> Callable[[Tensor], Tensor]:
-        momentum = Momentum(kind, MU)
-        return lambda h: own(h, own.keys_values(momentum.blend(h, frames)[0]))
+        over_frames = momentum(kind, mu=MU)
+        return lambda h: own(h, own.keys_values(over_frames.blend(h, frames)[0]))
 
     def theirs(processor: object) -> Callable[[Tensor], Tensor]:
         return lambda h: processor(peer, h)  # type: ignore[operator]

@@ -31,7 +31,7 @@ from zs2.models.loading import assign, without_weights
 from zs2.models.prompt_encoder import PromptEncoder
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
-from zs2.sampling.memory import amount
+from zs2.sampling.memory import amount, planned_memory
 
 PROMPT = "red apple on a sky blue background"
 SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}  # all else is the default of diffusers, which is SD 1.5
@@ -70,7 +70,7 @@ def one(which: str, frames: int, stream: bool) -> None:
     """In a process of its own: sample, and say the peak and what was planned."""
     model = load(which)
     request = {"frames": frames, "chunk": 8, **REQUESTS[which]}
-    plan = model.plan(Request(PROMPT, **request), 8, stream=stream)
+    plan = planned_memory(model.plan(Request(PROMPT, **request), stream=stream))
     if stream:
         for _ in model.stream(PROMPT, **request):
             pass

@@ -47,19 +47,22 @@ def child() -> dict[str, float]:
     import zs2.pipeline
     import zs2.sample
     import zs2.video.clip
+    from zs2.sampling.decoding import decode_frames
+    from zs2.sampling.sampler import Sampler
 
     ends["the imports of zs2 and all else"] = since_begun()
     model = zs2.pipeline.ZS2.from_pretrained(DEFAULT, mu=MU, lam=LAM)
     ends["weights"] = since_begun()
-    request = model.planned(zs2.Request(PROMPT, frames=CASE.frames, steps=CASE.steps, guidance=CASE.guidance))
-    settings = model.settings(request, 8)
+    request = zs2.Request(PROMPT, frames=CASE.frames, steps=CASE.steps, guidance=CASE.guidance)
+    plan = model.plan(request)
+    settings = model.settings(plan, 8)
     ends["plan and settings"] = since_begun()
-    steps = model.sample(request)
+    steps = Sampler(plan).steps()
     next(steps)
     ends["text, noises and the first step"] = since_begun()
     *_, step = steps
     ends["the other steps"] = since_begun()
-    pixels = model.decode(step.latents, request.chunk)
+    pixels = decode_frames(plan, step.latents)
     ends["decoding"] = since_begun()
     with tempfile.TemporaryDirectory() as scratch:
         zs2.video.clip.Clip(pixels, 8, settings).save(Path(scratch, "clip.gif"))

@@ -55,9 +55,9 @@ def recursion(model: ZS2, args: argparse.Namespace, latent: tuple[int, int]) -> 
     total, momentum = 0.0, model.unet.momentum
     for channels, tokens in blocks(model.unet.config, latent):
         h = torch.randn(2 * args.frames, tokens, channels)
-        momentum.share(h, args.frames, first=False)
+        momentum.share(h, args.frames, None, first=False)
         start = time.perf_counter()
-        momentum.share(h, args.frames, first=False)
+        momentum.share(h, args.frames, None, first=False)
         total += time.perf_counter() - start
     return total
 

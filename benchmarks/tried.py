@@ -187,7 +187,8 @@ def clip(how: str, folder: str) -> list[float]:
     model = ZS2.from_pretrained(folder)
 
     def let_go(*_: object) -> None:
-        del model.text, model.text_encoder
+        model.text.towers.clear()
+        del model.text_encoder
         handle.remove()
         gc.collect()
 
