@@ -26,7 +26,7 @@ from zs2.sampling.decoding import decode, decode_frames
 from zs2.sampling.plan import SamplingPlan, plan_sampling
 from zs2.sampling.request import Request
 from zs2.sampling.sampler import Sampler, Step
-from zs2.system.background import beside
+from zs2.system.background import in_background
 from zs2.system.devices import choose_device, choose_dtype
 from zs2.video.clip import FPS_MAX, Clip
 from zs2.video.formats import Frames
@@ -149,7 +149,7 @@ class ZS2:
             if the latents become NaN or infinite; OutOfMemory.
         """
         plan, fps = self.plan(_request(prompt, **request), group), whole("fps", fps, 1, FPS_MAX)
-        settings = beside(lambda: self.settings(plan, fps))  # which hashes the weights, once
+        settings = in_background(lambda: self.settings(plan, fps))  # which hashes the weights, once
         for step in Sampler(plan).steps():
             if callback is not None:
                 callback(step)

@@ -92,7 +92,7 @@ def sample(model: ZS2, plan: SamplingPlan, path: Path, fps: int, label: str, opt
     from zs2.pipeline import stream_frames
     from zs2.sampling.decoding import decode_frames
     from zs2.sampling.sampler import Sampler
-    from zs2.system.background import beside
+    from zs2.system.background import in_background
     from zs2.system.progress import progress
     from zs2.video.clip import Clip
 
@@ -100,7 +100,7 @@ def sample(model: ZS2, plan: SamplingPlan, path: Path, fps: int, label: str, opt
     complete, count = True, plan.request.frames
     assert count is not None
     if writes:
-        settings = beside(lambda: model.settings(plan, fps))  # hashes the weights, once
+        settings = in_background(lambda: model.settings(plan, fps))  # hashes the weights, once
     if "stream" in options:
         from zs2.video.streaming import save
 
