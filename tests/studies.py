@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from helpers import CHECKPOINT
 
 from zs2.ablate import main as ablate
+from zs2.sampling.request import DEFAULTS, OPTIONS
 from zs2.study.cells import Cell
 from zs2.study.prompts import Prompt
 from zs2.study.study import Job, Study, clip_file, measures_file
@@ -46,14 +49,11 @@ def made_up_study(
         zs2="0.1.0",
         model="weights/emoji64",
         weights={"unet": "0123456789abcdef"},
-        steps=1,
-        frames=4,
-        guidance=5.0,
+        sampling=DEFAULTS | {"steps": 1, "frames": 4, "guidance": 5.0},
         width=16,
         height=16,
         fps=8,
         dtype="float32",
-        negative_prompt="",
         chunk=4,
         prompts=tuple(prompts),
         seeds=tuple(seeds),
@@ -70,6 +70,12 @@ def made_up_study(
         if metrics is not None:
             write_json(measures_file(folder, job.name), {"protocol": PROTOCOL, "metrics": metrics})
     return study
+
+
+def changed(study: Study, **changes: Any) -> Study:
+    """A study with other settings, sampling options among them."""
+    sampling = study.sampling | {name: value for name, value in changes.items() if name in OPTIONS}
+    return replace(study, sampling=sampling, **{name: changes[name] for name in changes.keys() - OPTIONS.keys()})
 
 
 def colour(study: Study, job: Job, frame: int) -> tuple[int, int, int]:

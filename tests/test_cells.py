@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
@@ -9,8 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zs2.errors import InputError
-from zs2.method import ATTENTION_KINDS, LAM_MAX, NOISE_MODELS, Method
-from zs2.study.cells import PRESETS, Cell, cell, grid, merge, number, paper, preset, reference
+from zs2.method import ATTENTION_KINDS, LAM_MAX, NOISE_MODELS, AttentionKind, Method, NoiseModel
+from zs2.study.cells import (
+    PRESETS,
+    Cell,
+    cell,
+    grid,
+    kinds_with,
+    merge,
+    number,
+    paper,
+    preset,
+    reference,
+    sweep_point,
+)
+from zs2.study.options import parser
+from zs2.study.planning import plan
 
 NOISE_KINDS = [name for name, row in NOISE_MODELS.items() if row.start is None]
 NOISES = tuple(NOISE_MODELS)
@@ -166,3 +181,52 @@ def test_an_id_is_a_name_for_files():
 )
 def test_the_reference_is_the_full_method_or_what_is_nearest_it(cells, wanted):
     assert reference(merge(cells)).id == wanted
+
+
+# --- kinds that are added ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def added() -> Iterator[None]:
+    """A noise model and an attention kind, added as a user would. Neither computes anything here."""
+    rules = {"correlation": lambda lam, alpha: alpha - lam, "still": lambda lam, alpha: lam == 0}
+    NOISE_MODELS.add(NoiseModel("drift", "a noise that drifts", "none:none", {"lam": 0.2, "alpha": 0.5}, **rules))
+    ATTENTION_KINDS.add(AttentionKind("pair", "two frames", "none:none", {"mu": 0.3}, {("mu", 0.5): "cfa"}))
+    yield
+    NOISE_MODELS.remove("drift")
+    ATTENTION_KINDS.remove("pair")
+
+
+def test_a_kind_that_is_added_is_what_its_row_says(added):
+    one = cell("drift", 0.1, "pair", 0.98)
+    assert (one.id, one.label) == ("drift-0.1-0.5_pair-0.98", "drift λ=0.1 a=0.5 + pair μ=0.98")
+    assert (one.lam, one.alpha, one.mu, one.still) == (0.1, 0.5, 0.98, False)
+    assert one.noise_label == "drift λ = 0.1 a = 0.5"
+    assert cell("drift", 0, "pair", 0.98).still
+    assert cell("iid", 0.1, "pair", 0.5) == cell("iid", 0.1, "cfa", 0.98)
+    assert kinds_with("alpha") == ["mixed", "progressive", "drift"]
+    assert kinds_with("mu") == ["tma", "tma-two-tap", "pair"]
+
+
+def test_a_kind_that_is_added_can_be_planned(added, recwarn):
+    words = ["--noise", "drift", "iid", "--attn", "pair", "--lam", "0.1", "--mu", "0.7", "--alpha", "2"]
+    options = vars(parser().parse_args(words))
+    assert ids(plan({"out": "s"} | options, None).cells) == ["drift-0.1-2_pair-0.7", "iid_pair-0.7"]
+    assert not recwarn.list
+
+
+def test_a_kind_that_there_is_not_raises():
+    for noise, attn in (("drift", "sa"), ("iid", "pair")):
+        with pytest.raises(InputError, match="unknown"):
+            cell(noise, 0.1, attn, 0.98)
+
+
+def test_places_in_the_authors_sweeps():
+    """μ = 0 is self-attention, μ = 1 cross-frame attention."""
+    one = [*preset("lambda"), *preset("mu")]
+    assert [sweep_point(x) for x in one] == [
+        *((lam, 0.98) for lam in (0, 0.05, 0.1, 0.15, 0.2, 0.25)),
+        *((0.1, mu) for mu in (0, 0.25, 0.5, 0.75, 0.9, 1)),
+    ]
+    others = (cell("iid", 0.1, "tma", 0.98), cell("dnm", 0.1, "tma-two-tap", 0.5), paper()[-1])
+    assert [sweep_point(x) for x in others] == [None] * 3

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
-from studies import MARKS, PROMPTS, PROTOCOL, SCRIPT, made_up_study, real_study
+from studies import MARKS, PROMPTS, PROTOCOL, SCRIPT, changed, made_up_study, real_study
 
 from zs2.evaluation.metrics import METRICS
 from zs2.report import main
@@ -24,6 +24,7 @@ from zs2.reporting.content import difference, estimate, notes, number, rank_line
 from zs2.reporting.markdown import markdown
 from zs2.reporting.page import LARGE, WIDEST, _picture, page
 from zs2.reporting.spreadsheet import table_of_clips
+from zs2.sampling.request import OPTIONS
 from zs2.study.cells import cell, merge, preset
 from zs2.study.prompts import Prompt
 from zs2.study.results import AUTHORS, Results, sweeps
@@ -365,6 +366,7 @@ def test_csv_has_a_row_for_each_clip(tmp_path):
     assert {row["clip"] for row in rows} == results.finished
     assert len(rows) == 22
     assert list(rows[0])[-len(METRICS) :] == list(METRICS)
+    assert set(OPTIONS) <= rows[0].keys()
     settings = (
         "noise",
         "lam",
@@ -439,7 +441,7 @@ def test_large_pictures_are_reduced_and_the_page_says_so(tmp_path):
 )
 def test_the_digest_for_votes_is_of_what_decides_clips(changes, same, tmp_path):
     results = known(tmp_path / "study")
-    other = replace(results, study=replace(results.study, **changes))
+    other = replace(results, study=changed(results.study, **changes))
     assert (other.digest == results.digest) == same
 
 

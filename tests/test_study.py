@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from studies import changed
 
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.errors import InputError
+from zs2.sampling.request import DEFAULTS
 from zs2.study.cells import grid, preset
 from zs2.study.options import parser, shard, with_file
 from zs2.study.planning import division, plan
 from zs2.study.prompts import EMOJI64, GENERAL, SETS, Prompt, read_prompts
-from zs2.study.study import Job, Study, clip_file, is_made, measures_file, record_file, study_file
+from zs2.study.study import Job, Study, clip_file, is_finished, measures_file, record_file, study_file
 from zs2.video.clip import Clip
 
 CELLS = tuple(grid(["dnm", "iid"], ["tma"], [0.1], [0.98]))
@@ -260,8 +262,8 @@ def test_the_default_study():
     study = planned()
     assert study.cells == tuple(preset("paper"))
     assert (study.prompts, study.seeds) == (EMOJI64, (0, 1))
-    assert (study.steps, study.guidance, study.frames, study.fps) == (25, 5.0, 8, 8)  # its card's advice
-    assert (study.model, study.dtype, study.negative_prompt) == (DEFAULT_MODEL, "float32", "")
+    assert study.sampling == DEFAULTS | {"steps": 25, "guidance": 5.0}  # its card's advice
+    assert (study.model, study.dtype, study.fps) == (DEFAULT_MODEL, "float32", 8)
     assert study.full == "dnm-0.1_tma-0.98"
     assert study.chunk == study.frames
     assert [planned("--chunk", chunk).chunk for chunk in ("3", "9")] == [3, 8]
@@ -270,7 +272,8 @@ def test_the_default_study():
 def test_the_default_study_of_another_model():
     study = planned("--model", "sd15")
     assert study.prompts == GENERAL
-    assert (study.steps, study.guidance, study.frames, study.fps) == (50, 7.5, 8, 8)
+    assert (study.sampling, study.fps) == (DEFAULTS, 8)
+    assert [DEFAULTS[name] for name in ("steps", "guidance", "frames", "negative_prompt")] == [50, 7.5, 8, ""]
 
 
 def test_a_grid_and_a_preset_together():
@@ -351,14 +354,11 @@ STUDY = Study(
     zs2="0.1.0",
     model="mine",
     weights={"unet": "12", "vae": "34"},
-    steps=3,
-    frames=4,
-    guidance=2.5,
+    sampling=DEFAULTS | {"steps": 3, "frames": 4, "guidance": 2.5},
     width=32,
     height=16,
     fps=8,
     dtype="float32",
-    negative_prompt="",
     chunk=4,
     prompts=(Prompt("a"), Prompt("", "open")),
     seeds=(0, 1),
@@ -378,11 +378,12 @@ def test_a_study_is_read_as_it_was_written(here):
 def test_a_study_of_before_there_was_a_choice_of_sampling_says_what_it_was(here):
     STUDY.write(here)
     said = json.loads((here / "study.json").read_text())
-    for name in ("sampler", "guidance_interval", "deep_cache"):
+    later = ("sampler", "guidance_interval", "deep_cache")
+    for name in later:
         del said[name]
     (here / "study.json").write_text(json.dumps(said))
     assert Study.read(here) == STUDY
-    assert (STUDY.sampler, STUDY.guidance_interval, STUDY.deep_cache) == ("ddim", (0, 1), 1)
+    assert [STUDY.sampling[name] for name in later] == ["ddim", (0, 1), 1]
 
 
 def test_who_reads_a_study_while_it_grows_gets_the_old_one_or_the_new_one(here):
@@ -435,22 +436,22 @@ def test_the_names_of_files():
 
 def test_a_clip_is_there_when_it_is_whole_and_has_its_record(here):
     clip = Clip(np.arange(2 * 16 * 16 * 3, dtype=np.uint8).reshape(2, 16, 16, 3), 8, {"frames": 2})
-    assert not is_made(here, "x")
+    assert not is_finished(here, "x")
     clip.save(clip_file(here, "x"), json=False)
-    assert not is_made(here, "x")
+    assert not is_finished(here, "x")
     clip.save(clip_file(here, "x"))
-    assert is_made(here, "x")
+    assert is_finished(here, "x")
     content = clip_file(here, "x").read_bytes()
     for length in (0, 5, 8, len(content) // 2, len(content) - 1):
         clip_file(here, "x").write_bytes(content[:length])
-        assert not is_made(here, "x")
+        assert not is_finished(here, "x")
     clip_file(here, "x").unlink()
-    assert not is_made(here, "x")
+    assert not is_finished(here, "x")
 
 
 def test_a_still_clip_is_whole_too(here):
     Clip(np.zeros((2, 16, 16, 3), np.uint8), 8, {"frames": 2}).save(clip_file(here, "x"))
-    assert is_made(here, "x")
+    assert is_finished(here, "x")
 
 
 # --- growth -----------------------------------------------------------------------------------------------------------
@@ -512,7 +513,7 @@ def test_the_reference_becomes_the_full_method_when_that_comes():
 )
 def test_what_would_change_the_meaning_of_clips_that_are_there_is_refused(changes, words):
     with pytest.raises(InputError, match=re.escape(words)) as error:
-        STUDY.with_more(replace(STUDY, **changes))
+        STUDY.with_more(changed(STUDY, **changes))
     assert "give another --out for another study" in str(error.value)
 
 
@@ -524,7 +525,8 @@ def test_what_does_not_is_not(changes):
 def test_what_is_left_open_is_as_in_the_study_that_is_there():
     assert replace(planned("--model", "here/mine", known=STUDY), model="mine", threads=3) == STUDY
     more = planned("--model", "here/mine", "--noise", "shared", "--seeds", "7", "--steps", "9", known=STUDY)
-    assert (more.steps, more.frames, more.guidance, more.seeds, more.prompts) == (9, 4, 2.5, (7,), STUDY.prompts)
+    assert more.sampling == STUDY.sampling | {"steps": 9}
+    assert (more.seeds, more.prompts) == ((7,), STUDY.prompts)
     assert [cell.id for cell in more.cells] == ["shared_tma-0.98"]
 
 

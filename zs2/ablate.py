@@ -1,8 +1,8 @@
-"""`python -m zs2.ablate`: run an ablation study. Which cells there are, cells.py says; what is in its folder, study.py.
+"""`python -m zs2.ablate`: run an ablation study. Its cells are in study/cells.py, its folder in study/study.py.
 
-Each clip is written in one go, its settings last, and its measures after it; what is there is not made again. So a run
-can be killed at any moment and started again, and several processes can work in one folder, each on its shard or all on
-everything: a clip that another process is at is left to it. The bytes do not depend on any of that.
+A clip is written whole or not at all, its settings last, and then its measures. What is there is not made again. So a
+run can be killed at any moment and started again. Several processes can work in one folder, each on a shard or all on
+everything: the others skip a clip that one process is working on. The bytes do not depend on any of that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zs2.cli.command import Failure, command, say
 from zs2.errors import InputError
 from zs2.study.lock import Workplace
 from zs2.study.options import OUT, parser, with_file
-from zs2.study.study import Study, clip_file, is_made, measures_file, study_file
+from zs2.study.study import Study, clip_file, is_finished, measures_file, study_file
 from zs2.system.progress import progress
 from zs2.video.clip import check_output
 
@@ -25,37 +25,37 @@ if TYPE_CHECKING:
     from zs2.study.runner import Runner
 
 
-def run(given: dict[str, Any]) -> None:
-    """Run a study, or with --dry-run say what there is of it. Raises: InputError; Failure if anything is missing."""
+def run(options: dict[str, Any]) -> None:
+    """Run a study, or with --dry-run print how far it is. Raises: InputError; Failure if anything is missing."""
     from zs2.study.planning import division, plan
 
-    given = with_file(given)
-    folder = Path(given.setdefault("out", OUT))
-    index, count = division(given)
-    if not given["out"]:
+    options = with_file(options)
+    folder = Path(options.setdefault("out", OUT))
+    index, count = division(options)
+    if not options["out"]:
         raise InputError(f"--out '' names no folder: expected one such as {OUT}")
-    if "dry_run" not in given:
+    if "dry_run" not in options:
         check_output(clip_file(folder, "any"), 1)
-    known = there(folder)
-    study = plan(given, known)
+    known = existing(folder)
+    study = plan(options, known)
     if known:
         known.with_more(study)
-    if "dry_run" in given:
+    if "dry_run" in options:
         print(table(folder, study))
         return
 
     from zs2.evaluation.clip_scorer import Scorer, scoring_model
     from zs2.study.runner import Runner, load, share_threads
 
-    model, study = load(given, study)
+    model, study = load(options, study)
     if known:
         known.with_more(study)
     scorer, reason = None, ""
     try:
-        default = scoring_model(given.get("model", study.model))
-        scorer = Scorer.from_pretrained(given.get("clip", default), model.device)
+        default = scoring_model(options.get("model", study.model))
+        scorer = Scorer.from_pretrained(options.get("clip", default), model.device)
     except InputError as error:
-        if "clip" in given:
+        if "clip" in options:
             raise
         reason = str(error)
         say(f"warning: clips will be made, but not measured: {reason}")
@@ -65,7 +65,7 @@ def run(given: dict[str, Any]) -> None:
         part.mkdir(parents=True, exist_ok=True)
     with Workplace(folder, [folder, *parts]) as place:
         with place.writing():
-            known = there(folder)
+            known = existing(folder)
             grown = known.with_more(study) if known else study
             if grown != known:
                 grown.write(folder)
@@ -78,8 +78,8 @@ def run(given: dict[str, Any]) -> None:
     finish(folder, study, runner, reason)
 
 
-def there(folder: Path) -> Study | None:
-    """The study in a folder, if there is one. Raises: InputError for clips that nothing says the study of."""
+def existing(folder: Path) -> Study | None:
+    """The study in a folder, if there is one. Raises: InputError for clips without a study.json."""
     if study_file(folder).exists():
         return Study.read(folder)
     stray = next(clip_file(folder, "any").parent.glob("*.webp"), None)
@@ -89,9 +89,10 @@ def there(folder: Path) -> Study | None:
 
 
 def finish(folder: Path, study: Study, runner: Runner, reason: str) -> None:
-    """Say what there is and what comes next; under torchrun, the first process does.
+    """Print how far the study is and what comes next. Under torchrun, only the first process does.
 
-    Raises: Failure if clips could not be made, or for some reason not measured.
+    Args: reason: why nothing could be measured, or an empty text.
+    Raises: Failure if clips could not be made, or not measured.
     """
     jobs = list(study.jobs())
     if os.environ.get("RANK", "0") == "0":
@@ -112,7 +113,7 @@ def table(folder: Path, study: Study) -> str:
     each = len(study.prompts) * len(study.seeds)
     counts = {cell.id: [0, 0] for cell in study.cells}
     for job in study.jobs():
-        counts[job.cell.id][0] += is_made(folder, job.name)
+        counts[job.cell.id][0] += is_finished(folder, job.name)
         counts[job.cell.id][1] += measures_file(folder, job.name).exists()
     rows = [["cell", "clips", "measured", ""]]
     rows += [[c.id, *(f"{n}/{each}" for n in counts[c.id]), c.label] for c in study.cells]
@@ -122,7 +123,7 @@ def table(folder: Path, study: Study) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns the exit status, as `zs2.cli.command.command` says."""
+    """The command. Returns the exit status, as `zs2.cli.command.command` does."""
     return command(parser(), run, argv)
 
 

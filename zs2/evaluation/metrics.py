@@ -27,14 +27,12 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from zs2.errors import choose
-from zs2.method import NOISE_MODELS
+from zs2.method import NOISE_MODELS, Method
 from zs2.system.registry import Registry
 from zs2.video.formats import Frames
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from zs2.method import Method
 
 INPUTS = ("frames", "images", "prompted_images", "texts", "noises", "method")
 SSIM_SIGMA, SSIM_RADIUS = 1.5, 5  # a window of 11 × 11

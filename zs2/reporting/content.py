@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from zs2.evaluation.metrics import METRICS
+from zs2.sampling.request import DEFAULTS
 from zs2.study.cells import Cell
+from zs2.study.options import value_text
 from zs2.study.results import EVERY, Entry, Results, Row, Sweep
 from zs2.study.stats import Estimate, mean
 
@@ -22,19 +24,17 @@ def summary(results: Results) -> list[str]:
     """What was run."""
     study = results.study
     weights = ", ".join(f"{part} {digest[:12]}" for part, digest in (study.weights or {}).items())
+    chosen = {name: value_text(value) for name, value in study.sampling.items()}
     lines = [
         f"Model: {study.model} (SHA-256: {weights})",
         f"{len(study.cells)} variants × {len(study.prompts)} prompts × {len(study.seeds)} seeds; "
         f"{len(results.finished)} clips; frames: {study.frames} of {study.width}×{study.height}; "
-        f"{'DDIM' if study.sampler == 'ddim' else 'DPM-Solver++'} steps: {study.steps}; guidance {study.guidance:g}; "
-        f"{study.dtype}",
+        f"steps: {chosen['steps']} of {chosen['sampler']}; guidance {chosen['guidance']}; {study.dtype}",
     ]
-    if study.guidance_interval != (0, 1):
-        lines.append(f"Guided from {study.guidance_interval[0]:g} to {study.guidance_interval[1]:g} of the steps")
-    if study.deep_cache > 1:
-        lines.append(f"Deep features of the UNet made every {study.deep_cache} steps, and taken over between them")
-    if study.negative_prompt:
-        lines.append(f"Negative prompt: {study.negative_prompt}")
+    others = [name for name in chosen if name not in ("frames", "steps", "sampler", "guidance")]
+    for name in others:
+        if study.sampling[name] != DEFAULTS[name]:
+            lines.append(f"{name.replace('_', ' ').capitalize()}: {chosen[name]}")
     if study.lora:
         lines.append(f"LoRA: {', '.join(str(one) for one in study.lora)}")
     if results.protocol:
@@ -211,7 +211,6 @@ def noise_rows(results: Results) -> list[list[str]]:
     for cell in results.study.cells:
         means = [mean(results.values(cell.id, metric)) for metric in results.noise_metrics]
         if any(means) and not cell.frozen:
-            name = cell.noise + (f" λ = {cell.lam:g}" if cell.lam is not None else "")
-            name += f" a = {cell.alpha:g}" if cell.alpha is not None else ""
-            rows[name] = [name, *(number(None if found is None else found.value) for found in means)]
+            values = (number(None if found is None else found.value) for found in means)
+            rows[cell.noise_label] = [cell.noise_label, *values]
     return list(rows.values())

@@ -40,7 +40,7 @@ from zs2.reporting.content import (
     sweep_title,
 )
 from zs2.reporting.sweep_plot import curve
-from zs2.study.cells import Cell
+from zs2.study.cells import PRESETS, Cell
 from zs2.study.results import Results, Sweep, sweeps, table
 from zs2.study.study import clip_file
 from zs2.system.progress import progress
@@ -52,12 +52,7 @@ CAPTION = ("clip-score", "motion")  # the metrics below a clip
 SMALL = 128  # pixels: frames up to this are shown with square pixels
 LARGE = 256  # larger frames are reduced to this, and stored as lossy WebP
 WIDEST = 8192  # of a picture of all frames
-GROUPS = (  # the parts of a table: a preset, and its title
-    ("paper", "Ablations, baselines and controls"),
-    ("lambda", "Sweep of λ"),
-    ("mu", "Sweep of μ"),
-    ("", "Grid"),
-)
+GRID = "Grid"  # the title of the part of a table with the cells of no preset
 NONE = "<p>Nothing is measured.</p>"
 NO_SWEEP = (
     "<p>There is none in this study: <code>python -m zs2.ablate --preset lambda mu</code> with its <code>--out</code> "
@@ -129,21 +124,22 @@ def _row(cells: Sequence[Sequence[str]], kind: str = "") -> str:
 def _ablation(results: Results, prompts: str) -> str:
     head = ["variant", "clips", *heads(results)]
     caption = f"{prompts.capitalize()} prompts ({prompt_count(results, prompts)})"
-    rows = sorted(table(results, prompts), key=lambda row: _group(row.cell))
+    titles = [*(preset.title for preset in PRESETS.values()), GRID]
+    rows = sorted(table(results, prompts), key=lambda row: titles.index(_group(row.cell)))
     if not any(row.clips for row in rows):
         return f"<p>{escape(caption)}: nothing is measured.</p>"
     groups = [(group, list(members)) for group, members in groupby(rows, key=lambda row: _group(row.cell))]
     body = []
     for group, members in groups:
         if len(groups) > 1:
-            body.append(f'<tr class="group"><th scope="rowgroup" colspan="{len(head)}">{GROUPS[group][1]}</th></tr>')
+            body.append(f'<tr class="group"><th scope="rowgroup" colspan="{len(head)}">{escape(group)}</th></tr>')
         body += [_row(ablation_row(results, row), mark(row.cell, results)) for row in members]
     return _table(head, body, caption)
 
 
-def _group(cell: Cell) -> int:
-    """Which part of a table a cell belongs to: that of its first preset in the order of GROUPS."""
-    return next(i for i, (name, _) in enumerate(GROUPS) if name in cell.presets or not name)
+def _group(cell: Cell) -> str:
+    """The title of the part of a table that a cell belongs to: that of its first preset, in the order of PRESETS."""
+    return next((preset.title for preset in PRESETS.values() if preset.name in cell.presets), GRID)
 
 
 def _sweep(found: Sweep) -> str:

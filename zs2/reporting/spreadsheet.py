@@ -8,14 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from zs2.evaluation.metrics import METRICS
+from zs2.sampling.request import OPTIONS
 from zs2.study.results import Results
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a text that begins with one of these
 OF_CELL = ("noise", "lam", "alpha", "attn", "mu", "frozen")
-OF_STUDY = (
-    *("model", "steps", "frames", "guidance", "width", "height", "fps", "dtype", "negative_prompt"),
-    *("sampler", "guidance_interval", "deep_cache"),
-)
+OF_STUDY = ("model", "width", "height", "fps", "dtype")
 
 
 def table_of_clips(results: Results) -> str:
@@ -25,14 +23,15 @@ def table_of_clips(results: Results) -> str:
     """
     study, out = results.study, io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["clip", "cell", "label", *OF_CELL, "prompt", "text", "set", "seed", *OF_STUDY, *METRICS])
+    writer.writerow(["clip", "cell", "label", *OF_CELL, "prompt", "text", "set", "seed", *OF_STUDY, *OPTIONS, *METRICS])
     for job in study.jobs():
         if job.name in results.finished:
             prompt, cell = study.prompts[job.prompt], asdict(job.cell)
             values = results.measures.get(job.key, {})
             row = [job.name, job.cell.id, job.cell.label, *(cell[name] for name in OF_CELL)]
             row += [job.prompt, prompt.text, prompt.set, job.seed, *(getattr(study, name) for name in OF_STUDY)]
-            writer.writerow([_safe(value) for value in [*row, *(values.get(name) for name in METRICS)]])
+            row += [*(study.sampling[name] for name in OPTIONS), *(values.get(name) for name in METRICS)]
+            writer.writerow([_safe(value) for value in row])
     return out.getvalue()
 
 

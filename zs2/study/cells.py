@@ -3,30 +3,43 @@
 paper    what each part does: each of the two replaced, both baselines, and the controls
 lambda   the authors' sweep of λ: 0, 0.05, 0.1, 0.15, 0.2, 0.25, at μ = 0.98
 mu       the authors' sweep of μ: 0 (self-attention), 0.25, 0.5, 0.75, 0.9, 1 (cross-frame attention), at λ = 0.1
+
+Noise models and attention kinds are described in method.py. Here only the rows of the presets name one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from zs2.errors import choose
-from zs2.method import ATTENTION_KINDS, NOISE_MODELS, same_attention
+from zs2.method import ATTENTION_KINDS, NOISE_MODELS, PARAMETERS, Method, same_attention
+from zs2.system.registry import Registry
 
-STUDY_LAM, STUDY_MU = 0.1, 0.98  # the authors' λ in their sweep of μ: their text's 0.01 hardly moves
-LAMS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
-MUS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
-PRESETS = ("paper", "lambda", "mu")
+STUDY_LAM, STUDY_MU = 0.1, 0.98  # the authors' λ in their sweep of μ, because clips of their text's 0.01 hardly move
+NUMBERS = ("lam", "alpha", "mu")  # the parameters that a cell has
+FULL = Method(noise="dnm", lam=STUDY_LAM, attn="tma", mu=STUDY_MU)  # the full method
+
+# The authors' sweeps: mean absolute change between consecutive frames of their own clips (of pose-guided motion, 16
+# frames, 512²) at each value.
+AUTHORS = {
+    "lambda": {0.0: 0.0204, 0.05: 0.0393, 0.1: 0.0457, 0.15: 0.0586, 0.2: 0.0633, 0.25: 0.0752},
+    "mu": {0.0: 0.1245, 0.25: 0.0722, 0.5: 0.0676, 0.75: 0.0606, 0.9: 0.0499, 1.0: 0.0511},
+}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One variant. lam, alpha and mu are None where they have no effect.
+    """One variant of the method.
 
-    frozen: it is frame 0 of the variant, repeated: the control that shows what a still picture scores.
-    presets: those that hold it; () for a cell of a grid.
+    Args:
+        id: its name in the names of files.
+        label: its name in tables.
+        noise, attn: the noise model and the attention kind.
+        lam, alpha, mu: their parameters; None where one has no effect.
+        frozen: its clips are frame 0 of the variant, repeated: the control that shows what a still picture scores.
+        presets: those that hold it; () for a cell of a grid.
     """
 
     id: str
@@ -41,36 +54,54 @@ class Cell:
 
     @property
     def method(self) -> dict[str, Any]:
-        """The variant as `Method` has it: what has an effect."""
-        settings = {"noise": self.noise, "lam": self.lam, "alpha": self.alpha, "attn": self.attn, "mu": self.mu}
-        return {name: value for name, value in settings.items() if value is not None}
+        """The arguments of its `Method`: those that have an effect."""
+        values = {name: getattr(self, name) for name in ("noise", "attn", *NUMBERS)}
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def still(self) -> bool:
         """Whether all frames of its clips are one picture: it is the frozen frame, or its frames have one noise."""
-        return self.frozen or self.noise == "shared" or (self.noise == "dnm" and self.lam == 0)
+        return self.frozen or NOISE_MODELS[self.noise].still(**Method(**self.method).noise_parameters)
+
+    @property
+    def noise_label(self) -> str:
+        """Its noise model with its parameters, as a table of noises has them."""
+        values = _numbers(Method(**self.method).noise_parameters)
+        return self.noise + "".join(f" {PARAMETERS[name].symbol} = {value:g}" for name, value in values.items())
 
 
 def cell(noise: str, lam: float, attn: str, mu: float, alpha: float | None = None) -> Cell:
-    """The cell of a variant, whose values are in range. Those without effect are left out, and momentum 0 and 1 are
-    the attention that they amount to, so that two cells that are the same have the same id."""
-    attn = same_attention(attn, {"mu": mu})
-    defaults = NOISE_MODELS[noise].defaults
-    if alpha is None:
-        alpha = defaults.get("alpha")
-    lam_ = abs(float(lam)) if "lam" in defaults else None  # -0.0 is 0
-    alpha_ = abs(float(alpha)) if alpha is not None and "alpha" in defaults else None
-    mu_ = float(mu) if "mu" in ATTENTION_KINDS[attn].defaults else None
-    amount = "".join(f"-{number(x)}" for x in (lam_, alpha_) if x is not None)
-    momentum = "" if mu_ is None else f"-{number(mu_)}"
-    values = {" λ=": lam_, " a=": alpha_}
-    label = noise + "".join(f"{name}{number(x)}" for name, x in values.items() if x is not None)
-    label += f" + {attn}" + ("" if mu_ is None else f" μ={number(mu_)}")
-    return Cell(f"{noise}{amount}_{attn}{momentum}", label, noise, lam_, alpha_, attn, mu_)
+    """The cell of a variant, whose values are in range.
+
+    Two cells that amount to the same have the same id: values without effect are left out, and an attention kind that
+    equals a simpler one at these values becomes that one.
+    """
+    method = Method(same_attention(attn, {"mu": mu}), mu, noise, lam, alpha)
+    kinds = [(method.noise, _numbers(method.noise_parameters)), (method.attn, _numbers(method.attention_parameters))]
+    identity = "_".join(kind + "".join(f"-{number(x)}" for x in own.values()) for kind, own in kinds)
+    label = " + ".join(
+        kind + "".join(f" {PARAMETERS[name].symbol}={number(x)}" for name, x in own.items()) for kind, own in kinds
+    )
+    values: dict[str, float | None] = dict.fromkeys(NUMBERS)
+    for _, own in kinds:
+        values.update(own)
+    return Cell(identity, label, method.noise, values["lam"], values["alpha"], method.attn, values["mu"])
+
+
+def _numbers(parameters: Mapping[str, Any]) -> dict[str, float]:
+    """Those of a kind's parameters that a cell has. -0.0 becomes 0.0."""
+    return {name: float(value) + 0.0 for name, value in parameters.items() if name in NUMBERS}
+
+
+def kinds_with(parameter: str) -> list[str]:
+    """The noise models and attention kinds that have a parameter."""
+    return [
+        kind.name for table in (NOISE_MODELS, ATTENTION_KINDS) for kind in table.values() if parameter in kind.defaults
+    ]
 
 
 def number(x: float) -> str:
-    """A number as it stands in an id: 0.1, 1. No two have the same."""
+    """A number as an id has it: 0.1, 1. Two numbers never look the same."""
     return repr(x).removesuffix(".0")
 
 
@@ -90,32 +121,62 @@ def paper(lam: float = STUDY_LAM, mu: float = STUDY_MU) -> list[Cell]:
         ("progressive", "tma", "progressive noise (PYoCo) + TMA"),
     )
     cells = [replace(one, label=label + unusual(one)) for one, label in ((cell(n, lam, a, mu), x) for n, a, x in rows)]
-    # frame 0 is the same in every variant: this one has no value that would have no effect
+    # Frame 0 is the same in every variant: this one has no value that would have no effect.
     still = replace(cell("shared", lam, "sa", mu), id="frozen", label="frozen frame: frame 0, repeated", frozen=True)
     return [*cells, still]
 
 
 def unusual(one: Cell) -> str:
-    """What a label adds where a cell is not at the study's usual λ and μ."""
+    """What a label adds for a cell that is not at the study's usual λ and μ."""
     values = (("λ", one.lam, STUDY_LAM), ("μ", one.mu, STUDY_MU))
-    said = [f"{name}={number(value)}" for name, value, usual in values if value not in (None, usual)]
-    return f" ({', '.join(said)})" if said else ""
+    parts = [f"{name}={number(value)}" for name, value, usual in values if value not in (None, usual)]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Cells that belong together.
+
+    Args:
+        name: as an option. title: over its part of a table.
+        parameters: which of λ and μ (`lam`, `mu`) its cells take.
+        cells: (λ, μ) → the cells.
+    """
+
+    name: str
+    title: str
+    parameters: frozenset[str]
+    cells: Callable[[float, float], list[Cell]]
+
+
+PRESETS: Registry[Preset] = Registry(
+    "preset",
+    [
+        Preset("paper", "Ablations, baselines and controls", frozenset({"lam", "mu"}), paper),
+        Preset(
+            "lambda",
+            "Sweep of λ",
+            frozenset({"mu"}),
+            lambda lam, mu: [cell(FULL.noise, value, FULL.attn, mu) for value in AUTHORS["lambda"]],
+        ),
+        Preset(
+            "mu",
+            "Sweep of μ",
+            frozenset({"lam"}),
+            lambda lam, mu: [cell(FULL.noise, lam, FULL.attn, value) for value in AUTHORS["mu"]],
+        ),
+    ],
+)
 
 
 def preset(name: str, lam: float = STUDY_LAM, mu: float = STUDY_MU) -> list[Cell]:
-    """The cells of a preset, at this λ (of `paper` and `mu`) and this μ (of `paper` and `lambda`).
+    """The cells of a preset at this λ and μ, if it takes them. A cell of `paper` has its label in all presets.
 
     Raises: InputError for an unknown name.
     """
-    choose("preset", name, PRESETS)
-    known = {known.id: known.label for known in paper(lam, mu)}
-    if name == "paper":
-        cells = paper(lam, mu)
-    elif name == "lambda":
-        cells = [cell("dnm", value, "tma", mu) for value in LAMS]
-    else:
-        cells = [cell("dnm", lam, "tma", value) for value in MUS]
-    return merge(replace(one, label=known.get(one.id, one.label), presets=(name,)) for one in cells)
+    cells = PRESETS[name].cells(lam, mu)
+    labels = {one.id: one.label for one in paper(lam, mu)}
+    return merge(replace(one, label=labels.get(one.id, one.label), presets=(name,)) for one in cells)
 
 
 def grid(
@@ -125,12 +186,12 @@ def grid(
     mu: Sequence[float],
     alpha: Sequence[float | None] = (None,),
 ) -> list[Cell]:
-    """The product of noise models, attention kinds, λ, μ and a; each cell once, where a value has no effect."""
+    """The product of noise models, attention kinds, λ, μ and a. Cells that amount to the same are one."""
     return merge(cell(n, x, a, m, y) for n, y, x, a, m in product(noise, alpha, lam, attn, mu))
 
 
 def merge(cells: Iterable[Cell]) -> list[Cell]:
-    """Each cell once, in order of first appearance, in all the presets that hold it; a preset's label says more."""
+    """Each cell once, in order of first appearance, with all its presets. The label of a preset replaces a grid's."""
     merged: dict[str, Cell] = {}
     for one in cells:
         known = merged.setdefault(one.id, one)
@@ -141,19 +202,22 @@ def merge(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def reference(cells: Sequence[Cell]) -> Cell:
-    """The cell that the others are compared with: the full method, that of `paper` first, or what is nearest it."""
+    """The cell that the others are compared with: the full method, first that of `paper`, or the cell nearest to it."""
 
     def distance(one: Cell) -> tuple[float, ...]:
         lam, mu = (STUDY_LAM if one.lam is None else one.lam), (STUDY_MU if one.mu is None else one.mu)
-        kind = one.frozen, one.noise != "dnm", one.attn != "tma", "paper" not in one.presets
+        kind = one.frozen, one.noise != FULL.noise, one.attn != FULL.attn, "paper" not in one.presets
         return (*kind, abs(lam - STUDY_LAM), abs(mu - STUDY_MU))
 
     return min(cells, key=distance)
 
 
 def sweep_point(one: Cell) -> tuple[float, float] | None:
-    """λ and μ of a cell of the authors' sweeps, which are of the full method. None for any other cell."""
-    mu = {"sa": 0.0, "cfa": 1.0, "tma": one.mu}.get(one.attn)
-    if one.noise != "dnm" or one.frozen or one.lam is None or mu is None:
+    """λ and μ of a cell in the authors' sweeps, which vary the full method. None for any other cell."""
+    mu = one.mu
+    if one.attn != FULL.attn:  # it may be what the full method's attention is at μ = 0 or 1
+        simpler = ATTENTION_KINDS[FULL.attn].same_as
+        mu = next((float(value) for (name, value), kind in simpler.items() if (name, kind) == ("mu", one.attn)), None)
+    if one.noise != FULL.noise or one.frozen or one.lam is None or mu is None:
         return None
     return one.lam, mu

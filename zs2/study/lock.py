@@ -1,8 +1,8 @@
-"""Several processes at work in one folder: who is there, and who makes what. No torch here.
+"""Several processes at work in one folder: which are there, and which one does what. No torch here.
 
-Locks are POSIX record locks on bytes of DIR/.lock, an empty file. They hold between processes, also of several machines
-where the file system has them, and end with their process, however it ends. Without them (Windows, some network file
-systems) nothing is locked: then two processes may do the same work twice, with the same result.
+The locks are POSIX record locks on bytes of DIR/.lock, an empty file. They hold between processes, also of several
+machines if the file system supports it, and they end with their process, however it ends. Without locks (on Windows and
+some network file systems) two processes may do the same work twice, with the same result.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-PRESENT, WRITING, FIRST_NAME = 0, 1, 2  # bytes of the file; the last is where those of names begin
+PRESENT, WRITING, FIRST_NAME = 0, 1, 2  # bytes of the file; the bytes of names begin at the last
 
 
 class Workplace:
-    """A folder that several processes work in. Use it in `with`; the locks end with it, or with the process.
+    """A folder that several processes work in. Use it in `with`: the locks end with it, or with the process.
 
-    folders: those in which unfinished files may lie, which are removed when nobody else is there.
+    Args:
+        folder: where the lock file is.
+        folders: where unfinished files may lie. They are removed when no other process is there.
     """
 
     def __init__(self, folder: Path, folders: Sequence[Path]) -> None:
@@ -42,7 +44,7 @@ class Workplace:
         self._file.close()
 
     def _clean(self) -> None:
-        """Remove what killed processes left, if nobody else is here."""
+        """Remove what killed processes left, if no other process is here."""
         if self._lock(PRESENT) is not True:
             return
         for folder in self.folders:
@@ -50,7 +52,7 @@ class Workplace:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Wait until no other process is in here."""
+        """Wait until no other process is in this block."""
         self._lock(WRITING, wait=True)
         try:
             yield
@@ -59,7 +61,7 @@ class Workplace:
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
-        """Whether this process may make what has this name: not while another one does."""
+        """Whether this process may do the work of this name. It may not while another one does."""
         byte = FIRST_NAME + int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])
         mine = self._lock(byte) is not False
         try:
@@ -69,7 +71,7 @@ class Workplace:
                 self._unlock(byte)
 
     def _lock(self, byte: int, shared: bool = False, wait: bool = False) -> bool | None:
-        """Whether the lock was had; None where there are no locks."""
+        """Try to lock a byte. Returns: whether this process has the lock; None where there are no locks."""
         if fcntl is None:
             return None
         how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)

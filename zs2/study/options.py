@@ -1,9 +1,9 @@
-"""The options of `python -m zs2.ablate`, on the command line or in a TOML file that says the same. No torch here."""
+"""The options of `python -m zs2.ablate`, from the command line or from a TOML file. No torch here."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,30 @@ from zs2.cli import command
 from zs2.cli.values import pair, seeds, shard, size
 from zs2.errors import InputError, choose
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS
-from zs2.sampling.solver import SOLVERS
-from zs2.study.cells import PRESETS, STUDY_LAM, STUDY_MU
+from zs2.sampling.request import DEFAULTS, OPTIONS
+from zs2.study.cells import FULL, PRESETS, STUDY_LAM, STUDY_MU, kinds_with
 from zs2.study.prompts import SETS, Prompt, checked
 from zs2.system.devices import DTYPES
 from zs2.version import __version__
 
 OUT = "out/study"
+ADVICE: dict[str, Any] = {"steps": 25, "guidance": 5.0}  # for the default model, from its card
 MANY = ("preset", "noise", "attn", "lam", "mu", "alpha", "lora")  # options that take several values
+READERS: dict[str, Callable[[str], Any]] = {
+    "text": str,
+    "whole": int,
+    "number": float,
+    "pair": pair(float),
+}  # by the kind of a sampling option
+JOINED = ("seeds", *(name for name, option in OPTIONS.items() if option.kind == "pair"))  # lists that are one value
 
 
 def parser() -> command.Parser:
-    """The command line. What is not given is not in the result."""
+    """The parser of the command line. Options not given are absent from what it returns."""
     p = command.parser(
         "zs2.ablate",
         "Run an ablation study: every cell (noise model × attention × λ × μ) on every prompt and seed, with metrics.\n"
-        "A run that was stopped, or killed, goes on where it was when the same command is given again.",
+        "The same command again continues a run that was stopped or killed.",
         """examples:
   python -m zs2.ablate                              the preset `paper` on the default checkpoint, to out/study
   python -m zs2.ablate --preset lambda mu --seeds 0..3 --out out/sweeps
@@ -38,7 +46,7 @@ def parser() -> command.Parser:
   python -m zs2.ablate study.toml                   these options from a file: preset = ["lambda", "mu"], steps = 25, …
 then: python -m zs2.report out/study""",
     )
-    p.add_argument("file", nargs="?", metavar="STUDY.toml", help="options by their names; those given here win")
+    p.add_argument("file", nargs="?", metavar="STUDY.toml", help="options by their names; the command line wins")
     p.add_argument("--version", action="version", version=f"zs2 {__version__}")
 
     g = p.add_argument_group("cells: presets, or a grid (the product of all values), or both")
@@ -48,12 +56,14 @@ then: python -m zs2.report out/study""",
         metavar="NAME",
         help=f"{', '.join(PRESETS)} (default paper): the ablations with baselines and controls; the authors' sweeps",
     )
-    kinds = ", ".join(NOISE_MODELS)
-    g.add_argument("--noise", nargs="+", metavar="KIND", help=f"{kinds} (default, in a grid: dnm)")
-    g.add_argument("--attn", nargs="+", metavar="KIND", help=f"{', '.join(ATTENTION_KINDS)} (default, in a grid: tma)")
-    g.add_argument("--lam", nargs="+", type=float, metavar="λ", help=f"of dnm…; with presets one (default {STUDY_LAM})")
-    g.add_argument("--mu", nargs="+", type=float, metavar="μ", help=f"of tma…; with presets one (default {STUDY_MU})")
-    g.add_argument("--alpha", nargs="+", type=float, metavar="A", help="of mixed and progressive noise, in a grid")
+    noises, kinds = ", ".join(NOISE_MODELS), ", ".join(ATTENTION_KINDS)
+    g.add_argument("--noise", nargs="+", metavar="KIND", help=f"{noises} (default, in a grid: {FULL.noise})")
+    g.add_argument("--attn", nargs="+", metavar="KIND", help=f"{kinds} (default, in a grid: {FULL.attn})")
+    for name, symbol, default in (("lam", "λ", STUDY_LAM), ("mu", "μ", STUDY_MU)):
+        owners = f"of {', '.join(kinds_with(name))}; with presets one value (default {default})"
+        g.add_argument(f"--{name}", nargs="+", type=float, metavar=symbol, help=owners)
+    owners = f"of {', '.join(kinds_with('alpha'))} noise, in a grid"
+    g.add_argument("--alpha", nargs="+", type=float, metavar="A", help=owners)
 
     g = p.add_argument_group("prompts and seeds: every cell is made for each pair")
     g.add_argument(
@@ -70,18 +80,13 @@ then: python -m zs2.report out/study""",
     g.add_argument("--prediction", metavar="P", help="epsilon or v: what single files of SD 2 do not say of themselves")
     g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is; of torchrun, its own)")
     g.add_argument("--dtype", metavar="DTYPE", help=f"{', '.join(DTYPES)} (default float32)")
-    g.add_argument("--negative-prompt", metavar="TEXT", help="what to lead away from (default: nothing)")
-    g.add_argument("--frames", type=int, metavar="N", help="default 8")
-    g.add_argument("--steps", type=int, metavar="N", help="default 50; of the default model 25")
-    g.add_argument("--sampler", metavar="KIND", help=f"{' or '.join(SOLVERS)} (default ddim)")
-    g.add_argument("--guidance", type=float, metavar="G", help="default 7.5; of the default model 5")
-    g.add_argument(
-        "--guidance-interval",
-        type=pair(float),
-        metavar="A,B",
-        help="the share of the steps that is guided (default 0,1)",
-    )
-    g.add_argument("--deep-cache", type=int, metavar="N", help="make deep features every N steps (default 1: exact)")
+    for name, option in OPTIONS.items():
+        g.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=READERS[option.kind],
+            metavar=option.metavar,
+            help=f"{option.help} ({_default(name)})".replace("%", "%%"),
+        )
     g.add_argument("--size", type=size, metavar="WxH", help="pixels (default: what the model was trained at)")
     g.add_argument("--chunk", type=int, metavar="N", help="frames of a UNet call (default: all of a clip)")
 
@@ -99,25 +104,40 @@ then: python -m zs2.report out/study""",
     return p
 
 
-def with_file(given: dict[str, Any]) -> dict[str, Any]:
-    """The options given, and for those that are not, what the TOML file says.
+def _default(name: str) -> str:
+    """The default of a sampling option, for its help."""
+    advice = f"; for the default model {value_text(ADVICE[name])}" if name in ADVICE else ""
+    return f"default {value_text(DEFAULTS[name]) or 'nothing'}{advice}"
 
-    Its values are read just as the command line's. `prompts` may also be a list, or a table of lists, closed and open.
-    Raises: InputError for what can't be read or is no option.
+
+def value_text(value: Any) -> str:
+    """The value of a sampling option, as the command line takes it."""
+    if isinstance(value, tuple):
+        return ",".join(map(value_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def with_file(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, completed by those of the TOML file that they name. The command line wins.
+
+    Values in the file are read like those on the command line. `prompts` may also be a list of texts, or a table of
+    lists, `closed` and `open`.
+
+    Raises: InputError for a file that can't be read, an unknown option, or a value of another kind.
     """
-    if "file" not in given:
-        return given
-    file = given.pop("file")
+    if "file" not in options:
+        return options
+    file = options.pop("file")
     try:
-        said = tomllib.loads(Path(file).read_text(encoding="utf-8-sig"))
+        content = tomllib.loads(Path(file).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: can't be read as TOML ({error})") from error
-    options = parser()
-    options.where = f"{file}: "
-    names = [action.dest for action in options._actions if action.dest not in ("help", "version", "file")]
+    reader = parser()
+    reader.where = f"{file}: "
+    names = [action.dest for action in reader._actions if action.dest not in ("help", "version", "file")]
     arguments: list[str] = []
     more: dict[str, Any] = {}
-    for key, value in said.items():
+    for key, value in content.items():
         name = choose(f"option in {file}", key.replace("-", "_"), names)
         if name == "prompts" and isinstance(value, dict | list):
             more["prompts"] = _prompts(file, value if isinstance(value, dict) else {SETS[0]: value})
@@ -125,16 +145,16 @@ def with_file(given: dict[str, Any]) -> dict[str, Any]:
             raise InputError(f"{file}: dry-run is for the command line only")
         else:
             arguments += _arguments(file, name, value)
-    return vars(options.parse_args(arguments)) | more | given
+    return vars(reader.parse_args(arguments)) | more | options
 
 
 def _arguments(file: str, name: str, value: Any) -> list[str]:
-    """A value of TOML as the command line has it."""
-    if name in ("seeds", "guidance_interval") and isinstance(value, list):
+    """A value of TOML as arguments of the command line."""
+    if name in JOINED and isinstance(value, list):
         value = ",".join(map(str, value))
     values = value if isinstance(value, list) and name in MANY else [value]
     if not values or not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in values):
-        several = ", or a list of them" if name in (*MANY, "seeds", "guidance_interval") else ""
+        several = ", or a list of them" if name in (*MANY, *JOINED) else ""
         raise InputError(f"{file}: {name} is {value!r}: expected a text or a number{several}")
     option = f"--{name.replace('_', '-')}"
     if name not in MANY:
@@ -145,6 +165,7 @@ def _arguments(file: str, name: str, value: Any) -> list[str]:
 
 
 def _prompts(file: str, table: dict[str, Any]) -> Sequence[Prompt]:
+    """The prompts of a TOML table, by set."""
     prompts = []
     for name, texts in table.items():
         choose(f"set of prompts in {file}", name, SETS)

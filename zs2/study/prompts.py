@@ -1,7 +1,7 @@
-"""The prompts of a study: the sets that they belong to, the file that holds them, and the default ones. No torch here.
+"""The prompts of a study: their sets, the file with prompts, and the default prompts. No torch here.
 
-A file of prompts is a text with one prompt a line. A line `[closed]` or `[open]` says which set the next ones belong
-to; without one they are closed. A line `""` is the empty prompt; other blank lines don't count.
+A file of prompts has one prompt a line. A line `[closed]` or `[open]` names the set of the prompts that follow; without
+one they are closed. A line `""` is the empty prompt. Blank lines don't count.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SETS = ("closed", "open")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt and its set: closed names the thing and the background, open leaves the look to the noise."""
+    """A prompt and its set: `closed` names the thing and the background, `open` leaves the look to the noise."""
 
     text: str
     set: str = "closed"
@@ -28,7 +28,7 @@ class Prompt:
         return f"{self.text!r} ({self.set})"
 
 
-# Of weights/emoji64: things of its concepts.json, colours of its card.
+# For weights/emoji64: things from its concepts.json, colours from its card.
 EMOJI64 = (
     *(
         Prompt(f"{thing} on a {colour} background")
@@ -49,7 +49,7 @@ EMOJI64 = (
     ),
 )
 
-# Of any model of real pictures.
+# For any model of real pictures.
 GENERAL = (
     *(
         Prompt(text)
@@ -72,12 +72,12 @@ GENERAL = (
 
 
 def default_prompts(model: str) -> tuple[Prompt, ...]:
-    """Eight closed and eight open prompts: those of the default checkpoint, or those for any other model."""
+    """Eight closed and eight open prompts: those for the default checkpoint, or those for any other model."""
     return EMOJI64 if Path(model) == Path(DEFAULT_MODEL) else GENERAL
 
 
 def read_prompts(file: str) -> tuple[Prompt, ...]:
-    """The prompts of a file. Raises: InputError if there are none, one is there twice, or a set is unknown."""
+    """The prompts of a file. Raises: InputError for a file without prompts, a repeated prompt or an unknown set."""
     prompts, chosen = [], SETS[0]
     for line in lines(file):
         if line.startswith("[") and line.endswith("]"):
@@ -88,10 +88,10 @@ def read_prompts(file: str) -> tuple[Prompt, ...]:
 
 
 def checked(prompts: Sequence[Prompt], where: str) -> tuple[Prompt, ...]:
-    """The prompts, if there are any and each is there once."""
+    """The prompts. Raises: InputError if there are none, or one is repeated."""
     if not prompts:
         raise InputError(f"{where}: no prompt in it: expected one a line")
-    twice = [prompt for i, prompt in enumerate(prompts) if prompt in prompts[:i]]
-    if twice:
-        raise InputError(f"{where}: the prompt {twice[0]} is there twice: expected each once")
+    repeated = [prompt for i, prompt in enumerate(prompts) if prompt in prompts[:i]]
+    if repeated:
+        raise InputError(f"{where}: the prompt {repeated[0]} is there twice: expected each once")
     return tuple(prompts)

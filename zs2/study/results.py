@@ -13,18 +13,13 @@ from typing import Any, NamedTuple
 from zs2.errors import InputError
 from zs2.evaluation.measure import differences, measured_metrics
 from zs2.evaluation.metrics import METRICS
-from zs2.study.cells import Cell, sweep_point
+from zs2.study.cells import AUTHORS, Cell, sweep_point
 from zs2.study.stats import Estimate, Key, common, difference, mean, rank_correlation
-from zs2.study.study import FIXED, Study, clip_file, measures_file, record_file
+from zs2.study.study import Study, clip_file, measures_file, record_file
 from zs2.system.json_files import read_json
 
 EVERY = "all"  # the set of all prompts
 
-# Mean absolute change between consecutive frames of the authors' own clips (of pose-guided motion, 16 frames, 512²).
-AUTHORS = {
-    "lambda": {0.0: 0.0204, 0.05: 0.0393, 0.1: 0.0457, 0.15: 0.0586, 0.2: 0.0633, 0.25: 0.0752},
-    "mu": {0.0: 0.1245, 0.25: 0.0722, 0.5: 0.0676, 0.75: 0.0606, 0.9: 0.0499, 1.0: 0.0511},
-}
 SYMBOLS = {"lambda": "λ", "mu": "μ"}
 
 
@@ -102,7 +97,7 @@ class Results:
     @property
     def digest(self) -> str:
         """What votes belong to: the settings that decide every clip, and the prompts. More cells or seeds keep it."""
-        fixed = {name: getattr(self.study, name) for name in FIXED} | {"prompts": [str(p) for p in self.study.prompts]}
+        fixed = self.study.fixed | {"prompts": [str(prompt) for prompt in self.study.prompts]}
         return hashlib.sha256(dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
     def measured(self, cell: str, prompts: str = EVERY) -> int:

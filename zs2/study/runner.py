@@ -1,4 +1,4 @@
-"""Making and measuring the clips of an ablation study with one model."""
+"""Sampling and measuring the clips of an ablation study with one model."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from zs2.pipeline import ZS2
 from zs2.sampling.plan import resolve
 from zs2.sampling.request import Request
 from zs2.study.lock import Workplace
-from zs2.study.planning import SAMPLING
-from zs2.study.study import Job, Study, clip_file, is_made, measures_file
+from zs2.study.study import Job, Study, clip_file, is_finished, measures_file
 from zs2.system.atomic import write_json
 from zs2.system.devices import own_device
 from zs2.system.json_files import read_json
@@ -30,18 +29,18 @@ from zs2.video.clip import Clip
 from zs2.video.formats import Frames
 
 
-def load(given: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
-    """The model, and the study with what it says: weights and size.
+def load(options: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
+    """The model, and the study with the model's weights and size.
 
     Raises: InputError if there is no such model, or if it can't sample what is asked for.
     """
-    options = {name: given[name] for name in ("prediction", "lora") if name in given}
-    model = ZS2.from_pretrained(study.model, device=own_device(given.get("device")), dtype=study.dtype, **options)
+    loading = {name: options[name] for name in ("prediction", "lora") if name in options}
+    model = ZS2.from_pretrained(study.model, device=own_device(options.get("device")), dtype=study.dtype, **loading)
     first = Request(**request(study, Job(study.cells[0], 0, study.seeds[0])))
     settings = model.settings(resolve(model.image_model, model.method, first), study.fps)
     study = replace(
         study,
-        model=public(study.model, settings["model"]),
+        model=public_name(study.model, settings["model"]),
         threads=torch.get_num_threads() if model.device.type == "cpu" else None,
         **{name: settings[name] for name in ("weights", "lora", "width", "height")},
     )
@@ -49,50 +48,54 @@ def load(given: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
 
 
 def share_threads(study: Study) -> None:
-    """Compute with as many threads as the study's other processes, whose clips have the same bytes for it."""
+    """Use as many threads as the study's other processes, so that clips have the same bytes."""
     if study.threads is not None:
         torch.set_num_threads(study.threads)
 
 
-def public(given: str, name: str) -> str:
-    """What records say of a model: the default's path or an id on the hub as given, but no other path."""
-    if Path(given) == Path(DEFAULT_MODEL):
+def public_name(model: str, name: str) -> str:
+    """How records name a model: the default model's path, an id on the hub, or else its name. No other path."""
+    if Path(model) == Path(DEFAULT_MODEL):
         return DEFAULT_MODEL
-    return given if is_hub_id(given) and not Path(given).exists() else name
+    return model if is_hub_id(model) and not Path(model).exists() else name
 
 
 def request(study: Study, job: Job) -> dict[str, Any]:
     """The arguments of a clip's `Request`. Of a frozen cell one frame is sampled."""
+    frames = {"frames": 1, "chunk": 1} if job.cell.frozen else {"chunk": study.chunk}
     return {
         "prompt": study.prompts[job.prompt].text,
-        "frames": 1 if job.cell.frozen else study.frames,
-        **{name: getattr(study, name) for name in SAMPLING},
+        **study.sampling,
         "seed": job.seed,
         "height": study.height or None,
         "width": study.width or None,
-        "chunk": 1 if job.cell.frozen else study.chunk,
+        **frames,
     }
 
 
 class Runner:
-    """Makes and measures clips, and knows which are there.
+    """Samples and measures clips, and knows which are finished.
 
-    scorer: None if there is no CLIP; then nothing is measured.
-    failed: the clips whose latents became NaN or infinite, and what was said of them.
+    Args:
+        scorer: the CLIP; None if there is none: then nothing is measured.
+    Attributes:
+        failed: {name of a clip whose latents became NaN or infinite: the error's message}.
     """
 
     def __init__(self, folder: Path, study: Study, model: ZS2, scorer: Scorer | None) -> None:
         self.folder, self.study, self.scorer = folder, study, scorer
-        self.protocol = None if scorer is None else protocol(scorer, public(scorer.name, Path(scorer.name).name))
+        self.protocol: dict[str, Any] | None = None
+        if scorer is not None:
+            self.protocol = protocol(scorer, public_name(scorer.name, Path(scorer.name).name))
         self.failed: dict[str, str] = {}
         self.variant = cache(lambda cell: model.variant(**cell.method))  # on the same weights
 
-    def made(self, job: Job) -> bool:
+    def finished(self, job: Job) -> bool:
         """Whether a clip is there."""
-        return is_made(self.folder, job.name)
+        return is_finished(self.folder, job.name)
 
     def measured(self, job: Job) -> bool:
-        """Whether a clip's measures are there, by this protocol; or none can be taken."""
+        """Whether a clip has measures that are valid now. True without a scorer, because nothing can be measured."""
         if self.protocol is None:
             return True
         try:
@@ -102,10 +105,10 @@ class Runner:
 
     def missing(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs that are left to do."""
-        return [job for job in jobs if not (self.made(job) and self.measured(job))]
+        return [job for job in jobs if not (self.finished(job) and self.measured(job))]
 
     def run(self, jobs: Sequence[Job], place: Workplace) -> Iterator[Job]:
-        """Do jobs, but those that another process is at; yields each when it is done or left."""
+        """Do jobs, except those that another process is doing. Yields each job after it was done or skipped."""
         for job in jobs:
             with place.claim(job.name) as mine:
                 if mine:
@@ -114,7 +117,7 @@ class Runner:
 
     def _do(self, job: Job) -> None:
         file, clip = clip_file(self.folder, job.name), None
-        if not self.made(job):
+        if not self.finished(job):
             try:
                 clip = self.sample(job)
             except FloatingPointError as error:  # the other clips may be fine
@@ -136,13 +139,11 @@ class Runner:
     def measures(self, job: Job, frames: Frames, scorer: Scorer) -> dict[str, Any]:
         """What is stored of a clip's metrics."""
         cell = job.cell
-        own_noises = not cell.frozen and len(frames) > 1 and NOISE_MODELS[cell.noise].start is None
-        variant = self.variant(cell)
-        drawn = resolve(variant.image_model, variant.method, Request(**request(self.study, job)))
-        noise = {
-            "noises": drawn.initial_noise() if own_noises else None,
-            "method": variant.method if own_noises else None,
-        }
+        noise: dict[str, Any] = {"noises": None, "method": None}
+        if not cell.frozen and len(frames) > 1 and NOISE_MODELS[cell.noise].start is None:
+            variant, asked = self.variant(cell), Request(**request(self.study, job))
+            plan = resolve(variant.image_model, variant.method, asked)
+            noise = {"noises": plan.initial_noise(), "method": variant.method}
         values = measure(frames, self.study.prompts[job.prompt].text, scorer, noise)
         return {
             "cell": cell.id,

@@ -1,11 +1,11 @@
-"""What a study's numbers can bear: means and paired differences with intervals, and rank correlations. NumPy alone.
+"""Means and paired differences with their intervals, and rank correlations. It needs NumPy alone.
 
 Clips of one prompt are not independent of each other, so whole prompts are resampled, each with all its seeds: the
 cluster bootstrap (Davison & Hinkley 1997, section 3.8; Cameron, Gelbach & Miller 2008). Intervals are percentiles of
 RESAMPLES means (Efron & Tibshirani 1993, chapter 13), expanded for the number of prompts (Hesterberg 2015, arXiv
-1411.5279): plain percentiles of 8 prompts cover 89 % where 95 % is said, expanded ones 94 %. With fewer than 5 even
-these are too narrow: the number of prompts always stands beside them. The resampling is seeded, so a report has the
-same bytes again.
+1411.5279): with 8 prompts plain 95 % percentiles cover 89 %, expanded ones 94 %. With fewer than 5 prompts even these
+are too narrow, so the number of prompts is always shown with them. The resampling is seeded, so a report has the same
+bytes again.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval; clips: how many it rests on, prompts: how many were resampled.
+    """A value with its 95 % interval.
 
-    low, high: None where there are fewer than two prompts, which says nothing of other prompts.
+    Args:
+        low, high: the ends of the interval; None with fewer than two prompts, which tell nothing about other prompts.
+        clips: how many clips it rests on. prompts: how many prompts were resampled.
     """
 
     value: float
@@ -38,7 +40,7 @@ class Estimate:
 
     @property
     def none_seen(self) -> bool:
-        """Of a difference: whether the interval covers 0. Without an interval there is nothing to say: False."""
+        """For a difference: whether the interval covers 0. False without an interval."""
         return self.low is not None and self.high is not None and self.low <= 0 <= self.high
 
 
@@ -59,16 +61,16 @@ def difference(values: Mapping[Key, float | None], base: Mapping[Key, float | No
 
 
 def common(levels: Sequence[Mapping[Key, float | None]]) -> list[dict[Key, float]]:
-    """Of each of some levels (of λ, say) the values of those (prompt, seed) for which all levels have one."""
+    """For each level (of λ, say) the values of those (prompt, seed) for which all levels have a value."""
     known = [{key: value for key, value in level.items() if value is not None} for level in levels]
     return [{key: value for key, value in level.items() if all(key in other for other in known)} for level in known]
 
 
 def rank_correlation(levels: Sequence[Mapping[Key, float | None]], others: Sequence[float]) -> Estimate | None:
-    """Spearman's rank correlation of the means of some levels with other figures for the same levels.
+    """Spearman's rank correlation between the means of some levels and other figures for the same levels.
 
-    Only their common (prompt, seed) are used; the interval is of resampled prompts. Ties have their mean rank; levels
-    that are all alike have no order, and a correlation of 0. None if nothing is common.
+    Only the (prompt, seed) that all levels have are used, and prompts are resampled. Ties have their mean rank. Levels
+    that are all equal have no order and a correlation of 0. None if the levels have no (prompt, seed) in common.
     """
     complete = common(levels)
     if not complete[0]:
@@ -114,9 +116,9 @@ def _interval(resampled: Floats, prompts: int) -> tuple[float | None, float | No
 
 
 def _tail(prompts: int) -> float:
-    """The share of resamples beyond each end of an interval: of n prompts Φ(−t·√(n/(n−1))), t being Student's quantile.
+    """The share of resamples beyond each end of an interval: Φ(−t·√(n/(n−1))) for n prompts, with Student's quantile t.
 
-    So a percentile interval is as wide as Student's where means are normal. t by Abramowitz & Stegun 26.7.5.
+    With it, a percentile interval is as wide as Student's where means are normal. t by Abramowitz & Stegun 26.7.5.
     """
     z, v = NormalDist().inv_cdf((1 + LEVEL) / 2), prompts - 1
     t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
@@ -125,7 +127,7 @@ def _tail(prompts: int) -> float:
 
 
 def _spearman(rows: Floats, others: Floats) -> Floats:
-    """Of each row (n, levels) with the others (levels,): Pearson's correlation of the ranks."""
+    """Pearson's correlation of the ranks of each row (n, levels) with those of the others (levels,)."""
     a, b = _ranks(rows), _ranks(others[None])
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     size = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
@@ -133,7 +135,7 @@ def _spearman(rows: Floats, others: Floats) -> Floats:
 
 
 def _ranks(rows: Floats) -> Floats:
-    """Ranks within each row, from 0; ties have their mean rank."""
+    """Ranks within each row, from 0. Ties have their mean rank."""
     less = (rows[:, None, :] < rows[:, :, None]).sum(axis=2)
     same = (rows[:, None, :] == rows[:, :, None]).sum(axis=2)
     return less + (same - 1) / 2

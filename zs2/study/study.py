@@ -2,10 +2,10 @@
 
     DIR/study.json            what was asked: settings, prompts, seeds, cells
     DIR/clips/NAME.webp       a clip, lossless, and NAME.json, its settings: where that is, the clip is whole
-    DIR/measures/NAME.json    its metrics, with the protocol that they were taken by
+    DIR/measures/NAME.json    its metrics, and the protocol that they were measured by
 
-NAME is CELL_pPROMPT_sSEED, such as dnm-0.1_tma-0.98_p00_s0; no text of a prompt stands in a path. A study grows by more
-cells, prompts and seeds; what decides the clips that are there stays.
+NAME is CELL_pPROMPT_sSEED, such as dnm-0.1_tma-0.98_p00_s0. No text of a prompt is part of a path. A study grows by
+more cells, prompts and seeds. The settings that decide the clips in it stay.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zs2.errors import InputError
+from zs2.sampling.request import OPTIONS
 from zs2.study.cells import Cell, merge, reference
 from zs2.study.prompts import Prompt
 from zs2.system.atomic import write_json
@@ -32,34 +33,40 @@ class Job(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What its files are called."""
+        """The name of its files."""
         return f"{self.cell.id}_p{self.prompt:02}_s{self.seed}"
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """What its measures are called: the id of its cell, prompt and seed."""
+        """The key of its measures: the id of its cell, prompt and seed."""
         return self.cell.id, self.prompt, self.seed
 
 
 @dataclass(frozen=True)
 class Study:
-    """What study.json says. The fields of FIXED decide every clip; prompts, seeds and cells may grow.
+    """The content of study.json.
 
-    full: the id of the cell that the others are compared with. chunk: how many frames are sampled at once.
-    threads: of a CPU, which the last bits of a clip depend on: those of the process that began the study.
+    Args:
+        zs2: the version that began it.
+        model: its name. weights: the SHA-256 of each part; None before the model is loaded.
+        sampling: the sampling options of all clips, by name: see OPTIONS in sampling/request.py.
+        width, height: of the pictures, in pixels. fps: frames a second of the clips.
+        dtype: of the networks.
+        chunk: how many frames are sampled at once.
+        prompts, seeds, cells: each cell is sampled for each prompt and seed.
+        full: the id of the cell that the others are compared with.
+        lora: what was merged into the weights.
+        threads: of the CPU in the process that began the study, since the last bits of a clip depend on their number.
     """
 
-    zs2: str  # the version that began it
+    zs2: str
     model: str
-    weights: dict[str, str] | None  # SHA-256 of each part
-    steps: int
-    frames: int
-    guidance: float
+    weights: dict[str, str] | None
+    sampling: dict[str, Any]
     width: int
     height: int
     fps: int
     dtype: str
-    negative_prompt: str
     chunk: int
     prompts: tuple[Prompt, ...]
     seeds: tuple[int, ...]
@@ -67,9 +74,17 @@ class Study:
     cells: tuple[Cell, ...]
     lora: list[dict[str, Any]] | None = None
     threads: int | None = None
-    sampler: str = "ddim"  # what studies do not say that were begun before there was a choice
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    deep_cache: int = 1
+
+    @property
+    def frames(self) -> int:
+        """How many frames a clip has."""
+        return int(self.sampling["frames"])
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The settings that decide every clip. The others, GROWING, may change as the study goes on."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in GROWING}
+        return self.sampling | {name: value for name, value in values.items() if name != "sampling"}
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Study:
@@ -78,39 +93,40 @@ class Study:
         if not file.exists():
             raise InputError(f"{folder}: no study here (no study.json): python -m zs2.ablate makes one")
         try:
-            said = read_json(file)
-            said["prompts"] = tuple(Prompt(**prompt) for prompt in said["prompts"])
-            said["cells"] = tuple(Cell(**{**cell, "presets": tuple(cell["presets"])}) for cell in said["cells"])
-            said["seeds"] = tuple(said["seeds"])
-            if "guidance_interval" in said:
-                said["guidance_interval"] = tuple(said["guidance_interval"])
-            return cls(**said)
+            stored = read_json(file)
+            stored["prompts"] = tuple(Prompt(**prompt) for prompt in stored["prompts"])
+            stored["cells"] = tuple(Cell(**{**cell, "presets": tuple(cell["presets"])}) for cell in stored["cells"])
+            stored["seeds"] = tuple(stored["seeds"])
+            sampling = {name: _option(name, stored) for name in OPTIONS}
+            return cls(sampling=sampling, **stored)
         except (InputError, KeyError, TypeError) as error:
             raise InputError(f"{file}: this is not what zs2.ablate writes ({error}): give another folder") from error
 
     def write(self, folder: str | os.PathLike[str]) -> None:
-        """Write study.json, in one go."""
-        write_json(study_file(folder), asdict(self))
+        """Write study.json, whole or not at all."""
+        stored = asdict(self)
+        write_json(study_file(folder), stored.pop("sampling") | stored)
 
     def jobs(self) -> Iterator[Job]:
-        """All clips, in the order of work: an interrupted run has whole rows, comparable cells of a (seed, prompt)."""
+        """All clips, in the order of work: an interrupted run has all cells of most pairs of seed and prompt."""
         for seed in self.seeds:
             for prompt in range(len(self.prompts)):
                 for cell in self.cells:
                     yield Job(cell, prompt, seed)
 
     def shard(self, index: int, count: int) -> list[Job]:
-        """The clips of one shard of `count`, index from 0: every count-th, each shard with cells of all kinds."""
+        """The clips of one shard of `count`, index from 0. Each takes every count-th clip, of all cells alike."""
         cells = max(1, len(self.cells))
         return [job for i, job in enumerate(self.jobs()) if (i // cells + i % cells) % count == index]
 
     def with_more(self, asked: Study) -> Study:
-        """This study and what another run asks for.
+        """This study together with what another run asks for.
 
-        Raises: InputError that names what would change the meaning of the clips that are there.
+        Raises: InputError that names what would change the meaning of the clips in it.
         """
-        for name in FIXED:
-            was, now = getattr(self, name), getattr(asked, name)
+        now_fixed = asked.fixed
+        for name, was in self.fixed.items():
+            now = now_fixed[name]
             if was != now:
                 if isinstance(was, dict) and isinstance(now, dict):
                     differ = [part for part in {**was, **now} if was.get(part) != now.get(part)]
@@ -131,10 +147,16 @@ class Study:
         )
 
 
-# The weights are compared, not the model's name, which is of a path. The threads are taken over.
+# The model's name depends on its path, so only the weights are compared. The threads are those of the first process.
 GROWING = ("zs2", "model", "prompts", "seeds", "full", "cells", "threads")
-FIXED = tuple(field.name for field in fields(Study) if field.name not in GROWING)
 ANOTHER = "give another --out for another study"
+
+
+def _option(name: str, stored: dict[str, Any]) -> Any:
+    """Take a sampling option out of what study.json says. Older studies lack options that came later."""
+    unstated = OPTIONS[name].unstated
+    value = stored.pop(name) if unstated is None else stored.pop(name, unstated)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def study_file(folder: str | os.PathLike[str]) -> Path:
@@ -148,7 +170,7 @@ def clip_file(folder: str | os.PathLike[str], name: str) -> Path:
 
 
 def record_file(folder: str | os.PathLike[str], name: str) -> Path:
-    """DIR/clips/NAME.json, the clip's settings; where it is, the clip is whole."""
+    """DIR/clips/NAME.json, the clip's settings. Where it is, the clip is whole."""
     return Path(folder, "clips", f"{name}.json")
 
 
@@ -157,7 +179,7 @@ def measures_file(folder: str | os.PathLike[str], name: str) -> Path:
     return Path(folder, "measures", f"{name}.json")
 
 
-def is_made(folder: str | os.PathLike[str], name: str) -> bool:
+def is_finished(folder: str | os.PathLike[str], name: str) -> bool:
     """Whether a clip is there, and as long as its file says: a machine that went down may have cut it short."""
     try:
         with open(clip_file(folder, name), "rb") as file:

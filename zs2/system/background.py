@@ -1,4 +1,4 @@
-"""Work that goes on beside other work, in a thread of its own: the hashing of weights beside sampling."""
+"""Work in the background, in a thread of its own, such as hashing weights while a clip is sampled."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def in_background(work: Callable[[], T]) -> Callable[[], T]:
-    """Begin some work now. Returns: what waits for its end, and returns what it returned or raises what it raised.
+    """Start some work now. The program may end before it does.
 
-    Nobody waits for it where the program ends before.
+    Returns: a function that waits for the end of the work, and returns what it returned or raises what it raised.
     """
     done: Future[T] = Future()
 

@@ -1,4 +1,4 @@
-"""Reading the JSON files of a checkpoint, value by value, so that a wrong one names its key and does not fail later."""
+"""Reading the JSON files of a checkpoint, value by value. An error names the key at once, before anything is built."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Json = Mapping[str, Any]
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises: InputError that names the file if it is missing or something else."""
+    """Read a JSON object. Raises: InputError, with the file's name, if it is missing or holds anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -28,7 +28,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Reader:
-    """Reads one JSON file, which `what` names in errors. Every method raises InputError for another kind of value."""
+    """Reads the values of one JSON file. Every method raises InputError for a value of another kind.
+
+    Args:
+        what: the name of the file, for errors.
+        json: its content.
+        fixed: keys that must have these values where they are present: any other value is another architecture.
+    """
 
     def __init__(self, what: str, json: Json, fixed: Mapping[str, Any]) -> None:
         self.what, self.json = what, json
@@ -37,14 +43,14 @@ class Reader:
                 raise InputError(f"{what}: {key} = {json[key]!r} is not supported, only {want!r}: another architecture")
 
     def warn_of_unknown(self, known: set[str]) -> None:
-        """Warn of keys that are on and that zs2 does not read: they may mean another model."""
+        """Warn of keys that zs2 does not read and that are not off: they may mean another model."""
         on = {key for key, value in self.json.items() if value not in (None, False) and not key.startswith("_")}
         if on - known:
             unknown = ", ".join(sorted(on - known))
             warnings.warn(f"{self.what}: zs2 does not know {unknown}: the result may differ", stacklevel=4)
 
     def whole(self, key: str, default: int | None, least: int = 1) -> int:
-        """A whole number of at least `least`; without a default it must be there."""
+        """A whole number of at least `least`. Without a default the key must be there."""
         return whole(f"{self.what}: {key}", self.json.get(key, default), least)
 
     def number(self, key: str, default: float) -> float:
@@ -82,7 +88,7 @@ class Reader:
         return tuple(choose(f"block type in {self.what}", value, options) for value in values)
 
     def levels(self, key: str, default: int | tuple[int, ...], count: int | None = None) -> tuple[int, ...]:
-        """A whole number for each level; one number counts for all where their count is known."""
+        """A whole number for each level. If the number of levels is known, one number stands for all."""
         value = self.json.get(key, default)
         if count is not None and isinstance(value, int):
             value = (value,) * count
@@ -92,7 +98,7 @@ class Reader:
         return tuple(whole(f"{self.what}: {key}", number, 1) for number in value)
 
     def check_divides(self, widths: Sequence[int], parts: Sequence[int], key: str) -> None:
-        """Check that each width divides into its number of parts."""
+        """Check that each width can be divided into its number of parts."""
         for width, part in zip(widths, parts, strict=True):
             if width % part:
                 raise InputError(f"{self.what}: {key} is {part}, which does not divide {width} channels")
