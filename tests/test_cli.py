@@ -25,7 +25,7 @@ from helpers import LATENTS, REDUCTION
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import zs2.checkpoints.checkpoint as zs2_checkpoint
+import zs2.checkpoints.locate as zs2_locate
 from zs2.cli.sample_options import EXAMPLE, fast
 from zs2.sample import main
 from zs2.sampling.request import FAST
@@ -986,6 +986,6 @@ def test_replay_with_another_schedule_is_refused(zs2, folder):
 
 
 def test_the_default_model_is_never_asked_of_the_hub(zs2, monkeypatch):
-    """Where it has not come with the code, as in a wheel, another's model of that name must not take its place."""
-    monkeypatch.setattr(zs2_checkpoint, "__file__", "/nowhere/zs2/checkpoints/checkpoint.py")
+    """Where it has not come with the code, another's model of that name must not take its place."""
+    monkeypatch.setattr(zs2_locate, "PACKAGE", Path("/nowhere/zs2"))
     failed(zs2(), "weights/emoji64 is not here", "comes with the repository")

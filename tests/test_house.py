@@ -34,7 +34,7 @@ FLOORS = (
     ("__main__",),
 )
 FLOOR = {name: number for number, row in enumerate(FLOORS) for name in row}
-EXCEPTIONS = {("models", "checkpoints"): "zs2/models/__main__.py"}  # the command that lists models
+EXCEPTIONS = {("models", "cli"): "zs2/models/__main__.py"}  # the command that lists models
 LAZY = "zs2/__init__.py"  # names the API's homes, and imports one when it is asked for
 
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zs2.cli.command import Failure, command, say
+from zs2.checkpoints.locate import full_name
+from zs2.cli.command import Failure, command, program, say
 from zs2.errors import InputError
 from zs2.study.lock import Workplace
 from zs2.study.options import OUT, parser, with_file
@@ -30,6 +31,8 @@ def run(options: dict[str, Any]) -> None:
     from zs2.study.planning import division, plan
 
     options = with_file(options)
+    if "model" in options:
+        options["model"] = full_name(options["model"])
     folder = Path(options.setdefault("out", OUT))
     index, count = division(options)
     if not options["out"]:
@@ -100,7 +103,7 @@ def finish(folder: Path, study: Study, runner: Runner, reason: str) -> None:
         print(table(folder, study))
         if left:
             print(f"{left} of {len(jobs)} are left to make or measure, by other processes or by this command again")
-        print(f"next: python -m zs2.report {folder}")
+        print(f"next: {program('report')} {folder}")
     if runner.failed:
         name, why = next(iter(runner.failed.items()))
         raise Failure(f"{len(runner.failed)} of {len(jobs)} clips could not be made. {name}: {why}")

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit status: 0; 1 if measuring failed; 2 for wrong input; 130 for Ctrl-C."""
     listed = "\n".join(f"  {one.name:<24}{one.meaning}" for one in METRICS.values() if not one.of_noise)
     p = parser(
-        "zs2.metrics",
+        "metrics",
         "Measure clips that zs2 made: CLIP score, consistency, motion, SSIM, flow warping error.",
         f"""metrics:
 {listed}

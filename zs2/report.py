@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zs2.cli.command import command, parser
+from zs2.cli.command import command, parser, program
 from zs2.errors import InputError
 from zs2.reporting.markdown import markdown
 from zs2.reporting.page import page
 from zs2.reporting.spreadsheet import table_of_clips
 from zs2.study.results import Results
 from zs2.system.atomic import write_text
-from zs2.version import __version__
 
 
 def run(options: dict[str, Any]) -> None:
@@ -44,16 +43,15 @@ def run(options: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit status: 0; 1 if writing failed; 2 for wrong input; 130 for Ctrl-C."""
     p = parser(
-        "zs2.report",
+        "report",
         "Make the report of an ablation study: one web page that opens from disk, with tables, curves, the clips side\n"
         "by side and a blind comparison. It also writes report.md and results.csv.",
         """examples:
-  python -m zs2.report out/study
-  python -m zs2.report out/study --out supplement.html""",
+  %(prog)s out/study
+  %(prog)s out/study --out supplement.html""",
     )
-    p.add_argument("folder", metavar="DIR", help="a study that python -m zs2.ablate made, complete or not")
+    p.add_argument("folder", metavar="DIR", help=f"a study that {program('ablate')} made, complete or not")
     p.add_argument("--out", metavar="FILE", help="the page (default DIR/report.html); the others go to its folder")
-    p.add_argument("--version", action="version", version=f"zs2 {__version__}")
     return command(p, run, argv)
 
 

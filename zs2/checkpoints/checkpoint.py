@@ -1,4 +1,4 @@
-"""Find, check and load a checkpoint: a folder in the diffusers layout or a file in the original one, safetensors only.
+"""Check and load a checkpoint: a folder in the diffusers layout or a file in the original one, safetensors only.
 
 Weights are memory-mapped and assigned to modules that were built on the meta device: nothing is initialised at random,
 and a tensor already of the wanted dtype and device is never copied. Loading is strict: a tensor that is missing,
@@ -21,10 +21,8 @@ from torch import Tensor, nn
 
 from zs2.checkpoints.diffusers_folder import Folder
 from zs2.checkpoints.digests import sha256
-from zs2.checkpoints.hub import DEFAULT_MODEL, Choose, choose_files, fetch, is_hub_id, parse
+from zs2.checkpoints.locate import locate
 from zs2.checkpoints.single_file import SingleFile
-from zs2.checkpoints.tensor_files import PICKLES, refuse_pickle
-from zs2.errors import InputError
 from zs2.models.clip import TextEncoder
 from zs2.models.clip_config import TextConfig
 from zs2.models.config import ScheduleConfig, UNetConfig, VAEConfig
@@ -38,36 +36,6 @@ from zs2.models.vae import VAE
 M = TypeVar("M", bound=nn.Module)
 
 
-def find(model: str | Path, dtype: torch.dtype, choose: Choose = choose_files) -> tuple[Path, str | None]:
-    """A checkpoint's folder or file, and its name if it is not the path's own.
-
-    It is looked for in the working directory, then beside the package, then on the hub (see hub.py).
-    choose: what is needed of a repository's files. Raises: InputError if there is none, or if it is a pickle.
-    """
-    beside = Path(__file__).resolve().parents[2] / model
-    try:
-        path = next((p for p in (Path(model), beside) if p.exists()), None)
-    except OSError:  # a name too long to exist
-        path = None
-    if path is None and Path(model) == Path(DEFAULT_MODEL):
-        raise InputError(f"{DEFAULT_MODEL} is not here: it comes with the repository; clone it, or give another model")
-    if path is None and is_hub_id(str(model)):
-        try:
-            return fetch(str(model), str(dtype).removeprefix("torch."), choose), parse(str(model))[0]
-        except InputError as error:
-            if "/" not in str(model) or " here" in str(error):
-                raise
-            raise InputError(f"no file or folder {str(model)!r} here, and on the hub: {error}") from error
-    if path is None:
-        raise InputError(
-            f"no such model: {str(model)!r}: expected a folder in the diffusers layout, such as {DEFAULT_MODEL}, "
-            "a .safetensors file, or owner/name on the hub"
-        )
-    if path.is_file() and path.suffix.lower() in PICKLES:
-        raise InputError(refuse_pickle(path))
-    return path, None
-
-
 class Checkpoint:
     """One checkpoint: its configurations, and its parts, each loaded when asked for.
 
@@ -75,7 +43,7 @@ class Checkpoint:
         model: a folder in the diffusers layout, a file in the original layout, or a model on the hub.
         dtype: of the loaded weights. device: where they go.
         prediction: `epsilon` or `v`, for a file of SD 2, which does not say.
-    Raises: InputError as `find`, `Folder` and `SingleFile` say; each part raises it for weights that do not fit.
+    Raises: InputError as `locate`, `Folder` and `SingleFile` say; each part raises it for weights that do not fit.
     """
 
     def __init__(
@@ -85,7 +53,7 @@ class Checkpoint:
         device: str | torch.device = "cpu",
         prediction: str | None = None,
     ) -> None:
-        path, name = find(model, dtype)
+        path, name = locate(model, str(dtype).removeprefix("torch."))
         self.dtype, self.device = dtype, torch.device(device)
         self.source = Folder(path, dtype, name) if path.is_dir() else SingleFile(path, prediction)
         self.name = self.source.name

@@ -9,10 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from zs2.checkpoints.locate import PICKLES, refuse_pickle
 from zs2.errors import InputError
 from zs2.system.json_files import read_json
-
-PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 
 def weight_files(folder: Path, stem: str, dtype: torch.dtype) -> list[Path]:
@@ -83,8 +82,3 @@ def _what_it_is(path: Path) -> str:
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the weights: run `git lfs pull`"
     return "not a whole safetensors file: fetch it again"
-
-
-def refuse_pickle(path: Path) -> str:
-    """Why a pickle is not read."""
-    return f"{path.name} is a pickle, which can run any code when it is loaded: convert the model to safetensors"

@@ -7,9 +7,11 @@ import io
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from zs2.errors import InputError, OutOfMemory, is_out_of_memory
+from zs2.version import __version__
 
 
 class Failure(Exception):
@@ -29,16 +31,29 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def parser(prog: str, description: str, epilog: str) -> Parser:
-    """A parser without options. Options not given are absent, so a command can warn about those that have no effect."""
-    return Parser(
-        prog=f"python -m {prog}",
+def program(name: str) -> str:
+    """How to call a command, such as `sample`, in the way that this one was called: `zs2 sample`, or by its module."""
+    called = Path(sys.argv[0])
+    by_name = called.stem == "zs2" or (called.name == "__main__.py" and called.parent.name == "zs2")
+    return f"zs2 {name}".strip() if by_name or not name else f"python -m zs2.{name}"
+
+
+def parser(name: str, description: str, epilog: str) -> Parser:
+    """The parser of a command, with `--version` and no other option.
+
+    Options not given are absent, so a command can warn about those that have no effect. `%(prog)s` in the texts is how
+    the command was called.
+    """
+    p = Parser(
+        prog=program(name),
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
+    p.add_argument("--version", action="version", version=f"zs2 {__version__}")
+    return p
 
 
 def say(text: str) -> None:

@@ -9,7 +9,6 @@ from zs2.method import ATTENTION_KINDS, NOISE_MODELS
 from zs2.sampling.request import FAST
 from zs2.sampling.solver import SOLVERS
 from zs2.system.devices import DTYPES
-from zs2.version import __version__
 
 EXAMPLE = "panda face on a sky blue background"  # of the default checkpoint
 
@@ -17,25 +16,25 @@ EXAMPLE = "panda face on a sky blue background"  # of the default checkpoint
 def parser() -> command.Parser:
     """The parser of the command line. Options not given are absent from what it returns."""
     p = command.parser(
-        "zs2.sample",
+        "sample",
         "Make a video clip from a text prompt with an image diffusion model, without training (ZS²).",
         """examples:
-  python -m zs2.sample "red apple on a sky blue background" --lam 0.15 --out apple.gif
-  python -m zs2.sample --attn sa --noise iid          every frame on its own: the baseline
-  python -m zs2.sample --seed 0..3 --out clips/c.webp  four clips: clips/c-s0.webp …
-  python -m zs2.sample --replay apple.json --out again.gif
-  python -m zs2.sample --frames 2000 --stream --out long.mp4
+  %(prog)s "red apple on a sky blue background" --lam 0.15 --out apple.gif
+  %(prog)s --attn sa --noise iid          every frame on its own: the baseline
+  %(prog)s --seed 0..3 --out clips/c.webp  four clips: clips/c-s0.webp …
+  %(prog)s --replay apple.json --out again.gif
+  %(prog)s --frames 2000 --stream --out long.mp4
   torchrun --nproc-per-node 2 -m zs2.sample --frames 64 --out apple.gif    one clip, made by two processes""",
     )
     p.add_argument("prompt", nargs="?", help=f"what to show (default, for the default model only: {EXAMPLE!r})")
-    p.add_argument("--version", action="version", version=f"zs2 {__version__}")
 
     g = p.add_argument_group("model")
     g.add_argument(
         "--model",
         metavar="PATH",
         help="a folder in the diffusers layout, a .safetensors file of SD 1.x, 2.x or XL in the original layout, or a "
-        f"model on the hub: owner/name[@revision], or a short name: python -m zs2.models (default {DEFAULT_MODEL})",
+        f"model on the hub: owner/name[@revision], or a short name, see {command.program('models')} (default "
+        f"{DEFAULT_MODEL})",
     )
     g.add_argument("--lora", action="append", metavar="FILE[:SCALE]", help="merge a LoRA; may be given several times")
     g.add_argument("--prediction", metavar="P", help="epsilon or v: what single files of SD 2 do not say of themselves")

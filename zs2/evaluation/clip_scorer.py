@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zs2.checkpoints.checkpoint import find
 from zs2.checkpoints.diffusers_folder import rename
 from zs2.checkpoints.digests import sha256
 from zs2.checkpoints.hub import STANDARD_CLIP, choose_clip_files
+from zs2.checkpoints.locate import full_name, local_path, locate
 from zs2.checkpoints.tensor_files import read_tensors, weight_files
 from zs2.errors import InputError
 from zs2.evaluation.image_processor import ImageProcessor
@@ -44,9 +44,8 @@ BATCH = 32  # frames encoded at once; fixed, so that the last bits of scores do 
 
 def scoring_model(model: str | Path) -> str:
     """The CLIP that scores a model's clips by default: its own, in image_encoder/, or OpenAI's."""
-    in_clone = Path(__file__).resolve().parents[2] / model
-    own = any((folder / "image_encoder").is_dir() for folder in (Path(model), in_clone))
-    return str(model) if own else STANDARD_CLIP
+    folder = local_path(model)
+    return str(model) if folder is not None and (folder / "image_encoder").is_dir() else STANDARD_CLIP
 
 
 class Scorer:
@@ -90,8 +89,9 @@ class Scorer:
 
         Raises: InputError for any other folder, and for weights that do not fit their configuration.
         """
-        path, _ = find(model, torch.float32, choose_clip_files)
-        return cls(Parts.read(path, str(model)), str(model), device)
+        name = full_name(str(model))
+        path, _ = locate(name, "float32", choose_clip_files)
+        return cls(Parts.read(path, name), name, device)
 
     @cached_property
     def digests(self) -> dict[str, str]:

@@ -16,7 +16,6 @@ from zs2.sampling.request import DEFAULTS, OPTIONS
 from zs2.study.cells import FULL, PRESETS, STUDY_LAM, STUDY_MU, kinds_with
 from zs2.study.prompts import SETS, Prompt, checked
 from zs2.system.devices import DTYPES
-from zs2.version import __version__
 
 OUT = "out/study"
 ADVICE: dict[str, Any] = {"steps": 25, "guidance": 5.0}  # for the default model, from its card
@@ -33,21 +32,21 @@ JOINED = ("seeds", *(name for name, option in OPTIONS.items() if option.kind == 
 def parser() -> command.Parser:
     """The parser of the command line. Options not given are absent from what it returns."""
     p = command.parser(
-        "zs2.ablate",
+        "ablate",
         "Run an ablation study: every cell (noise model × attention × λ × μ) on every prompt and seed, with metrics.\n"
         "The same command again continues a run that was stopped or killed.",
         """examples:
-  python -m zs2.ablate                              the preset `paper` on the default checkpoint, to out/study
-  python -m zs2.ablate --preset lambda mu --seeds 0..3 --out out/sweeps
-  python -m zs2.ablate --noise dnm iid --attn tma sa --lam 0.05 0.1 --mu 0.5 0.98 --out out/grid      any grid
-  python -m zs2.ablate --out out/sweeps --preset paper   more cells for a study, with its prompts, seeds and settings
-  python -m zs2.ablate --out out/sweeps --shard 1/4      a quarter of the work (2/4, 3/4, 4/4 elsewhere, at any time)
+  %(prog)s                              the preset `paper` on the default checkpoint, to out/study
+  %(prog)s --preset lambda mu --seeds 0..3 --out out/sweeps
+  %(prog)s --noise dnm iid --attn tma sa --lam 0.05 0.1 --mu 0.5 0.98 --out out/grid      any grid
+  %(prog)s --out out/sweeps --preset paper   more cells for a study, with its prompts, seeds and settings
+  %(prog)s --out out/sweeps --shard 1/4      a quarter of the work (2/4, 3/4, 4/4 elsewhere, at any time)
   torchrun --nproc-per-node 4 -m zs2.ablate --out out/sweeps      the same on four GPUs
-  python -m zs2.ablate study.toml                   these options from a file: preset = ["lambda", "mu"], steps = 25, …
-then: python -m zs2.report out/study""",
+  %(prog)s study.toml                   these options from a file: preset = ["lambda", "mu"], steps = 25, …
+then: """
+        + f"{command.program('report')} out/study",
     )
     p.add_argument("file", nargs="?", metavar="STUDY.toml", help="options by their names; the command line wins")
-    p.add_argument("--version", action="version", version=f"zs2 {__version__}")
 
     g = p.add_argument_group("cells: presets, or a grid (the product of all values), or both")
     g.add_argument(
@@ -75,7 +74,8 @@ then: python -m zs2.report out/study""",
     g.add_argument("--seeds", type=seeds, metavar="S", help="a number, a range 0..3 or a list 1,5,7 (default 0..1)")
 
     g = p.add_argument_group("model and sampling, the same in all cells")
-    g.add_argument("--model", metavar="PATH", help=f"as in python -m zs2.sample --help (default {DEFAULT_MODEL})")
+    same = f"as in {command.program('sample')} --help"
+    g.add_argument("--model", metavar="PATH", help=f"{same} (default {DEFAULT_MODEL})")
     g.add_argument("--lora", nargs="+", metavar="FILE[:SCALE]", help="LoRAs to merge")
     g.add_argument("--prediction", metavar="P", help="epsilon or v: what single files of SD 2 do not say of themselves")
     g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is; of torchrun, its own)")

@@ -1,0 +1,65 @@
+"""Where a model is: the working directory, the clone of zs2, the installed package, or the hub. No torch here.
+
+The default checkpoint is in `weights/` of the clone, and a wheel carries it in `weights/` of the package. So a path
+that begins with `weights/` is also looked for there, whatever the working directory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zs2.checkpoints.hub import DEFAULT_MODEL, Choose, choose_files, fetch, is_hub_id, parse
+from zs2.errors import InputError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
+
+
+def full_name(model: str) -> str:
+    """The name that a model is recorded by: the default checkpoint's short name, `emoji64`, becomes its path."""
+    short = model == Path(DEFAULT_MODEL).name and not Path(model).exists()
+    return DEFAULT_MODEL if short else model
+
+
+def local_path(model: str | Path) -> Path | None:
+    """The folder or file of a model that is on this machine, the hub's cache apart. None if there is none."""
+    path = Path(full_name(str(model)))
+    bundled = (PACKAGE.parent / path, PACKAGE / path) if path.parts[:1] == ("weights",) else ()
+    try:
+        return next((place for place in (path, *bundled) if place.exists()), None)
+    except OSError:  # a name too long to exist
+        return None
+
+
+def locate(model: str | Path, dtype: str, choose: Choose = choose_files) -> tuple[Path, str | None]:
+    """The folder or file of a model, fetched from the hub if need be, and its name if that is not the path's own.
+
+    Args:
+        model: a path, a short name (`python -m zs2.models`), or `owner/name[@revision]` on the hub.
+        dtype: that the weights will be loaded in: float32, bfloat16 or float16.
+        choose: which of a repository's files are fetched.
+    Raises: InputError if there is no such model, or if it is a pickle.
+    """
+    path = local_path(model)
+    if path is None and Path(full_name(str(model))) == Path(DEFAULT_MODEL):
+        raise InputError(f"{DEFAULT_MODEL} is not here: it comes with the repository; clone it, or give another model")
+    if path is None and is_hub_id(str(model)):
+        try:
+            return fetch(str(model), dtype, choose), parse(str(model))[0]
+        except InputError as error:
+            if "/" not in str(model) or " here" in str(error):
+                raise
+            raise InputError(f"no file or folder {str(model)!r} here, and on the hub: {error}") from error
+    if path is None:
+        raise InputError(
+            f"no such model: {str(model)!r}: expected a folder in the diffusers layout, such as {DEFAULT_MODEL}, "
+            "a .safetensors file, or owner/name on the hub"
+        )
+    if path.is_file() and path.suffix.lower() in PICKLES:
+        raise InputError(refuse_pickle(path))
+    return path, None
+
+
+def refuse_pickle(path: Path) -> str:
+    """Why a pickle is not read."""
+    return f"{path.name} is a pickle, which can run any code when it is loaded: convert the model to safetensors"
