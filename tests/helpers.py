@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import safe_open
+from fixtures.store import SUFFIX, read
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -36,9 +36,7 @@ class Fixture:
     """A file of tests/fixtures: `fixture["case/what"]` is a tensor, `fixture.config` the JSON stored beside them."""
 
     def __init__(self, name: str) -> None:
-        with safe_open(TESTS / "fixtures" / f"{name}.safetensors", framework="pt") as file:
-            self.tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            self.config: dict[str, Any] = json.loads(file.metadata()["config"])
+        self.tensors, self.config = read(TESTS / "fixtures" / f"{name}{SUFFIX}")
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]

@@ -22,7 +22,8 @@ import pytest
 import torch
 from fixtures.original import single_file, single_file_xl, write
 from fixtures.prompts import random_prompts
-from fixtures.reference import noise, over_frames, scramble, set_attention
+from fixtures.reference import noise, over_frames, set_attention
+from fixtures.store import scramble
 from helpers import CHECKPOINT, MODULE, Fixture, assert_close
 from safetensors.torch import load_file
 from torch import Tensor
