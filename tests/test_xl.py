@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -47,8 +49,8 @@ def weights(reference: Fixture, part: str) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def folder(reference: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model in the diffusers layout."""
+def folder(reference: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The model in the diffusers layout. It is removed at the end: pytest would keep its large files."""
     folder = tmp_path_factory.mktemp("xl")
     for part, stem in STEMS.items():
         (folder / part).mkdir()
@@ -62,7 +64,8 @@ def folder(reference: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Path
     (folder / "tokenizer_2" / "special_tokens_map.json").write_text(json.dumps(special))
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(reference.config["scheduler"]))
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +75,11 @@ def model(folder: Path) -> ZS2:
 
 @pytest.fixture
 def copy(folder: Path, tmp_path: Path) -> Path:
-    """The model's folder, to be changed."""
-    return shutil.copytree(folder, tmp_path / "xl")
+    """The model's folder, to be changed. Its weights are links: unlink one before writing another."""
+    copy = shutil.copytree(folder, tmp_path / "xl", ignore=shutil.ignore_patterns("*.safetensors"))
+    for part, stem in STEMS.items():
+        (copy / part / f"{stem}.safetensors").symlink_to(folder / part / f"{stem}.safetensors")
+    return copy
 
 
 def change_json(file: Path, **changes: object) -> None:
@@ -211,6 +217,7 @@ def test_a_folder_that_is_not_right(copy, spoil, words):
 
 def test_a_second_tower_without_projection(copy, reference):
     tensors = {k: v for k, v in weights(reference, "text_encoder_2").items() if k != "text_projection.weight"}
+    (copy / "text_encoder_2" / "model.safetensors").unlink()
     write(copy / "text_encoder_2" / "model.safetensors", tensors)
     with pytest.raises(InputError, match="the second text encoder has no text_projection"):
         ZS2.from_pretrained(copy, device="cpu")
@@ -219,11 +226,18 @@ def test_a_second_tower_without_projection(copy, reference):
 # --- a single file ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def file(reference: Fixture, tmp_path: Path) -> Path:
-    tensors = tensors_of_file(reference)
-    write(tmp_path / "xl.safetensors", tensors | extras(tensors))
-    return tmp_path / "xl.safetensors"
+@pytest.fixture(scope="module")
+def tensors(reference: Fixture) -> Mapping[str, Tensor]:
+    return MappingProxyType(tensors_of_file(reference))
+
+
+@pytest.fixture(scope="module")
+def file(tensors: Mapping[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The model as a file, with what files that were not pruned have besides; removed as the folder is."""
+    folder = tmp_path_factory.mktemp("file")
+    write(folder / "xl.safetensors", {**tensors, **extras(tensors)})
+    yield folder / "xl.safetensors"
+    shutil.rmtree(folder)
 
 
 def test_a_file_computes_the_same(file, reference):
@@ -259,22 +273,22 @@ def test_the_schedule_of_a_file_is_that_of_the_folder(file, folder):
         (("v_pred", "ztsnr"), None, ("v_prediction", True)),
     ],
 )
-def test_what_a_file_predicts(reference, tmp_path, marks, given, want):
+def test_what_a_file_predicts(tensors, tmp_path, marks, given, want):
     """Files of v prediction may say so by empty tensors."""
-    tensors = tensors_of_file(reference) | {mark: torch.zeros(0) for mark in marks}
-    write(tmp_path / "xl.safetensors", tensors)
+    write(tmp_path / "xl.safetensors", {**tensors, **{mark: torch.zeros(0) for mark in marks}}, data=False)
     schedule = Checkpoint(tmp_path / "xl.safetensors", prediction=given).schedule()
     assert (schedule.prediction_type, schedule.rescale_betas_zero_snr) == want
 
 
-def test_the_command_samples_from_a_file(reference, tmp_path, monkeypatch, capsys):
+def test_the_command_samples_from_a_file(tensors, tmp_path, monkeypatch, capsys):
     """And once more, from what it wrote."""
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "xl.safetensors", tensors_of_file(reference))
+    write(tmp_path / "xl.safetensors", tensors)
     options = ["--model", "xl.safetensors", "--steps", "1", "--frames", "2", "--size", "32x32", "--out", "clip.webp"]
     assert main([APPLE, *options]) == 0, capsys.readouterr().err
     assert main(["--replay", "clip.webp", "--model", "xl.safetensors", "--out", "again.webp"]) == 0
     assert Path("again.webp").read_bytes() == Path("clip.webp").read_bytes()
+    Path("xl.safetensors").unlink()  # pytest would keep it
 
 
 @pytest.mark.parametrize(
@@ -290,20 +304,20 @@ def test_the_command_samples_from_a_file(reference, tmp_path, monkeypatch, capsy
         (lambda t: [t.pop(n) for n in list(t) if n.startswith(XL_TEXT[1])], "it has no text_encoder"),
     ],
 )
-def test_a_file_that_is_not_whole(reference, tmp_path, change, words):
-    tensors = tensors_of_file(reference)
-    change(tensors)
-    write(tmp_path / "xl.safetensors", tensors)
+def test_a_file_that_is_not_whole(tensors, tmp_path, change, words):
+    changed = dict(tensors)
+    change(changed)
+    write(tmp_path / "xl.safetensors", changed, data=False)
     with pytest.raises(InputError) as caught:
         ZS2.from_pretrained(tmp_path / "xl.safetensors", device="cpu")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_refiner_is_named(reference, tmp_path):
-    tensors = {n.replace("embedders.1.", "embedders.0."): t for n, t in tensors_of_file(reference).items()}
-    tensors = {n: t for n, t in tensors.items() if not n.startswith(XL_TEXT[1])}
-    write(tmp_path / "refiner.safetensors", tensors)
+def test_a_refiner_is_named(tensors, tmp_path):
+    renamed = {n.replace("embedders.1.", "embedders.0."): t for n, t in tensors.items()}
+    renamed = {n: t for n, t in renamed.items() if not n.startswith(XL_TEXT[1])}
+    write(tmp_path / "refiner.safetensors", renamed, data=False)
     with pytest.raises(InputError, match="SDXL refiner"):
         Checkpoint(tmp_path / "refiner.safetensors")
 
