@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CHECKPOINT
+from helpers import CHECKPOINT, write_narrow
 from hypothesis import settings
 
 # One thread, here and in the processes that tests start: their tensors are small, so that threads cost more than they
@@ -26,3 +26,9 @@ def folder(tmp_path: Path) -> Path:
         for file in (CHECKPOINT / part).glob("*.safetensors"):
             (copy / part / file.name).symlink_to(file)
     return copy
+
+
+@pytest.fixture(scope="session")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of random weights and few channels; see `write_narrow`. Not to be changed."""
+    return write_narrow(tmp_path_factory.mktemp("narrow") / "narrow")

@@ -85,7 +85,9 @@ def test_upsample(name: str) -> None:
 
 def call_with(blocks: Any, context: Tensor) -> Call:
     """A call of one frame a branch, with this text."""
-    return Call(1, iter([block.attn2.keys_values(context) for block in blocks]), iter([None] * len(blocks)))
+    for index, block in enumerate(blocks):
+        block.index = index
+    return Call(1, [block.attn2.keys_values(context) for block in blocks], [None] * len(blocks))
 
 
 def test_transformer_block() -> None:
