@@ -18,12 +18,12 @@ TextKV = tuple[Tensor, Tensor]
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, *, causal: bool = False, upcast: bool = False) -> Tensor:
     """Multi-head attention of already projected tensors.
 
-    Where k and v have fewer rows than q, consecutive rows of q share one: q's rows are folded into its length, so that
-    shared keys and values are neither copied nor projected twice.
+    k and v may have fewer rows than q. Then b/b' consecutive rows of q share one row of k and v. Those rows of q are
+    folded into the query length, so that shared keys and values are neither copied nor projected twice.
 
     Args:
-        q: (b, n, c). k, v: (b', m, c), b a multiple of b'. heads: c is split among them.
-        causal: tokens see only themselves and those before. upcast: compute in float32.
+        q: (b, n, c). k, v: (b', m, c), where b is a multiple of b'. heads: the number of heads, which share c equally.
+        causal: each token sees only itself and the tokens before it. upcast: compute in float32.
     Returns: (b, n, c)
     """
     rows, folded = q, q.reshape(k.shape[0], -1, q.shape[-1])  # (b', b/b'·n, c)
@@ -36,15 +36,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, *, causal: bool = False,
 
 @dataclass
 class Call:
-    """What one call of the UNet hands down to its transformer blocks, which look up their part by their index.
+    """The inputs and outputs of the transformer blocks in one call of the UNet. A block finds its own by its index.
 
-    Nothing is kept on a module. A block that a call does not meet leaves its next state None.
+    Modules keep nothing between calls. If a call skips a block, the next state of that block stays None.
     """
 
     frames: int
-    text: Sequence[TextKV]  # of each block's cross-attention
-    states: Sequence[Tensor | None]  # momentum states of the chunk of frames before
-    exchange: Exchange | None = None  # for some frames of a chunk that several processes share
+    text: Sequence[TextKV]  # keys and values of each block's cross-attention
+    states: Sequence[Tensor | None]  # momentum states after the previous chunk of frames
+    exchange: Exchange | None = None  # set if several processes share the frames of a chunk
     next_states: list[Tensor | None] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class Call:
 
 
 class Attention(nn.Module):
-    """The projections of one attention layer. Keys and values are projected without bias in the UNet."""
+    """The projections of one attention layer. In the UNet, queries, keys and values are projected without bias."""
 
     def __init__(self, dim: int, context_dim: int, heads: int, *, bias: bool = False, upcast: bool = False) -> None:
         super().__init__()
@@ -67,14 +67,14 @@ class Attention(nn.Module):
         return self.to_k(context), self.to_v(context)
 
     def forward(self, x: Tensor, keys_values: TextKV) -> Tensor:
-        """x (b, n, dim) attends to projected keys and values (b', m, dim), b a multiple of b' → (b, n, dim)"""
+        """x (b, n, dim) attends to projected keys and values (b', m, dim) → (b, n, dim). b is a multiple of b'."""
         return self.to_out[0](attend(self.to_q(x), *keys_values, self.heads, upcast=self.upcast))
 
 
 class TransformerBlock(nn.Module):
     """Self-attention over space, with momentum over frames; cross-attention to the text; feed-forward."""
 
-    index = 0  # of this block among the UNet's, which numbers them
+    index = 0  # the number of this block in the UNet, which sets it
 
     def __init__(self, dim: int, context_dim: int, heads: int, momentum: Momentum, *, upcast: bool) -> None:
         super().__init__()
@@ -102,9 +102,10 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Transformer blocks over the pixels of a feature map, between two projections, around a skip.
+    """Transformer blocks over the pixels of a feature map, between two projections, with a skip connection.
 
-    SD 1 projects by 1×1 convolutions, SD 2 and XL by linear layers: the same product, weights of another shape.
+    SD 1 projects by 1×1 convolutions, SD 2 and XL by linear layers. The product is the same, only the shape of the
+    weights differs.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021): the text tower, as Stable Diffusion conditions on it; the vision tower, for scores."""
+"""CLIP (Radford et al. 2021): the text tower, which conditions Stable Diffusion, and the vision tower, for scores."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class TextTransformer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, n) → states of the last layer but one, and of the last after the final norm: (b, n, c) each"""
+        """(b, n) → states of the penultimate layer, and of the last layer after the final norm: (b, n, c) each"""
         x = before = self.embeddings(ids)
         for layer in self.encoder.layers:
             x, before = layer(x, causal=True), x
@@ -105,7 +105,7 @@ class TextTransformer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """The text tower; its projection into the space shared with images is optional: SDXL and metrics use it."""
+    """The text tower. Its projection into the space shared with images is optional; SDXL and the metrics use it."""
 
     def __init__(self, config: TextConfig, projection: bool = True) -> None:
         super().__init__()
@@ -118,13 +118,13 @@ class TextEncoder(nn.Module):
         return self.text_model(ids)[1]
 
     def before_last(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Token ids (b, n) → states of the last layer but one (b, n, c), SDXL's context; and, where there is a
-        projection, the embedding that `embed` returns."""
+        """Token ids (b, n) → states of the penultimate layer (b, n, c), SDXL's context; and the embedding that `embed`
+        returns, or None if there is no projection."""
         before, last = self.text_model(ids)
         return before, None if self.text_projection is None else self.text_projection(self._end(last, ids))
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Token ids (b, n) → the end token's hidden state, projected: (b, projection_dim).
+        """Token ids (b, n) → the projected hidden state of the end token, (b, projection_dim).
 
         Raises: ValueError if the checkpoint has no `text_projection`.
         """
@@ -133,8 +133,8 @@ class TextEncoder(nn.Module):
         return self.text_projection(self._end(self(ids), ids))
 
     def _end(self, states: Tensor, ids: Tensor) -> Tensor:
-        """States (b, n, c) → that of each row's end token (b, c)"""
-        # old configurations say eos_token_id 2, which no prompt has: there the end token is the largest id
+        """States (b, n, c) → the state of each row's end token (b, c)"""
+        # old configurations have eos_token_id 2, which occurs in no prompt: there the end token has the largest id
         is_end = ids == (
             ids.max(dim=1, keepdim=True).values if self.config.eos_token_id == 2 else self.config.eos_token_id
         )
@@ -143,7 +143,7 @@ class TextEncoder(nn.Module):
 
 
 class PatchEmbeddings(nn.Module):
-    """One token for the whole image, then one for each patch in reading order; and their positions."""
+    """One token for the whole image, then one for each patch in reading order, with position embeddings."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -160,12 +160,12 @@ class PatchEmbeddings(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Embeddings, norm, layers, and the norm of the whole image's token."""
+    """Embeddings, a norm, the layers, and a norm of the token of the whole image."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.embeddings = PatchEmbeddings(config)
-        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)  # the name has the files' slip
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)  # spelt as in the weight files
         self.encoder = Layers(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
@@ -189,7 +189,7 @@ class VisionEncoder(nn.Module):
     def embed(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (b, 3, image_size, image_size) → embeddings (b, projection_dim).
 
-        Raises: ValueError for another size: the positions are learnt for one.
+        Raises: ValueError for another size, because the position embeddings are learnt for one size.
         """
         size = self.config.image_size
         if pixels.shape[1:] != (3, size, size):

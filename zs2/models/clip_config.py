@@ -1,5 +1,4 @@
-"""Configurations of CLIP's two towers, read from the JSON files of a checkpoint. Keys that they lack take transformers'
-defaults."""
+"""Configurations of CLIP's two towers, read from a checkpoint's JSON files. A missing key has transformers' default."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ class TextConfig:
 
     @classmethod
     def from_json(cls, json: Json, part: str = "text_encoder") -> TextConfig:
-        """Read a `text_encoder/config.json`, or that of another part. Its many training-only keys are not read.
+        """Read `text_encoder/config.json`, or the file of another part. The many training-only keys are ignored.
 
         Raises: InputError for an activation that zs2 does not have.
         """
@@ -63,7 +62,7 @@ class VisionConfig:
 
     @classmethod
     def from_json(cls, json: Json, part: str = "image_encoder") -> VisionConfig:
-        """Read an `image_encoder/config.json`, or that of another part. Its many training-only keys are not read.
+        """Read `image_encoder/config.json`, or the file of another part. The many training-only keys are ignored.
 
         Raises: InputError for an activation that zs2 does not have, or for pictures that are not RGB.
         """
@@ -84,10 +83,10 @@ class VisionConfig:
 
 
 def tower(json: Json, which: str) -> Json:
-    """The configuration of a tower, `text` or `vision`, within that of a CLIPModel, as transformers reads it.
+    """The configuration of one tower, `text` or `vision`, from that of a CLIPModel, as transformers reads it.
 
-    In an old file `text_config_dict` is what counts, and `text_config` was derived from it. The projection's width
-    is the model's: a tower's own entry is not used.
+    In an old file, `text_config_dict` takes precedence: `text_config` was derived from it. The width of the projection
+    is an entry of the model; a tower's own entry is ignored.
     """
     own = json.get(f"{which}_config_dict")
     if own is None:

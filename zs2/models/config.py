@@ -1,7 +1,7 @@
 """Model configurations: frozen dataclasses, read from the JSON files of a checkpoint in the diffusers layout.
 
-Keys that a JSON file lacks take the defaults of diffusers and transformers. A key that asks for something that zs2
-does not build is an error; in a UNet's or VAE's file, a key that zs2 does not know is a warning.
+A missing key has the default of diffusers or transformers. A key that asks for something that zs2 does not build is an
+error. In the file of a UNet or a VAE, an unknown key is a warning.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from zs2.errors import InputError
 from zs2.system.json_files import Json, Reader
 
-# What the one UNet and VAE architecture of Stable Diffusion fixes. Any other value would need other code.
+# Values that Stable Diffusion's one architecture of UNet and VAE fixes. Any other value would need other code.
 UNET_FIXED: dict[str, Any] = {
     "act_fn": "silu",
     "attention_type": "default",
@@ -44,7 +44,7 @@ UNET_FIXED: dict[str, Any] = {
 VAE_FIXED: dict[str, Any] = {"act_fn": "silu", "latents_mean": None, "latents_std": None, "shift_factor": None}
 SCHEDULE_FIXED: dict[str, Any] = {"thresholding": False}
 
-# Keys that change nothing here: training-only, or the other half of a setting that is refused when it is on.
+# Keys without effect here: they are for training only, or belong to a setting that is refused when it is on.
 UNET_IGNORED = {"dropout", "addition_embed_type_num_heads"}
 UNET_RENAMED = {
     "down_block_types",
@@ -60,7 +60,7 @@ VAE_IGNORED = {"sample_size", "down_block_types", "up_block_types", "force_upcas
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The denoiser. Tuples have one entry a level, from the largest resolution to the smallest."""
+    """Configuration of the denoiser. Tuples have one entry per level, from the largest resolution to the smallest."""
 
     in_channels: int
     out_channels: int
@@ -71,21 +71,21 @@ class UNetConfig:
     heads: tuple[int, ...]
     cross_attention_dim: int
     norm_num_groups: int
-    norm_eps: float  # of the resnets; the transformers' own GroupNorm has 1e-6
+    norm_eps: float  # eps of the resnets' GroupNorm; that of the transformers' GroupNorm is 1e-6
     use_linear_projection: bool
     upcast_attention: bool
     downsample_padding: int
     flip_sin_to_cos: bool
     freq_shift: float
     sample_size: tuple[int, int]  # default latent height and width
-    added_dim: int  # SDXL: width of the pooled text beside the sinusoids of six sizes; otherwise 0
+    added_dim: int  # SDXL: width of the pooled text and the sinusoids of six sizes together; otherwise 0
     added_size_dim: int  # SDXL: width of the sinusoids of one size; otherwise 0
 
     @classmethod
     def from_json(cls, json: Json) -> UNetConfig:
-        """Read a `unet/config.json`.
+        """Read `unet/config.json`.
 
-        In it, `attention_head_dim` is the *number* of heads (a misnomer that diffusers keeps).
+        In this file, `attention_head_dim` is the *number* of heads (a misnomer that diffusers keeps).
         Raises: InputError for an architecture that zs2 does not build.
         """
         read = Reader("unet/config.json", json, UNET_FIXED)
@@ -135,7 +135,7 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """The autoencoder between pixels in [-1, 1] and latents; `scaling_factor` × latent is what the UNet sees."""
+    """Configuration of the autoencoder: pixels in [-1, 1] to latents. The UNet sees the latents × `scaling_factor`."""
 
     in_channels: int
     out_channels: int
@@ -150,12 +150,12 @@ class VAEConfig:
 
     @property
     def reduction(self) -> int:
-        """Pixels along one side of a latent: each level but the last halves."""
+        """Pixels per latent along one side: each level but the last halves the resolution."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     @classmethod
     def from_json(cls, json: Json) -> VAEConfig:
-        """Read a `vae/config.json`. Raises: InputError for an architecture that zs2 does not build."""
+        """Read `vae/config.json`. Raises: InputError for an architecture that zs2 does not build."""
         read = Reader("vae/config.json", json, VAE_FIXED)
         for side in ("down", "up"):
             read.kinds(f"{side}_block_types", (), ("DownEncoderBlock2D", "UpDecoderBlock2D"))
@@ -179,7 +179,7 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The noise schedule that a checkpoint was trained with, and how steps are placed on it."""
+    """The noise schedule that a checkpoint was trained with, and how sampling steps are placed on it."""
 
     num_train_timesteps: int
     beta_start: float
@@ -196,9 +196,9 @@ class ScheduleConfig:
 
     @classmethod
     def from_json(cls, json: Json) -> ScheduleConfig:
-        """Read a `scheduler/scheduler_config.json`, whichever scheduler wrote it, for DDIM.
+        """Read `scheduler/scheduler_config.json` for DDIM, whichever scheduler wrote it.
 
-        DDIM's own files default to `clip_sample` true; another scheduler's file never meant to clip.
+        Only in DDIM's own files does `clip_sample` default to true; other schedulers never meant to clip.
         Raises: InputError for a schedule, prediction or spacing that zs2 does not have.
         """
         read = Reader("scheduler_config.json", json, SCHEDULE_FIXED)

@@ -1,4 +1,4 @@
-"""An image model as its parts: UNet, VAE, prompt encoder and noise schedule, checked to fit together."""
+"""The parts of an image model: UNet, VAE, prompt encoder and noise schedule, checked to fit together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zs2.models.vae import VAE
 
 @dataclass(frozen=True)
 class ImageModel:
-    """The parts of an image model. Raises: InputError where they do not belong together."""
+    """The parts of an image model. Raises: InputError if they do not belong together."""
 
     unet: UNet
     vae: VAE
@@ -29,16 +29,17 @@ class ImageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet computes."""
+        """The device of the UNet."""
         return self.unet.conv_in.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the UNet computes in."""
+        """The dtype of the UNet."""
         return self.unet.conv_in.weight.dtype
 
     def with_momentum(self, momentum: Momentum) -> ImageModel:
-        """The model with this attention over frames: itself, or one with another UNet module on the same weights."""
+        """This model with another attention over frames: the same object if it has that attention already, or a model
+        with another UNet module on the same weights."""
         if self.unet.momentum == momentum:
             return self
         with without_weights():
@@ -48,7 +49,7 @@ class ImageModel:
 
 
 def check_parts(unet: UNet, vae: VAE, text: PromptEncoder) -> None:
-    """Raise InputError where the parts of a checkpoint do not belong together."""
+    """Raise InputError if the parts of a checkpoint do not belong together."""
     if unet.config.in_channels != vae.config.latent_channels:
         raise InputError(
             f"the UNet takes {unet.config.in_channels} channels, the VAE makes {vae.config.latent_channels}: "

@@ -1,4 +1,4 @@
-"""The parts that the UNet and the VAE are made of. Parameter names are those of the diffusers layout."""
+"""The layers of the UNet and the VAE. Parameter names are those of the diffusers layout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def timestep_embedding(t: Tensor, dim: int, *, flip_sin_to_cos: bool, freq_shift
 
     Args:
         t: timesteps (b,). dim: width, even.
-        flip_sin_to_cos: cosines first. freq_shift: 0 or 1, what is taken from the half width in the exponent's divisor.
+        flip_sin_to_cos: put the cosines first. freq_shift: 0 or 1, subtracted from dim/2 in the exponent's divisor.
     Returns: (b, dim), float32.
     """
     half = dim // 2
@@ -38,12 +38,12 @@ class TimestepEmbedding(nn.Module):
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution. On a CPU, one of few places and many channels is a product of matrices: of its windows and its
-    weights. (oneDNN's own brings all weights into another layout at every call, and is slow on few places: measured
-    with AVX-512, and with oneDNN held to AVX2; see docs/performance.md.)
+    """A convolution. On a CPU, one with few output pixels and many channels is a matrix product of its windows and its
+    weights. oneDNN's convolution reorders all weights at every call, and is slow for few pixels. (Measured with
+    AVX-512, and with oneDNN restricted to AVX2; see docs/performance.md.)
     """
 
-    PLACES, CHANNELS = 144, 1024  # at most so many pixels of the output, at least so many channels
+    PLACES, CHANNELS = 144, 1024  # the most output pixels, and the fewest output channels, of a matrix product
 
     def __init__(self, in_channels: int, out_channels: int, size: int, *, stride: int = 1, padding: int = 0) -> None:
         super().__init__(in_channels, out_channels, size, stride, padding)
@@ -57,21 +57,21 @@ class Conv2d(nn.Conv2d):
         measured = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
         if not measured or min(sides) < 1 or places > self.PLACES or self.out_channels < self.CHANNELS:
             return super().forward(x)
-        at_once = max(1, self.out_channels // places)  # so that windows need no more memory than the weights
+        at_once = max(1, self.out_channels // places)  # pictures whose windows need no more memory than the weights
         return torch.cat([self._product(pictures) for pictures in x.split(at_once)])
 
     def _product(self, x: Tensor) -> Tensor:
         size, stride, padding = self.window
         windows = F.pad(x, (padding,) * 4).unfold(2, size, stride).unfold(3, size, stride)  # (b, c, h', w', k, k)
         windows, weight = windows.permute(0, 2, 3, 1, 4, 5), self.weight
-        if not weight.is_contiguous():  # but channels-last: neither is copied into another order
+        if not weight.is_contiguous():  # it is channels-last: permute both, so that neither is copied
             windows, weight = windows.permute(0, 1, 2, 4, 5, 3), weight.permute(0, 2, 3, 1)
         y = F.linear(windows.flatten(3), weight.flatten(1), self.bias).permute(0, 3, 1, 2)
         return y.contiguous() if x.is_contiguous() and self.weight.is_contiguous() else y
 
 
 class ResnetBlock(nn.Module):
-    """GroupNorm, SiLU, convolution, twice, around a skip; the UNet's also adds the projected time embedding."""
+    """GroupNorm, SiLU, convolution, twice, with a skip connection. In the UNet it adds the projected time embedding."""
 
     def __init__(self, in_channels: int, out_channels: int, *, groups: int, eps: float, embed_dim: int | None) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class ResnetBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve height and width by a strided convolution; padding 0 means the VAE's own: one row and column at the end."""
+    """Halve height and width by a strided convolution. Padding 0 means the VAE's: one row and one column at the end."""
 
     def __init__(self, channels: int, padding: int) -> None:
         super().__init__()
@@ -125,13 +125,13 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, n, dim) → (b, n, inner_dim)"""
-        # A product each, whose results are contiguous: the GELU of one half of each row is slower.
+        # Two products give two contiguous halves. One product would give strided halves, on which GELU is slower.
         (weight, gate_weight), (bias, gate_bias) = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
         return F.linear(x, weight, bias) * F.gelu(F.linear(x, gate_weight, gate_bias))
 
 
 class FeedForward(nn.Module):
-    """The transformer's feed-forward: GEGLU at four times the width, and back."""
+    """The feed-forward layers of a transformer: GEGLU to four times the width, and a linear layer back."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""From tensors to a module: built on the meta device, its weights assigned, nothing initialised at random."""
+"""Build a module on the meta device and assign its weights, so that nothing is initialised at random."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def faster_layout(dtype: torch.dtype, device: torch.device) -> torch.memory_format:
-    """Of convolutions, where they are converted. On a CPU channels-last is faster in bfloat16, and in float32 with AVX2
-    (with AVX-512 about as fast), and in the UNet as exact; in float32 the VAE would lose a digit to torch's GroupNorm.
-    Nothing else was measured (docs/performance.md)."""
+    """The faster memory layout for the weights of convolutions that are converted.
+
+    On a CPU, channels-last is faster in bfloat16, and in float32 with AVX2; with AVX-512, float32 is about as fast.
+    The UNet is as exact in it. In float32 the VAE would lose a digit, because of torch's GroupNorm. Other devices and
+    dtypes were not measured (docs/performance.md).
+    """
     measured = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
     return torch.channels_last if measured else torch.preserve_format
 
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """No garbage collection in here: loading makes many objects and no garbage, and the collector would go through all
-    of torch's objects again and again, for a third of the time that loading takes."""
+    """Switch garbage collection off. Loading creates many objects and no garbage. The collector would traverse all of
+    torch's objects again and again, which takes a third of the loading time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -41,7 +44,7 @@ INITIALISERS = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
 
 
 class _NoInit(TorchFunctionMode):
-    """Initialisers do nothing. (On meta tensors they would do nothing slowly: torch loads its compiler for them.)"""
+    """Skip all initialisers. On meta tensors they have no effect, but are slow: torch loads its compiler for them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -52,7 +55,7 @@ class _NoInit(TorchFunctionMode):
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Modules built here are on the meta device: they have names and shapes, but no memory, until `assign`."""
+    """Build modules on the meta device: they have names and shapes, but no memory until `assign`."""
     with torch.device("meta"), _NoInit():
         yield
 
@@ -65,10 +68,10 @@ def assign(
     device: torch.device,
     layout: torch.memory_format = torch.preserve_format,
 ) -> M:
-    """Give a module on the meta device its weights, for inference.
+    """Assign weights to a module on the meta device, for inference.
 
-    layout: of convolutions that are converted to the dtype anyway; others stay mapped, as they are.
-    Raises: InputError that names what is missing, unexpected, misshapen or not floating point.
+    layout: memory layout of convolution weights that must be converted to the dtype; others stay mapped as they are.
+    Raises: InputError that names the tensors that are missing, unexpected, misshapen or not floating point.
     """
     want = module.state_dict()
     problems = [

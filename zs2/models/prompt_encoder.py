@@ -1,4 +1,4 @@
-"""From prompts to what the UNet is conditioned on: by one text tower in SD 1 and 2, by two in SDXL."""
+"""Encode prompts as conditions of the UNet: with one text tower in SD 1 and 2, with two in SDXL."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 from zs2.models.clip import TextEncoder
 from zs2.models.tokenizer import Tokenizer
 
-REMEMBERED = 64  # texts whose encoding is kept
+CACHE_SIZE = 64  # the number of texts whose encoding is kept
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Encoded texts, a row each: context of the cross-attentions (rows, n, c) and, in SDXL, pooled text (rows, p)."""
+    """Encoded texts, one per row: the context of cross-attention (rows, n, c), and in SDXL pooled text (rows, p)."""
 
     context: Tensor
     pooled: Tensor | None
@@ -25,11 +25,12 @@ class Encoded:
 class PromptEncoder:
     """The text towers of a model with their tokenizers.
 
-    SD 1 and 2 read the tower's last states. SDXL (Podell et al. 2023, arXiv 2307.01952, section 2.1) reads the states
-    of the last layer but one of both towers, side by side, and the second tower's embedding of the whole text.
+    SD 1 and 2 use the last hidden states of their tower. SDXL (Podell et al. 2023, arXiv 2307.01952, section 2.1)
+    concatenates the penultimate hidden states of both towers, and also uses the second tower's embedding of the whole
+    text.
 
     Args:
-        towers: (text encoder, tokenizer), one, or for SDXL two.
+        towers: (text encoder, tokenizer) pairs: one, or two for SDXL.
         zero_empty: whether an empty negative prompt is zeros instead of an encoded empty text, as SDXL was trained.
     """
 
@@ -39,31 +40,34 @@ class PromptEncoder:
 
     @property
     def encoders(self) -> list[TextEncoder]:
-        """The towers alone."""
+        """The text encoders, without their tokenizers."""
         return [encoder for encoder, _ in self.towers]
 
     @property
     def width(self) -> int:
-        """Of the context, c."""
+        """The width of the context, c."""
         return sum(encoder.config.hidden_size for encoder in self.encoders)
 
     @property
     def pooled_width(self) -> int:
-        """Of the pooled text, p; 0 without."""
+        """The width of the pooled text, p; 0 if the model has none."""
         return self.encoders[-1].config.projection_dim if len(self.towers) > 1 else 0
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], negatives: Sequence[str] = ()) -> Encoded:
-        """Encode texts, negative prompts first: one a row, each text once. Warns of a text that is too long."""
+        """Encode texts, one per row, negative prompts first. Each text is encoded once.
+
+        Warns of a text that is too long.
+        """
         rows = [self._zeros() if self.zero_empty and not text else self._encode(text) for text in negatives]
         rows += [self._encode(text) for text in prompts]
         context, pooled = zip(*rows, strict=True)
         return Encoded(torch.stack(context), None if pooled[0] is None else torch.stack(pooled))
 
     def _encode(self, text: str) -> tuple[Tensor, Tensor | None]:
-        """Each text alone, so that its encoding does not depend on what was asked for before, to the last bit."""
+        """Encode a text alone, so that no bit of its encoding depends on the texts that were encoded before."""
         if text not in self._known:
-            while len(self._known) >= REMEMBERED:
+            while len(self._known) >= CACHE_SIZE:
                 del self._known[next(iter(self._known))]
             ids = [
                 tokenizer.encode([text]).to(encoder.text_model.final_layer_norm.weight.device)

@@ -5,7 +5,7 @@ ZS² (arXiv 2407.21475) keeps each frame's queries and replaces its keys and val
     k̃⁰ = k⁰,    k̃ⁱ = μ·k̃ⁱ⁻¹ + (1−μ)·kⁱ,    and the same for v;
 
 in matrix form k̃ = U·k, with U[i, 0] = μⁱ and U[i, j] = (1−μ)·μ^(i−j) for 1 ≤ j ≤ i. So frame 0 sees only itself: it is
-the image that the model makes without any of this. The kinds, each a class here and a row of ATTENTION_KINDS in
+the image that the model makes without attention over frames. Each kind is a class here and a row of ATTENTION_KINDS in
 method.py:
 
     sa            self-attention: every frame sees itself                  (TMA at μ = 0)
@@ -13,27 +13,27 @@ method.py:
     tma           the recursion above
     tma-two-tap   the paper's second listing: k̃ⁱ = μ·kⁱ⁻¹ + (1−μ)·kⁱ     (at μ = 1 it sees the frame before)
 
-Keys and values are linear in the hidden state h that they are projected from (no bias), so that k̃ = W_k·h̃ and
-ṽ = W_v·h̃ with h̃ = U·h: blending h once does the work of blending both. That is all this file does; attention.py
-projects h̃.
+Keys and values are linear in the hidden state h, because their projections have no bias. So k̃ = W_k·h̃ and ṽ = W_v·h̃
+with h̃ = U·h, and blending h once does the work of blending both. This file only blends; attention.py projects h̃.
 
-Chunks. The recursion is causal and its whole past is one state: the last frame's h̃. A clip can thus run in chunks of
-frames, each given the state that the chunk before returned, and the result is that of one batch. The state of `tma` is
-float32 whatever the model's dtype: over hundreds of frames half precision would drift. `tma-two-tap` needs the last
-frame's h, `cfa` frame 0's, `sa` nothing.
+Chunks. The recursion is causal, and one state holds its whole past: h̃ of the last frame. So a clip can run in chunks
+of frames, where each chunk starts from the state that the previous chunk returned. The result is that of one batch.
+The state of `tma` is float32 whatever the model's dtype: over hundreds of frames, half precision would drift. The
+state of `tma-two-tap` is h of the last frame, that of `cfa` is h of frame 0, and `sa` needs none.
 
-Processes. The recursion is linear: of n frames, whose last h̃ from a zero state is z, it makes of a state s the state
-μⁿ·s + z, and of frame k (from 0) its h̃ from zero plus μᵏ⁺¹·s. Two such maps in a row are a third,
+Processes. The recursion is linear. Let z be the last h̃ of n frames that start from a zero state. If the same frames
+start from a state s, the last h̃ is μⁿ·s + z, and μᵏ⁺¹·s is added to h̃ of frame k (counted from 0). Two such maps in a
+row are a map of the same form,
 
     (m₁, z₁) then (m₂, z₂)  =  (m₁·m₂, m₂·z₁ + z₂),    (m, z) = (μⁿ, z),
 
-and the product is associative: a scan. Processes r = 0, 1, … with n_r frames each, in order, compute their z_r at the
-same time and tell each other; then each knows the state that it starts from,
+and this product is associative, so the recursion is a scan. Processes r = 0, 1, … have n_r frames each, in order. They
+compute their z_r at the same time and exchange them. Then each process knows the state that it starts from,
 
-    s₀ = the state of the chunk before,    s_{r+1} = μ^{n_r}·s_r + z_r,
+    s₀ = the state of the previous chunk,    s_{r+1} = μ^{n_r}·s_r + z_r,
 
-and runs the recursion from there, which adds μᵏ⁺¹·s_r to its frames: the arithmetic of chunks, float32 and all. At the
-start of a clip, where there is no s₀, z₀ is the last h̃ of the first process from h̃⁰ = h⁰, and s₁ = z₀.
+and runs the recursion from that state, which adds μᵏ⁺¹·s_r to its frames. This is the arithmetic of chunks, in float32
+too. At the start of a clip there is no s₀. There z₀ is the last h̃ of the first process with h̃⁰ = h⁰, and s₁ = z₀.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class Momentum(ABC):
     A subclass is a frozen dataclass whose fields are the kind's parameters. Blending never mixes branches or tokens.
     """
 
-    state_frames: ClassVar[int] = 1  # hidden states that a state consists of; 0 for a kind without a past
-    state_dtype: ClassVar[torch.dtype | None] = None  # of a state; None: as the hidden states
-    first_share_counts: ClassVar[bool] = False  # of processes, whether `starts` needs only the first one's share
+    state_frames: ClassVar[int] = 1  # the number of hidden states in a state; 0 for a kind without state
+    state_dtype: ClassVar[torch.dtype | None] = None  # the dtype of a state; None: that of the hidden states
+    first_share_counts: ClassVar[bool] = False  # whether `starts` needs only the share of the first process
 
     @abstractmethod
     def blend(self, h: Tensor, frames: int, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -68,29 +68,32 @@ class Momentum(ABC):
         Args:
             h: (b, n, c) with b = branches × frames, frames innermost; a branch is one side of the guidance.
             frames: frames in h.
-            state: what the chunk of frames before returned; None for the first chunk.
+            state: the state that the previous chunk of frames returned; None for the first chunk.
         Returns:
-            the hidden states to project to keys and values: (b, m, c), or (branches, m, c) where all frames share one;
-            and the state (branches, …) for the next chunk, which keeps no memory of h (None without a past).
+            the hidden states to project to keys and values: (b, m, c), or (branches, m, c) if all frames share them;
+            and the state (branches, …) for the next chunk, or None if the kind has no state. The state must not be a
+            view of h, which would keep h in memory.
         """
 
     @abstractmethod
     def share(self, h: Tensor, frames: int, state: Tensor | None, *, first: bool) -> Tensor | None:
-        """What a process tells the others of its frames h (b, n, c) of a chunk that they share.
+        """The tensor that a process sends to the others, from its frames h (b, n, c) of a chunk that they share.
 
         Args:
-            state: what the chunk before ended with. first: whether these frames are the chunk's first ones.
-        Returns: a contiguous tensor of the same shape in all processes; None where nothing needs to be told, in all of
-            them: then every process starts from `state`, and so does the next chunk.
+            state: the state after the previous chunk. first: whether these frames are the first ones of the chunk.
+        Returns: a contiguous tensor of the same shape in all processes; or None in all processes if they need no
+            exchange. Then every process starts from `state`, and so does the next chunk.
         """
 
     @abstractmethod
     def starts(self, shares: Sequence[Tensor], counts: Sequence[int], state: Tensor | None) -> list[Tensor | None]:
-        """The state that each process starts from, and after them the one that the next chunk of frames starts from.
+        """The states that the processes start from, in order, and last the state that the next chunk starts from.
 
         Args:
-            shares: what each told. counts: its frames, at least one for the first; one with 0 told nothing that counts.
-            state: what the chunk of frames before ended with; None for the first.
+            shares: the tensor that each process sent.
+            counts: the number of frames of each process. The first has at least one. The share of a process without
+                frames has no meaning.
+            state: the state after the previous chunk of frames; None for the first chunk.
         """
 
 
@@ -101,14 +104,14 @@ class SelfAttention(Momentum):
     state_frames: ClassVar[int] = 0
 
     def blend(self, h: Tensor, frames: int, state: Tensor | None = None) -> tuple[Tensor, None]:
-        """h as it is."""
+        """Return h unchanged."""
         return h, None
 
     def share(self, h: Tensor, frames: int, state: Tensor | None, *, first: bool) -> None:
-        """Nothing."""
+        """The processes exchange nothing."""
 
     def starts(self, shares: Sequence[Tensor], counts: Sequence[int], state: Tensor | None) -> list[Tensor | None]:
-        """Nothing."""
+        """No process has a state."""
         return [None] * (len(counts) + 1)
 
 
@@ -120,15 +123,15 @@ class CrossFrame(Momentum):
 
     def blend(self, h: Tensor, frames: int, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(b, n, c) → (branches, n, c)"""
-        first = h.unflatten(0, (-1, frames))[:, 0].clone() if state is None else state  # a view would keep the chunk
+        first = h.unflatten(0, (-1, frames))[:, 0].clone() if state is None else state  # a view would keep all of h
         return first, first
 
     def share(self, h: Tensor, frames: int, state: Tensor | None, *, first: bool) -> Tensor | None:
-        """Its first frame, at the start of the clip."""
+        """The first frame of the process, at the start of the clip; later None."""
         return h.unflatten(0, (-1, frames))[:, 0].contiguous() if state is None else None
 
     def starts(self, shares: Sequence[Tensor], counts: Sequence[int], state: Tensor | None) -> list[Tensor | None]:
-        """The first process's frame; that process itself has it."""
+        """The first process starts from `state`, all others from the frame that it sent."""
         return [state, *[shares[0]] * len(counts)]
 
 
@@ -184,11 +187,11 @@ class TwoTap(Momentum):
         return torch.lerp(h, before, self.mu).flatten(0, 1), h[:, -1].clone()
 
     def share(self, h: Tensor, frames: int, state: Tensor | None, *, first: bool) -> Tensor:
-        """Its last frame."""
+        """The last frame of the process."""
         return h.unflatten(0, (-1, frames))[:, -1].contiguous()
 
     def starts(self, shares: Sequence[Tensor], counts: Sequence[int], state: Tensor | None) -> list[Tensor | None]:
-        """The last frame of the process before."""
+        """Each process starts from the last frame of the process before it."""
         starts = [state]
         for share, count in zip(shares, counts, strict=True):
             state = share if count else state
@@ -197,9 +200,9 @@ class TwoTap(Momentum):
 
 
 def momentum(kind: str, **parameters: Any) -> Momentum:
-    """The attention over frames of a name in ATTENTION_KINDS.
+    """Build the attention over frames that has this name in ATTENTION_KINDS.
 
-    parameters: the kind's own, such as mu; one that is absent has its default, others are checked and not used.
+    parameters: those of the kind, such as mu. An absent one has its default; others are checked and not used.
     Raises: InputError for an unknown kind, or a value out of range.
     """
     row = ATTENTION_KINDS[kind]
@@ -207,5 +210,5 @@ def momentum(kind: str, **parameters: Any) -> Momentum:
     return load(row.implementation)(**{name: checked.get(name, default) for name, default in row.defaults.items()})
 
 
-# (momentum, h, frames, state of the chunk before) → the state that this process starts from, and the next chunk's.
+# (momentum, h, frames, state after the previous chunk) → the states that this process and the next chunk start from.
 Exchange = Callable[[Momentum, Tensor, int, Tensor | None], tuple[Tensor | None, Tensor | None]]

@@ -24,12 +24,12 @@ SPECIAL["pad_token"] = "<|endoftext|>"
 
 
 class Tokenizer:
-    """Prompts to token ids: start, words, end, padding.
+    """Convert prompts to token ids: start token, words, end token, padding.
 
     Args:
-        vocab: token to id. merges: pairs, first merged first.
+        vocab: the id of each token. merges: pairs of tokens, in the order of merging.
         special: `bos_token`, `eos_token`, `unk_token`, `pad_token`, as strings or as their JSON.
-        max_length: tokens of a prompt, with start and end.
+        max_length: the number of tokens of a prompt, with its start and end.
     Raises: InputError if a special token is not in the vocabulary.
     """
 
@@ -62,17 +62,17 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path, max_length: int | None = None) -> Tokenizer:
-        """Read `vocab.json` and `merges.txt`, or `tokenizer.json`, and what the configuration files say.
+        """Read `vocab.json` and `merges.txt`, or `tokenizer.json`, and the configuration files.
 
         Args:
-            max_length: tokens of a prompt where `tokenizer_config.json` does not say.
+            max_length: the most tokens of a prompt. `tokenizer_config.json` can only lower it.
         Raises: InputError if files are missing or are not a byte-pair vocabulary.
         """
         folder = Path(folder)
         try:
             config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
             special = {name: config[name] for name in SPECIAL if config.get(name)}
-            # as transformers does: newer files describe each token in one table, older ones in a file that wins
+            # As in transformers: newer checkpoints have one table of tokens; older ones have a second file, which wins.
             if "added_tokens_decoder" in config:
                 table = {token["content"]: token for token in config["added_tokens_decoder"].values()}
                 special = {name: table.get(token, token) for name, token in special.items() if isinstance(token, str)}
@@ -97,7 +97,7 @@ class Tokenizer:
 
     @classmethod
     def of_clip(cls, max_length: int = 77, pad_token: str = SPECIAL["pad_token"]) -> Tokenizer:
-        """CLIP's own, of 49,408 tokens, whose merges come with the package (data/: OpenAI's, MIT licence)."""
+        """CLIP's own tokenizer of 49,408 tokens. Its merges come with the package (data/: OpenAI's, MIT licence)."""
         packed = (Path(__file__).parent / "data" / "clip_merges.txt.gz").read_bytes()
         merges = [_pair(line) for line in gzip.decompress(packed).decode("utf-8").splitlines()]
         letters = byte_letters()
@@ -107,7 +107,7 @@ class Tokenizer:
         return cls(vocab, merges, {"pad_token": pad_token}, max_length)
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Prompts to ids (b, max_length), int64. Warns, quoting what was cut, if a prompt is too long."""
+        """Prompts → ids (b, max_length), int64. If a prompt is too long, a warning quotes the part that is cut off."""
         return torch.tensor([self._encode(prompt) for prompt in prompts], dtype=torch.int64)
 
     def _encode(self, prompt: str) -> list[int]:
@@ -124,7 +124,7 @@ class Tokenizer:
 
 
 def _pair(line: str) -> tuple[str, str]:
-    """A merge. (At once as what is kept: thousands of lists beside set off the garbage collector, which is slow.)"""
+    """The pair of a merge, as a tuple. (Thousands of lists would trigger the garbage collector, which is slow.)"""
     first, second = line.split(" ")
     return first, second
 

@@ -1,7 +1,7 @@
 """The denoising UNet of Stable Diffusion, with momentum over frames in every self-attention.
 
-One topology for every family; the configuration says how many levels there are, which have transformers, and how wide
-and deep they are. Parameter names are those of the diffusers layout, and no attention kind adds a parameter.
+Every family has the same topology. The configuration sets the number of levels, which of them have transformers, and
+how wide and deep they are. Parameter names are those of the diffusers layout. No attention kind adds a parameter.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ States = Sequence[Tensor | None]
 
 @dataclass(frozen=True)
 class Residuals:
-    """What a ControlNet adds to the feature maps: one for each skip, in the order of the way down, and the middle's."""
+    """The tensors that a ControlNet adds to the feature maps: one for each skip, in the order of the way down, and one
+    for the middle block."""
 
     skips: Sequence[Tensor]  # (b, c, h, w) each
     middle: Tensor  # (b, c, h, w)
@@ -34,11 +35,12 @@ class Residuals:
 
 @dataclass(frozen=True)
 class UNetOutput:
-    """What one evaluation returns.
+    """The output of one evaluation.
 
-    prediction: shaped as the latents. states: the momentum state of each transformer block, for the next chunk; None
-    for a block that the call did not meet. deep: (b, c, h, w), the feature map that enters the last layer, for calls
-    that take it over (DeepCache: Ma et al. 2023, arXiv 2312.00858: from step to step it changes little).
+    prediction: shaped as the latents.
+    states: the momentum state of each transformer block, for the next chunk; None for a block that the call skipped.
+    deep: (b, c, h, w), the feature map that enters the last layer. A later call can reuse it, because it changes little
+        from step to step (DeepCache: Ma et al. 2023, arXiv 2312.00858).
     """
 
     prediction: Tensor
@@ -47,11 +49,11 @@ class UNetOutput:
 
 
 class UNet(nn.Module):
-    """Predict the noise (or v, or x0: as trained) of the frames of a clip.
+    """Predict the noise of the frames of a clip, or v or x0, as the model was trained.
 
     Args:
         config: from `unet/config.json`.
-        attn: attention over frames, a name of method.ATTENTION_KINDS or a `Momentum` itself.
+        attn: attention over frames: a name in method.ATTENTION_KINDS, or a `Momentum`.
         mu: momentum in [0, 1], for the kinds that have one.
     Raises: InputError for an unknown kind or a mu outside [0, 1].
     """
@@ -74,28 +76,29 @@ class UNet(nn.Module):
             block.index = index
 
     def transformer_blocks(self) -> list[TransformerBlock]:
-        """All transformer blocks, in the order in which a call meets them: block i has the index i."""
+        """All transformer blocks, in the order of a call: block i has the index i."""
         levels = (*self.down_blocks, self.mid_block, *self.up_blocks)
         return [block for level in levels for a in level.attentions for block in a.transformer_blocks]
 
     def text_keys_values(self, context: Tensor) -> list[TextKV]:
-        """Project a text to the keys and values of every cross-attention: once a clip, not once a step.
+        """Project a text to the keys and values of every cross-attention. This is needed once per clip, not per step.
 
         Args:
-            context: (branches, n, c), or (branches·F, n, c) for one prompt a frame, of the UNet's dtype.
-        Returns: what `forward` takes as its context.
+            context: (branches, n, c), or (branches·F, n, c) for one prompt per frame, in the UNet's dtype.
+        Returns: the argument `context` of `forward`.
         """
         return [block.attn2.keys_values(context) for block in self.transformer_blocks()]
 
     def added_embedding(self, pooled: Tensor, size: tuple[int, int]) -> Tensor:
-        """What SDXL adds to the time embedding (Podell et al. 2023, arXiv 2307.01952, section 2.2): once a clip.
+        """The embedding that SDXL adds to the time embedding (Podell et al. 2023, arXiv 2307.01952, section 2.2).
+        This is needed once per clip.
 
-        Its conditions are the pooled text and six numbers: the height and width that the picture was before it was made
-        smaller, where its corner was cut off, and its height and width. Here nothing was made smaller or cut off.
+        SDXL's conditions are the pooled text and six numbers: the height and width of the picture before it was scaled
+        down, the top left corner of its crop, and its height and width. Here nothing is scaled down or cropped.
 
         Args:
             pooled: (branches, p), or (branches·F, p). size: height and width in pixels.
-        Returns: (branches, 4c) or (branches·F, 4c), what `forward` takes as `added`.
+        Returns: (branches, 4c) or (branches·F, 4c), the argument `added` of `forward`.
         Raises: InputError if the model has no such conditions.
         """
         if self.add_embedding is None:
@@ -126,14 +129,15 @@ class UNet(nn.Module):
         """One evaluation.
 
         Args:
-            x: (branches·F, C, H, W), frames innermost. t: one timestep for all, or one a row.
-            context: text (branches, n, c), or (branches·F, n, c); or what `text_keys_values` made of it.
-            frames: F. added: for SDXL, what `added_embedding` returned. residuals: a ControlNet's, a row each.
-            states: for a later chunk of frames, the states that the call of the chunk before returned.
-            exchange: for some frames of a chunk that several processes share: see temporal.py.
-            deep: the feature map of an earlier call, which this one takes over: it computes the first convolution and
-                the last layer only.
-        Raises: InputError where the shapes do not fit together.
+            x: (branches·F, C, H, W), frames innermost. t: one timestep for all rows, or one per row.
+            context: text (branches, n, c) or (branches·F, n, c), or its keys and values from `text_keys_values`.
+            frames: F. added: for SDXL, the result of `added_embedding`.
+            residuals: those of a ControlNet, one row for each row of x.
+            states: for a later chunk of frames, the states that the call for the previous chunk returned.
+            exchange: needed if several processes share the frames of a chunk; see temporal.py.
+            deep: the feature map of an earlier call, to be reused. Then this call computes only the first convolution
+                and the last layer.
+        Raises: InputError if the shapes do not fit together.
         """
         text = self.text_keys_values(context) if isinstance(context, Tensor) else context
         self._check_rows(x, frames, text[0][0].shape[0], added, deep)
@@ -166,13 +170,13 @@ class UNet(nn.Module):
         return UNetOutput(self.conv_out(F.silu(self.conv_norm_out(x))), call.next_states, deep)
 
     def _check_rows(self, x: Tensor, frames: int, texts: int, added: Tensor | None, deep: Tensor | None) -> None:
-        """Raise InputError where the numbers of rows do not fit together."""
+        """Raise InputError if the numbers of rows do not fit together."""
         rows = x.shape[0]
         if frames < 1 or rows % frames:
             raise InputError(f"{rows} latents do not divide into branches of {frames} frames")
         if texts != rows and texts * frames != rows:
             raise InputError(
-                f"{texts} texts for {rows} latents of {frames} frames: expected one a branch or one a latent"
+                f"{texts} texts for {rows} latents of {frames} frames: expected one per branch or one per latent"
             )
         if (added is None) != (self.add_embedding is None):
             raise InputError(

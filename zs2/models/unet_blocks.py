@@ -28,7 +28,7 @@ def resnet_blocks(config: UNetConfig, widths: Sequence[tuple[int, int]]) -> nn.M
 
 
 def transformers(config: UNetConfig, level: int, momentum: Momentum, count: int) -> nn.ModuleList:
-    """So many spatial transformers of one level's size."""
+    """A list of `count` spatial transformers of one level's size."""
     return nn.ModuleList(
         SpatialTransformer(
             config.block_out_channels[level],
@@ -45,7 +45,7 @@ def transformers(config: UNetConfig, level: int, momentum: Momentum, count: int)
 
 
 class Level(nn.Module):
-    """Resnet blocks, each followed by a transformer where the level has them, and a change of resolution at the end."""
+    """Resnet blocks, each followed by a transformer if the level has them, and a change of resolution at the end."""
 
     def __init__(self, config: UNetConfig, level: int, momentum: Momentum, widths: Sequence[tuple[int, int]]) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Level(nn.Module):
 
 
 class DownLevel(Level):
-    """A level on the way down; every intermediate is kept for the way up."""
+    """A level on the way down. Its feature maps are kept for the way up."""
 
     def __init__(self, config: UNetConfig, level: int, momentum: Momentum) -> None:
         channels = config.block_out_channels
@@ -70,7 +70,7 @@ class DownLevel(Level):
         self.downsamplers = nn.ModuleList([] if last else [Downsample(channels[level], config.downsample_padding)])
 
     def forward(self, x: Tensor, embedding: Tensor, call: Call) -> list[Tensor]:
-        """x (b, c, h, w) → what each layer made, (b, c', h, w) each, and the smaller one if the level halves"""
+        """x (b, c, h, w) → the output of each layer (b, c', h, w), and the smaller map if the level halves the size"""
         kept = []
         for i in range(len(self.resnets)):
             x = self.layer(i, x, embedding, call)
@@ -95,28 +95,28 @@ class MidLevel(nn.Module):
 
 
 class UpLevel(Level):
-    """A level on the way up; each layer first appends one of the kept feature maps."""
+    """A level on the way up. Each layer first appends one of the kept feature maps."""
 
     def __init__(self, config: UNetConfig, level: int, momentum: Momentum) -> None:
         channels = config.block_out_channels
         width = channels[level]
         below = channels[min(level + 1, len(channels) - 1)]
         layers = config.layers_per_block[level]
-        # the level's own maps are as wide as itself; the last one comes from above, before the level's first resnet
+        # The level's own maps have its width. The last skip is the map that entered the level on the way down.
         skips = [width] * layers + [channels[max(level - 1, 0)]]
         widths = [(x + skip, width) for x, skip in zip([below] + [width] * layers, skips, strict=True)]
         super().__init__(config, level, momentum, widths)
         self.upsamplers = nn.ModuleList([Upsample(width)] if level > 0 else [])
 
     def forward(self, x: Tensor, skips: list[Tensor], embedding: Tensor, call: Call) -> Tensor:
-        """x (b, c, h, w), with skips (taken from the end of the list) → (b, c', h', w') of the next level's skip"""
+        """x (b, c, h, w), and skips from the end of the list → (b, c', h', w'), of the size of the next level's skip"""
         x = self.layers(slice(None), x, skips, embedding, call)
         for upsample in self.upsamplers:
-            x = upsample(x, skips[-1].shape[-2:])  # the skip's size: a halved odd size does not double back
+            x = upsample(x, skips[-1].shape[-2:])  # the skip's size: a halved odd size, doubled, is not the old one
         return x
 
     def layers(self, which: slice, x: Tensor, skips: list[Tensor], embedding: Tensor, call: Call) -> Tensor:
-        """Some of the layers, of which each takes a skip: (b, c, h, w) → (b, c', h, w)"""
+        """Run some of the layers, each with a skip: (b, c, h, w) → (b, c', h, w)"""
         for i in range(len(self.resnets))[which]:
             x = self.layer(i, torch.cat([x, skips.pop()], dim=1), embedding, call)
         return x

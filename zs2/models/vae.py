@@ -14,7 +14,7 @@ EPS = 1e-6
 
 
 class PixelAttention(nn.Module):
-    """Single-head self-attention over the pixels of a feature map, around a skip."""
+    """Single-head self-attention over the pixels of a feature map, with a skip connection."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class PixelAttention(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """Resnet, attention (where the configuration has it), resnet."""
+    """Resnet, attention (if the configuration has it), resnet."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Decoder(nn.Module):
 
 
 class VAE(nn.Module):
-    """Encode to and decode from *unscaled* latents; the UNet's are these times `config.scaling_factor`."""
+    """Encode to and decode from *unscaled* latents. The UNet's latents are these times `config.scaling_factor`."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -136,12 +136,13 @@ class VAE(nn.Module):
         self.post_quant_conv = nn.Conv2d(latent, latent, 1) if config.use_post_quant_conv else nn.Identity()
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels (b, 3, H, W) in [-1, 1] → the mean of their latents, (b, latent_channels, h, w), of the pixels' dtype
-        whatever the weights'."""
+        """Pixels (b, 3, H, W) in [-1, 1] → the mean of their latents, (b, latent_channels, h, w), in the dtype of the
+        pixels, whatever that of the weights."""
         return self.quant_conv(self.encoder(pixels.to(self._dtype))).chunk(2, dim=1)[0].to(pixels.dtype)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (b, latent_channels, h, w) → pixels (b, 3, H, W), about [-1, 1], of the latents' dtype likewise."""
+        """Latents (b, latent_channels, h, w) → pixels (b, 3, H, W), about [-1, 1], in the dtype of the latents,
+        whatever that of the weights."""
         return self.decoder(self.post_quant_conv(z.to(self._dtype))).to(z.dtype)
 
     @property
