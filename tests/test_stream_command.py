@@ -76,12 +76,12 @@ def test_ctrl_c_ends_a_stream_with_the_frames_that_are_there(here, name):
         pytest.importorskip("av")
     code = (
         "import os, signal, sys; from zs2.sample import main; from zs2.sampling.sampler import Sampler\n"
-        "step, calls = Sampler._step, []\n"
+        "step, calls = Sampler.step, []\n"
         "def interrupted(*args, **options):\n"
         "    calls.append(1)\n"
         "    if len(calls) == 6: os.kill(os.getpid(), signal.SIGINT)\n"
         "    return step(*args, **options)\n"
-        "Sampler._step = interrupted\n"
+        "Sampler.step = interrupted\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     line = (*LINE, "--frames", "50", "--steps", "2", "--stream", "--out", name)
