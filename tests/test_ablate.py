@@ -122,7 +122,7 @@ def environment(**more: str) -> dict[str, str]:
 def command(*arguments: str, program: Sequence[str] = ("-m", "zs2.ablate"), **more: str) -> Result:
     """The command, as a command."""
     words, env = [sys.executable, *program, *arguments], environment(**more)
-    ended = subprocess.run(words, env=env, capture_output=True, encoding="utf-8", timeout=300)
+    ended = subprocess.run(words, env=env, capture_output=True, encoding="utf-8", timeout=600)
     return Result(ended.returncode, ended.stdout, ended.stderr)
 
 
@@ -771,7 +771,7 @@ def test_ctrl_c_keeps_what_is_finished(zs2, here, prompts):
         while not list(here.glob("s/measures/*.json")) and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
     finally:
         process.kill()
         process.wait()
