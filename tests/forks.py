@@ -85,7 +85,7 @@ def together(folder: Path, count: int, arguments: list[str]) -> list[int]:
     run, sample = zs2.study.runner.Runner.run, zs2.study.runner.Runner.sample
 
     def run_after_all_are_here(self: Any, *given: Any) -> Any:
-        barrier.wait(timeout=60)
+        barrier.wait(timeout=600)
         return run(self, *given)
 
     def note(self: Any, job: Any) -> Any:

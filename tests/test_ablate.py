@@ -122,7 +122,7 @@ def environment(**more: str) -> dict[str, str]:
 def command(*arguments: str, program: Sequence[str] = ("-m", "zs2.ablate"), **more: str) -> Result:
     """The command, as a command."""
     words, env = [sys.executable, *program, *arguments], environment(**more)
-    ended = subprocess.run(words, env=env, capture_output=True, encoding="utf-8", timeout=300)
+    ended = subprocess.run(words, env=env, capture_output=True, encoding="utf-8", timeout=600)
     return Result(ended.returncode, ended.stdout, ended.stderr)
 
 
@@ -697,8 +697,9 @@ def in_forks(mode: str, folder: Path, count: int, *arguments: str) -> list[int]:
 
 
 @forks
-def test_two_processes_at_once_share_the_work(zs2, here, prompts):
+def test_two_processes_at_once_share_the_work(zs2, here, prompts, narrow):
     line = ["--noise", "dnm", "iid", "shared", "--attn", "tma", "sa", *BRIEF, "--prompts", prompts]
+    line += ["--model", str(narrow)]
     assert in_forks("together", here / "s", 2, *line) == [0, 0]
     sampled = [entry.split() for entry in (here / "s.log").read_text().splitlines()]
     assert len({process for process, _ in sampled}) == 2
@@ -711,9 +712,9 @@ def test_two_processes_at_once_share_the_work(zs2, here, prompts):
 
 
 @forks
-def test_killed_before_any_change_to_the_folder_and_finished(zs2, here, prompts):
+def test_killed_before_any_change_to_the_folder_and_finished(zs2, here, prompts, narrow):
     """Every change that a clip and its measures take, from the first of all: 24 processes are killed."""
-    line = ["--noise", "dnm", "iid", *BRIEF, "--prompts", prompts, "--seeds", "0..1"]
+    line = ["--noise", "dnm", "iid", *BRIEF, "--prompts", prompts, "--seeds", "0..1", "--model", str(narrow)]
     assert in_forks("killed-at-events", here / "s", 24, *line) == [-signal.SIGKILL] * 24
     assert list((here / "s").rglob("*.part")) != []
     succeeded(zs2(*line, "--out", "whole"))
@@ -725,8 +726,9 @@ def test_killed_before_any_change_to_the_folder_and_finished(zs2, here, prompts)
 
 
 @forks
-def test_killed_at_random_moments_and_finished(zs2, here, prompts):
+def test_killed_at_random_moments_and_finished(zs2, here, prompts, narrow):
     line = ["--noise", "dnm", "iid", "shared", *BRIEF, "--size", "32x32", "--prompts", prompts, "--seeds", "0..3"]
+    line += ["--model", str(narrow)]
     ends = in_forks("killed-at-moments", here / "s", 4, *line)
     assert -signal.SIGKILL in ends
     succeeded(zs2(*line))
@@ -769,7 +771,7 @@ def test_ctrl_c_keeps_what_is_finished(zs2, here, prompts):
         while not list(here.glob("s/measures/*.json")) and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
     finally:
         process.kill()
         process.wait()

@@ -87,7 +87,7 @@ def environment() -> dict[str, str]:
 def command(*arguments: str, cwd: Path, program: Sequence[str] = ("-m", "zs2.sample"), encoding: str = "") -> Result:
     """The command, as a command."""
     words, env = [sys.executable, *program, *arguments], environment() | {"PYTHONIOENCODING": encoding or "utf-8"}
-    ended = subprocess.run(words, cwd=cwd, env=env, capture_output=True, encoding=encoding or "utf-8", timeout=120)
+    ended = subprocess.run(words, cwd=cwd, env=env, capture_output=True, encoding=encoding or "utf-8", timeout=600)
     return Result(ended.returncode, ended.stdout, ended.stderr)
 
 
@@ -546,7 +546,7 @@ def test_ctrl_c_keeps_what_was_finished_and_nothing_half_written(here):
                     break
             while piece := os.read(terminal, 1000):
                 seen += piece
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=600)
     finally:
         process.kill()
         process.wait()

@@ -43,12 +43,12 @@ class Other:
 
     def go_on(self) -> None:
         """Let it end."""
-        self.process.communicate("\n", timeout=60)
+        self.process.communicate("\n", timeout=600)
         assert self.process.returncode == 0
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=600)
 
 
 Start = Callable[[str], Other]
@@ -151,7 +151,7 @@ def test_one_process_at_a_time_is_writing(start, tmp_path):
     time.sleep(0.3)
     assert not log.exists()  # the second waits, whenever it came to it
     first.go_on()
-    second.process.wait(timeout=60)
+    second.process.wait(timeout=600)
     assert log.read_text().split() == ["first", "second"]
 
 

@@ -408,7 +408,7 @@ def test_what_can_not_be_measured_is_told_in_one_line(made, capsys, tmp_path):
 def command(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"} | environment
     words = [sys.executable, *map(str, arguments)]
-    return subprocess.run(words, cwd=cwd, env=env, capture_output=True, encoding="utf-8", timeout=120)
+    return subprocess.run(words, cwd=cwd, env=env, capture_output=True, encoding="utf-8", timeout=600)
 
 
 def test_as_a_command_beside_the_clip(made):
