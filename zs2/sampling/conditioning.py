@@ -1,4 +1,4 @@
-"""What the UNet is conditioned on in a step: text, SDXL's added conditions, a ControlNet's residuals."""
+"""The conditions of the UNet in a step: text, SDXL's added conditions, and the residuals of a ControlNet."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Conditions:
     """The conditions of one call of the UNet.
 
     Args:
-        branches: of guidance, 1 or 2; the negative prompt's comes first.
-        text: keys and values of each cross-attention, a row a branch, or a row a branch and frame.
-        added: SDXL's embedding of pooled text and size, rows as the text's; else None.
-        residuals: a ControlNet's, a row a branch and frame; else None.
+        branches: the number of guidance branches, 1 or 2. The branch of the negative prompt comes first.
+        text: keys and values of each cross-attention, one row per branch, or one per branch and frame.
+        added: SDXL's embedding of pooled text and size, with the rows of `text`; None for other models.
+        residuals: those of a ControlNet, one row per branch and frame; None without a ControlNet.
     """
 
     branches: int
@@ -32,7 +32,7 @@ class Conditions:
 
 
 class PickedRows(Sequence[TextKV]):
-    """Keys and values of a few texts as those of one text a row. Each layer's are picked when it is asked for."""
+    """Keys and values of a few texts, as one text per row. The rows of a layer are picked when that layer is read."""
 
     def __init__(self, layers: Sequence[TextKV], rows: Tensor) -> None:
         self.layers, self.rows = layers, rows
@@ -46,12 +46,12 @@ class PickedRows(Sequence[TextKV]):
 
 
 class Conditioning:
-    """The conditions of a clip, each text encoded and projected once.
+    """The conditions of a clip. Each text is encoded and projected once.
 
-    If a text comes back after others, it is projected anew: to keep the keys and values of all would need far more
-    memory (8 MB a prompt in SD 1.5) than it saves time.
+    A text that comes back after others is projected again. To keep the keys and values of all texts would take much
+    memory (8 MB per prompt in SD 1.5) and save little time.
 
-    Args: size: height and width in pixels, which SDXL reads.
+    Args: size: height and width in pixels, which SDXL uses.
     """
 
     def __init__(self, model: ImageModel, request: Request, size: tuple[int, int]) -> None:
@@ -61,19 +61,20 @@ class Conditioning:
         self._rows: dict[tuple[int, ...], Tensor] = {}
 
     def frames(self, first: int, count: int, guidance: float) -> Conditions:
-        """Those of so many frames from the first, in a step of this guidance.
+        """The conditions of `count` frames from the frame `first` on, in a step with this guidance.
 
-        At guidance 1, also where it has ended, there is only the prompt's branch; at 0 only the negative prompt's.
+        At guidance 1, which is also the guidance outside its interval, there is only the branch of the prompt. At
+        guidance 0 there is only that of the negative prompt.
         """
         prompts = self.request.prompts(first, count) if guidance != 0 else []
         texts = list(dict.fromkeys(prompts))
-        has_negative = self.request.guidance != 1  # in some steps, so that it is encoded before the others
+        has_negative = self.request.guidance != 1  # true if any step uses it: its row comes before the others
         layers, added = self._project(texts, has_negative)
         negatives = int(guidance != 1)
         branches = negatives + bool(texts)
-        if len(texts) <= 1 and negatives == has_negative:  # one text, with all of what was projected
+        if len(texts) <= 1 and negatives == has_negative:  # at most one prompt, and all projected rows are needed
             return Conditions(branches, layers, added)
-        each = count if len(texts) > 1 else 1  # rows of a branch: a prompt a frame, or one
+        each = count if len(texts) > 1 else 1  # rows per branch: one prompt per frame, or one for all
         rows = (*[0] * (negatives * each), *(has_negative + texts.index(prompt) for prompt in prompts[:each]))
         if rows not in self._rows:
             self._rows[rows] = torch.tensor(rows, device=self.model.device)
@@ -81,7 +82,7 @@ class Conditioning:
         return Conditions(branches, PickedRows(layers, index), None if added is None else added[index])
 
     def _project(self, texts: list[str], has_negative: bool) -> tuple[list[TextKV], Tensor | None]:
-        """Keys and values (rows, n, c) a layer, and SDXL's embedding; the negative prompt's row is the first."""
+        """Keys and values (rows, n, c) of each layer, and SDXL's embedding. The negative prompt has the first row."""
         if self._projected is None or self._texts != texts:
             encoded = self.model.text(texts, [self.request.negative_prompt] * has_negative)
             unet = self.model.unet

@@ -13,11 +13,11 @@ from zs2.sampling.solver import History, Solver
 
 
 def timesteps(config: ScheduleConfig, steps: int) -> list[int]:
-    """The training timesteps at which a sampling of so many steps evaluates the model, from noise to picture.
+    """The training timesteps at which a sampling in `steps` steps evaluates the model, from noise to picture.
 
-    They are those of diffusers' DDIMScheduler (which adds a step at −1 for some counts with `trailing` spacing).
+    They are those of diffusers' DDIMScheduler, which for some counts with `trailing` spacing adds a step at −1.
 
-    Raises: InputError if steps < 1, or so many that a timestep passes the schedule's last.
+    Raises: InputError if steps < 1, or if a timestep would be beyond the last one of the schedule.
     """
     total = config.num_train_timesteps
     if steps < 1:
@@ -25,7 +25,7 @@ def timesteps(config: ScheduleConfig, steps: int) -> list[int]:
     if config.timestep_spacing == "leading":
         chosen = [i * (total // steps) + config.steps_offset for i in reversed(range(steps))]
     elif config.timestep_spacing == "trailing":
-        stride = (total - total / steps) - total  # rounded as numpy's arange rounds it, so that halves fall alike
+        stride = (total - total / steps) - total  # the rounding of numpy's arange: halves fall the same way
         chosen = [round(total + i * stride) - 1 for i in range(steps)]
     else:
         stride = (total - 1) / max(steps - 1, 1)
@@ -42,7 +42,7 @@ def _most_leading_steps(config: ScheduleConfig) -> int:
 
 
 class DDIM(Solver):
-    """DDIM in so many steps; see `timesteps` for the errors. It has no history."""
+    """DDIM in `steps` steps. It has no history. Raises: as `timesteps` does."""
 
     def __init__(self, config: ScheduleConfig, steps: int) -> None:
         super().__init__(Schedule(config), timesteps(config, steps))

@@ -1,4 +1,4 @@
-"""Latents to frames: a few at a time, and large ones in tiles."""
+"""Decode latents to frames: a few frames at a time, and large frames in tiles."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from zs2.video.formats import Frames
 if TYPE_CHECKING:
     from zs2.sampling.plan import SamplingPlan
 
-PIXELS_AT_ONCE = 512 * 512  # decoded together: small frames in batches, large ones one by one
-WHOLE = 1024 * 1024  # pixels of a frame; larger ones are decoded in tiles
-TILE, OVERLAP = 768, 128  # pixels a side, and how many at least two neighbours share
+PIXELS_AT_ONCE = 512 * 512  # the pixels decoded together: small frames in batches, large ones one by one
+WHOLE = 1024 * 1024  # pixels of the largest frame that is decoded whole; larger frames are decoded in tiles
+TILE, OVERLAP = 768, 128  # the side of a tile, and the least overlap of two neighbours, in pixels
 
 
 def decode_frames(plan: SamplingPlan, latents: Tensor) -> Frames:
     """Scaled latents (F, c, h, w) of a sampling → frames, uint8 (F, H, W, 3).
 
-    The processes of the plan share the work, and all get all frames.
+    The processes of the plan share the work, and each gets all frames.
     Raises: FloatingPointError if a pixel is NaN or infinite.
     """
     vae, group, chunk = plan.model.vae, plan.group, plan.chunk
@@ -39,7 +39,7 @@ def decode_frames(plan: SamplingPlan, latents: Tensor) -> Frames:
 
 
 def at_once(vae: VAE, height: int, width: int, most: int) -> int:
-    """How many frames of so many pixels are decoded together, of at most so many."""
+    """The number of frames of this height and width that are decoded together: at most `most`."""
     return max(1, min(most, PIXELS_AT_ONCE // (height * width)))
 
 
@@ -47,10 +47,10 @@ def at_once(vae: VAE, height: int, width: int, most: int) -> int:
 def decode(vae: VAE, latents: Tensor, most: int) -> Tensor:
     """Scaled latents (F, c, h, w) → frames, uint8 (F, H, W, 3), on the CPU.
 
-    Frames of more than 1024² pixels are decoded in tiles, blended linearly where they overlap. That is approximate,
-    since GroupNorm then takes the statistics of a tile, and is said as a warning.
+    Frames of more than 1024² pixels are decoded in tiles, which are blended linearly where they overlap. A warning says
+    that this is approximate: GroupNorm then takes the statistics of a tile.
 
-    most: frames decoded together, at most.
+    most: the largest number of frames to decode together.
     Raises: FloatingPointError if a pixel is NaN or infinite.
     """
     reduction = vae.config.reduction
@@ -76,10 +76,13 @@ def tiled(
 ) -> Tensor:
     """Decode latents (b, c, h, w) in tiles → pixels (b, 3, H, W).
 
-    Tiles are evenly spaced, one that is decoded after another. Where some overlap, their mean is weighted by how far a
-    pixel is from the border of each, up to `overlap` pixels: along a seam, one fades linearly into the other.
+    Tiles are evenly spaced, and decoded one after another. Where tiles overlap, the result is their weighted mean. The
+    weight of a tile is a pixel's distance from its border, up to `overlap` pixels. So along a seam, one tile fades
+    linearly into the other.
 
-    Args: decode: a tile, to pixels `reduction` times its size. tile, overlap: pixels, multiples of `reduction`.
+    Args:
+        decode: decodes a tile to pixels, `reduction` times its size.
+        tile, overlap: in pixels, multiples of `reduction`.
     """
     h, w = z.shape[-2:]
     pixels = z.new_zeros(len(z), 3, h * reduction, w * reduction)
@@ -95,7 +98,7 @@ def tiled(
 
 
 def spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
-    """(start, length) of the tiles along an axis: as few as cover it, evenly spaced, overlapping at least so much."""
+    """(start, length) of the tiles along an axis: the fewest that cover it with this overlap or more, evenly spaced."""
     if length <= tile:
         return [(0, length)]
     count = math.ceil((length - overlap) / (tile - overlap))
@@ -103,6 +106,6 @@ def spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
 
 
 def ramp(length: int, overlap: int, like: Tensor) -> Tensor:
-    """Weights along a tile: from both ends, up to 1 over the overlap; never 0."""
+    """Weights along a tile: they rise from both ends, over the overlap, to 1. They are never 0."""
     distance = torch.arange(length, dtype=like.dtype, device=like.device) + 0.5
     return torch.minimum(distance, length - distance).div_(min(overlap, length)).clamp_(max=1)

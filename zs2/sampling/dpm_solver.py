@@ -1,7 +1,7 @@
-"""DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2, midpoint): second order, so that fewer steps do.
+"""DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2, midpoint): of second order, so it needs fewer steps.
 
-As diffusers' DPMSolverMultistepScheduler with its defaults does, steps stand where the schedule's spacing puts them for
-one step more, and the last one goes to zero noise.
+As in diffusers' DPMSolverMultistepScheduler with its defaults, the timesteps are those that the schedule's spacing has
+for one step more, and the last step goes to zero noise.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from zs2.sampling.solver import History, Solver
 
 
 def timesteps(config: ScheduleConfig, steps: int) -> list[int]:
-    """The training timesteps at which a sampling of so many steps evaluates the model, from noise to picture.
+    """The training timesteps at which a sampling in `steps` steps evaluates the model, from noise to picture.
 
-    Raises: InputError if steps < 1, or so many that a timestep passes the schedule's last.
+    Raises: InputError if steps < 1, or if a timestep would be beyond the last one of the schedule.
     """
     total = config.num_train_timesteps
     if config.timestep_spacing == "leading":
@@ -39,18 +39,18 @@ def timesteps(config: ScheduleConfig, steps: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Predicted(History):
-    """The x₀ that the step before predicted, (f, c, h, w)."""
+    """The x₀ that the previous step predicted, (f, c, h, w)."""
 
     x0: Tensor
 
 
 class DPMSolver(Solver):
-    """DPM-Solver++(2M) in so many steps; see `timesteps` for the errors. `clip_sample` is DDIM's alone."""
+    """DPM-Solver++(2M) in `steps` steps. It ignores `clip_sample`, which is for DDIM. Raises: as `timesteps` does."""
 
     remembered = 1
 
     def __init__(self, config: ScheduleConfig, steps: int) -> None:
-        # where a schedule ends at zero signal, diffusers' least, so that the logarithm is finite
+        # diffusers' lower limit of ᾱ: the logarithm stays finite if a schedule ends at zero signal
         super().__init__(Schedule(config, least=2**-24), timesteps(config, steps))
         self.alpha = [*map(self.schedule.alpha, self.timesteps), 1.0]
 
@@ -65,7 +65,7 @@ class DPMSolver(Solver):
         guess = x0
         if isinstance(history, Predicted) and not last:
             h, before = self._log_snr(i + 1) - self._log_snr(i), self._log_snr(i) - self._log_snr(i - 1)
-            ahead = x0 + h / (2 * before) * (x0 - history.x0)  # x₀ half way, extrapolated
+            ahead = x0 + h / (2 * before) * (x0 - history.x0)  # x₀ extrapolated to half the step
             guess = torch.where(history.known[:, None, None, None], ahead, x0)
         alpha, alpha_next = self.alpha[i], self.alpha[i + 1]
         noise = math.sqrt((1 - alpha_next) / (1 - alpha))  # σ' / σ, which is 0 in the last step

@@ -1,9 +1,9 @@
-"""Several processes that make one clip together: each takes some of the frames of every chunk (torch.distributed).
+"""Sample one clip with several processes: each takes some of the frames of every chunk (torch.distributed).
 
-`torchrun --nproc-per-node N -m zs2.sample …` starts them. Within a chunk the frames go to the processes in order, as
-evenly as can be. In every self-attention they tell each other one state, (branches, n, c) each, from which each knows
-the state that its own frames start from (the scan is written down in models/temporal.py); after every step they
-tell each other the latents, which are small. The group is handed down as an argument; nothing here is global.
+`torchrun --nproc-per-node N -m zs2.sample …` starts them. The frames of a chunk go to the processes in order, as evenly
+as possible. In every self-attention, each process sends one state (branches, n, c) to the others. From these states it
+computes the state that its own frames start from; models/temporal.py explains the scan. After every step, the processes
+exchange their latents, which are small. The group is passed as an argument; nothing here is global.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from zs2.models.temporal import Momentum
 
 
 def split(frames: int, processes: int) -> list[int]:
-    """How many frames of a chunk each process has, in order; the last ones may have none."""
+    """The number of frames of a chunk for each process, in order. The last processes may have none."""
     return [frames // processes + (rank < frames % processes) for rank in range(processes)]
 
 
 @dataclass(frozen=True)
 class Group:
-    """This process among those that make a clip.
+    """The processes that make a clip together, as this one sees them.
 
-    rank: its number from 0. size: how many there are. here: how many of them on this machine. store: what all can read.
+    rank: the number of this process, from 0. size: the number of processes.
+    here: the number of them on this machine. store: torch's key-value store, which all of them share.
     """
 
     rank: int
@@ -40,11 +41,11 @@ class Group:
     store: Any = field(default=None, repr=False, compare=False)
 
     def share(self, frames: int) -> Share:
-        """This process's part of a chunk of so many frames."""
+        """The share of this process in a chunk of `frames` frames."""
         return Share(self, split(frames, self.size))
 
     def least(self, number: int, device: torch.device) -> int:
-        """The smallest of the processes' numbers, the same in all of them."""
+        """The smallest of the numbers that the processes pass. All of them get the same result."""
         least = torch.tensor(number, device=device)
         with collective():
             dist.all_reduce(least, dist.ReduceOp.MIN)
@@ -52,7 +53,10 @@ class Group:
 
 
 class Share:
-    """Some frames of a chunk: `mine` is which. A process without any computes the last one, which does not count."""
+    """The frames of a chunk that a process computes: the slice `mine`.
+
+    A process without frames of its own computes the last frame of the chunk, and its result is dropped.
+    """
 
     def __init__(self, group: Group, counts: list[int]) -> None:
         self.group, self.counts = group, counts
@@ -62,7 +66,7 @@ class Share:
     def exchange(
         self, momentum: Momentum, h: Tensor, frames: int, state: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """An `Exchange`, as models/temporal.py has it."""
+        """Exchange states with the other processes: an `Exchange` of models/temporal.py."""
         share = momentum.share(h, frames, state, first=self.group.rank == 0)
         if share is None:
             return state, state
@@ -76,9 +80,9 @@ class Share:
         return starts[self.group.rank], starts[-1]
 
     def gather(self, part: Tensor) -> Tensor:
-        """What each process made of its frames (f, …), as one tensor (F, …), in all of them."""
+        """Join the results of all processes, (f, …) each, to one tensor (F, …). Each process gets it."""
         most = max(self.counts)
-        padded = part.new_zeros((most, *part.shape[1:]))  # the collective wants equal shapes
+        padded = part.new_zeros((most, *part.shape[1:]))  # the collective operation needs equal shapes
         padded[: len(part)] = part
         parts = self._all(padded)
         return torch.cat([piece[:count] for piece, count in zip(parts, self.counts, strict=True)])
@@ -92,9 +96,9 @@ class Share:
 
 @contextmanager
 def collective() -> Iterator[None]:
-    """A collective: it fails where another process has ended."""
+    """Run a collective operation. Raises: LostProcess if another process has ended."""
     try:
         yield
     except RuntimeError as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun will send it, in the midst of cleaning up
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it, and would interrupt the clean-up
         raise LostProcess from error

@@ -1,34 +1,34 @@
-"""How much memory a sampling needs, before it starts, and how many frames at once fit.
+"""Predict the memory that a sampling needs, and choose how many frames at once fit.
 
-The peak is the sum of what is there throughout and the larger of two passing needs:
+The peak is the sum of what is held throughout, and the larger of two temporary needs. In a stream, "all frames" are
+those of a chunk.
 
     weights      of all parts, as loaded
-    latents      c·h·w·4 bytes a frame, three times: before, after and as pieces (in a stream: of a chunk); as much
-                 again for what the solver remembers
-    frames       3·H·W bytes a frame, twice: decoded, and as the clip (in a stream: of a chunk)
-    text         of each prompt of a chunk and the negative one: keys and values of every cross-attention, 2·m·Σc
-    states       of every self-attention, a branch: n·c·4 bytes for n tokens; twice while a chunk passes them on, and
-                 once more a step in a stream
-    deep         where they are taken over: the deep features of a frame and branch, c·h·w of the first level (in a
-                 stream: of a chunk)
-    UNet         of a chunk, branches × frames rows: the feature maps kept for the way up, and what the layer that needs
-                 most holds itself (below)
-    or decoding  of the frames decoded together: likewise
+    latents      all frames: c·h·w·4 bytes each, three times: before, after and as pieces; as much again for each
+                 tensor in the solver's history
+    frames       all frames: 3·H·W bytes each, twice: decoded, and as the clip
+    text         each prompt of a chunk, and the negative prompt: keys and values of every cross-attention, 2·m·Σc
+    states       each self-attention and branch: n·c·4 bytes for n tokens; twice while a chunk passes them on, and in
+                 a stream once more for each step
+    deep         if they are reused, the deep features of all frames and branches: c·h·w of the first level each
+    UNet         a chunk, with branches × frames rows: the feature maps kept for the way up, and the layer with the
+                 largest need of its own (below)
+    or decoding  the frames decoded together: likewise
 
-What a layer holds at its peak, in maps of its resolution and the network's dtype:
+A layer's own need at its peak, in maps of its resolution and the network's dtype:
     resnet       the larger of  2·c_in + c_out + (c_in + c_out)·W  at the first convolution and
-                 c_in + 3·c_out + 2·c_out·W  at the second, where W = 1 on a CPU, whose convolutions reorder
-                 their input and output, and otherwise 0; not counted are their weights, which they reorder as well,
-                 or the windows where one is a product (layers.Conv2d), which are no larger than its weights
-    transformer  22·c, at its feed-forward: its input as map and as tokens, x, h, h̃, norm (6), one half (4), the other's
-                 input and GELU (8), and 4 more that were measured
+                 c_in + 3·c_out + 2·c_out·W  at the second. W = 1 on a CPU, whose convolutions reorder their input and
+                 output, and otherwise 0. Not counted: the weights, which they reorder as well, and the windows of a
+                 convolution that is a matrix product (layers.Conv2d), which are no larger than its weights
+    transformer  22·c, at its feed-forward: its input as map and as tokens, x, h, h̃, norm (6), one half (4), the input
+                 and GELU of the other half (8), and 4 more that were measured
     attention    of the decoder: 9·c
 
-On a CPU the process itself comes to that: Python, torch and its threads, as large as it is when this module is imported
-(torch built for CUDA holds twice as much as one for CPUs), and what first calls add. In tests and in
-benchmarks/length.py this is within 15 % of the measured peak, for the default checkpoint and for Stable Diffusion 1.5's
-size in bfloat16 (since the VAE is in bfloat16, too, measured for one frame of 512² only: 8 % below). On a GPU it was
-not measured.
+On a CPU, the process itself is added: Python, torch and its threads, at their size when this module is imported (torch
+built for CUDA takes twice as much as torch for CPUs), and what the first calls add. In tests and in
+benchmarks/length.py the prediction is within 15 % of the measured peak, for the default checkpoint and for Stable
+Diffusion 1.5's size in bfloat16. (Since the VAE is in bfloat16 too, this was measured for one frame of 512² only: the
+prediction is 8 % below.) It was not measured on a GPU.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ from zs2.system.free_memory import kernel_numbers
 if TYPE_CHECKING:
     from zs2.sampling.plan import SamplingPlan
 
-TORCH = 225 * 2**20  # the process with torch imported, where the system does not say its size
-CALLS = 75 * 2**20  # what the first calls add: threads, code, buffers
-SPARE = 0.9  # of what is free, where the chunk is chosen
+TORCH = 225 * 2**20  # bytes of the process with torch imported, if the system does not report its size
+CALLS = 75 * 2**20  # bytes that the first calls add: threads, code, buffers
+SPARE = 0.9  # the share of the free memory that a chunk may need, if it is chosen here
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes that a sampling is expected to need at its peak; of `unet` and `decoding` the larger counts."""
+    """The bytes that a sampling is expected to need at its peak. Of `unet` and `decoding`, the larger counts."""
 
     process: int
     weights: int
@@ -75,18 +75,18 @@ class MemoryPlan:
         return rest + max(self.unet, self.decoding)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """The plan as lines of text."""
         rows = {**vars(self), "peak": self.total}
         return [f"{name:<10}{amount(size):>10}" for name, size in rows.items()]
 
 
 def amount(size: float) -> str:
-    """Bytes, for people."""
+    """A number of bytes as text."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def planned_memory(plan: SamplingPlan) -> MemoryPlan:
-    """The memory of a sampling in its chunks; see above."""
+    """The memory that a sampling in chunks needs, by the formulas above."""
     unet, vae, text = plan.model.unet, plan.model.vae, plan.model.text
     request, chunk, (_, h, w), (height, width) = plan.request, plan.chunk, plan.latent_shape, plan.size
     weight, reduction = unet.conv_in.weight, vae.config.reduction
@@ -129,13 +129,13 @@ def blocks(config: UNetConfig, size: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 def state_bytes(config: UNetConfig, momentum: Momentum, size: tuple[int, int], branches: int, element: int) -> int:
-    """The momentum states after a chunk: what it hands on, and what processes tell each other."""
+    """The bytes of the momentum states after a chunk, which it passes on and which processes exchange."""
     each = element if momentum.state_dtype is None else momentum.state_dtype.itemsize
     return branches * momentum.state_frames * sum(c * n for c, n in blocks(config, size)) * each
 
 
 def unet_bytes(config: UNetConfig, rows: int, size: tuple[int, int], element: int, cpu: bool) -> int:
-    """The activations of a call of the UNet."""
+    """The bytes of the activations in a call of the UNet."""
     channels, areas, last = config.block_out_channels, _areas(config, size), len(config.block_out_channels) - 1
     kept, peak = [channels[0] * areas[0]], 0
 
@@ -164,7 +164,7 @@ def unet_bytes(config: UNetConfig, rows: int, size: tuple[int, int], element: in
 
 
 def decoder_numbers(config: VAEConfig, size: tuple[int, int], cpu: bool) -> int:
-    """The activations of decoding one frame, as numbers of the VAE's dtype."""
+    """The size of the activations in decoding one frame, in numbers of the VAE's dtype."""
     channels, area = config.block_out_channels[::-1], size[0] * size[1]
     peak, x = 9 * channels[0] * area, channels[0]
     for level, c in enumerate(channels):
@@ -177,7 +177,7 @@ def decoder_numbers(config: VAEConfig, size: tuple[int, int], cpu: bool) -> int:
 
 
 def _areas(config: UNetConfig, size: tuple[int, int]) -> list[int]:
-    """Positions of the feature maps of each level, each halved, rounded up."""
+    """The pixels of a feature map of each level. Each level halves the sides, rounded up."""
     return [-(-size[0] // 2**level) * -(-size[1] // 2**level) for level in range(len(config.block_out_channels))]
 
 
@@ -190,14 +190,15 @@ def _bytes(module: nn.Module) -> int:
 
 
 def fitting(needs: Callable[[int], MemoryPlan], wanted: int, free: int | None, *, asked: bool) -> int:
-    """How many frames at once, at most `wanted`, fit into so many bytes.
+    """The number of frames, at most `wanted`, that fit into the free memory at once.
 
-    needs: what a chunk of so many frames would need. free: None if it isn't known. asked: whether it must be `wanted`.
-    Raises: InputError if that, or not even one frame, fits.
+    needs: the memory that a chunk of some number of frames needs. free: bytes, or None if unknown.
+    asked: whether the user asked for `wanted`, so that no smaller number will do.
+    Raises: InputError if not even one frame fits, or if `wanted` frames do not and the user asked for them.
     """
     if free is None or (need := needs(wanted).total) <= free:
         return wanted
-    most = bisect_right(range(1, wanted), SPARE * free, key=lambda chunk: needs(chunk).total)  # a chunk more needs more
+    most = bisect_right(range(1, wanted), SPARE * free, key=lambda chunk: needs(chunk).total)  # larger chunks need more
     lack = f"a chunk of {wanted} frame{'s' * (wanted > 1)} needs {amount(need)}, {amount(free)} are free"
     if not most:
         raise InputError(
@@ -209,9 +210,9 @@ def fitting(needs: Callable[[int], MemoryPlan], wanted: int, free: int | None, *
 
 
 def _process() -> int:
-    """What this process holds now, and what first calls add."""
+    """The bytes that this process holds now, and those that the first calls add."""
     resident = kernel_numbers("/proc/self/status").get("VmRSS")
     return CALLS + (TORCH if resident is None else 1024 * resident)
 
 
-PROCESS = _process()  # before any model
+PROCESS = _process()  # measured before any model is loaded

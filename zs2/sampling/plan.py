@@ -1,4 +1,4 @@
-"""A request, resolved once against a model. Sampler, memory plan, decoding and provenance read only this."""
+"""A request, resolved once for a model: the plan. Sampler, memory plan, decoding and provenance read only the plan."""
 
 from __future__ import annotations
 
@@ -27,26 +27,27 @@ if TYPE_CHECKING:
     from zs2.sampling.frame_parallel import Group
     from zs2.sampling.sampler import Sampler, Step
 
-STREAM_CHUNK = 8  # frames: a stream yields none before its first chunk is done
+STREAM_CHUNK = 8  # frames per chunk of a stream, which yields no frame before its first chunk is finished
 
 
 class Start(Protocol):
-    """How sampling begins with a noise model that needs the sampler. Made from a method and a request.
+    """The beginning of a sampling, for a noise model that needs the sampler. It is built from a method and a request.
 
-    step: the step from which all frames go on together.
+    step: the first step that all frames do together.
     """
 
     step: int
 
     def run(self, sampler: Sampler) -> Generator[Step, None, Joined]:
-        """Do the steps before. Yields each finished one, of the frames that there are."""
+        """Do the steps before `step`. Yields each finished step, with the frames that exist by then."""
 
 
 @dataclass(frozen=True)
 class Joined:
-    """The frames that go on together. latents: (c, h, w) of each, in order, made when they are asked for.
+    """The frames that are sampled together from now on.
 
-    history: the solver's, of the first of them; None if it remembers nothing.
+    latents: (c, h, w) of each frame, in order, computed lazily.
+    history: the solver's history of the first frames; None if the solver keeps none.
     """
 
     latents: Iterator[Tensor]
@@ -55,17 +56,18 @@ class Joined:
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """All that decides a sampling.
+    """Everything that decides a sampling.
 
     Args:
-        model: its UNet has the method's attention. method, request: what was asked for.
-        solver: with its timesteps.
+        model: the image model; its UNet has the attention of the method.
+        method, request: what the caller asked for.
+        solver: the solver, with its timesteps.
         latent_shape: (c, h, w) of a frame.
-        chunk: frames of a call of the UNet, by each process.
-        start: how sampling begins, for a noise model that needs the sampler.
-        group: the processes that make the clip together.
+        chunk: the number of frames in one call of the UNet, for each process.
+        start: the beginning of the sampling, for a noise model that needs the sampler; else None.
+        group: the processes that make the clip together; None for one process.
         stream: whether each chunk goes through all steps before the next one begins.
-        state_device: where a stream keeps its momentum states.
+        state_device: the device on which a stream keeps its momentum states.
     """
 
     model: ImageModel
@@ -93,7 +95,7 @@ class SamplingPlan:
         return (here.type, here.index or 0) != (there.type, there.index or 0)
 
     def noises(self) -> Iterator[Tensor]:
-        """The initial noise of each frame, float32 (c, h, w) on the CPU: without end, or as many as there are."""
+        """The initial noise of each frame, float32 (c, h, w) on the CPU. It may be endless."""
         if self.request.latents is not None:
             return iter(self.request.latents.cpu())
         frames, parameters = self.request.frames, self.method.noise_parameters
@@ -113,24 +115,24 @@ def plan_sampling(
     stream: bool = False,
     state_device: str | torch.device | None = None,
 ) -> SamplingPlan:
-    """The plan of a sampling that fits the free memory. Of processes that share a clip all call this.
+    """Plan a sampling that fits the free memory. All processes that share a clip must call this.
 
-    The chunk is the request's, or as many frames as fit, which a warning says if it is not the whole clip; in a stream
-    at most 8.
-    Raises: InputError as `resolve` does, and for a chunk that does not fit, with one that does.
+    The chunk is that of the request. By default it is the whole clip, or 8 frames in a stream, or as many frames as
+    fit if that is fewer; then there is a warning.
+    Raises: InputError as `resolve` does, and for a requested chunk that does not fit; then it names one that does.
     """
     plan = resolve(model, method, request, group, stream=stream, state_device=state_device)
     free = free_memory(model.device, 1 if group is None else group.here)
     asked = request.chunk is not None
     chunk = fitting(lambda chunk: planned_memory(replace(plan, chunk=chunk)), plan.chunk, free, asked=asked)
-    if group is not None:  # each has measured for itself
+    if group is not None:  # each process has measured its own free memory
         chunk = group.least(chunk, model.device)
     if chunk < plan.chunk:
-        warnings.warn(f"{chunk} frames at a time, as many as fit the free memory, not {plan.chunk}", stacklevel=3)
+        warnings.warn(f"sampling {chunk} frames at a time, not {plan.chunk}, to fit the free memory", stacklevel=3)
     if plan.start is not None and plan.start.step % request.deep_cache:
         warnings.warn(
             f"deep_cache {request.deep_cache} with {method.noise} in {request.steps} steps: frame 0 is only "
-            "nearly the model's image, as its deep features are made once more where the other frames join",
+            "nearly the model's image, because its deep features are computed again when the other frames join",
             stacklevel=3,
         )
     if stream and state_device is not None and not plan.states_elsewhere:
@@ -147,16 +149,16 @@ def resolve(
     stream: bool = False,
     state_device: str | torch.device | None = None,
 ) -> SamplingPlan:
-    """The plan of a sampling, whatever memory there is: its chunk is as asked for, or the whole clip.
+    """Plan a sampling, whatever memory is free. The chunk is the request's, or the whole clip, or 8 frames of a stream.
 
-    Raises: InputError for what this model can't sample: its size, steps, latents, or number of frames.
+    Raises: InputError for a size, a number of steps or frames, or latents that this model can't sample.
     """
     frames = request.frames
     if frames is None and not stream:
-        raise InputError("frames is None: expected a number (only a stream goes on without end)")
+        raise InputError("frames is None: expected a number (only a stream can be endless)")
     if group is not None and frames is not None:
         if frames < group.size:
-            raise InputError(f"{group.size} processes for {frames} frames: expected at most one a frame")
+            raise InputError(f"{group.size} processes for {frames} frames: expected at most one per frame")
         frames = -(-frames // group.size)
     wanted = request.chunk or (STREAM_CHUNK if stream else frames) or STREAM_CHUNK
     solver = load(SOLVERS[request.sampler].implementation)(model.schedule, request.steps)
@@ -181,7 +183,7 @@ def resolve(
 
 
 def _latent_shape(model: ImageModel, request: Request) -> tuple[int, int, int]:
-    """(c, h, w) of a frame. Raises: InputError for a size that does not divide, or latents that do not fit."""
+    """(c, h, w) of a frame. Raises: InputError for a size that can't be divided, or latents that do not fit."""
     reduction, channels = model.vae.config.reduction, model.vae.config.latent_channels
     h, w = model.unet.config.sample_size if request.latents is None else request.latents.shape[-2:]
     height = h * reduction if request.height is None else whole("height", request.height, reduction)

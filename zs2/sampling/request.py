@@ -1,6 +1,6 @@
-"""What a user asks a model to sample, and the one list of sampling options. No torch here.
+"""The request that a user makes to a model, and the one list of sampling options. No torch here.
 
-A wrong request is answered before anything is loaded. An option is one field of `Request` with an `Option` as its
+A wrong request is refused before anything is loaded. An option is one field of `Request` with an `Option` as its
 metadata: command line, replay, study and settings derive from OPTIONS. (The sampler must use it, of course.)
 """
 
@@ -19,21 +19,21 @@ from zs2.sampling.solver import SOLVERS
 if TYPE_CHECKING:
     from torch import Tensor
 
-GUIDED = (0.0, 1.0)  # all steps
-# Fewer and cheaper steps whose clips score as those of 50 DDIM steps, by benchmarks/fewer_steps.py. Guidance that ends
-# early is not among them: it takes motion away.
+GUIDED = (0.0, 1.0)  # the guidance interval that covers all steps
+# Options for fewer and cheaper steps. Their clips score like those of 50 DDIM steps, by benchmarks/fewer_steps.py.
+# Guidance that ends early is not one of them, because it reduces motion.
 FAST: dict[str, Any] = {"sampler": "dpm++", "steps": 20, "deep_cache": 2}
 
 
 @dataclass(frozen=True)
 class Option:
-    """How a sampling option is given and stored.
+    """How a sampling option is written and stored.
 
     Args:
         kind: `text`, `whole`, `number` or `pair` (two numbers).
-        help: one line, without the default. metavar: of its value in the help.
-        least: of a whole number.
-        unstated: its value in clips whose files do not have it, since they are older; None: all have it.
+        help: one line, without the default. metavar: the name of its value in the help.
+        least: the smallest value, for a whole number.
+        unstated: its value in clips whose files are too old to have the option; None if all files have it.
     """
 
     kind: str
@@ -49,28 +49,28 @@ def _option(default: Any, *how: Any, **more: Any) -> Any:
 
 @dataclass(frozen=True)
 class Request:
-    """What to sample: all but the model and its variant.
+    """What to sample: everything but the model and its variant.
 
     Args:
-        prompt: text, or one text a frame (prompt travel; the last repeats).
-        negative_prompt: what guidance leads away from.
-        frames, steps: at least 1; frames None goes on without end, which only `stream` can.
+        prompt: text, or one text per frame (prompt travel; the last text repeats).
+        negative_prompt: the text that guidance leads away from.
+        frames, steps: at least 1. With frames=None the clip is endless; only `stream` can do that.
         seed: from 0 to 2³²−1 (torch draws from 32 bits).
-        guidance: g in u + g·(c − u); at 1 only the prompt counts, at 0 only the negative prompt, at half the work.
+        guidance: g in u + g·(c − u). At 1 only the prompt counts, at 0 only the negative prompt, at half the work.
         guidance_interval: the share of the steps, from and to, that is guided (Kynkäänniemi et al. 2024, arXiv
-            2404.07724): the others are steps of the prompt alone, at half the work.
-        height, width: pixels, multiples of the VAE's reduction; by default what the model was trained at.
-        chunk: frames that the UNet is given at once (by each process, if several make the clip): the result is the
-            same to float32 rounding, in the memory of so many; by default as many as fit the free memory.
+            2404.07724). The other steps use the prompt alone, at half the work.
+        height, width: pixels, multiples of the VAE's reduction; by default the size that the model was trained at.
+        chunk: the number of frames in one call of the UNet (for each process, if several make the clip). It limits the
+            memory; the result is the same to float32 rounding. By default as many as fit the free memory.
         sampler: `ddim`, or `dpm++`, which needs fewer steps (DPM-Solver++(2M)).
-        deep_cache: in how many steps the UNet's deep features are made once (DeepCache: Ma et al. 2023, arXiv
-            2312.00858): the other steps compute its first and last layer alone, and are approximate; 1 is exact.
-        latents: initial noise (frames, c, h, w), float32, used as given; then seed and noise model have no effect.
-    Raises: InputError for values that can't be meant.
+        deep_cache: compute the UNet's deep features only in every N-th step (DeepCache: Ma et al. 2023, arXiv
+            2312.00858). The other steps compute its first and last layer alone, and are approximate; 1 is exact.
+        latents: initial noise (frames, c, h, w), float32, used as it is. Then seed and noise model have no effect.
+    Raises: InputError for values that make no sense.
     """
 
     prompt: str | Sequence[str]
-    negative_prompt: str = _option("", "text", "what to lead away from", "TEXT")
+    negative_prompt: str = _option("", "text", "the text that guidance leads away from", "TEXT")
     frames: int | None = _option(8, "whole", "frames of the clip", "N", least=1)
     steps: int = _option(50, "whole", "sampling steps", "N", least=1)
     sampler: str = _option(
@@ -79,7 +79,7 @@ class Request:
     deep_cache: int = _option(
         1,
         "whole",
-        "make the UNet's deep features in every N-th step only; the other steps take them over, approximately, at a "
+        "compute the UNet's deep features in every N-th step only; the other steps reuse them, approximately, at a "
         "fraction of the work (1: exact)",
         "N",
         least=1,
@@ -133,7 +133,7 @@ class Request:
             warnings.warn("the seed has no effect where latents are given", stacklevel=3)
 
     def _interval(self) -> tuple[float, float]:
-        """The interval of guidance, checked."""
+        """The checked guidance interval."""
         try:
             start, end = (float(share) for share in self.guidance_interval)
             right = 0 <= start < end <= 1
@@ -156,16 +156,16 @@ class Request:
         return start, end
 
     def guided(self, step: int) -> float:
-        """The guidance of a step, from 0: 1 outside the interval."""
+        """The guidance of a step, counted from 0. Outside the interval it is 1."""
         start, end = self.guidance_interval
         return self.guidance if start <= step / self.steps < end else 1.0
 
     def prompts(self, first: int, count: int) -> list[str]:
-        """The prompts of so many frames from the first: one a frame."""
+        """The prompts of `count` frames from the frame `first` on, one per frame."""
         texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         return [texts[min(k, len(texts) - 1)] for k in range(first, first + count)]
 
 
-# The sampling options by name, in the order in which settings have them.
+# The sampling options by name, in the order of the stored settings.
 OPTIONS: dict[str, Option] = {one.name: one.metadata["option"] for one in fields(Request) if "option" in one.metadata}
 DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Request) if one.name in OPTIONS}

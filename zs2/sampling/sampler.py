@@ -1,10 +1,10 @@
-"""The sampler: the frames of a clip in chunks, step by step, or chunk by chunk through all steps. One step serves both.
+"""The sampler: it samples the frames of a clip in chunks, in one of two orders. Both orders use the same step.
 
-    steps     for each step: for each chunk: a call of the UNet, with the momentum states of the chunk before
+    steps     for each step: for each chunk: a call of the UNet, with the momentum states of the previous chunk
     chunks    for each chunk: for each step: the same call; the states of every step are kept for the next chunk
 
-Each call has the same inputs in both orders, so that both make the same clip; `chunks` needs no later frame for an
-earlier one, and goes on for as long as it is asked.
+Each call has the same inputs in both orders, so both make the same clip. In `chunks` no frame needs a later one, so a
+clip can be endless.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from zs2.sampling.solver import History
 
 @dataclass(frozen=True)
 class Step:
-    """A finished step of the sampler: its index from 0, of how many, its timestep, and the latents after it.
+    """A finished step of the sampler: its index from 0, the number of steps, its timestep, and the latents after it.
 
     A noise model that begins with frame 0 alone yields steps of one frame first.
     """
@@ -38,10 +38,10 @@ class Step:
 
 @dataclass
 class Chunk:
-    """Frames that go through the UNet together, as they are before the next step.
+    """Frames that go through the UNet together, in their state before the next step.
 
-    first: the index of the first one. latents: (f, c, h, w), of all frames whichever process made them.
-    history: the solver's. deep: the UNet's deep features, for DeepCache. Both are of this process's own frames.
+    first: the index of the first frame. latents: (f, c, h, w), of all frames, of every process.
+    history: the solver's. deep: the UNet's deep features, for DeepCache. Both are of this process's own frames only.
     """
 
     first: int
@@ -51,18 +51,18 @@ class Chunk:
 
 
 class Sampler:
-    """One sampling. Processes that share it all call the same methods, and all get all frames."""
+    """One sampling. Processes that share it must all call the same methods, and each gets all frames."""
 
     def __init__(self, plan: SamplingPlan) -> None:
         self.plan, self.device = plan, plan.model.device
         self.conditioning = Conditioning(plan.model, plan.request, plan.size)
         self.span = plan.chunk * (1 if plan.group is None else plan.group.size)  # frames of a chunk
-        self.begin = 0 if plan.start is None else plan.start.step  # the step from which all frames go on together
+        self.begin = 0 if plan.start is None else plan.start.step  # the first step that all frames do together
         self._timesteps = torch.tensor(plan.solver.timesteps, device=self.device)
 
     @torch.no_grad()
     def steps(self) -> Iterator[Step]:
-        """The whole clip, step by step."""
+        """Sample the whole clip, and yield each finished step."""
         joined = yield from self._beginning()
         latents = torch.stack(list(itertools.islice(joined.latents, self.plan.request.frames)))  # (F, c, h, w)
         pieces = latents.split(self.span)
@@ -77,7 +77,7 @@ class Sampler:
 
     @torch.no_grad()
     def chunks(self) -> Iterator[Tensor]:
-        """Finished latents (f, c, h, w), a chunk at a time; without end if the request has no number of frames."""
+        """Yield finished latents (f, c, h, w), a chunk at a time. This is endless if the request has frames=None."""
         joined = _result(self._beginning())
         latents = itertools.islice(joined.latents, self.plan.request.frames)
         states: list[States] = [()] * self.plan.request.steps
@@ -92,7 +92,7 @@ class Sampler:
             yield chunk.latents
 
     def _beginning(self) -> Generator[Step, None, Joined]:
-        """What comes before all frames go on together: nothing, or what the noise model does with the sampler."""
+        """Do the steps before all frames are sampled together, if the noise model has any."""
         if self.plan.start is None:
             return Joined(self.initial())
         return (yield from self.plan.start.run(self))
@@ -102,7 +102,7 @@ class Sampler:
         return (noise.to(self.device) for noise in self.plan.noises())
 
     def _chunk(self, first: int, latents: Tensor, history: History | None) -> Chunk:
-        """The chunk of these frames. history: of the frames from 0 on that it knows."""
+        """Build the chunk of these frames. history: that of the frames from 0 on that have one."""
         known = 0 if history is None else len(history.known)
         if history is None or first >= known:
             return Chunk(first, latents)
@@ -112,12 +112,15 @@ class Sampler:
         return Chunk(first, latents, history if group is None else history.frames(group.share(len(latents)).mine))
 
     def finished(self, i: int, latents: Tensor) -> Step:
-        """Step i, done and checked."""
+        """Check the latents after step i, and return the finished step."""
         self.check(i, latents)
         return Step(i, self.plan.request.steps, self.plan.solver.timesteps[i], latents)
 
     def check(self, i: int, latents: Tensor) -> None:
-        """Raise FloatingPointError for NaN or infinite latents after step i. It waits for the device; no step does."""
+        """Raise FloatingPointError if latents are NaN or infinite after step i.
+
+        This waits for the device, which no step does.
+        """
         if not latents.isfinite().all():
             request, dtype = self.plan.request, self.plan.model.dtype
             other = "" if dtype == torch.float32 else "float32, or "
@@ -127,10 +130,10 @@ class Sampler:
             )
 
     def step(self, i: int, chunk: Chunk, states: States, *, alone: bool = False) -> States:
-        """Step i of a chunk, which is changed.
+        """Do step i for a chunk, and update the chunk in place.
 
-        states: of the chunk before. alone: each process does all of it, for itself.
-        Returns: the chunk's states. Raises: OutOfMemory.
+        states: those after the previous chunk. alone: whether each process computes the whole chunk for itself.
+        Returns: the states after this chunk. Raises: OutOfMemory.
         """
         group, request = None if self.plan.group is None or alone else self.plan.group, self.plan.request
         share = None if group is None else group.share(len(chunk.latents))
@@ -166,9 +169,9 @@ class Sampler:
         return output.states
 
     def _deep(self, i: int, chunk: Chunk, rows: int) -> Tensor | None:
-        """The deep features that step i takes over, in so many rows; None where it makes them.
+        """The deep features that step i reuses, with this number of rows; None if the step computes them.
 
-        Where guidance has ended there were more rows; the prompt's are the last.
+        After guidance has ended, the kept features have more rows than needed. The rows of the prompt are the last.
         """
         kept = chunk.deep
         if kept is None or i % self.plan.request.deep_cache == 0 or len(kept) < rows:
@@ -181,7 +184,7 @@ def _placed(states: States, device: torch.device) -> States:
 
 
 def _result(steps: Generator[Step, None, Joined]) -> Joined:
-    """What a generator returns in the end."""
+    """Run a generator to its end, and return what it returns."""
     while True:
         try:
             next(steps)

@@ -1,4 +1,4 @@
-"""The noise schedule: x_t = √ᾱ_t·x₀ + √(1−ᾱ_t)·ε. Where sampling steps stand on it, and what a prediction means."""
+"""The noise schedule, x_t = √ᾱ_t·x₀ + √(1−ᾱ_t)·ε: signal and noise at a timestep, and x₀ and ε from a prediction."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def betas(config: ScheduleConfig) -> Tensor:
 def alphas_cumprod(config: ScheduleConfig) -> Tensor:
     """ᾱ of every training timestep, (num_train_timesteps,), float32.
 
-    With `rescale_betas_zero_snr`, √ᾱ is shifted and scaled so that the last is 0 (Lin et al. 2023, arXiv 2305.08891).
+    With `rescale_betas_zero_snr`, √ᾱ is shifted and scaled so that its last value is 0 (Lin et al. 2023, arXiv
+    2305.08891).
     """
     cumprod = (1 - betas(config)).cumprod(0)
     if not config.rescale_betas_zero_snr:
@@ -45,7 +46,7 @@ def alphas_cumprod(config: ScheduleConfig) -> Tensor:
 class Schedule:
     """A checkpoint's schedule, for a solver.
 
-    least: ᾱ counts as at least so much. A solver that takes its logarithm can't have 0.
+    least: a lower limit of ᾱ, for a solver that takes its logarithm, which can't be that of 0.
     """
 
     config: ScheduleConfig
@@ -53,7 +54,7 @@ class Schedule:
 
     @cached_property
     def alphas_cumprod(self) -> Tensor:
-        """ᾱ of every training timestep, as the schedule has it."""
+        """ᾱ of every training timestep, without the lower limit."""
         return alphas_cumprod(self.config)
 
     @cached_property
@@ -73,11 +74,11 @@ class Schedule:
         return math.sqrt(1 - self.alpha(t))
 
     def denoised(self, x: Tensor, t: int, prediction: Tensor) -> tuple[Tensor, Tensor]:
-        """The x₀ and the ε that a model's prediction means.
+        """Convert a model's prediction to x₀ and ε.
 
         Args:
             x: latents at timestep t. prediction: ε, v = √ᾱ·ε − √(1−ᾱ)·x₀, or x₀, as the model was trained.
-        Returns: two tensors, shaped as x.
+        Returns: x₀ and ε, both shaped as x.
         """
         signal, sigma = self.signal(t), self.sigma(t)
         if self.config.prediction_type == "epsilon":

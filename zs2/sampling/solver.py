@@ -1,4 +1,4 @@
-"""What a solver is: its steps, and what it remembers between them. The table of solvers. No torch at import.
+"""The interface of solvers, the history that they keep between steps, and the table of solvers. No torch at import.
 
 A new solver is a subclass of `Solver` in a file of its own, and a row of SOLVERS.
 """
@@ -22,19 +22,19 @@ H = TypeVar("H", bound="History")
 
 @dataclass(frozen=True)
 class History:
-    """What a solver remembers from step to step. A subclass adds tensors (f, …), a row a frame.
+    """The history that a solver keeps from step to step. A subclass adds tensors (f, …), one row per frame.
 
-    known: bool (f,): whether there is anything of a frame. There is nothing of one that joins mid-sampling.
+    known: bool (f,): whether a frame has a history. A frame that joins mid-sampling has none.
     """
 
     known: Tensor
 
     def frames(self: H, which: slice) -> H:
-        """That of some of the frames."""
+        """The history of some of the frames."""
         return replace(self, **{one.name: getattr(self, one.name)[which] for one in fields(self)})
 
     def extended(self: H, count: int) -> H:
-        """That of these frames and of so many behind them of which nothing is known."""
+        """The history of these frames, followed by `count` frames that have none."""
         import torch
 
         def more(rows: Tensor) -> Tensor:
@@ -44,14 +44,14 @@ class History:
 
 
 class Solver(ABC):
-    """The steps of one sampling. Nothing in it changes as it runs; latents are float32.
+    """The steps of one sampling. A solver does not change as it runs. Latents are float32.
 
     Args:
-        schedule: of the model. timesteps: at which the model is evaluated, from noise to picture.
-    Raises: InputError for a schedule without signal there, if the model predicts ε.
+        schedule: that of the model. timesteps: those at which the model is evaluated, from noise to picture.
+    Raises: InputError if the schedule has no signal at one of the timesteps and the model predicts ε.
     """
 
-    remembered: ClassVar[int] = 0  # tensors of the latents' shape in its history, for the plan of memory
+    remembered: ClassVar[int] = 0  # the number of tensors of the latents' shape in its history, for the memory plan
 
     def __init__(self, schedule: Schedule, timesteps: list[int]) -> None:
         self.schedule, self.timesteps = schedule, timesteps
@@ -63,18 +63,18 @@ class Solver(ABC):
     def step(
         self, i: int, latents: Tensor, prediction: Tensor, history: History | None
     ) -> tuple[Tensor, History | None]:
-        """The i-th step.
+        """Do step i.
 
         Args:
-            latents: before the step, (f, c, h, w). prediction: the model's, shaped alike.
-            history: what the step before returned; None in the first step of all frames.
-        Returns: latents of the next timestep, (f, c, h, w), and the history for the next step, or None.
+            latents: those before the step, (f, c, h, w). prediction: the model's output, of the same shape.
+            history: the history that the previous step returned; None in the first step of all frames.
+        Returns: the latents at the next timestep, (f, c, h, w), and the history for the next step, or None.
         """
 
 
 @dataclass(frozen=True)
 class SolverKind:
-    """A solver by name. implementation: (ScheduleConfig, steps) → Solver, or "module:name" of it."""
+    """A row of SOLVERS. implementation: a function (ScheduleConfig, steps) → Solver, or its "module:name"."""
 
     name: str
     summary: str

@@ -1,13 +1,13 @@
 """Text2Video-Zero's noise (Khachatryan et al. 2023, arXiv 2303.13439, section 3.3.1): frames that move by translation.
 
-It needs the sampler: frame 0 is denoised alone until timestep T' = t₁, and on to T'' = t₀ < t₁; for frame k,
+This noise needs the sampler. Frame 0 is denoised alone until timestep T' = t₁, and on to T'' = t₀ < t₁. Frame k is then
 
-    x̃ᵏ(t₀) = shift(x⁰(t₀), k·δ)                          by δ pixels of 512 a frame, nearest, reflected at the borders
+    x̃ᵏ(t₀) = shift(x⁰(t₀), k·δ)                          by δ pixels of 512 per frame, nearest, reflected at borders
     xᵏ(t₁) = √a·x̃ᵏ(t₀) + √(1−a)·εᵏ,  a = Π α over t₀ … t₁   back to t₁ with fresh noise
 
-and from t₁ all frames go on together, frame 0 from its own x⁰(t₁), so that it stays the image of the model. With
-cross-frame attention (`cfa`) this is Text2Video-Zero, but for its background smoothing, which needs a saliency model.
-The paper's δ is (12, 12); t₀ = 881 and t₁ = 941 of 50 steps are those with 44 and 47 more to come.
+From t₁ on, all frames are sampled together. Frame 0 starts there from its own x⁰(t₁), so it stays the image of the
+model. With cross-frame attention (`cfa`) this is Text2Video-Zero without its background smoothing, which needs a
+saliency model. The paper's δ is (12, 12). Of 50 steps, its t₀ = 881 and t₁ = 941 are those with 44 and 47 more to come.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from zs2.sampling.solver import Solver
 
 
 class MovedFrames:
-    """The start of a sampling with this noise; see plan.Start. step: that of t₁."""
+    """The start of a sampling with this noise; see plan.Start. step: the step of t₁."""
 
     def __init__(self, method: Method, request: Request) -> None:
         self.motion = method.noise_parameters["motion"]
@@ -38,7 +38,7 @@ class MovedFrames:
         self.seed = request.seed
 
     def run(self, sampler: Sampler) -> Generator[Step, None, Joined]:
-        """Sample frame 0 alone until t₁, and on to t₀; make the other frames of it."""
+        """Sample frame 0 alone until t₁, and on to t₀. Compute the other frames from it."""
         chunk = Chunk(0, next(sampler.initial())[None])
         for i in range(self.step):
             sampler.step(i, chunk, (), alone=True)
@@ -55,15 +55,15 @@ class MovedFrames:
 def spread(
     far: Tensor, solver: Solver, *, seed: int, motion: tuple[float, float], t0: int, t1: int
 ) -> Iterator[Tensor]:
-    """Make the other frames of frame 0: the frames from 1 on at t₁, without end.
+    """Compute the other frames from frame 0. Yields frames 1, 2, … at t₁, (c, h, w), without end.
 
     Args:
-        far: frame 0 at t₀, (c, h, w), by steps of its own.
-        seed: of the fresh noise, of which each frame has its own stream. motion: δ along x and y.
+        far: frame 0 at t₀, (c, h, w), sampled alone.
+        seed: the seed of the fresh noise; each frame has its own stream. motion: δ along x and y.
         t0, t1: as `renoise_at` returns them.
     """
     start, end = len(solver.timesteps) - t1 - 1, len(solver.timesteps) - t0 - 1
-    # as diffusers', the product is of t₀ … t₁ − 1; of t₀ + 1 … t₁ it would be the forward process
+    # as in diffusers, the product is over t₀ … t₁ − 1; the forward process would have t₀ + 1 … t₁
     before, last = solver.timesteps[end] - 1, solver.timesteps[start] - 1
     cumprod = solver.schedule.alphas_cumprod
     a = (cumprod[last] / (cumprod[before] if before >= 0 else 1)).item()
@@ -74,10 +74,10 @@ def spread(
 
 
 def shift(x: Tensor, pixels: float, dim: int) -> Tensor:
-    """Move a picture along an axis, towards index 0: nearest neighbour, reflected at the borders.
+    """Shift a picture along an axis, towards index 0: nearest neighbour, reflected at the borders.
 
-    The axis counts as 512 pixels, whatever its size. As in the reference, whose grid is half a pixel off, a shift by δ
-    pixels samples at j + (δ − ½)·n/512.
+    The axis counts as 512 pixels, whatever its size. A shift by δ pixels samples at j + (δ − ½)·n/512: the grid of the
+    reference is half a pixel off, and so is this one.
     """
     n = x.shape[dim]
     place = torch.arange(n, dtype=torch.float64) + (pixels - 0.5) * n / 512
