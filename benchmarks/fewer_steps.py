@@ -22,6 +22,7 @@ from common import machine, psnr, save, sentence
 
 from zs2 import ZS2, Request
 from zs2.checkpoints.hub import DEFAULT_MODEL
+from zs2.checkpoints.own_settings import OwnSettings
 from zs2.evaluation.clip_scorer import Scorer, scoring_model
 from zs2.evaluation.measure import measure
 from zs2.sampling.request import FAST
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--lam", type=float, default=0.1)
     p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     args = p.parse_args(argv)
-    prompts = read_prompts(args.prompts) if args.prompts else default_prompts(args.model)
+    prompts = read_prompts(args.prompts) if args.prompts else default_prompts(OwnSettings.of(args.model))
     texts = [prompt.text for prompt in prompts if prompt.set == "closed" and prompt.text.strip()]
     if args.steps < 10 or not texts:
         p.error(f"{args.steps} steps, {len(texts)} closed prompts: expected at least 10 steps, and one closed prompt")

@@ -19,6 +19,7 @@ from common import machine, native, psnr, save, sentence, spread
 
 from zs2 import ZS2
 from zs2.checkpoints.hub import DEFAULT_MODEL
+from zs2.checkpoints.own_settings import OwnSettings
 from zs2.study.prompts import default_prompts
 from zs2.system.devices import DTYPES
 from zs2.system.progress import progress
@@ -34,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--lam", type=float, default=0.1)
     p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     args = p.parse_args(argv)
-    texts = [prompt.text for prompt in default_prompts(args.model) if prompt.set == "closed"][: args.prompts]
+    prompts = default_prompts(OwnSettings.of(args.model))
+    texts = [prompt.text for prompt in prompts if prompt.set == "closed"][: args.prompts]
     request = {"frames": args.frames, "steps": args.steps, "guidance": args.guidance, "seed": 0}
 
     models = {dtype: ZS2.from_pretrained(args.model, dtype=dtype, lam=args.lam) for dtype in DTYPES}

@@ -21,17 +21,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import LATENTS, REDUCTION
+from helpers import CHECKPOINT, LATENTS, REDUCTION
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import zs2.checkpoints.locate as zs2_locate
-from zs2.cli.sample_options import EXAMPLE, fast
+from zs2.checkpoints.own_settings import OwnSettings
+from zs2.cli.sample_options import fast
 from zs2.sample import main
 from zs2.sampling.request import FAST
 from zs2.video.clip import read_settings
 
 ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = OwnSettings.of(CHECKPOINT).prompts[0]
 BRIEF = ("--steps", "1", "--frames", "2", "--size", "16x16")  # the cheapest clip; options that follow win
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
@@ -368,7 +370,8 @@ def test_help_and_wrong_arguments_answer_without_torch(here):
     code = """if True:
         import sys
         from zs2.sample import main
-        for arguments in (["--help"], ["--version"], ["--steps", "many"], ["--frames", "0"]):
+        wrong = "--steps many,--frames 0,--steps 0,--mu 2,--lam 2,--noise foo,--attn tmaa,--dtype fp16,red apple"
+        for arguments in (["--help"], ["--version"], *map(str.split, wrong.split(","))):
             try:
                 main(arguments)
             except SystemExit:
@@ -408,7 +411,7 @@ def test_help_names_every_option_and_its_default(zs2):
     assert result.err == ""
     for option in HELP.split():
         assert f"--{option}" in result.out
-    for default in (EXAMPLE, "weights/emoji64", "0.98", "0.01", "7.5", "default 50"):
+    for default in ("the checkpoint's own example", "weights/emoji64", "0.98", "0.01", "7.5", "default 50"):
         assert default in " ".join(result.out.split())
 
 
@@ -478,7 +481,7 @@ def test_nan_latents_stop_the_clip(zs2, here, folder):
 
 
 def test_infinite_latents_stop_the_clip(zs2, here):
-    result = zs2("--guidance", "1e38", "--steps", "2", "--frames", "2")
+    result = zs2("--guidance", "1e38", "--steps", "2", "--frames", "2", "--lam", "0.01")
     failed(result, "infinite", "after step 2 of 2", "float32", "smaller guidance than 1e+38", status=1)
     assert "try float32" not in result.err  # it was
     assert files(here) == {}
@@ -504,7 +507,8 @@ def test_a_disk_that_is_full(here):
     assert "Traceback" not in result.err
     assert result.status == 1
     assert result.out == ""
-    sampled, error = result.err.splitlines()
+    own, sampled, error = result.err.splitlines()
+    assert own == "zs2: emoji64's own settings: guidance 5, λ 0.15 (zs2.json)"
     assert sampled.startswith("sampling 1/1")
     assert error.startswith("zs2: error: ")
     assert files(here) == {}
@@ -518,7 +522,7 @@ def test_too_little_memory(here):
     The machine itself could hold it."""
     used = "int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()"
     code = LIMITED.format(limits=f"{{resource.RLIMIT_AS: {used} + 2**28}}")
-    arguments = (*BRIEF, "--size", "1200x1200", "--device", "cpu")
+    arguments = (*BRIEF, "--size", "1200x1200", "--guidance", "7.5", "--lam", "0.01", "--device", "cpu")
     failed(command(*arguments, program=("-c", code), cwd=here), "memory", status=1)
 
 
@@ -626,8 +630,9 @@ def test_the_default_command(tmp_path):
     names = ["out/00001.gif", "out/00001.sheet.png", "out/00001.json"]
     assert result.written == names
     assert sorted(files(tmp_path)) == sorted(names)
-    assert result.err.startswith("sampling 2/2 in ")
-    assert len(result.err.splitlines()) == 1
+    own, sampled = result.err.splitlines()
+    assert own == "zs2: emoji64's own settings: guidance 5, λ 0.15 (zs2.json)"
+    assert sampled.startswith("sampling 2/2 in ")
     clip = frames(tmp_path / "out/00001.gif")
     assert clip.shape == (2, 64, 64, 3)
     with Image.open(tmp_path / "out/00001.sheet.png") as sheet:
@@ -636,6 +641,7 @@ def test_the_default_command(tmp_path):
     settings = text(tmp_path / "out/00001.json")
     assert settings == read_settings(tmp_path / "out/00001.gif") == read_settings(tmp_path / "out/00001.sheet.png")
     expected = {"prompt": EXAMPLE, "frames": 2, "steps": 2, "seed": 0, "attn": "tma", "noise": "dnm", "fps": 8}
+    expected |= {"guidance": 5.0, "lam": 0.15, "mu": 0.98}
     assert settings.items() >= expected.items()
 
 

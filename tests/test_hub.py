@@ -23,7 +23,16 @@ from safetensors.torch import load_file, save, save_file
 
 from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.checkpoints.diffusers_folder import PARTS
-from zs2.checkpoints.hub import SHORT_NAMES, WEIGHTS, WITHDRAWN, choose_clip_files, choose_files, is_hub_id, parse
+from zs2.checkpoints.hub import (
+    DEFAULT_MODEL,
+    SHORT_NAMES,
+    WEIGHTS,
+    WITHDRAWN,
+    choose_clip_files,
+    choose_files,
+    is_hub_id,
+    parse,
+)
 from zs2.checkpoints.tensor_files import weight_files
 from zs2.errors import InputError
 from zs2.evaluation.clip_scorer import Scorer
@@ -217,6 +226,7 @@ def test_the_list(capsys):
     for line, (name, row) in zip(lines[1:], SHORT_NAMES.items(), strict=False):
         assert line.split(maxsplit=2) == [name, *row]
     assert len({line.index(row[1]) for line, row in zip(lines[1:], SHORT_NAMES.values(), strict=False)}) == 1
+    assert lines[len(SHORT_NAMES) + 1].split(maxsplit=2) == ["emoji64", DEFAULT_MODEL, "MIT; comes with zs2"]
     assert "owner/name@revision" in "".join(lines[len(SHORT_NAMES) + 1 :])
 
 
@@ -492,7 +502,7 @@ def test_a_fetched_model_is_the_model_and_is_fetched_once(hub, fetch, tmp_path):
     first, again = fetch("owner/model", "owner/model@main")
     assert first.folder == again.folder
     assert first.folder.is_relative_to(tmp_path / "hf" / "hub")
-    assert hub.downloads() == sorted([*SMALL, *sets("")])
+    assert hub.downloads() == sorted([*SMALL, "zs2.json", *sets("")])
     assert_loads(first.folder)
 
     assert [answer.folder for answer in fetch("owner/model")] == [first.folder]
@@ -515,7 +525,7 @@ def test_half_precision_has_a_variant_of_its_own(hub, fetch):
         files[name.replace(".safetensors", ".fp16.safetensors")] = files.pop(name)
     hub.push("owner/model", {**files, **dummy(names=sets(""))})
     (half,) = fetch("owner/model", dtype="bfloat16")
-    assert hub.downloads() == sorted([*SMALL, *sets(".fp16")])
+    assert hub.downloads() == sorted([*SMALL, "zs2.json", *sets(".fp16")])
     assert_loads(half.folder, torch.bfloat16)
     assert fetch("owner/model", dtype="float16")[0].folder == half.folder
     assert hub.downloads() == []

@@ -80,6 +80,9 @@ def torchrun(processes: int, *arguments: str, cwd: Path, limit: int | None = Non
     )
 
 
+PAPER = "--guidance 7.5 --lam 0.01"  # with them, nothing is said of the checkpoint's own settings
+
+
 def said(err: str) -> list[str]:
     """What zs2 said, of all that torchrun did."""
     return [line for line in err.splitlines() if line.startswith("zs2: ")]
@@ -224,7 +227,7 @@ def test_processes_with_different_memory_decide_on_one_chunk(clips):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
 def test_what_can_not_be_written_is_said_once(tmp_path):
-    line = "-m zs2.sample --steps 1 --frames 3 --size 16x16 --device cpu --out c"
+    line = f"-m zs2.sample --steps 1 --frames 3 --size 16x16 {PAPER} --device cpu --out c"
     run = torchrun(2, *line.split(), cwd=tmp_path, limit=1)
     out, err = run.communicate(timeout=600)
     assert run.returncode != 0
@@ -238,9 +241,8 @@ def test_what_can_not_be_written_is_said_once(tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_dies_ends_all_with_one_line_and_no_clip(tmp_path, victim):
-    line = (
-        f"-m zs2.sample --steps 20 --frames 9000 --size 16x16 --device cpu --stream --chunk 1 --out {tmp_path / 'long'}"
-    )
+    line = f"-m zs2.sample --steps 20 --frames 9000 --size 16x16 {PAPER} --device cpu --stream --chunk 1"
+    line += f" --out {tmp_path / 'long'}"
     run = torchrun(2, *line.split(), cwd=tmp_path)
     start = time.monotonic()
     while not list(tmp_path.glob(".zs2-*/new/long")):  # until the first frame is being written

@@ -25,6 +25,7 @@ from weights.recipe.muon import Muon, orthogonal
 from weights.recipe.settings import QUICK, SIZE, Schedule, Stage
 from weights.recipe.training import Clock, OutOfTime, generator, rate, train
 from zs2 import ZS2
+from zs2.checkpoints.own_settings import OwnSettings
 from zs2.errors import InputError
 from zs2.models.config import UNetConfig
 from zs2.models.tokenizer import Tokenizer
@@ -77,9 +78,15 @@ def of(thing: int, background: int, look: int = 0, chance: float = 0.5) -> scene
 
 def test_things_begin_with_those_that_are_judged():
     """In the checkpoint's list, too, which goes on with others that it draws well."""
-    things, listed = pictures.things(), json.loads((CHECKPOINT / "concepts.json").read_text())
+    things, listed = pictures.things(), json.loads((CHECKPOINT / "zs2.json").read_text())["things"]
     assert listed[:49] == things[:49]
     assert listed == [name for name in things if name in listed]
+
+
+def test_the_recipe_writes_the_settings_that_are_shipped():
+    shipped = json.loads((CHECKPOINT / "zs2.json").read_text())
+    assert layout.own_settings(shipped["things"]) == shipped
+    assert layout.own_settings(NAMES) == {**shipped, "prompts": [], "open_prompts": [""], "things": NAMES}
 
 
 def test_pictures_are_multiplied_by_alpha(loaded):
@@ -327,8 +334,8 @@ def test_a_stage_of_the_unet_goes_on_from_the_one_before_with_more_things(made, 
     assert changed == {"unet"}
     things = [load_file(made / name / "0000.safetensors")["thing"] for name in ("latents", "latents-2")]
     assert [int(thing.max()) for thing in things] == [1, 2]
-    assert json.loads((tmp_path / "one" / "checkpoint" / "concepts.json").read_text()) == NAMES[:2]
-    assert json.loads((made / "checkpoint" / "concepts.json").read_text()) == NAMES
+    assert json.loads((tmp_path / "one" / "checkpoint" / "zs2.json").read_text())["things"] == NAMES[:2]
+    assert json.loads((made / "checkpoint" / "zs2.json").read_text())["things"] == NAMES
 
 
 def test_stopped_after_every_piece_it_ends_with_the_same_weights(made, loaded, tmp_path):
@@ -518,14 +525,14 @@ def test_figures_judge_each_prompt_by_its_own_picture(made, loaded, monkeypatch,
             return torch.eye(3)[:1].expand(len(pixels), -1), super().forward(pixels)[1]
 
     shutil.copytree(made / "checkpoint", tmp_path / "c")
-    (tmp_path / "c" / "concepts.json").write_text(json.dumps(NAMES[:1]))
+    (tmp_path / "c" / "zs2.json").write_text(json.dumps({"things": NAMES[:1]}))
     found, _ = measure.figures(str(tmp_path / "c"), SeesTheFirst(), loaded, NAMES)
     assert (found["thing"][0], found["thing, those it lists"][0]) == (pytest.approx(1 / 3), 1)
 
 
 def test_the_checkpoint_that_is_shipped_draws_what_it_is_asked_for():
     """One of the 12 prompts that `measure` has for each thing; every third thing on a colour that it never had."""
-    classifier, names = judge.Judge.load(judge.FILE), json.loads((CHECKPOINT / "concepts.json").read_text())
+    classifier, names = judge.Judge.load(judge.FILE), OwnSettings.of(CHECKPOINT).things
     never = scenes.held_out(torch.tensor([classifier.things.index(name) for name in names]))[0].tolist()
     colours = [never[i] if i % 3 == 0 else i % len(scenes.COLOURS) for i in range(len(names))]
     prompts = [scenes.caption(names, i, colour, 0) for i, colour in enumerate(colours)]

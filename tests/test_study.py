@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import CHECKPOINT
 from hypothesis import given
 from hypothesis import strategies as st
 from studies import changed
 
 from zs2.checkpoints.hub import DEFAULT_MODEL
+from zs2.checkpoints.own_settings import OwnSettings
 from zs2.errors import InputError
 from zs2.sampling.request import DEFAULTS
 from zs2.study.cells import grid, preset
 from zs2.study.options import parser, shard, with_file
 from zs2.study.planning import division, plan
-from zs2.study.prompts import EMOJI64, GENERAL, SETS, Prompt, read_prompts
+from zs2.study.prompts import GENERAL, SETS, Prompt, default_prompts, read_prompts
 from zs2.study.study import Job, Study, clip_file, is_finished, measures_file, record_file, study_file
 from zs2.video.clip import Clip
 
@@ -51,6 +53,9 @@ def write(name: str, text: str) -> str:
     return name
 
 
+EMOJI64 = default_prompts(OwnSettings.of(CHECKPOINT))
+
+
 @pytest.mark.parametrize("prompts", [EMOJI64, GENERAL])
 def test_eight_closed_and_eight_open_prompts_by_default(prompts):
     assert [prompt.set for prompt in prompts] == ["closed"] * 8 + ["open"] * 8
@@ -59,13 +64,19 @@ def test_eight_closed_and_eight_open_prompts_by_default(prompts):
 
 
 def test_the_default_prompts_are_what_the_default_checkpoint_knows():
-    root = Path(__file__).resolve().parent.parent / DEFAULT_MODEL
-    things = json.loads((root / "concepts.json").read_text())
-    colours = (root / "README.md").read_text()
+    things = OwnSettings.of(CHECKPOINT).things
+    colours = (CHECKPOINT / "README.md").read_text()
     for prompt in EMOJI64:
         thing, _, background = prompt.text.partition(" on a ")
-        assert thing in ("", *json.dumps(things)[1:].split('"'))
+        assert thing in ("", *things)
         assert background.removesuffix(" background") in colours
+
+
+def test_the_default_prompts_are_those_of_studies_that_were_begun_before():
+    closed = ("panda face on a sky blue", "red apple on a yellow", "rocket on a black", "octopus on a white")
+    closed += ("sunflower on a purple", "penguin on a orange", "sailboat on a green", "birthday cake on a pink")
+    alone = ("", "fox face", "turtle", "cactus", "hamburger", "airplane", "butterfly", "soccer ball")
+    assert (*(Prompt(f"{text} background") for text in closed), *(Prompt(text, "open") for text in alone)) == EMOJI64
 
 
 def test_a_file_of_prompts():
@@ -262,7 +273,7 @@ def test_the_default_study():
     study = planned()
     assert study.cells == tuple(preset("paper"))
     assert (study.prompts, study.seeds) == (EMOJI64, (0, 1))
-    assert study.sampling == DEFAULTS | {"steps": 25, "guidance": 5.0}  # its card's advice
+    assert study.sampling == DEFAULTS | {"steps": 25, "guidance": 5.0}  # its own zs2.json
     assert (study.model, study.dtype, study.fps) == (DEFAULT_MODEL, "float32", 8)
     assert study.full == "dnm-0.1_tma-0.98"
     assert study.chunk == study.frames

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 from zs2.version import __version__ as __version__
 
 _HOME = {
-    "FAST": "zs2.models.config",
+    "FAST": "zs2.sampling.request",
     "ZS2": "zs2.pipeline",
     "Step": "zs2.sampling.sampler",
     "Request": "zs2.sampling.request",

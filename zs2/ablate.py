@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zs2.checkpoints.locate import full_name
 from zs2.cli.command import Failure, command, program, say
 from zs2.errors import InputError
 from zs2.study.lock import Workplace
@@ -28,11 +27,9 @@ if TYPE_CHECKING:
 
 def run(options: dict[str, Any]) -> None:
     """Run a study, or with --dry-run print how far it is. Raises: InputError; Failure if anything is missing."""
-    from zs2.study.planning import division, plan
+    from zs2.study.planning import division, plan, with_fetched_settings
 
     options = with_file(options)
-    if "model" in options:
-        options["model"] = full_name(options["model"])
     folder = Path(options.setdefault("out", OUT))
     index, count = division(options)
     if not options["out"]:
@@ -50,6 +47,8 @@ def run(options: dict[str, Any]) -> None:
     from zs2.evaluation.clip_scorer import Scorer, scoring_model
     from zs2.study.runner import Runner, load, share_threads
 
+    if not known:
+        study = with_fetched_settings(options, study)
     model, study = load(options, study)
     if known:
         known.with_more(study)
@@ -63,6 +62,10 @@ def run(options: dict[str, Any]) -> None:
         reason = str(error)
         say(f"warning: clips will be made, but not measured: {reason}")
 
+    own = model.own_settings
+    note = "" if known else own.summary([name for name in own.request if name not in options])
+    if note and os.environ.get("RANK", "0") == "0":
+        say(note)
     parts = [clip_file(folder, "any").parent, measures_file(folder, "any").parent]
     for part in parts:
         part.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.checkpoints.digests import sha256
 from zs2.checkpoints.lora import LoRA, lora_files, merge
+from zs2.checkpoints.own_settings import OwnSettings
 from zs2.errors import InputError, whole
 from zs2.method import Method
 from zs2.models.config import ScheduleConfig
@@ -81,7 +83,8 @@ class ZS2:
             device: by default cuda, mps or cpu, the first there is. dtype: of the networks; latents are float32 always.
             prediction: `epsilon` or `v`, which single files of SD 2 do not say.
             lora: one or several LoRA files to merge into the weights, each a path, `FILE:SCALE`, or (file, scale).
-            method: as keywords, those of `Method`: attn, mu, noise, lam, alpha, motion, renoise.
+            method: as keywords, those of `Method`: attn, mu, noise, lam, alpha, motion, renoise. By default as the
+                checkpoint's own zs2.json has them, or the paper.
         Raises: InputError, in one line, for anything that can't be loaded or is out of range. Warns of options that
             have no effect with the others.
         """
@@ -92,6 +95,8 @@ class ZS2:
             if not file.is_file():
                 raise InputError(f"no such LoRA: {str(file)!r}")
         checkpoint = Checkpoint(model, dtype, device, prediction)
+        own = checkpoint.own_settings.method
+        chosen = replace(chosen, **{name: value for name, value in own.items() if getattr(chosen, name) is None})
         unet, text = checkpoint.unet(momentum(chosen.attn, **chosen.attention_parameters)), checkpoint.text()
         for file, scale in loras:
             merge(file, scale, unet, text.encoders)
@@ -118,6 +123,11 @@ class ZS2:
         )
 
     @property
+    def own_settings(self) -> OwnSettings:
+        """What the checkpoint's zs2.json says: the defaults of a call, and the things that the model knows."""
+        return OwnSettings() if self.checkpoint is None else self.checkpoint.own_settings
+
+    @property
     def device(self) -> torch.device:
         """Where the model computes."""
         return self.image_model.device
@@ -140,7 +150,8 @@ class ZS2:
 
         Args:
             prompt, and as keywords those of `Request`: negative_prompt, frames, steps, sampler, deep_cache, guidance,
-                guidance_interval, seed, height, width, chunk, latents (which say frames, too).
+                guidance_interval, seed, height, width, chunk, latents (which say frames, too). Steps and guidance are
+                by default as the checkpoint's own zs2.json has them, or `Request`.
             fps: frames a second of the saved clip.
             callback: called with each finished `Step`; an exception that it raises stops the clip.
             group: the processes that make it together: see frame_parallel.py. All call this, and all get the clip.
@@ -148,7 +159,7 @@ class ZS2:
         Raises: InputError for values out of range, or that do not fit the model or the free memory; FloatingPointError
             if the latents become NaN or infinite; OutOfMemory.
         """
-        plan, fps = self.plan(_request(prompt, **request), group), whole("fps", fps, 1, FPS_MAX)
+        plan, fps = self.plan(self._request(prompt, **request), group), whole("fps", fps, 1, FPS_MAX)
         settings = in_background(lambda: self.settings(plan, fps))  # which hashes the weights, once
         for step in Sampler(plan).steps():
             if callback is not None:
@@ -164,7 +175,7 @@ class ZS2:
         **request: Any,
     ) -> Tensor:
         """As a call, but the scaled latents before decoding: float32 (F, c, h, w) on the model's device."""
-        for step in Sampler(self.plan(_request(prompt, **request), group)).steps():
+        for step in Sampler(self.plan(self._request(prompt, **request), group)).steps():
             if callback is not None:
                 callback(step)
         return step.latents
@@ -190,7 +201,7 @@ class ZS2:
         Yields: uint8 (H, W, 3)
         Raises: as a call does.
         """
-        asked = _request(prompt, frames=frames, **request)
+        asked = self._request(prompt, frames=frames, **request)
         return stream_frames(self.plan(asked, group, stream=True, state_device=state_device))
 
     def sample(self, request: Request, group: Group | None = None) -> Iterator[Step]:
@@ -212,6 +223,16 @@ class ZS2:
         """How a clip of this plan is made: see provenance.py."""
         return clip_settings(plan, fps, self.checkpoint, self.lora)
 
+    def _request(self, prompt: str | Sequence[str], **options: Any) -> Request:
+        """A request with the checkpoint's own defaults, and of as many frames as there are latents."""
+        latents = options.get("latents")
+        if options.get("frames") is None and isinstance(latents, Tensor) and latents.ndim == 4:
+            options["frames"] = len(latents)
+        request = Request(prompt, **self.own_settings.request | options)
+        if request.guidance != 0:
+            self.own_settings.warn_of_unknown_things(prompt)
+        return request
+
     def decode(self, latents: Tensor, chunk: int | None = None) -> Frames:
         """Scaled latents (F, c, h, w), at most `chunk` at once → frames, uint8 (F, H, W, 3).
 
@@ -224,11 +245,3 @@ def stream_frames(plan: SamplingPlan) -> Iterator[Frames]:
     """The frames (H, W, 3) of a stream's plan, as they are finished."""
     for latents in Sampler(plan).chunks():
         yield from decode_frames(plan, latents)
-
-
-def _request(prompt: str | Sequence[str], **options: Any) -> Request:
-    """A request of as many frames as there are latents, where it has no other number."""
-    latents = options.get("latents")
-    if options.get("frames") is None and isinstance(latents, Tensor) and latents.ndim == 4:
-        options["frames"] = len(latents)
-    return Request(prompt, **options)

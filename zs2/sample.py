@@ -9,12 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zs2.checkpoints.hub import DEFAULT_MODEL
-from zs2.cli.command import command
+from zs2.checkpoints.hub import DEFAULT_MODEL, is_hub_id
+from zs2.checkpoints.locate import locate
+from zs2.checkpoints.own_settings import OwnSettings
+from zs2.cli.command import command, say
 from zs2.cli.replay import check_replay, with_replay
 from zs2.cli.sample_options import parser
-from zs2.cli.sample_requests import METHOD, check_stream, clip_requests, output_paths, warn_without_effect
+from zs2.cli.sample_requests import (
+    check_method,
+    check_stream,
+    clip_requests,
+    output_paths,
+    own_in_effect,
+    warn_without_effect,
+)
 from zs2.errors import InputError
+from zs2.method import METHOD
 from zs2.sampling.request import Request
 
 if TYPE_CHECKING:
@@ -33,18 +43,26 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     Args:
         options: of the command line, after `with_replay`.
     """
-    clips = list(clip_requests(options))
+    model_name, replays = options.get("model", DEFAULT_MODEL), "recorded" in options
+    own = OwnSettings() if replays else OwnSettings.of(model_name)
+    clips = list(clip_requests(options, own))
+    check_method(options)
     fps = options.get("fps", 8)
     paths = output_paths(options, [suffix for suffix, _ in clips], fps)
     if "stream" in options:
         check_stream(paths[0])
-    if "recorded" not in options:
+    if not replays:
         warn_without_effect(options, paths)
+    if not is_hub_id(model_name):
+        locate(model_name, "float32")  # raises if there is none
 
     from zs2.pipeline import ZS2
 
     loading = {name: options[name] for name in LOADING if name in options}
-    model = ZS2.from_pretrained(options.get("model", DEFAULT_MODEL), **loading)
+    model = ZS2.from_pretrained(model_name, **loading)
+    if not replays and model.own_settings != own:  # fetched from the hub
+        own = model.own_settings
+        clips = list(clip_requests(options, own))
     memory: dict[str, Any] = {"stream": "stream" in options, "state_device": options.get("state_device")}
     requests = [request for _, request in clips]
     if "dry_run" in options:
@@ -53,8 +71,11 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     for plan in plans:
         if "stream" in options:
             check_stream(paths[0], plan.size[::-1])
-        if "recorded" in options:
+        if replays:
             check_replay(options["recorded"], model.settings(plan, fps))
+    note = own.summary(own_in_effect(options, own))
+    if note and (group is None or group.rank == 0):
+        say(note)
     for number, (plan, path) in enumerate(zip(plans, paths, strict=True), 1):
         label = "sampling" if len(clips) == 1 else f"clip {number} of {len(clips)}"
         sample(model, plan, path, fps, label, options)

@@ -131,7 +131,7 @@ def train(names: list[str], loaded: Tensor, settings: Settings, work: Path, cloc
             denoiser.learn(names, settings, out, work, clock)
     finally:
         curves.draw(work)
-    layout.write(out / "concepts.json", names[: settings.unet[-1].things])
+    layout.write(out / "zs2.json", layout.own_settings(names[: settings.unet[-1].things]))
     print(f"{out}: trained in {sum(curves.seconds(work).values()) / 60:.0f} minutes: {curves.said(work)}")
 
 

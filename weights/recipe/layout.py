@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from weights.recipe.settings import SIZE, TOKENS, Settings
+from weights.recipe.settings import EXAMPLES, GUIDANCE, LAM, OPEN_EXAMPLES, SIZE, STEPS, TOKENS, Settings
 from weights.recipe.training import save
 from zs2.models.tokenizer import Tokenizer
 
@@ -124,6 +124,18 @@ def unet(settings: Settings) -> dict[str, Any]:
         "mid_block_type": "UNetMidBlock2DCrossAttn",
         "norm_num_groups": 32,
         "sample_size": SIZE // 2 ** (len(settings.vae_widths) - 1),
+    }
+
+
+def own_settings(things: Sequence[str]) -> dict[str, Any]:
+    """The checkpoint's zs2.json, with those of the examples that it knows."""
+    return {
+        "steps": STEPS,
+        "guidance": GUIDANCE,
+        "lam": LAM,
+        "prompts": [f"{thing} on a {colour} background" for thing, colour in EXAMPLES.items() if thing in things],
+        "open_prompts": ["", *(thing for thing in OPEN_EXAMPLES if thing in things)],
+        "things": list(things),
     }
 
 

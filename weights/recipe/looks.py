@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weights.recipe.measure import GUIDANCE, STEPS
+from weights.recipe.settings import GUIDANCE, STEPS
 from zs2 import ZS2
 from zs2.study.stats import mean
 from zs2.system.progress import progress

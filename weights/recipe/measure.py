@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from weights.recipe.judge import Judge
 from weights.recipe.scenes import COLOURS, caption, draw, held_out, render
-from weights.recipe.settings import SIZE
+from weights.recipe.settings import GUIDANCE, SIZE, STEPS
 from weights.recipe.training import batches, generator
 from zs2 import ZS2
 from zs2.errors import InputError
 from zs2.sampling.request import Request
 from zs2.system.progress import progress
 
-STEPS, GUIDANCE, BATCH = 25, 5.0, 36
+BATCH = 36
 
 
 def figures(
@@ -31,7 +31,7 @@ def figures(
     """Judge one picture for each pair of a thing and a plain colour: frame 0 of a seed.
 
     Returns: the figures, and the pictures, uint8 (things · colours, SIZE, SIZE, 3). Of a folder that lists its things
-        in a concepts.json also how often those are right.
+        in a zs2.json also how often those are right.
     Raises: InputError for a checkpoint that makes pictures of another size.
     """
     model = ZS2.from_pretrained(checkpoint, attn="sa", noise="iid")
@@ -44,9 +44,7 @@ def figures(
     right, right_colour = (thing == which[asked]).float(), (colour == on).float()
     never = held_out(asked)
     held = (on == never[0]) | (on == never[1])
-    file = Path(checkpoint, "concepts.json")
-    concepts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-    listed = torch.tensor([name in concepts for name in names])[asked]
+    listed = torch.tensor([name in model.own_settings.things for name in names])[asked]
     by_thing = {name: float(right[asked == i].mean()) for i, name in enumerate(names)}
     return {
         "prompts": len(prompts),
@@ -79,10 +77,12 @@ def drawn(model: ZS2, prompts: Sequence[str], what: str, seed: int) -> NDArray[n
     first = next(plan.noises())
     made = []
     parts = list(batches(len(prompts), BATCH))
-    for part in progress(parts, len(parts), what):
-        count = part.stop - part.start
-        latents = first.expand(count, -1, -1, -1).contiguous()
-        made.append(model(prompts[part], frames=count, latents=latents, steps=STEPS, guidance=GUIDANCE).frames)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* names none of the")  # things that zs2.json does not list
+        for part in progress(parts, len(parts), what):
+            count = part.stop - part.start
+            latents = first.expand(count, -1, -1, -1).contiguous()
+            made.append(model(prompts[part], frames=count, latents=latents, steps=STEPS, guidance=GUIDANCE).frames)
     return np.concatenate(made)
 
 

@@ -7,6 +7,20 @@ from dataclasses import dataclass, field
 SIZE = 64  # pixels, of a scene's side
 TOKENS = 32  # of a prompt
 
+# What the checkpoint's zs2.json says: the sampling that suits it, and examples of things that it draws well.
+STEPS, GUIDANCE, LAM = 25, 5.0, 0.15
+EXAMPLES = {
+    "panda face": "sky blue",
+    "red apple": "yellow",
+    "rocket": "black",
+    "octopus": "white",
+    "sunflower": "purple",
+    "penguin": "orange",
+    "sailboat": "green",
+    "birthday cake": "pink",
+}  # things, each on a background of this colour
+OPEN_EXAMPLES = ("fox face", "turtle", "cactus", "hamburger", "airplane", "butterfly", "soccer ball")  # things alone
+
 
 @dataclass(frozen=True)
 class Schedule:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from zs2.checkpoints.diffusers_folder import Folder
 from zs2.checkpoints.digests import sha256
 from zs2.checkpoints.locate import locate
+from zs2.checkpoints.own_settings import OwnSettings
 from zs2.checkpoints.single_file import SingleFile
 from zs2.models.clip import TextEncoder
 from zs2.models.clip_config import TextConfig
@@ -43,7 +44,8 @@ class Checkpoint:
         model: a folder in the diffusers layout, a file in the original layout, or a model on the hub.
         dtype: of the loaded weights. device: where they go.
         prediction: `epsilon` or `v`, for a file of SD 2, which does not say.
-    Raises: InputError as `locate`, `Folder` and `SingleFile` say; each part raises it for weights that do not fit.
+    Raises: InputError as `locate`, `Folder`, `SingleFile` and `OwnSettings` say. Each part raises it for weights that
+        do not fit.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Checkpoint:
         self.dtype, self.device = dtype, torch.device(device)
         self.source = Folder(path, dtype, name) if path.is_dir() else SingleFile(path, prediction)
         self.name = self.source.name
+        self.own_settings = OwnSettings.read(path, self.name)
         if path.is_dir() and prediction is not None:
             warnings.warn("prediction has no effect on a folder: its scheduler_config.json says", stacklevel=3)
 

@@ -111,7 +111,7 @@ def choose_files(names: Iterable[str], dtype: str) -> list[str]:
     missing = [name for name in needed if name not in have]
     if missing:
         raise InputError(f"not a whole model: it has no {', '.join(missing)}")
-    optional = ["model_index.json", *(f"{folder}/{name}" for folder in TOKENIZERS for name in TOKENIZER)]
+    optional = ["model_index.json", "zs2.json", *(f"{folder}/{name}" for folder in TOKENIZERS for name in TOKENIZER)]
     weights = [name for part in parts for name in _weights(have, f"{part}/{WEIGHTS[part]}", dtype)]
     return sorted({*needed, *(name for name in optional if name in have), *weights})
 

@@ -42,7 +42,9 @@ def locate(model: str | Path, dtype: str, choose: Choose = choose_files) -> tupl
     """
     path = local_path(model)
     if path is None and Path(full_name(str(model))) == Path(DEFAULT_MODEL):
-        raise InputError(f"{DEFAULT_MODEL} is not here: it comes with the repository; clone it, or give another model")
+        raise InputError(
+            f"{DEFAULT_MODEL} is not here: it comes with the repository and its wheel; clone it, or give another model"
+        )
     if path is None and is_hub_id(str(model)):
         try:
             return fetch(str(model), dtype, choose), parse(str(model))[0]

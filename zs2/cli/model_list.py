@@ -1,30 +1,71 @@
-"""`python -m zs2.models`: the models that have a short name. No torch here."""
+"""`python -m zs2.models`: the models with a short name, or what one model says of itself. No torch here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from zs2.checkpoints.hub import DEFAULT_MODEL, SHORT_NAMES
+from zs2.checkpoints.locate import locate
+from zs2.checkpoints.own_settings import FILE, OF_METHOD, OF_REQUEST, OwnSettings
 from zs2.cli.command import command, parser
+from zs2.errors import InputError
 
 TAKES = f"""\
 --model takes one of these names, or any Stable Diffusion 1.x, 2.x or XL model: a folder in the diffusers layout, a
 single .safetensors file, or its id on the hub, owner/name, or owner/name@revision for a branch, a tag or a commit. What
 is here comes before an id. From the hub, only the files needed are downloaded, once. Each licence is the model's own:
 read it on the model's page. Without --model it is {DEFAULT_MODEL}, which comes with zs2."""
+WIDTH = 100  # characters of a line of names
 
 
-def run(_: dict[str, Any]) -> None:
-    """Print the table of short names."""
-    rows = [("name", "model", "licence"), *((name, *row) for name, row in SHORT_NAMES.items())]
+def run(options: dict[str, Any]) -> None:
+    """Print the table of short names, or one model's own settings, examples and things."""
+    if "model" in options:
+        print_own_settings(options["model"])
+        return
+    default = (Path(DEFAULT_MODEL).name, (DEFAULT_MODEL, "MIT; comes with zs2"))
+    rows = [("name", "model", "licence"), *((name, *row) for name, row in (*SHORT_NAMES.items(), default))]
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
     for name, model, licence in rows:
         print(f"{name:<{first}}  {model:<{second}}  {licence}")
     print(f"\n{TAKES}")
 
 
+def print_own_settings(model: str) -> None:
+    """Print what a model's zs2.json says. From the hub, only that file is fetched.
+
+    Raises: InputError if there is no such model, or no such file.
+    """
+
+    def choose(names: Iterable[str], _: str) -> list[str]:
+        if FILE not in names:
+            raise InputError(f"it has no {FILE}: its defaults are the paper's")
+        return [FILE]
+
+    path, name = locate(model, "float32", choose)
+    own = OwnSettings.read(path, name)
+    if own == OwnSettings(own.name):
+        raise InputError(f"{own.name} has no {FILE}: its defaults are the paper's")
+    values = {name: getattr(own, name) for name in (*OF_REQUEST, *OF_METHOD)}
+    print(own.summary([name for name, value in values.items() if value is not None]) or f"{own.name} ({FILE})")
+    for title, prompts in (("prompts", own.prompts), ("prompts that leave the look open", own.open_prompts)):
+        if prompts:
+            print(f"\n{title}:", *(f'  "{prompt}"' for prompt in prompts), sep="\n")
+    if own.things:
+        names = textwrap.wrap(", ".join(own.things), WIDTH, break_on_hyphens=False)
+        print(f"\nit knows {len(own.things)} things:", *(f"  {line}" for line in names), sep="\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns: the exit status."""
-    p = parser("models", "List the short names of models, with their ids on the hub and their licences.", TAKES)
+    p = parser(
+        "models",
+        "List the short names of models, with their ids on the hub and their licences. Of one model, list its own\n"
+        "settings, example prompts, and the things that it knows.",
+        TAKES,
+    )
+    p.add_argument("model", nargs="?", metavar="MODEL", help=f"one whose {FILE} is shown, such as emoji64")
     return command(p, run, argv)

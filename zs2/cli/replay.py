@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zs2.cli.sample_requests import METHOD, REQUEST
+from zs2.cli.sample_requests import REQUEST
 from zs2.errors import InputError
-from zs2.method import ATTENTION_KINDS, PARAMETERS, effects
+from zs2.method import ATTENTION_KINDS, METHOD, PARAMETERS, effects
 from zs2.sampling.request import OPTIONS
 
 # Settings that were added later, with the value of the clips that do not record them.

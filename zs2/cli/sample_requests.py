@@ -9,20 +9,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from zs2.checkpoints.hub import DEFAULT_MODEL
-from zs2.cli.sample_options import EXAMPLE
+from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.values import lines
-from zs2.errors import InputError
-from zs2.method import METHOD as METHOD
+from zs2.errors import InputError, choose
+from zs2.method import METHOD, Method, effects
 from zs2.sampling.request import FAST, Request
+from zs2.system.devices import DTYPES
 
 REQUEST = tuple(field.name for field in fields(Request))
 
 
-def prompts(options: Mapping[str, Any]) -> list[str | list[str]]:
-    """The prompt of each clip; for prompt travel it is a list of one a frame.
+def prompts(options: Mapping[str, Any], own: OwnSettings) -> list[str | list[str]]:
+    """The prompt of each clip, by default the checkpoint's example; for prompt travel it is a list of one a frame.
 
-    Raises: InputError for several sources of prompts, or for none with a model that has no example.
+    Raises: InputError for several sources of prompts, or for none with a checkpoint that has no example.
     """
     sources = [name for name in ("prompt", "prompts", "travel") if name in options]
     if len(sources) > 1:
@@ -31,31 +31,54 @@ def prompts(options: Mapping[str, Any]) -> list[str | list[str]]:
         return [*lines(options["prompts"])]
     if "travel" in options:
         return [lines(options["travel"])]
-    if "prompt" not in options and Path(options.get("model", DEFAULT_MODEL)) != Path(DEFAULT_MODEL):
-        raise InputError("no prompt: give one (only the default model has an example)")
-    return [options.get("prompt", EXAMPLE)]
+    if "prompt" in options:
+        return [options["prompt"]]
+    if not own.prompts:
+        raise InputError("no prompt: give one (this model has no example of its own)")
+    return [own.prompts[0]]
 
 
-def clip_requests(options: Mapping[str, Any]) -> Iterator[tuple[str, Request]]:
-    """Each clip of the options.
+def clip_requests(options: Mapping[str, Any], own: OwnSettings) -> Iterator[tuple[str, Request]]:
+    """Each clip of the options. What they leave open is as the checkpoint's own settings have it. Warns of prompts
+    that name nothing that the checkpoint knows.
 
     Yields: the suffix that tells its file from those of the other clips, such as `-p1-s0`, and its request.
     Raises: InputError for a value out of range.
     """
     shared = {name: options[name] for name in REQUEST if name in options and name not in ("prompt", "seed", "latents")}
-    if "fast" in options:
-        shared = fast_settings(options) | shared
+    fast = fast_settings(options) if "fast" in options else {}
+    shared = own.request | fast | shared
     if "size" in options:
         shared["width"], shared["height"] = options["size"]
     if "latents" in options:
         shared["latents"] = read_latents(options["latents"])
         shared.setdefault("frames", len(shared["latents"]))
-    texts, seeds = prompts(options), options.get("seed", [0])
+    texts, seeds = prompts(options, own), options.get("seed", [0])
     for number, text in enumerate(texts, 1):
         for seed in seeds:
             prompt_suffix = f"-p{number:0{len(str(len(texts)))}}" if len(texts) > 1 else ""
             seed_suffix = f"-s{seed}" if len(seeds) > 1 else ""
-            yield prompt_suffix + seed_suffix, Request(text, seed=seed, **shared)
+            request = Request(text, seed=seed, **shared)
+            if request.guidance != 0:
+                own.warn_of_unknown_things(text)
+            yield prompt_suffix + seed_suffix, request
+
+
+def own_in_effect(options: Mapping[str, Any], own: OwnSettings) -> list[str]:
+    """The names of the checkpoint's own settings that decide something of these clips."""
+    fast = fast_settings(options) if "fast" in options else {}
+    names = [name for name in (*own.request, *own.method) if name not in options and name not in fast]
+    defaults = Method()
+    effect = effects(options.get("attn", defaults.attn), options.get("noise", defaults.noise))
+    if "latents" in options or options.get("frames") == 1:
+        effect = set()
+    return [name for name in names if name in own.request or name in effect]
+
+
+def check_method(options: Mapping[str, Any]) -> None:
+    """Raise InputError for a wrong value of the method or the dtype, which torch is not needed to see."""
+    Method(**{name: options[name] for name in METHOD if name in options})
+    choose("dtype", options.get("dtype", DTYPES[0]), DTYPES)
 
 
 def fast_settings(options: Mapping[str, Any]) -> dict[str, Any]:

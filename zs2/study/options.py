@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.cli import command
-from zs2.cli.values import pair, seeds, shard, size
+from zs2.cli.derived_options import add_sampling, flag
+from zs2.cli.derived_options import value_text as value_text
+from zs2.cli.values import seeds, shard, size
 from zs2.errors import InputError, choose
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS
-from zs2.sampling.request import DEFAULTS, OPTIONS
+from zs2.sampling.request import OPTIONS
 from zs2.study.cells import FULL, PRESETS, STUDY_LAM, STUDY_MU, kinds_with
 from zs2.study.prompts import SETS, Prompt, checked
 from zs2.system.devices import DTYPES
 
 OUT = "out/study"
-ADVICE: dict[str, Any] = {"steps": 25, "guidance": 5.0}  # for the default model, from its card
 MANY = ("preset", "noise", "attn", "lam", "mu", "alpha", "lora")  # options that take several values
-READERS: dict[str, Callable[[str], Any]] = {
-    "text": str,
-    "whole": int,
-    "number": float,
-    "pair": pair(float),
-}  # by the kind of a sampling option
 JOINED = ("seeds", *(name for name, option in OPTIONS.items() if option.kind == "pair"))  # lists that are one value
 
 
@@ -80,13 +75,7 @@ then: """
     g.add_argument("--prediction", metavar="P", help="epsilon or v: what single files of SD 2 do not say of themselves")
     g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is; of torchrun, its own)")
     g.add_argument("--dtype", metavar="DTYPE", help=f"{', '.join(DTYPES)} (default float32)")
-    for name, option in OPTIONS.items():
-        g.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=READERS[option.kind],
-            metavar=option.metavar,
-            help=f"{option.help} ({_default(name)})".replace("%", "%%"),
-        )
+    add_sampling(g)
     g.add_argument("--size", type=size, metavar="WxH", help="pixels (default: what the model was trained at)")
     g.add_argument("--chunk", type=int, metavar="N", help="frames of a UNet call (default: all of a clip)")
 
@@ -102,19 +91,6 @@ then: """
     g.add_argument("--shard", type=shard, metavar="I/N", help="make only the I-th of N parts of the clips")
     g.add_argument("--dry-run", action="store_true", help="only print the cells, and how many clips are there")
     return p
-
-
-def _default(name: str) -> str:
-    """The default of a sampling option, for its help."""
-    advice = f"; for the default model {value_text(ADVICE[name])}" if name in ADVICE else ""
-    return f"default {value_text(DEFAULTS[name]) or 'nothing'}{advice}"
-
-
-def value_text(value: Any) -> str:
-    """The value of a sampling option, as the command line takes it."""
-    if isinstance(value, tuple):
-        return ",".join(map(value_text, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def with_file(options: dict[str, Any]) -> dict[str, Any]:
@@ -156,7 +132,7 @@ def _arguments(file: str, name: str, value: Any) -> list[str]:
     if not values or not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in values):
         several = ", or a list of them" if name in (*MANY, *JOINED) else ""
         raise InputError(f"{file}: {name} is {value!r}: expected a text or a number{several}")
-    option = f"--{name.replace('_', '-')}"
+    option = flag(name)
     if name not in MANY:
         return [f"{option}={values[0]}"]
     if any(isinstance(one, str) and one.startswith("-") for one in values):

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from zs2.checkpoints.hub import DEFAULT_MODEL, is_hub_id
+from zs2.checkpoints.locate import full_name, local_path, locate
+from zs2.checkpoints.own_settings import OwnSettings
 from zs2.errors import InputError, choose, whole
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS, Method
 from zs2.sampling.request import DEFAULTS, OPTIONS, Request
 from zs2.study.cells import FULL, PRESETS, STUDY_LAM, STUDY_MU, Cell, grid, kinds_with, merge, preset, reference
-from zs2.study.options import ADVICE
 from zs2.study.prompts import default_prompts, read_prompts
 from zs2.study.study import Study
 from zs2.system.devices import DTYPES
@@ -54,19 +55,20 @@ def cells(options: Mapping[str, Any]) -> list[Cell]:
     return merge([*found, *(grid(noise, attn, lam, mu, alpha) if in_grid else [])])
 
 
-def plan(options: Mapping[str, Any], known: Study | None) -> Study:
-    """The study that the options ask for. What they leave open is as in the study that is there, if there is one.
+def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | None = None) -> Study:
+    """The study that the options ask for. What they leave open is as in the study that is there, if there is one, and
+    else as in the checkpoint's own settings. Warns of prompts of the options that name nothing that it knows.
 
     Weights and size that only the model knows are as in that study, too, or else None and 0.
     Raises: InputError for values out of range, and for a model that must be named again.
     """
-    model = str(options.get("model", known.model if known else DEFAULT_MODEL))
-    own = Path(model) == Path(DEFAULT_MODEL)
-    if known and "model" not in options and not own and not is_hub_id(model):
+    model = known.model if known and "model" not in options else full_name(str(options.get("model", DEFAULT_MODEL)))
+    own = OwnSettings.of(model) if own is None else own
+    if known and "model" not in options and Path(model) != Path(DEFAULT_MODEL) and not is_hub_id(model):
         raise InputError(f"the study in {options['out']} is of the model {model!r}: give that with --model")
     if known and known.lora and "lora" not in options:
         raise InputError(f"the study in {options['out']} is of a model with LoRA: give the same with --lora")
-    settings: dict[str, Any] = {**DEFAULTS, "fps": 8, "dtype": DTYPES[0], **(ADVICE if own else {})}
+    settings: dict[str, Any] = {**DEFAULTS, "fps": 8, "dtype": DTYPES[0], **own.request}
     if known:
         settings = {**known.sampling, "fps": known.fps, "dtype": known.dtype}
     settings |= {name: options[name] for name in settings if name in options}
@@ -74,9 +76,11 @@ def plan(options: Mapping[str, Any], known: Study | None) -> Study:
     if "size" in options:
         whole("width", width, 1)
         whole("height", height, 1)
-    prompts = options.get("prompts", known.prompts if known else default_prompts(model))
+    prompts = options.get("prompts", known.prompts if known else default_prompts(own))
     if isinstance(prompts, str):
         prompts = read_prompts(prompts)
+    if "prompts" in options:
+        own.warn_of_unknown_things([prompt.text for prompt in prompts])
     seeds = options.get("seeds", known.seeds if known else (0, 1))
     chosen = list(known.cells) if known and not any(name in options for name in METHOD) else cells(options)
     for prompt, seed in product(prompts, seeds):
@@ -100,6 +104,14 @@ def plan(options: Mapping[str, Any], known: Study | None) -> Study:
         cells=tuple(chosen),
         lora=known.lora if known else None,
     )
+
+
+def with_fetched_settings(options: Mapping[str, Any], study: Study) -> Study:
+    """A new study as `plan` has it. A model of the hub is fetched for it, since its own settings are in its folder."""
+    if local_path(study.model) is not None:
+        return study
+    folder, name = locate(study.model, study.dtype)
+    return plan(options, None, OwnSettings.read(folder, name))
 
 
 def division(options: Mapping[str, Any]) -> tuple[int, int]:

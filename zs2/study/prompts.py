@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from zs2.checkpoints.hub import DEFAULT_MODEL
+from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.values import lines
 from zs2.errors import InputError, choose
 
@@ -28,28 +27,7 @@ class Prompt:
         return f"{self.text!r} ({self.set})"
 
 
-# For weights/emoji64: things from its concepts.json, colours from its card.
-EMOJI64 = (
-    *(
-        Prompt(f"{thing} on a {colour} background")
-        for thing, colour in (
-            ("panda face", "sky blue"),
-            ("red apple", "yellow"),
-            ("rocket", "black"),
-            ("octopus", "white"),
-            ("sunflower", "purple"),
-            ("penguin", "orange"),
-            ("sailboat", "green"),
-            ("birthday cake", "pink"),
-        )
-    ),
-    *(
-        Prompt(thing, "open")
-        for thing in ("", "fox face", "turtle", "cactus", "hamburger", "airplane", "butterfly", "soccer ball")
-    ),
-)
-
-# For any model of real pictures.
+# For models that have no examples of their own: those of real pictures.
 GENERAL = (
     *(
         Prompt(text)
@@ -71,9 +49,10 @@ GENERAL = (
 )
 
 
-def default_prompts(model: str) -> tuple[Prompt, ...]:
-    """Eight closed and eight open prompts: those for the default checkpoint, or those for any other model."""
-    return EMOJI64 if Path(model) == Path(DEFAULT_MODEL) else GENERAL
+def default_prompts(own: OwnSettings) -> tuple[Prompt, ...]:
+    """The examples of a checkpoint's own settings, closed and open; for one without, eight of each."""
+    prompts = (*(Prompt(text) for text in own.prompts), *(Prompt(text, "open") for text in own.open_prompts))
+    return prompts or GENERAL
 
 
 def read_prompts(file: str) -> tuple[Prompt, ...]:

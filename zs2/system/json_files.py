@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,8 +56,8 @@ class Reader:
     def number(self, key: str, default: float) -> float:
         """A finite number."""
         value = self.json.get(key, default)
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise InputError(f"{self.what}: {key} is {value!r}: expected a number")
+        if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+            raise InputError(f"{self.what}: {key} is {repr(value)[:40]}: expected a number")
         return value
 
     def numbers(self, key: str) -> tuple[float, ...] | None:

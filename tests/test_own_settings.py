@@ -1,0 +1,326 @@
+"""A checkpoint's `zs2.json`: what is read of it, what is refused, and where defaults come from, in all commands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import CHECKPOINT, TESTS
+
+from zs2 import ZS2
+from zs2.ablate import main as ablate
+from zs2.checkpoints.locate import full_name, local_path
+from zs2.checkpoints.own_settings import OwnSettings
+from zs2.cli.model_list import main as models
+from zs2.errors import InputError
+from zs2.metrics import main as metrics
+from zs2.sample import main as sample
+
+BRIEF = ("--steps", "2", "--frames", "2", "--size", "16x16")  # the cheapest clip
+DEFAULT = OwnSettings.of("weights/emoji64")
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(folder: Path) -> Write:
+    """Writes the zs2.json of a copy of the default checkpoint, and returns the copy."""
+
+    def to(**content: Any) -> Path:
+        (folder / "zs2.json").write_text(json.dumps(content))
+        return folder
+
+    return to
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def settings(file: str) -> dict[str, Any]:
+    return json.loads(Path(file).read_text())
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_default_checkpoint():
+    assert (DEFAULT.name, DEFAULT.request, DEFAULT.method) == ("emoji64", {"steps": 25, "guidance": 5.0}, {"lam": 0.15})
+    assert len(DEFAULT.things) == len({*DEFAULT.things}) == 86
+    assert len(DEFAULT.prompts) == len(DEFAULT.open_prompts) == 8
+    assert OwnSettings.of("emoji64") == OwnSettings.of(CHECKPOINT) == DEFAULT
+
+
+@pytest.mark.parametrize("content", [None, {}])
+def test_nothing_there(folder, content):
+    if content is not None:
+        (folder / "zs2.json").write_text(json.dumps(content))
+    own = OwnSettings.read(folder)
+    assert own == OwnSettings("checkpoint")
+    assert (own.request, own.method, own.things) == ({}, {}, ())
+    own.warn_of_unknown_things("anything")
+
+
+def test_a_single_file_and_a_model_of_the_hub_have_none(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "zs2.json").write_text('{"steps": 3}')
+    assert OwnSettings.read(tmp_path / "model.safetensors").request == {}
+    assert OwnSettings.of("sd15").request == OwnSettings.of("owner/name").request == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"steps": 0}, "steps is 0: expected at least 1"),
+        ({"steps": -5}, "steps is -5"),
+        ({"steps": 2.5}, "steps is 2.5: expected a whole number"),
+        ({"steps": "25"}, "steps is '25'"),
+        ({"steps": True}, "steps is True: expected a number"),
+        ({"steps": [25]}, "steps is [25]"),
+        ({"guidance": "5"}, "guidance is '5': expected a number"),
+        ({"guidance": False}, "guidance is False"),
+        ({"guidance": float("nan")}, "guidance is nan"),
+        ({"guidance": float("inf")}, "guidance is inf"),
+        ({"guidance": 10**400}, "guidance is 1000"),
+        ({"lam": -0.1}, "lam is -0.1: expected a number from 0"),
+        ({"lam": 2}, "lam is 2: expected a number from 0 (one noise) to √e"),
+        ({"lam": float("nan")}, "lam is nan"),
+        ({"lam": "0.1"}, "lam is 0.1"),
+        ({"lam": True}, "lam is True"),
+        ({"prompts": "red apple"}, "prompts: expected a list"),
+        ({"prompts": {"a": 1}}, "prompts: expected a list"),
+        ({"prompts": [1]}, "prompts has '1': expected a text of one line"),
+        ({"prompts": ["two\nlines"]}, "expected a text of one line"),
+        ({"open_prompts": ["\x1b[31m"]}, "expected a text of one line"),
+        ({"things": ["x" * 1001]}, "at most 1000 characters"),
+        ({"things": ["x"] * 10_001}, "at most 10000 texts"),
+        ({"things": ["x" * 999] * 1100}, "bytes: expected at most"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_is_refused(write, content, words):
+    """With the file's name: in the library, and as one line of a command."""
+    folder = write(**content)
+    for load in (lambda: OwnSettings.read(folder), lambda: ZS2.from_pretrained(folder)):
+        with pytest.raises(InputError) as caught:
+            load()
+        assert str(caught.value).startswith(f"{folder / 'zs2.json'}: ")
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[25]", "25", '{"steps": 25,}', "\xff"])
+def test_a_file_that_is_no_json_object(folder, here, capsys, text):
+    (folder / "zs2.json").write_bytes(text.encode("latin-1"))
+    assert sample(["a", *BRIEF, "--model", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"zs2: error: {folder / 'zs2.json'}: ")
+    assert list(here.iterdir()) == []
+
+
+def test_unknown_keys_are_a_warning(write):
+    with pytest.warns(UserWarning, match="zs2 does not know mu, sampler: the result may differ"):
+        assert OwnSettings.read(write(steps=3, mu=0.5, sampler="dpm++")).request == {"steps": 3}
+
+
+def test_null_is_as_if_it_were_not_there(write):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        keys = ("steps", "guidance", "lam", "prompts", "open_prompts", "things", "later")
+        assert OwnSettings.read(write(**dict.fromkeys(keys))) == OwnSettings("checkpoint")
+
+
+# --- where defaults come from -----------------------------------------------------------------------------------------
+
+
+def test_a_model_takes_its_defaults_from_there(write):
+    model = ZS2.from_pretrained(write(steps=3, guidance=2.0, lam=0.5))
+    brief = {"frames": 2, "height": 16, "width": 16}
+    made = model("rose", **brief).settings
+    assert (made["steps"], made["guidance"], made["lam"]) == (3, 2.0, 0.5)
+    made = model.variant(lam=0.25)("rose", steps=2, guidance=1.0, **brief).settings
+    assert (made["steps"], made["guidance"], made["lam"]) == (2, 1.0, 0.25)
+    assert len(list(model.stream("rose", **brief))) == len(model.latents("rose", **brief)) == 2
+
+
+def test_without_it_they_are_the_papers(folder):
+    model = ZS2.from_pretrained(folder)
+    made = model.settings(model.plan(model._request("rose")), 8)
+    assert (made["steps"], made["guidance"], made["lam"], made["mu"]) == (50, 7.5, 0.01, 0.98)
+
+
+def test_an_option_wins_then_replay_then_the_checkpoint_then_the_paper(write, here, capsys):
+    model = str(write(guidance=2.0, lam=0.5))
+    line = ["rose", "--frames", "2", "--size", "16x16", "--model", model]
+    assert sample([*line, "--fast", "--guidance", "3", "--out", "a.gif"]) == 0  # `--fast` says 20 steps
+    assert "zs2: checkpoint's own settings: λ 0.5 (zs2.json)" in capsys.readouterr().err.splitlines()
+    made = settings("a.json")
+    assert (made["steps"], made["guidance"], made["lam"], made["mu"]) == (20, 3.0, 0.5, 0.98)
+    write(steps=4, guidance=9.0, lam=1.5)
+    assert sample(["--replay", "a.json", "--model", model, "--out", "b.gif"]) == 0
+    assert "own settings" not in capsys.readouterr().err
+    assert settings("b.json") == made
+    assert sample([*line, "--lam", "0", "--out", "c.gif"]) == 0
+    assert "zs2: checkpoint's own settings: 4 steps, guidance 9 (zs2.json)" in capsys.readouterr().err.splitlines()
+    made = settings("c.json")
+    assert (made["steps"], made["guidance"], made["lam"]) == (4, 9.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("", "25 steps, guidance 5, λ 0.15"),
+        ("--steps 2", "guidance 5, λ 0.15"),
+        ("--steps 2 --noise iid", "guidance 5"),
+        ("--steps 2 --frames 1", "guidance 5"),
+        ("--steps 2 --noise dnm-search --guidance 5", "λ 0.15"),
+        ("--steps 2 --noise shared --guidance 5", ""),
+    ],
+)
+def test_what_has_an_effect_is_said_in_one_line(here, capsys, line, shown):
+    assert sample(["rose", "--frames", "2", "--size", "16x16", *line.split()]) == 0
+    said = [one for one in capsys.readouterr().err.splitlines() if one.startswith("zs2: ")]
+    assert said == ([f"zs2: emoji64's own settings: {shown} (zs2.json)"] if shown else [])
+
+
+def test_a_study_takes_them_and_goes_on_with_its_own(write, here, capsys):
+    (here / "prompts.txt").write_text("rose\n")
+    model = ["--model", str(write(steps=2, guidance=2.0, lam=0.5))]
+    line = ["--frames", "2", "--size", "16x16", "--noise", "dnm", "--seeds", "0", "--out", "s"]
+    line += ["--prompts", "prompts.txt"]
+    assert ablate([*line, *model]) == 1  # there is no CLIP in the copy
+    assert "zs2: checkpoint's own settings: 2 steps, guidance 2 (zs2.json)" in capsys.readouterr().err.splitlines()
+    study = settings("s/study.json")
+    assert (study["steps"], study["guidance"]) == (2, 2.0)
+    assert [cell["lam"] for cell in study["cells"]] == [0.1]  # the study's own
+    write(steps=9)
+    assert ablate([*line, *model, "--seeds", "0,1"]) == 1
+    assert "own settings" not in capsys.readouterr().err
+    assert settings("s/clips/dnm-0.1_tma-0.98_p00_s1.json")["steps"] == 2
+
+
+def test_the_first_example_is_the_default_prompt(write, here, capsys):
+    model = ["--model", str(write(prompts=["rocket on a red background", "rose"]))]
+    assert sample([*BRIEF, *model, "--out", "a.gif"]) == 0
+    assert settings("a.json")["prompt"] == "rocket on a red background"
+    write(steps=2)
+    assert sample([*BRIEF, *model]) == 2
+    assert "no prompt: give one" in capsys.readouterr().err
+
+
+# --- what it knows ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "near"),
+    [
+        ("red aple on a red background", "red apple"),
+        ("a cat on grass", "cat face"),
+        ("elefant", "elephant"),
+        ("apple", "red apple"),
+        ("hot dogs at night", "hot dog"),
+        ("Rockets", "rocket"),
+    ],
+)
+def test_a_prompt_that_names_nothing_known_is_a_warning_with_the_three_nearest(prompt, near):
+    with pytest.warns(UserWarning, match="names none of the 86 things that emoji64 knows") as caught:
+        DEFAULT.warn_of_unknown_things(prompt)
+    (warning,) = caught
+    assert str(warning.message).count("'") == 8  # those of the prompt and of three names
+    assert DEFAULT.nearest(prompt)[0] == near
+    assert len({*DEFAULT.nearest(prompt)} & {*DEFAULT.things}) == 3
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", "  ", "panda face", "A Golden RED APPLE, at night", "two: rose and bus", ["rose", ""]]
+)
+def test_a_prompt_that_names_something_known_is_none(prompt):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DEFAULT.warn_of_unknown_things(prompt)
+
+
+def test_every_thing_and_example_is_known():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DEFAULT.warn_of_unknown_things([*DEFAULT.things, *DEFAULT.prompts, *DEFAULT.open_prompts])
+
+
+def test_the_warning_reaches_python_and_the_commands(here, capsys):
+    model, brief = ZS2.from_pretrained(CHECKPOINT), {"steps": 1, "frames": 2, "height": 16, "width": 16}
+    with pytest.warns(UserWarning, match="'zeppelin' names none of the 86"):
+        model("zeppelin", **brief)
+    with pytest.warns(UserWarning, match="'zeppelin' names none of the 86"):
+        model.latents(["rose", "zeppelin"], **brief)
+    Path("p.txt").write_text("rose\nzeppelin\n")
+    for line in (["zeppelin"], ["--prompts", "p.txt"], ["--travel", "p.txt"]):
+        assert sample([*line, *BRIEF, "--out", "a.gif"]) == 0
+        assert capsys.readouterr().err.count("warning: the prompt 'zeppelin' names none of the 86 things") == 1
+    assert ablate([*BRIEF, "--noise", "dnm", "--seeds", "0", "--prompts", "p.txt", "--out", "s", "--dry-run"]) == 0
+    assert capsys.readouterr().err.count("warning: the prompt 'zeppelin' names none of the 86 things") == 1
+    assert sample(["--replay", "a.json", "--out", "b.gif"]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_the_list_of_what_it_knows(capsys):
+    assert models(["emoji64"]) == models(["weights/emoji64"]) == models([str(CHECKPOINT)]) == 0
+    out = capsys.readouterr().out
+    assert out == out[: len(out) // 3] * 3
+    assert out.startswith("emoji64's own settings: 25 steps, guidance 5, λ 0.15 (zs2.json)\n")
+    words = " ".join(out[: len(out) // 3].split())
+    assert "it knows 86 things: " + ", ".join(DEFAULT.things) in words
+    assert all(f'"{prompt}"' in words for prompt in (*DEFAULT.prompts, *DEFAULT.open_prompts))
+
+
+def test_a_model_without_a_list(write, folder, capsys):
+    assert models([str(folder)]) == 2
+    assert "checkpoint has no zs2.json: its defaults are the paper's" in capsys.readouterr().err
+    assert models([str(write(lam=0.5))]) == 0
+    assert capsys.readouterr().out == "checkpoint's own settings: λ 0.5 (zs2.json)\n"
+
+
+# --- the default checkpoint's names -----------------------------------------------------------------------------------
+
+
+def test_the_short_name_is_the_path(here, capsys):
+    for name in ("a", "b"):
+        model = {"a": [], "b": ["--model", "emoji64"]}[name]
+        assert sample(["rose", *BRIEF, *model, "--out", f"{name}.webp"]) == 0
+    assert Path("a.webp").read_bytes() == Path("b.webp").read_bytes()
+    capsys.readouterr()
+    line = ["--noise", "dnm", *BRIEF, "--seeds", "0", "--out", "s", "--prompts", "p.txt"]
+    Path("p.txt").write_text("rose\n")
+    assert ablate([*line, "--model", "emoji64", "--clip", "emoji64"]) == 0
+    assert ablate(line) == 0  # the same study
+    assert settings("s/study.json")["model"] == "weights/emoji64"
+    assert settings("s/measures/dnm-0.1_tma-0.98_p00_s0.json")["protocol"]["clip"] == "weights/emoji64"
+    assert metrics(["a.webp", "--clip", "emoji64"]) == 0
+    assert "CLIP: weights/emoji64" in capsys.readouterr().out
+
+
+def test_what_is_here_comes_first(here):
+    assert full_name("emoji64") == "weights/emoji64"
+    Path("emoji64").mkdir()
+    assert full_name("emoji64") == "emoji64"
+    assert local_path("emoji64") == Path("emoji64")
+
+
+@pytest.mark.parametrize(
+    "name", ["zs2", "tests", "models", "zs2/models", "setup.cfg", "../weights/emoji64", "weights/nothing"]
+)
+def test_nothing_else_of_the_clone_or_the_package_is_a_model(here, name):
+    assert local_path(name) is None
+
+
+def test_all_that_without_torch():
+    code = "import sys; from zs2.cli.model_list import main; main(['emoji64']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=TESTS.parent, capture_output=True, timeout=600)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,145 @@
+"""`zs2.json` in a checkpoint's folder: settings that suit it, example prompts, and what it knows. No torch here.
+
+A file such as this, where every key may be missing:
+
+    {"steps": 25, "guidance": 5.0, "lam": 0.15,
+     "prompts": ["red apple on a yellow background"], "open_prompts": ["", "rocket"], "things": ["red apple", "rocket"]}
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zs2.checkpoints.hub import DEFAULT_MODEL
+from zs2.checkpoints.locate import full_name, local_path, locate
+from zs2.errors import InputError
+from zs2.method import PARAMETERS
+from zs2.system.json_files import Reader, read_json
+
+FILE = "zs2.json"
+OF_REQUEST, OF_METHOD = ("steps", "guidance"), ("lam",)  # its settings, by what they are keywords of
+MOST_BYTES, MOST_TEXTS, MOST_CHARACTERS = 2**20, 10_000, 1_000  # of the file, in a list, in a text
+NEAREST = 3  # names in a warning
+
+
+@dataclass(frozen=True)
+class OwnSettings:
+    """What a checkpoint's `zs2.json` holds. What it does not say is None, or empty.
+
+    Args:
+        name: the checkpoint's.
+        steps, guidance: of a `Request`.
+        lam: of a `Method`.
+        prompts: examples that name a thing and a background. The first one is the example of `zs2 sample`.
+        open_prompts: examples that leave the look to the noise.
+        things: the names of all that it knows; empty where it knows more than a list can say.
+    """
+
+    name: str = ""
+    steps: int | None = None
+    guidance: float | None = None
+    lam: float | None = None
+    prompts: tuple[str, ...] = ()
+    open_prompts: tuple[str, ...] = ()
+    things: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path, name: str | None = None) -> OwnSettings:
+        """The settings of the checkpoint at a path. There are none of a single file, or without a `zs2.json`.
+
+        Args:
+            name: by default the folder's.
+        Raises: InputError for a file that is no JSON object, or a value of the wrong type or out of range. Warns of
+            unknown keys.
+        """
+        file, name = path / FILE, name or path.resolve().name
+        if not path.is_dir() or not file.exists():
+            return cls(name)
+        if file.stat().st_size > MOST_BYTES:
+            raise InputError(f"{file}: {file.stat().st_size} bytes: expected at most {MOST_BYTES}")
+        reader = Reader(str(file), read_json(file), {})
+        reader.warn_of_unknown(set(cls.__dataclass_fields__) - {"name"})
+        json = reader.json
+        for key in (*OF_REQUEST, *OF_METHOD):
+            if isinstance(json.get(key), bool):
+                raise InputError(f"{file}: {key} is {json[key]}: expected a number")
+        try:
+            lam = None if json.get("lam") is None else PARAMETERS["lam"].check(json["lam"])
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from error
+        return cls(
+            name,
+            steps=None if json.get("steps") is None else reader.whole("steps", None),
+            guidance=None if json.get("guidance") is None else float(reader.number("guidance", 0)),
+            lam=lam,
+            **{key: _texts(file, key, json.get(key)) for key in ("prompts", "open_prompts", "things")},
+        )
+
+    @classmethod
+    def of(cls, model: str | Path) -> OwnSettings:
+        """The settings of a model that is on this machine, or none. Raises: as `read`; no default checkpoint."""
+        path = local_path(model)
+        if path is None and Path(full_name(str(model))) == Path(DEFAULT_MODEL):
+            locate(model, "float32")  # raises
+        return cls(Path(model).name) if path is None else cls.read(path)
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """Those of a `Request`, as keywords."""
+        return {name: value for name in OF_REQUEST if (value := getattr(self, name)) is not None}
+
+    @property
+    def method(self) -> dict[str, Any]:
+        """Those of a `Method`, as keywords."""
+        return {name: value for name in OF_METHOD if (value := getattr(self, name)) is not None}
+
+    def summary(self, names: Sequence[str]) -> str:
+        """One line on the settings of these names, which are all there, such as `emoji64's own settings: 25 steps`."""
+        values = {"steps": "{:g} steps", "guidance": "guidance {:g}", "lam": "λ {:g}"}
+        shown = [text.format(getattr(self, key)) for key, text in values.items() if key in names]
+        return f"{self.name}'s own settings: {', '.join(shown)} ({FILE})" if shown else ""
+
+    def warn_of_unknown_things(self, prompt: str | Sequence[str]) -> None:
+        """Warn of a prompt, or of one of those of prompt travel, that names nothing that the checkpoint knows."""
+        for text in [prompt] if isinstance(prompt, str) else prompt:
+            if self.things and text.strip() and not any(_names(text, thing) for thing in self.things):
+                near = ", ".join(repr(thing) for thing in self.nearest(text))
+                count = f"none of the {len(self.things)} things that {self.name} knows"
+                warnings.warn(f"the prompt {text[:80]!r} names {count}: the nearest are {near}", stacklevel=3)
+
+    def nearest(self, prompt: str, count: int = NEAREST) -> list[str]:
+        """The things whose names, or a word that only one name has, are most like some words of the prompt."""
+        subject = re.split(r"\b(?:on|at|in|with)\b", prompt.lower())[0]
+        words = [word for word in re.findall(r"\w+", subject) if len(word) > 2]
+        parts = [" ".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)] or [prompt.lower()]
+        shared = Counter(word for thing in self.things for word in {*thing.lower().split()})
+
+        def likeness(thing: str) -> float:
+            names = [thing.lower(), *(word for word in thing.lower().split() if shared[word] == 1)]
+            return max(difflib.SequenceMatcher(None, part, name).ratio() for part in parts for name in names)
+
+        return sorted(self.things, key=likeness, reverse=True)[:count]
+
+
+def _names(prompt: str, thing: str) -> bool:
+    """Whether the name of a thing stands in a prompt, as whole words."""
+    return re.search(rf"(?<!\w){re.escape(thing.lower())}(?!\w)", prompt.lower()) is not None
+
+
+def _texts(file: Path, key: str, value: object) -> tuple[str, ...]:
+    """A list of texts of one line each."""
+    texts = [] if value is None else value
+    if not isinstance(texts, list) or len(texts) > MOST_TEXTS:
+        raise InputError(f"{file}: {key}: expected a list of at most {MOST_TEXTS} texts")
+    for text in texts:
+        if not isinstance(text, str) or len(text) > MOST_CHARACTERS or not text.isprintable():
+            limit = f"one line, at most {MOST_CHARACTERS} characters"
+            raise InputError(f"{file}: {key} has {str(text)[:40]!r}: expected a text of {limit}")
+    return tuple(texts)

@@ -1,0 +1,82 @@
+"""Options that follow from tables: those of the method, and those of sampling. No torch here.
+
+A new row of zs2/method.py, or a new field of `Request`, is an option of the command lines without a word here.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from zs2.checkpoints.own_settings import OF_METHOD, OF_REQUEST
+from zs2.cli.values import pair
+from zs2.method import ATTENTION_KINDS, METHOD, NOISE_MODELS, PARAMETERS, Method
+from zs2.sampling.request import DEFAULTS, OPTIONS
+
+READERS: dict[str, Callable[[str], Any]] = {"text": str, "whole": int, "number": float, "pair": pair(float)}
+KINDS: dict[str, tuple[str, Iterable[str]]] = {
+    "attn": ("attention over frames", ATTENTION_KINDS),
+    "noise": ("initial noises", NOISE_MODELS),
+}
+OWN = ", or the checkpoint's own"  # ends the default of what a zs2.json may say
+
+
+def add_method(group: argparse._ArgumentGroup) -> None:
+    """Add an option for each setting of `Method`."""
+    for name in METHOD:
+        if name in KINDS:
+            what, table = KINDS[name]
+            text = f"{what}: {', '.join(table)} (default {getattr(Method(), name)})"
+            group.add_argument(flag(name), metavar="KIND", help=_escaped(text))
+        else:
+            parameter = PARAMETERS[name]
+            one = parameter.length == 1
+            reader: Callable[[str], Any] = parameter.number if one else pair(parameter.number)
+            metavar = name.upper() if one else "A,B"
+            text = f"of {', '.join(_defaults(name))}: {parameter.help} (default {_default_text(name)})"
+            group.add_argument(flag(name), type=reader, metavar=metavar, help=_escaped(text))
+
+
+def add_sampling(group: argparse._ArgumentGroup) -> None:
+    """Add an option for each sampling option of `Request`."""
+    for name, row in OPTIONS.items():
+        default = (value_text(DEFAULTS[name]) or "nothing") + (OWN if name in OF_REQUEST else "")
+        text = _escaped(f"{row.help} (default {default})")
+        group.add_argument(flag(name), type=READERS[row.kind], metavar=row.metavar, help=text)
+
+
+def flag(name: str) -> str:
+    """The option of a keyword: `--deep-cache` of `deep_cache`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def value_text(value: Any) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, tuple):
+        return ",".join(map(value_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _defaults(parameter: str) -> dict[str, Any]:
+    """The default of a parameter for each kind that has it."""
+    defaults = {name: kind.defaults for name, kind in ATTENTION_KINDS.items()}
+    defaults |= {name: kind.defaults for name, kind in NOISE_MODELS.items()}
+    return {name: values[parameter] for name, values in defaults.items() if parameter in values}
+
+
+def _default_text(parameter: str) -> str:
+    at_steps = PARAMETERS[parameter].at_steps
+    steps = DEFAULTS["steps"]
+    texts: dict[str, list[str]] = {}  # kinds by the default that they share
+    for kind, default in _defaults(parameter).items():
+        text = value_text(default) if at_steps is None else f"{value_text(at_steps(default, steps))} of {steps} steps"
+        texts.setdefault(text, []).append(kind)
+    own = OWN if parameter in OF_METHOD else ""
+    if len(texts) == 1:
+        return next(iter(texts)) + own
+    return ", ".join(f"{text} of {' and '.join(kinds)}" for text, kinds in texts.items()) + own
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")
