@@ -239,8 +239,8 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("--device ''", ["''", "try cpu"]),
     ("--device meta", ["'meta'"]),
     ("--frobnicate", ["--frobnicate"]),
-    ("--step 3", ["--step"]),  # not taken for --steps
-    ("red apple", ["apple"]),  # without its quotes
+    ("--step 3", ["--step", "did you mean '--steps'?"]),  # not taken for --steps
+    ("red apple --steps 3", ["unrecognized arguments: apple", 'quote the prompt: "red apple"']),
     # models
     ("a --model no/such/model", ["no such model: 'no/such/model'", NO_MODEL, "weights/emoji64"]),
     (f"a --model {'m' * 300}", ["no such model", NO_MODEL]),

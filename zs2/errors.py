@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class InputError(ValueError):
@@ -16,9 +16,28 @@ def choose(what: str, got: str, options: Sequence[str]) -> str:
     """Return `got` if it is one of `options`; otherwise raise an `InputError` with the nearest name."""
     if got in options:
         return got
-    near = difflib.get_close_matches(str(got), options, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise InputError(f"unknown {what} {got!r}: expected one of {', '.join(options)}{hint}")
+    raise InputError(f"unknown {what} {got!r}: expected one of {', '.join(options)}{did_you_mean(got, options)}")
+
+
+def did_you_mean(got: str, options: Sequence[str], cutoff: float = 0.4) -> str:
+    """A question with the option that is most like `got`, to end a message with; empty where none is like it."""
+    near = difflib.get_close_matches(str(got), options, n=1, cutoff=cutoff)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def check_keywords(call: str, keywords: Mapping[str, object], calls: Mapping[str, Sequence[str]]) -> None:
+    """Raise a TypeError for a keyword that a call does not have, with the call that has it, or the nearest keyword.
+
+    Args:
+        call: one of `calls`, such as `model()`. calls: the keywords of each call of an object.
+    """
+    for name, value in keywords.items():
+        if name not in calls[call]:
+            other = next((other for other, known in calls.items() if name in known), None)
+            shown = repr(value) if isinstance(value, int | float | str) else "…"
+            everywhere = [known for one in (call, *calls) for known in calls[one]]
+            hint = f"; give it to {other[:-1]}{name}={shown})" if other else did_you_mean(name, everywhere, 0.6)
+            raise TypeError(f"{call} has no keyword {name!r}{hint}")
 
 
 def whole(what: str, got: object, least: int, most: int | None = None) -> int:

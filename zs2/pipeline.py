@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,8 @@ from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.checkpoints.digests import sha256
 from zs2.checkpoints.lora import LoRA, lora_files, merge
 from zs2.checkpoints.own_settings import OwnSettings
-from zs2.errors import InputError, whole
-from zs2.method import Method
+from zs2.errors import InputError, check_keywords, whole
+from zs2.method import METHOD, Method
 from zs2.models.config import ScheduleConfig
 from zs2.models.image_model import ImageModel
 from zs2.models.loading import without_collector
@@ -35,6 +35,12 @@ from zs2.video.formats import Frames
 
 if TYPE_CHECKING:
     from zs2.sampling.frame_parallel import Group
+
+CALLS = {  # their keywords
+    "model()": (*(one.name for one in fields(Request)), "fps", "callback", "group"),
+    "model.variant()": METHOD,
+    "ZS2.from_pretrained()": (*METHOD, "device", "dtype", "prediction", "lora"),
+}
 
 
 class ZS2:
@@ -88,6 +94,7 @@ class ZS2:
         Raises: InputError, in one line, for anything that can't be loaded or is out of range. Warns of options that
             have no effect with the others.
         """
+        check_keywords("ZS2.from_pretrained()", method, CALLS)
         chosen = Method().changed(**method)
         device, dtype = choose_device(device), choose_dtype(dtype)
         loras = lora_files(lora)
@@ -112,6 +119,7 @@ class ZS2:
 
     def variant(self, **method: Any) -> ZS2:
         """Another setting of `Method` on the same weights, which are shared; a setting that is absent stays."""
+        check_keywords("model.variant()", method, CALLS)
         return ZS2(
             self.unet,
             self.vae,
@@ -121,6 +129,15 @@ class ZS2:
             checkpoint=self.checkpoint,
             lora=self.lora,
         )
+
+    def __repr__(self) -> str:
+        method = self.method
+        settings = {"attn": method.attn, **method.attention_parameters}
+        settings |= {"noise": method.noise, **method.noise_parameters}
+        height, width = (side * self.vae.config.reduction for side in self.unet.config.sample_size)
+        name = repr(self.own_settings.name) if self.checkpoint else "…"
+        shown = "".join(f", {key}={value!r}" for key, value in settings.items())
+        return f"<ZS2({name}{shown}): {width}x{height}, {str(self.dtype).removeprefix('torch.')} on {self.device}>"
 
     @property
     def own_settings(self) -> OwnSettings:
@@ -225,6 +242,7 @@ class ZS2:
 
     def _request(self, prompt: str | Sequence[str], **options: Any) -> Request:
         """A request with the checkpoint's own defaults, and of as many frames as there are latents."""
+        check_keywords("model()", options, CALLS)
         latents = options.get("latents")
         if options.get("frames") is None and isinstance(latents, Tensor) and latents.ndim == 4:
             options["frames"] = len(latents)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from zs2.errors import InputError, OutOfMemory, is_out_of_memory
+from zs2.errors import InputError, OutOfMemory, did_you_mean, is_out_of_memory
 from zs2.version import __version__
 
 
@@ -29,6 +29,18 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         say(f"error: {self.where}{message}")
         sys.exit(2)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        """The options. An unknown argument ends the command with a hint: the nearest option, or quotes."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            names = [name for action in self._actions for name in action.option_strings]
+            hint = did_you_mean(unknown[0].partition("=")[0], names, 0.6) if unknown[0].startswith("-") else ""
+            words = [word for word in unknown if not word.startswith("-")]
+            if isinstance(getattr(options, "prompt", None), str) and words == unknown:
+                hint = f': quote the prompt: "{" ".join([options.prompt, *words])}"'
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return options
 
 
 def program(name: str) -> str:

@@ -1,0 +1,58 @@
+"""What Python says of the API, and of a keyword that a call does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from helpers import CHECKPOINT
+
+import zs2
+from zs2 import ZS2
+
+
+@pytest.fixture(scope="module")
+def model() -> ZS2:
+    return ZS2.from_pretrained(CHECKPOINT, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda _: ZS2.from_pretrained("sd15", latm=0.1),
+            "from_pretrained() has no keyword 'latm'; did you mean 'lam'?",
+        ),
+        (lambda _: ZS2.from_pretrained("sd15", steps=3), "has no keyword 'steps'; give it to model(steps=3)"),
+        (lambda model: model("rose", step=3), "model() has no keyword 'step'; did you mean 'steps'?"),
+        (lambda model: model("rose", lam=0.3), "model() has no keyword 'lam'; give it to model.variant(lam=0.3)"),
+        (lambda model: model("rose", noise="iid"), "give it to model.variant(noise='iid')"),
+        (lambda model: model("rose", device="cpu"), "give it to ZS2.from_pretrained(device='cpu')"),
+        (lambda model: model("rose", guidance_scale=3), "did you mean 'guidance'?"),
+        (lambda model: model.latents("rose", num_frames=3), "did you mean 'frames'?"),
+        (lambda model: model.stream("rose", muu=1), "did you mean 'mu'?"),
+        (lambda model: model.variant(nois="iid"), "model.variant() has no keyword 'nois'; did you mean 'noise'?"),
+        (lambda model: model.variant(steps=3), "give it to model(steps=3)"),
+        (lambda model: model("rose", q=[3]), "model() has no keyword 'q'"),
+    ],
+)
+def test_an_unknown_keyword_is_answered_with_the_one_that_is_meant(model: ZS2, call: Callable, words: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        call(model)
+    assert str(caught.value).endswith(words)
+
+
+def test_dir_is_the_api() -> None:
+    assert dir(zs2) == ["Clip", "FAST", "Request", "Step", "ZS2", "__version__"]
+    assert all(hasattr(zs2, name) for name in dir(zs2))
+    assert zs2.FAST["steps"] == 20
+    with pytest.raises(AttributeError, match="'zs2' has no attribute 'Video'"):
+        zs2.Video  # noqa: B018
+
+
+def test_a_model_says_what_it_is(model: ZS2) -> None:
+    assert repr(model) == "<ZS2('emoji64', attn='tma', mu=0.98, noise='dnm', lam=0.15): 64x64, float32 on cpu>"
+    other = repr(model.variant(attn="sa", noise="mixed"))
+    assert other == "<ZS2('emoji64', attn='sa', noise='mixed', alpha=1.0): 64x64, float32 on cpu>"
+    parts = ZS2(model.unet, model.vae, model.text, model.schedule)
+    assert repr(parts) == "<ZS2(…, attn='tma', mu=0.98, noise='dnm', lam=0.01): 64x64, float32 on cpu>"
