@@ -1,14 +1,16 @@
 # make sample: a clip from the default checkpoint.  make test: the tests.  Both build .venv first, once.
 PYTHON ?= python3
-# Any pip requirement, to choose the build of torch in a new environment: make sample TORCH=torch==2.13.0
+# The words for pip that choose the build of torch in a new environment: make sample TORCH=torch==2.13.0, or for the
+# CPU build, which is a tenth of the size on Linux: make sample TORCH="torch --index-url https://…/cpu" (README.md)
 TORCH ?=
+export TORCH
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-# The clip of `make sample`: λ = 0.15 so that it moves; steps and guidance as the checkpoint's card advises.
-PROMPT ?= panda face on a sky blue background
-SAMPLE ?= --lam 0.15 --steps 25 --guidance 5 --seed 0 --out out/sample.gif
+# The clip of `make sample`: by default of the checkpoint's own example, with its own settings (its zs2.json).
+PROMPT ?=
+SAMPLE ?= --seed 0 --out out/sample.gif
 
 # The study of `make bench-study`: under half an hour on two cores with the default checkpoint.
 STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 10)
@@ -22,7 +24,7 @@ help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 sample: $(READY)  ## make a clip: out/sample.gif, its contact sheet and its settings
-	@$(RUN) -m zs2.sample "$(PROMPT)" $(SAMPLE)
+	@$(RUN) -m zs2.sample $(if $(PROMPT),"$(PROMPT)") $(SAMPLE)
 
 weights: $(READY)  ## train the default checkpoint anew: out/recipe (QUICK=1: a small one, in minutes: out/recipe-quick)
 	@$(RUN) -m pip install -q -e ".[recipe]"
@@ -84,8 +86,8 @@ clean:  ## remove the environment, caches and outputs
 
 $(READY): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "zs2 needs Python 3.11 or newer: make PYTHON=python3.11 …")'
-	@echo "setting up $(VENV), once: about a minute, longer where torch must be downloaded"
+	@echo "setting up $(VENV), once: about a minute, longer where torch must be downloaded (TORCH=… chooses its build)"
 	@$(PYTHON) -m venv $(VENV)
-	@if [ -n "$(TORCH)" ] && ! [ -e $(READY) ]; then $(RUN) -m pip install -q "$(TORCH)"; fi
-	@$(RUN) -m pip install -q -e ".[dev,video,metrics]"
+	@if [ -n "$$TORCH" ] && ! [ -e $(READY) ]; then set -f; $(RUN) -m pip install $$TORCH; fi
+	@$(RUN) -m pip install -e ".[dev,video,metrics]"
 	@touch $(READY)
