@@ -18,7 +18,7 @@ STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 10)
 # The starts of `make bench-speed`; with FULL=1 also from a single file, and --fast at SD 1.5's size.
 STARTS := "zs2 default" "diffusers default" "zs2 folder" "diffusers folder"
 
-.PHONY: sample weights test test-reference test-page lint bench bench-study bench-speed bench-steps bench-tried bench-length fixtures clean help
+.PHONY: sample weights test test-slow test-reference test-page lint bench bench-study bench-speed bench-steps bench-tried bench-length fixtures clean help
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -31,8 +31,11 @@ weights: $(READY)  ## train the default checkpoint anew: out/recipe (QUICK=1: a 
 	@$(RUN) -m weights.recipe train $(if $(QUICK),--quick)
 	@$(RUN) -m weights.recipe judge $(if $(QUICK),--quick)
 
-test: $(READY)  ## run the tests
-	@$(RUN) -m pytest
+test: $(READY)  ## run the tests, in two processes: less than five minutes on two cores
+	@$(RUN) tests/run.py
+
+test-slow: $(READY)  ## run the tests that take minutes each
+	@$(RUN) -m pytest -m slow
 
 test-reference: $(READY)  ## compare live with diffusers and transformers, at full size (installs both)
 	@$(RUN) -m pip install -q -e ".[reference]"

@@ -545,7 +545,7 @@ def test_the_checkpoint_that_is_shipped_draws_what_it_is_asked_for():
 
 @pytest.mark.slow
 def test_the_quick_recipe_with_the_real_pictures(tmp_path):
-    """All of `make weights QUICK=1`, then its figures: `python -m pytest -m slow tests/test_recipe.py`."""
+    """All of `make weights QUICK=1`, then its figures."""
 
     def command(*words: str) -> str:
         said = subprocess.run(

@@ -1,0 +1,73 @@
+"""tests/run.py, on test files of its own: every test runs once, and the last line and the status say how they ended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import TESTS
+
+LOG = "from pathlib import Path\n\n\ndef log(name): Path('log.txt').open('a').write(name + '\\n')\n"
+FILE = """import pytest
+from log import log
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_passes(number): log(f"{__name__} {number}")
+
+
+def test_is_skipped(): pytest.skip("not here")
+"""
+
+
+def run(folder: Path, *arguments: str) -> tuple[int, str]:
+    """The exit status, and what was printed."""
+    words = [sys.executable, str(TESTS / "run.py"), *arguments]
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # to start faster
+    ended = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    return ended.returncode, ended.stdout
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five files of three tests that pass, and note that they ran, and one that is skipped."""
+    (tmp_path / "log.py").write_text(LOG)
+    for number in range(5):
+        (tmp_path / f"test_{number}.py").write_text(FILE)
+    return tmp_path
+
+
+def test_every_test_runs_once(folder):
+    status, out = run(folder)
+    lines = out.splitlines()
+    assert status == 0
+    assert lines[-1].startswith("15 passed, 0 failed, 5 skipped in ")
+    assert sum("3 passed, 1 skipped" in line for line in lines) == 5
+    ran = (folder / "log.txt").read_text().splitlines()
+    assert sorted(ran) == [f"test_{file} {number}" for file in range(5) for number in range(3)]
+
+
+def test_arguments_are_those_of_pytest(folder):
+    status, out = run(folder, "test_3.py", "-k", "passes and not 2")
+    assert status == 0
+    assert out.splitlines()[-1].startswith("2 passed, 0 failed, 0 skipped in ")
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "counted"),
+    [
+        ("def test_wrong(): assert 1 == 2", ["test_9.py::test_wrong", "assert 1 == 2"], "15 passed, 1 failed"),
+        ("import nonesuch", ["No module named 'nonesuch'"], "0 passed, 1 failed"),
+        ("import os\ndef test_dies(): os._exit(0)", ["a process ended in test_9.py, with status 0"], "1 failed"),
+    ],
+)
+def test_what_goes_wrong_is_shown_and_fails(folder, code, words, counted):
+    (folder / "test_9.py").write_text(code)
+    status, out = run(folder)
+    assert status != 0
+    assert counted in out.splitlines()[-1]
+    for word in words:
+        assert word in out
