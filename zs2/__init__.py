@@ -28,7 +28,7 @@ __all__ = ["FAST", "ZS2", "Clip", "Request", "Step"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the API when it is first asked for, so that `--help` and wrong arguments answer without torch."""
+    """Import a name of the API when it is first used: `--help` and wrong arguments are then answered without torch."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

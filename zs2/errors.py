@@ -1,4 +1,4 @@
-"""The one error type for what a user gave: the command lines print it as one line and exit with 2."""
+"""Errors. InputError is the one type for wrong input: the command lines print it as one line, and exit with 2."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 
 
 class InputError(ValueError):
-    """Something the user gave can't be used; the message says what was got, what was expected and what to do."""
+    """The user's input can't be used. The message says what was got, what was expected, and what to do."""
 
 
 def choose(what: str, got: str, options: Sequence[str]) -> str:
-    """Return `got` if it is one of `options`; otherwise raise an `InputError` with the nearest name."""
+    """Return `got` if it is one of `options`. Otherwise raise an `InputError` that suggests the nearest name."""
     if got in options:
         return got
     raise InputError(f"unknown {what} {got!r}: expected one of {', '.join(options)}{did_you_mean(got, options)}")
@@ -53,14 +53,14 @@ def whole(what: str, got: object, least: int, most: int | None = None) -> int:
 
 
 class OutOfMemory(MemoryError):
-    """There was too little memory; the message, one line, says for what, and what to try."""
+    """There was too little memory. The message, of one line, says what needed it, and what to try."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error is that of an allocator: torch raises a RuntimeError on a CPU."""
+    """Whether an error comes from an allocator. On a CPU, torch raises a RuntimeError."""
     words = "out of memory|can.t allocate memory|not enough memory"
     return isinstance(error, MemoryError) or re.search(words, str(error)) is not None
 
 
 class LostProcess(RuntimeError):
-    """Another process of those that make a clip together has ended."""
+    """One of the other processes that make a clip together has ended."""

@@ -26,10 +26,10 @@ class Parameter:
 
     Args:
         name: the keyword of `Method`, and the option of the command line.
-        symbol: as tables show it.
+        symbol: its sign in tables.
         check: returns the value to keep, or raises InputError.
         help: one line, without the default.
-        length: of how many numbers a value consists. number: the type of each.
+        length: how many numbers make up a value. number: their type.
         at_steps: for a parameter that depends on the number of steps: (value or None, steps) → the value in effect.
     """
 
@@ -52,7 +52,7 @@ class AttentionKind:
         implementation: a subclass of `zs2.models.temporal.Momentum`, or "module:name" of one. It takes the kind's
             parameters as keywords.
         defaults: the kind's parameters, with their default values.
-        same_as: parameter values at which it is another kind: {("mu", 0): "sa"}.
+        same_as: parameter values at which this kind equals another: {("mu", 0): "sa"}.
     """
 
     name: str
@@ -64,18 +64,18 @@ class AttentionKind:
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """A law of the initial noises of the frames.
+    """A distribution of the initial noises of the frames.
 
     Args:
         name: the value of `noise`.
         summary: one line of help.
         generate: a function, or "module:name" of one: (draws: zs2.noise.Draws, **parameters) → the noises of the
-            frames, in order and without end. With `needs_frames` it gets `frames=` too, and may end there.
+            frames, in order and without end. With `needs_frames` it also gets `frames=`, and may end after so many.
         defaults: the model's parameters, with their default values.
         correlation: parameters → the correlation of consecutive frames by theory; None where there is no closed form.
-        still: parameters → whether all frames get one noise, so that the clip is one picture.
-        needs_frames: whether the number of frames must be known in advance; endless streams are then refused.
-        start: for a model that needs the sampler: a function, or "module:name" of one; see sampling/sampler.py.
+        still: parameters → whether all frames have one noise, so that the clip is one picture.
+        needs_frames: whether the number of frames must be known in advance. Then endless streams are refused.
+        start: for a model that needs the sampler: a function, or "module:name" of one; see Start in sampling/plan.py.
     """
 
     name: str
@@ -121,8 +121,8 @@ def _two(values: object, kind: Any) -> bool:
 
 
 def renoise_at(renoise: tuple[int, int] | None, steps: int) -> tuple[int, int]:
-    """How many steps follow t₀ and t₁ of text2video-zero: as asked, or 44 and 47 of 50 in proportion, at least one
-    step apart.
+    """How many steps follow t₀ and t₁ of text2video-zero: as requested, or 44 and 47 of 50 in proportion, and at least
+    one step apart.
 
     Raises: InputError unless 0 ≤ t₀ < t₁ < steps.
     """
@@ -137,14 +137,14 @@ def renoise_at(renoise: tuple[int, int] | None, steps: int) -> tuple[int, int]:
     return t0, t1
 
 
-RENOISE = "how many steps follow frame 0's warp, and the step from which all frames go on"
+RENOISE = "how many steps follow the warp of frame 0, and how many the point where all frames join"
 PARAMETERS: Registry[Parameter] = Registry(
     "parameter",
     [
         Parameter("mu", "μ", MU, "momentum over frames: 0 (= sa) … 1 (= cfa)"),
         Parameter("lam", "λ", LAM, "distance of consecutive noises: 0 (still) … √e (independent)"),
         Parameter("alpha", "a", ALPHA, "weight of the noise that frames share: 0 (independent) … 1e6 (still)"),
-        Parameter("motion", "δ", _motion, "pixels of 512 a frame, left and up (right: --motion=-12,0)", length=2),
+        Parameter("motion", "δ", _motion, "pixels of 512 per frame, left and up (right: --motion=-12,0)", length=2),
         Parameter("renoise", "t₀, t₁", _renoise, RENOISE, length=2, number=int, at_steps=renoise_at),
     ],
 )
@@ -212,13 +212,13 @@ NOISE_MODELS: Registry[NoiseModel] = Registry(
 
 @dataclass(frozen=True)
 class Method:
-    """Attention over frames and noise model.
+    """The attention over frames and the noise model, with their parameters.
 
     Args:
         attn: the attention kind. mu: its momentum.
-        noise: the noise model. lam: its λ. alpha: a of PYoCo's models.
-        motion, renoise: of text2video-zero: the translation (x, y) a frame in pixels of 512, and how many steps follow
-            t₀ and t₁ (by default 44 and 47 of 50).
+        noise: the noise model. lam: its λ. alpha: the a of PYoCo's models.
+        motion, renoise: of text2video-zero: the translation (x, y) per frame in pixels of 512, and how many steps
+            follow t₀ and t₁ (by default 44 and 47 of 50).
         A parameter that is None has its kind's default.
     Raises: InputError for an unknown kind, or a value out of range.
     """
@@ -254,7 +254,7 @@ class Method:
         return {name: default if own[name] is None else own[name] for name, default in defaults.items()}
 
     def changed(self, **settings: Any) -> Method:
-        """Another method; a setting that is absent or None stays. Warns of settings without effect on its kinds.
+        """A copy with other settings. A setting that is absent or None stays. Warns of settings without effect.
 
         Raises: InputError as the class says; TypeError for an unknown setting.
         """
@@ -269,9 +269,9 @@ class Method:
         return method
 
     def settings(self, steps: int, from_latents: bool) -> dict[str, Any]:
-        """All that decides a clip of so many steps; None where a setting has no effect.
+        """The settings that decide a clip in `steps` steps. A setting without effect is None.
 
-        from_latents: whether sampling starts from latents of the caller's, so that there is no noise model.
+        from_latents: whether sampling starts from the caller's latents. Then there is no noise model.
         Raises: InputError for too few steps.
         """
         values = self.attention_parameters if from_latents else self.attention_parameters | self.noise_parameters

@@ -9,11 +9,11 @@ Every model yields εⁱ for i = 0, 1, 2, …; each εⁱ alone is N(0, I), and 
     dnm          εⁱ = ρ·εⁱ⁻¹ + √(1−ρ²)·zⁱ,  ρ = 1 − λ/√e              (ZS², arXiv 2407.21475; λ = 0.01)
     dnm-search   εⁱ = √α·εⁱ⁻¹ + √(1−α)·z, z and α searched so that the divergence of the two noises is nearest λ
 
-ZS² measures how far a frame's noise is from the one before by D = mean[exp(εⁱ⁻¹)·(εⁱ⁻¹ − εⁱ)] and searches for noise of
-a given D = λ. Since E[exp(p)·p] = √e for p ~ N(0, 1), E[D] = √e·(1 − ρ): `dnm` is what the search looks for, in closed
-form, an AR(1) process with corr(εⁱ, εʲ) = ρ^|i−j|. λ runs from 0 (one noise) to √e (independent noises).
+ZS² measures how far a frame's noise is from the previous one by D = mean[exp(εⁱ⁻¹)·(εⁱ⁻¹ − εⁱ)], and searches for noise
+with D = λ. Since E[exp(p)·p] = √e for p ~ N(0, 1), E[D] = √e·(1 − ρ). So `dnm` has in closed form what the search looks
+for: it is an AR(1) process with corr(εⁱ, εʲ) = ρ^|i−j|. λ runs from 0 (one noise) to √e (independent noises).
 
-Each model is a function here and a row of NOISE_MODELS in method.py, which says its parameters and its correlation.
+Each model is a function here and a row of NOISE_MODELS in method.py, with its parameters and its correlation.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def iid(draws: Draws) -> Iterator[Tensor]:
 
 
 def shared(draws: Draws) -> Iterator[Tensor]:
-    """One noise."""
+    """One noise for all frames."""
     return itertools.repeat(draws(0)())
 
 
 def mixed(draws: Draws, alpha: float) -> Iterator[Tensor]:
-    """One noise in all frames: s = (a·ε⁰ + w)/√(1+a²) has the joint law of PYoCo's and leaves ε⁰ as it is."""
+    """One noise s in all frames. s = (a·ε⁰ + w)/√(1+a²) has the joint distribution of PYoCo's, and keeps ε⁰."""
     first, w = draws(0)(), draws(-1)()
     yield first
     common = (alpha * first + w) / math.sqrt(1 + alpha**2)
@@ -54,7 +54,7 @@ def mixed(draws: Draws, alpha: float) -> Iterator[Tensor]:
 
 
 def progressive(draws: Draws, alpha: float) -> Iterator[Tensor]:
-    """The frame before and new noise."""
+    """The noise of the previous frame, mixed with new noise."""
     return ar1(draws, alpha / math.sqrt(1 + alpha**2))
 
 
@@ -77,9 +77,9 @@ def divergence(previous: Tensor, noise: Tensor) -> float:
 
 
 def dnm_search(draws: Draws, lam: float) -> Iterator[Tensor]:
-    """The published listing, in float32 as it would run, with the α that it ends at kept in [0, 1].
+    """The published listing, in float32 as it would run. Its final α is clamped to [0, 1].
 
-    An α outside [0, 1] has no noise, so its error counts as grown (as printed, the listing returns NaN there).
+    For an α outside [0, 1] there is no noise, so its error counts as grown. (The printed listing returns NaN there.)
     """
     noise = draws(0)()
     for i in itertools.count(1):
@@ -103,19 +103,21 @@ def dnm_search(draws: Draws, lam: float) -> Iterator[Tensor]:
 def noises(
     kind: str, shape: tuple[int, ...], seed: int, *, frames: int | None = None, **parameters: Any
 ) -> Iterator[Tensor]:
-    """The initial noises of the frames of a clip. Frame k is the same however many are taken, if the model allows it.
+    """The initial noises of the frames of a clip.
+
+    The noise of frame k does not depend on the number of frames, if the model allows it.
 
     Args:
-        kind: a name of NOISE_MODELS. shape: of one frame, (c, h, w). seed: from 0 to 2³²−1.
-        frames: how many there will be; None is a clip without end, which a model may refuse.
-        parameters: the model's own, such as lam; one that is absent or None has its default, others are ignored.
+        kind: a name in NOISE_MODELS. shape: that of one frame, (c, h, w). seed: from 0 to 2³²−1.
+        frames: how many there will be. None is an endless clip, which a model may refuse.
+        parameters: those of the model, such as lam. One that is absent or None has its default; others are ignored.
     Yields: float32 tensors on the CPU, of that shape, without end or as many as there are frames.
     Raises: InputError for an unknown kind, and for a parameter or a seed out of range.
     """
     model = NOISE_MODELS[kind]
     checked = {name: PARAMETERS[name].check(value) for name, value in parameters.items() if value is not None}
     values: dict[str, Any] = {name: checked.get(name, default) for name, default in model.defaults.items()}
-    if model.start is not None:  # its parameters are the sampler's
+    if model.start is not None:  # its parameters are for the sampler
         values = {}
     if model.needs_frames:
         if frames is None:
@@ -128,7 +130,8 @@ def noises(
 def stream(seed: int, index: int, shape: tuple[int, ...]) -> Draw:
     """The standard normal stream of a frame: on the CPU, in float32, whatever the model's device and dtype.
 
-    Frame 0's generator has the clip's seed; frame i's has `stream_seed(seed, i)`; index −1 is what all frames share.
+    The generator of frame 0 has the clip's seed, that of frame i has `stream_seed(seed, i)`. Index −1 is the stream
+    that all frames share.
     Raises: InputError for a seed outside 0 … 2³²−1.
     """
     generator = torch.Generator("cpu").manual_seed(stream_seed(whole("seed", seed, 0, SEED_MAX), index))
@@ -136,11 +139,11 @@ def stream(seed: int, index: int, shape: tuple[int, ...]) -> Draw:
 
 
 def stream_seed(seed: int, index: int) -> int:
-    """The seed of a frame's stream. Never to be changed: every clip depends on it.
+    """The seed of a frame's stream. Never change this: every clip depends on it.
 
     With mix = MurmurHash3's 32-bit finaliser, a bijection: mix(index·0x9E3779B9 + mix(seed xor 0x5A532200)) mod 2³².
-    For one seed the map is one to one: no two frames after the first share a stream. Frame 0 keeps the seed itself; the
-    chance that another frame has it too is 2⁻³² a frame.
+    For one seed the map is one to one, so no two frames after the first share a stream. Frame 0 keeps the seed itself.
+    The chance that another frame has that seed too is 2⁻³² per frame.
     """
     return seed if index == 0 else _mix((index * 0x9E3779B9 + _mix(seed ^ 0x5A532200)) % 2**32)
 

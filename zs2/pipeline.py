@@ -46,8 +46,8 @@ CALLS = {  # their keywords
 class ZS2:
     """An image model as a video sampler.
 
-    `ZS2.from_pretrained(folder)` makes one; calling it with a prompt makes a clip. The parts are attributes: `unet`,
-    `vae`, `text` (with `text_encoder` and `tokenizer`, the first tower's), `schedule`.
+    `ZS2.from_pretrained(folder)` loads one. A call with a prompt makes a clip. The parts are attributes: `unet`, `vae`,
+    `text` (with `text_encoder` and `tokenizer`, those of the first tower), `schedule`.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ZS2:
         self.unet, self.vae, self.text, self.schedule = self.image_model.unet, vae, text, schedule
         self.text_encoder, self.tokenizer = text.towers[0]
         self.checkpoint = checkpoint
-        self.lora = list(lora)  # what was merged into the weights: for the settings
+        self.lora = list(lora)  # the LoRAs that were merged into the weights: for the settings
 
     @classmethod
     @without_collector()
@@ -86,19 +86,20 @@ class ZS2:
         Args:
             model: a folder in the diffusers layout, a `.safetensors` file in the original layout, or a model on the
                 hub: `owner/name`, `owner/name@revision`, or a short name (`python -m zs2.models`).
-            device: by default cuda, mps or cpu, the first there is. dtype: of the networks; latents are float32 always.
-            prediction: `epsilon` or `v`, which single files of SD 2 do not say.
+            device: by default the first available one of cuda, mps and cpu.
+            dtype: that of the networks; latents are always float32.
+            prediction: `epsilon` or `v`, for single files of SD 2, which do not contain it.
             lora: one or several LoRA files to merge into the weights, each a path, `FILE:SCALE`, or (file, scale).
-            method: as keywords, those of `Method`: attn, mu, noise, lam, alpha, motion, renoise. By default as the
-                checkpoint's own zs2.json has them, or the paper.
-        Raises: InputError, in one line, for anything that can't be loaded or is out of range. Warns of options that
-            have no effect with the others.
+            method: the keywords of `Method`: attn, mu, noise, lam, alpha, motion, renoise. Their defaults are those of the
+                checkpoint's zs2.json, or the paper's.
+        Raises: InputError, in one line, for anything that can't be loaded or is out of range.
+        Warns: of options that have no effect with the others.
         """
         check_keywords("ZS2.from_pretrained()", method, CALLS)
         chosen = Method().changed(**method)
         device, dtype = choose_device(device), choose_dtype(dtype)
         loras = lora_files(lora)
-        for file, _ in loras:  # before anything is fetched
+        for file, _ in loras:  # before anything is downloaded
             if not file.is_file():
                 raise InputError(f"no such LoRA: {str(file)!r}")
         checkpoint = Checkpoint(model, dtype, device, prediction)
@@ -118,7 +119,7 @@ class ZS2:
         )
 
     def variant(self, **method: Any) -> ZS2:
-        """Another setting of `Method` on the same weights, which are shared; a setting that is absent stays."""
+        """A model with other settings of `Method`, which shares this one's weights. An absent setting stays."""
         check_keywords("model.variant()", method, CALLS)
         return ZS2(
             self.unet,
@@ -146,12 +147,12 @@ class ZS2:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device of the model."""
         return self.image_model.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the UNet computes in."""
+        """The dtype of the UNet."""
         return self.image_model.dtype
 
     def __call__(
@@ -166,18 +167,19 @@ class ZS2:
         """Make a clip.
 
         Args:
-            prompt, and as keywords those of `Request`: negative_prompt, frames, steps, sampler, deep_cache, guidance,
-                guidance_interval, seed, height, width, chunk, latents (which say frames, too). Steps and guidance are
-                by default as the checkpoint's own zs2.json has them, or `Request`.
-            fps: frames a second of the saved clip.
-            callback: called with each finished `Step`; an exception that it raises stops the clip.
-            group: the processes that make it together: see frame_parallel.py. All call this, and all get the clip.
-        Returns: a `Clip` with `frames`, uint8 (F, H, W, 3), and `settings`, which say how it was made.
-        Raises: InputError for values out of range, or that do not fit the model or the free memory; FloatingPointError
-            if the latents become NaN or infinite; OutOfMemory.
+            prompt, and the keywords of `Request`: negative_prompt, frames, steps, sampler, deep_cache, guidance,
+                guidance_interval, seed, height, width, chunk, latents (which also determine frames). Defaults are those
+                of the checkpoint's zs2.json, or of `Request`.
+            fps: frames per second of the saved clip.
+            callback: called with each finished `Step`. An exception in it stops the clip.
+            group: the processes that make the clip together; see frame_parallel.py. All must call this, and each gets
+                the clip.
+        Returns: a `Clip` with `frames`, uint8 (F, H, W, 3), and `settings`, which record how it was made.
+        Raises: InputError for values that are out of range, or do not fit the model or the free memory;
+            FloatingPointError if the latents become NaN or infinite; OutOfMemory.
         """
         plan, fps = self.plan(self._request(prompt, **request), group), whole("fps", fps, 1, FPS_MAX)
-        settings = in_background(lambda: self.settings(plan, fps))  # which hashes the weights, once
+        settings = in_background(lambda: self.settings(plan, fps))  # hashes the weights, once
         for step in Sampler(plan).steps():
             if callback is not None:
                 callback(step)
@@ -191,7 +193,7 @@ class ZS2:
         group: Group | None = None,
         **request: Any,
     ) -> Tensor:
-        """As a call, but the scaled latents before decoding: float32 (F, c, h, w) on the model's device."""
+        """As a call, but return the scaled latents, not decoded: float32 (F, c, h, w) on the model's device."""
         for step in Sampler(self.plan(self._request(prompt, **request), group)).steps():
             if callback is not None:
                 callback(step)
@@ -206,15 +208,15 @@ class ZS2:
         group: Group | None = None,
         **request: Any,
     ) -> Iterator[Frames]:
-        """Finished frames one by one, while later ones are still to be made: those of the clip of any length.
+        """Yield finished frames one by one, before later ones are sampled. They are those of a clip of any length.
 
-        Each chunk goes through all steps before the next one begins, so that the first frame is there after one chunk's
-        work. What is kept of earlier frames is one momentum state a layer and step, whatever their number.
+        Each chunk goes through all steps before the next one begins, so the first frame is finished after the work of
+        one chunk. Of earlier frames, one momentum state per layer and step is kept, whatever the number of frames.
 
         Args:
-            prompt, and as keywords those of `Request`; the chunk is 8 frames by default, or fewer if these do not fit.
-            frames: how many; None goes on until the caller stops, or the given latents end.
-            state_device: where the momentum states are kept (default: with the model).
+            prompt, and the keywords of `Request`. The chunk is 8 frames by default, or fewer if 8 do not fit.
+            frames: how many. With None the stream goes on until the caller stops, or until there are no more latents.
+            state_device: the device on which the momentum states are kept (default: that of the model).
         Yields: uint8 (H, W, 3)
         Raises: as a call does.
         """
@@ -222,7 +224,7 @@ class ZS2:
         return stream_frames(self.plan(asked, group, stream=True, state_device=state_device))
 
     def sample(self, request: Request, group: Group | None = None) -> Iterator[Step]:
-        """The sampler: yields after every step; close it to cancel. Raises: as a call does."""
+        """Run the sampler. It yields after every step; close it to cancel. Raises: as a call does."""
         return Sampler(self.plan(request, group)).steps()
 
     def plan(
@@ -233,11 +235,11 @@ class ZS2:
         stream: bool = False,
         state_device: str | torch.device | None = None,
     ) -> SamplingPlan:
-        """The plan of a request for this model: see sampling/plan.py, also for the errors."""
+        """Plan a request for this model; see sampling/plan.py, also for the errors."""
         return plan_sampling(self.image_model, self.method, request, group, stream=stream, state_device=state_device)
 
     def settings(self, plan: SamplingPlan, fps: int) -> dict[str, Any]:
-        """How a clip of this plan is made: see provenance.py."""
+        """The settings that record how a clip of this plan is made; see provenance.py."""
         return clip_settings(plan, fps, self.checkpoint, self.lora)
 
     def _request(self, prompt: str | Sequence[str], **options: Any) -> Request:

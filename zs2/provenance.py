@@ -1,4 +1,4 @@
-"""How a clip was made: the settings that stand in each of its files, and that `--replay` reads."""
+"""How a clip was made: the settings that each of its files contains, and that `--replay` reads."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def clip_settings(
     plan: SamplingPlan, fps: int, checkpoint: Checkpoint | None = None, lora: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:
-    """All that decides a clip, as JSON: no path, time or host; None where a setting has no effect.
+    """The settings that decide a clip, as JSON: no path, time or host. A setting without effect is None.
 
-    Args: fps: frames a second. checkpoint: of the model. lora: what was merged into it.
+    Args: fps: frames per second. checkpoint: that of the model. lora: the LoRAs that were merged into it.
     """
     request, latents = plan.request, plan.request.latents
     height, width = plan.size
@@ -35,7 +35,7 @@ def clip_settings(
         "width": width,
         "height": height,
         "fps": fps,
-        "chunk": plan.chunk,  # and the number of processes: the last bits depend on them
+        "chunk": plan.chunk,  # the last bits depend on it, and on the number of processes
         "processes": 1 if plan.group is None else plan.group.size,
         **plan.method.settings(request.steps, latents is not None),
         "latents": None if latents is None else hashlib.sha256(latents.cpu().numpy().tobytes()).hexdigest(),

@@ -1,8 +1,8 @@
 """Check and load a checkpoint: a folder in the diffusers layout or a file in the original one, safetensors only.
 
-Weights are memory-mapped and assigned to modules that were built on the meta device: nothing is initialised at random,
-and a tensor already of the wanted dtype and device is never copied. Loading is strict: a tensor that is missing,
-unexpected or of another shape is an error that names it.
+Weights are memory-mapped, and assigned to modules on the meta device. So nothing is initialised at random, and a tensor
+that has the wanted dtype and device already is never copied. Loading is strict: a tensor that is missing, unexpected or
+of another shape is an error that names it.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Checkpoint:
-    """One checkpoint: its configurations, and its parts, each loaded when asked for.
+    """One checkpoint: its configurations and its parts. A part is loaded when its method is called.
 
     Args:
         model: a folder in the diffusers layout, a file in the original layout, or a model on the hub.
-        dtype: of the loaded weights. device: where they go.
-        prediction: `epsilon` or `v`, for a file of SD 2, which does not say.
-    Raises: InputError as `locate`, `Folder`, `SingleFile` and `OwnSettings` say. Each part raises it for weights that
-        do not fit.
+        dtype: the dtype of the loaded weights. device: the device on which they are placed.
+        prediction: `epsilon` or `v`, for a single file of SD 2, which does not contain it.
+    Raises: InputError as `locate`, `Folder`, `SingleFile` and `OwnSettings` do. Each part raises it for weights that do
+        not fit.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Checkpoint:
         )
 
     def vae(self) -> VAE:
-        """The VAE, in bfloat16 where that is the checkpoint's dtype, and else in float32: some overflow float16."""
+        """The VAE, in bfloat16 if that is the checkpoint's dtype, else in float32: some VAEs overflow float16."""
         config = VAEConfig.from_json(self.source.json("vae"))
         dtype = torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
         layout = torch.preserve_format if dtype == torch.float32 else faster_layout(dtype, self.device)
@@ -83,25 +83,25 @@ class Checkpoint:
         return PromptEncoder(towers, self.source.zero_empty)
 
     def text_encoder(self, tower: str = "text_encoder") -> TextEncoder:
-        """A text tower, with its projection where the file has one."""
+        """A text tower, with its projection if the file has one."""
         config = TextConfig.from_json(self.source.json(tower), tower)
         return self._load(tower, lambda tensors: TextEncoder(config, "text_projection.weight" in tensors), self.dtype)
 
     def tokenizer(self, tower: str = "text_encoder") -> Tokenizer:
-        """The tokenizer of a text tower; prompts are at most as long as the tower has positions."""
+        """The tokenizer of a text tower. Its prompts have at most as many tokens as the tower has positions."""
         config = TextConfig.from_json(self.source.json(tower), tower)
         return self.source.tokenizer(tower, config.max_position_embeddings)
 
     def schedule(self) -> ScheduleConfig:
-        """The noise schedule. As diffusers' Stable Diffusion pipeline does, whatever an old file says, the
-        latents are not clipped, and the steps are offset by 1."""
+        """The noise schedule. As in diffusers' Stable Diffusion pipeline, latents are not clipped and steps are offset
+        by 1, whatever an old file says."""
         config = ScheduleConfig.from_json(self.source.json("scheduler"))
         return replace(config, clip_sample=False, steps_offset=1)
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """The SHA-256 of each part's weights (of a sharded part: of its files, one after another), and of what the
-        configurations and the tokenizer say."""
+        """The SHA-256 of each part's weights, and one of the configurations and the tokenizers. That of a sharded part
+        is of its files, one after another."""
         parts = [self.source.json(part) for part in ("unet", "vae", *self.source.towers, "scheduler")]
         identity: list[Any] = [{key: value for key, value in json.items() if key[0] != "_"} for json in parts]
         for tokenizer in map(self.tokenizer, self.source.towers):

@@ -1,4 +1,4 @@
-"""A checkpoint as a folder in the diffusers layout: JSON files say what it is, safetensors hold the weights."""
+"""A checkpoint as a folder in the diffusers layout: JSON files with the configuration, safetensors with the weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import Json, read_json
 
 PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-SECOND_TOWER = {"text_encoder_2": "model"}  # of SDXL, with a tokenizer_2/
+SECOND_TOWER = {"text_encoder_2": "model"}  # SDXL has one, with a tokenizer_2/
 
-# Names that older files use for the same tensors, as (pattern, today's name); None: not a weight, dropped.
+# Names of the same tensors in older files: (pattern, today's name). None: it is not a weight, and is dropped.
 ALIASES: tuple[tuple[str, str | None], ...] = (
     (r"(.*\.)?position_ids", None),
     (r"(embeddings|encoder\.layers|final_layer_norm)\.(.*)", r"text_model.\1.\2"),
@@ -31,8 +31,8 @@ class Folder:
     """A folder with unet/, vae/, text_encoder/, tokenizer/ and scheduler/; for SDXL, text_encoder_2/ and tokenizer_2/.
 
     Args:
-        path: the folder. dtype: what will be computed in; picks between a file and its `.fp16.` variant.
-        name: by default the folder's.
+        path: the folder. dtype: the dtype to compute in. It decides between a file and its `.fp16.` variant.
+        name: by default that of the folder.
     Raises: InputError if parts or files are missing.
     """
 
@@ -56,19 +56,19 @@ class Folder:
         return rename(read_tensors(self.files[part]))
 
     def tokenizer(self, tower: str, max_length: int) -> Tokenizer:
-        """The tokenizer of a text tower, for prompts of at most so many tokens."""
+        """The tokenizer of a text tower, for prompts of at most `max_length` tokens."""
         return Tokenizer.from_folder(self.path / self.towers[tower], max_length)
 
     @property
     def zero_empty(self) -> bool:
-        """Whether an empty negative prompt is zeros: what model_index.json says, by default so with two towers."""
+        """Whether an empty negative prompt is zeros: with two towers, unless model_index.json switches it off."""
         index = self.path / "model_index.json"
         stated = read_json(index).get("force_zeros_for_empty_prompt") if index.exists() else None
         return len(self.towers) > 1 and (stated is None or bool(stated))
 
 
 def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give tensors today's names, and drop what is not a weight, by the table ALIASES."""
+    """Give tensors their names of today, and drop those that are not weights, by the table ALIASES."""
     renamed = {}
     for name, tensor in tensors.items():
         today: str | None = name

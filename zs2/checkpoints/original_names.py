@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zs2.errors import InputError
 
-# Original name → diffusers layout: patterns of the beginning of a name. The rest of the name stays.
+# Original name → name in the diffusers layout. A pattern matches the beginning of a name; the rest of the name stays.
 UNET_NAMES = (
     (r"time_embed\.0", "time_embedding.linear_1"),
     (r"time_embed\.2", "time_embedding.linear_2"),
@@ -51,7 +51,7 @@ OPENCLIP_NAMES = (
 
 
 def unet_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The UNet in the diffusers layout."""
+    """The UNet's tensors by their names in the diffusers layout."""
     names = unet_names(list(tensors))
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -60,7 +60,7 @@ def unet_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unet_names(names: list[str]) -> dict[str, str]:
-    """The diffusers name of each of the UNet's tensors. The file numbers its blocks through, over all levels."""
+    """The diffusers name of each of the UNet's tensors. The file numbers its blocks consecutively over all levels."""
     # the first downsampling ends the first level
     ends = [
         int(match[1]) for name in names if (match := re.fullmatch(r"input_blocks\.(\d+)\.0\.op\.(?:weight|bias)", name))
@@ -78,7 +78,7 @@ def _unet_name(name: str, per_level: int) -> str:
     side = "down" if way == "input" else "up"
     if sub == "0" and rest.startswith("op."):
         return f"down_blocks.{level}.downsamplers.0.conv.{rest.removeprefix('op.')}"
-    if sub in ("1", "2") and rest.startswith("conv."):  # after the resnet, and the transformer where there is one
+    if sub in ("1", "2") and rest.startswith("conv."):  # after the resnet, and the transformer if there is one
         return f"up_blocks.{level}.upsamplers.0.{rest}"
     if sub == "0":
         return f"{side}_blocks.{level}.resnets.{layer}.{_piece(rest, RESNET_NAMES)}"
@@ -86,7 +86,7 @@ def _unet_name(name: str, per_level: int) -> str:
 
 
 def _piece(name: str, table: tuple[tuple[str, str], ...], after: str = "") -> str:
-    """Translate the first pattern of the table that a name begins with, after a beginning that stays."""
+    """Translate the beginning of a name by the first pattern of the table that fits, after a prefix that stays."""
     for pattern, target in table:
         match = re.match(rf"({after})({pattern})(?=\.)", name)
         if match:
@@ -95,7 +95,10 @@ def _piece(name: str, table: tuple[tuple[str, str], ...], after: str = "") -> st
 
 
 def vae_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The VAE in the diffusers layout: attention's 1×1 convolutions become linear layers, the decoder counts down."""
+    """The VAE's tensors by their names in the diffusers layout.
+
+    The 1×1 convolutions of attention become linear layers. The decoder counts its levels down instead of up.
+    """
     levels = 1 + max((int(m[1]) for name in tensors if (m := re.match(r"decoder\.up\.(\d+)\.", name))), default=-1)
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -111,10 +114,11 @@ def vae_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def openclip_tensors(tensors: dict[str, Tensor], whole: bool) -> dict[str, Tensor]:
-    """OpenCLIP's text tower in the diffusers layout.
+    """The tensors of OpenCLIP's text tower by their names in the diffusers layout.
 
-    whole: SDXL reads all of it. SD 2 reads the last layer but one. Its original files hold the whole tower of 24 layers
-    with its projection; files that diffusers' script wrote have been cut to 23 layers and have none.
+    whole: whether to keep the last layer and the projection. SDXL uses the whole tower, SD 2 only up to the penultimate
+    layer. The original files of SD 2 hold the whole tower of 24 layers with its projection. Files that diffusers'
+    script wrote are cut to 23 layers, and have no projection.
     """
     layers = count(tensors, r"transformer\.resblocks\.(\d+)\.")
     if not whole and ("text_projection" in tensors or layers == 24):
@@ -131,7 +135,7 @@ def openclip_tensors(tensors: dict[str, Tensor], whole: bool) -> dict[str, Tenso
                 renamed[f"text_model.encoder.layers.{packed[1]}.self_attn.{letter}_proj.{packed[2]}"] = part
         elif name == "positional_embedding":
             renamed["text_model.embeddings.position_embedding.weight"] = tensor
-        elif name == "text_projection":  # a parameter that is multiplied from the right
+        elif name == "text_projection":  # a parameter that multiplies from the right
             renamed["text_projection.weight"] = tensor.T
         else:
             _put(renamed, _piece(name, OPENCLIP_NAMES), tensor, name)
@@ -139,12 +143,12 @@ def openclip_tensors(tensors: dict[str, Tensor], whole: bool) -> dict[str, Tenso
 
 
 def _put(into: dict[str, Tensor], name: str, tensor: Tensor, was: str) -> None:
-    """Raises: InputError where two tensors of a file would take one place."""
+    """Store a tensor by its new name. Raises: InputError if two tensors of a file have the same new name."""
     if name in into:
         raise InputError(f"{was} and another tensor of the file are both {name}: expected one of them")
     into[name] = tensor
 
 
 def count(names: Iterable[str], pattern: str) -> int:
-    """How many different numbers stand at the pattern's group."""
+    """How many different numbers the pattern's group matches."""
     return len({match[1] for name in names if (match := re.match(pattern, name))})

@@ -1,7 +1,7 @@
 """Single-file checkpoints in the original layout of Stable Diffusion 1.x, 2.x and XL, and their configuration.
 
-Such a file has no JSON: the family is recognised from tensors' names, and the configuration is read off their shapes.
-What shapes can't tell (the number of heads, the schedule) is the family's own.
+Such a file has no JSON. The names of the tensors tell the family, and their shapes the configuration. What shapes can't
+tell (the number of heads, the schedule) is fixed for each family.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from zs2.errors import InputError, choose
 from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import Json
 
-# Where each part stands in the file. The text towers' places tell the family.
+# The prefix of each part's names in the file. The prefixes of the text towers tell the family.
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
-OPENCLIP = "model."  # the place of a tower that is named as OpenCLIP names it
+OPENCLIP = "model."  # the prefix of a tower with OpenCLIP's names ends so
 TOWERS = {
     "SD 1": {"text_encoder": "cond_stage_model.transformer."},
     "SD 2": {"text_encoder": "cond_stage_model.model."},
@@ -34,14 +34,14 @@ TOWERS = {
     },
 }
 
-# Tensors that are not weights of the model: copies, buffers, training state. Anything else left over is an error.
+# Tensors that are not weights of the model: copies, buffers, training state. Any other unknown tensor is an error.
 DROPPED = re.compile(
     r"model_ema\..*|first_stage_model\.loss\..*|optimizer.*|lvlb_weights|logvar|cond_stage_model\.model\.visual\..*"
     r"|first_stage_model\.model_ema\..*|scale_factor|global_step|.*position_ids|.*\.attn_mask|.*logit_scale|betas"
     r"|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus.*|posterior_.*|denoiser\.(sigmas|log_sigmas)|v_pred|ztsnr"
 )
 
-# All were trained with one schedule; their pipelines place DDIM's steps on it like this.
+# All families were trained with one schedule. Their pipelines place the steps of DDIM on it like this.
 SCHEDULE = {
     "_class_name": "DDIMScheduler",
     "beta_schedule": "scaled_linear",
@@ -51,7 +51,7 @@ SCHEDULE = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-# What a file with these names is instead.
+# What a file may be if it is no whole model: the beginnings of its names tell.
 NOT_WHOLE = {
     "an SDXL refiner, which makes no picture from a prompt alone": ("conditioner.embedders.0.model.",),
     "the UNet of a folder in the diffusers layout: give the folder": ("down_blocks.", "up_blocks.", "time_embedding."),
@@ -65,8 +65,9 @@ class SingleFile:
     """A file in the original layout.
 
     Args:
-        path: the file. prediction: `epsilon` or `v`; files of SD 2 do not say, unless in their metadata.
-    Raises: InputError for a file that is not whole, is no such model, or holds tensors that nothing is known of.
+        path: the file.
+        prediction: `epsilon` or `v`. Files of SD 2 do not contain it, except in their metadata or as a marker tensor.
+    Raises: InputError for a file that is incomplete, is no such model, or holds unknown tensors.
     """
 
     def __init__(self, path: Path, prediction: str | None = None) -> None:
@@ -108,7 +109,7 @@ class SingleFile:
         return self.converted[part]
 
     def json(self, part: str) -> Json:
-        """The configuration of a part, or of the scheduler, as the diffusers layout would say it."""
+        """The configuration of a part, or of the scheduler, in the form of the diffusers layout."""
         if part == "scheduler":
             own = {"prediction_type": PREDICTIONS[self.prediction], "rescale_betas_zero_snr": self.zero_snr}
             return SCHEDULE | own
@@ -120,7 +121,7 @@ class SingleFile:
         return text_json(tensors, "gelu" if self.towers[part].endswith(OPENCLIP) else "quick_gelu")
 
     def tokenizer(self, tower: str, max_length: int) -> Tokenizer:
-        """CLIP's own tokenizer, which such a file does not carry; OpenCLIP's pads with 0."""
+        """CLIP's own tokenizer, which such a file does not contain. For OpenCLIP's tower, it pads with id 0."""
         return Tokenizer.of_clip(max_length, "!" if self.towers[tower].endswith(OPENCLIP) else "<|endoftext|>")
 
     def _prediction(self, path: Path, asked: str | None, marked_v: bool) -> str:
@@ -139,7 +140,7 @@ class SingleFile:
 
 
 def _family(names: Iterable[str]) -> str:
-    """The family of a file, by where its last text tower stands."""
+    """The family of a file, by the prefix of its last text tower."""
     names = list(names)
     for family, towers in reversed(TOWERS.items()):
         if any(name.startswith(list(towers.values())[-1]) for name in names):
@@ -148,7 +149,7 @@ def _family(names: Iterable[str]) -> str:
 
 
 def _looks_like(tensors: Iterable[str]) -> str:
-    """What else a file may be, from its tensors' names."""
+    """A message about what else a file may be, from the names of its tensors."""
     names = list(tensors)
     if is_lora(names):
         return ": it looks like a LoRA: give a model, and this as its LoRA"
@@ -159,7 +160,7 @@ def _looks_like(tensors: Iterable[str]) -> str:
 
 
 def unet_json(tensors: dict[str, Tensor], family: str, prediction: str) -> dict[str, Any]:
-    """A `unet/config.json` from the UNet's shapes."""
+    """Derive `unet/config.json` from the shapes of the UNet's tensors."""
     levels = count(tensors, r"down_blocks\.(\d+)\.")
     channels = [_shape(tensors, f"down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)]
     attention = [f"down_blocks.{i}.attentions.0.norm.weight" in tensors for i in range(levels)]
@@ -180,7 +181,7 @@ def unet_json(tensors: dict[str, Tensor], family: str, prediction: str) -> dict[
         "up_block_types": ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(attention)],
         "cross_attention_dim": width,
         "transformer_layers_per_block": [max(depth, 1) for depth in depths],
-        "attention_head_dim": 8 if family == "SD 1" else [c // 64 for c in channels],  # later: heads of 64
+        "attention_head_dim": 8 if family == "SD 1" else [c // 64 for c in channels],  # later: 64 wide
         "use_linear_projection": len(_shape(tensors, "mid_block.attentions.0.proj_in.weight")) == 2,
         "upcast_attention": family == "SD 2",
         "sample_size": side,
@@ -189,7 +190,7 @@ def unet_json(tensors: dict[str, Tensor], family: str, prediction: str) -> dict[
 
 
 def vae_json(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """A `vae/config.json` from the VAE's shapes."""
+    """Derive `vae/config.json` from the shapes of the VAE's tensors."""
     levels = count(tensors, r"encoder\.down_blocks\.(\d+)\.")
     return {
         "block_out_channels": [
@@ -201,7 +202,7 @@ def vae_json(tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def text_json(tensors: dict[str, Tensor], activation: str) -> dict[str, Any]:
-    """A `text_encoder/config.json` from the text tower's shapes; CLIP's heads are 64 wide."""
+    """Derive `text_encoder/config.json` from the shapes of the text tower's tensors. CLIP's heads are 64 wide."""
     vocabulary, width = _shape(tensors, "text_model.embeddings.token_embedding.weight")
     return {
         "vocab_size": vocabulary,

@@ -1,4 +1,4 @@
-"""Reading safetensors, and nothing else: which files hold a part's weights, and what is wrong with those that don't."""
+"""Read safetensors, and nothing else: find the files with a part's weights, and explain why a file can't be read."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _shards(index: Path) -> list[Path]:
 def read_tensors(files: Iterable[Path]) -> dict[str, Tensor]:
     """All tensors of some safetensors files, memory-mapped.
 
-    Raises: InputError for a file that is not whole, is something else, or repeats a tensor of another.
+    Raises: InputError for a file that is incomplete, is something else, or repeats a tensor of another file.
     """
     tensors: dict[str, Tensor] = {}
     for path in files:

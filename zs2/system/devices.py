@@ -1,4 +1,4 @@
-"""Which device and dtype a model computes with. Torch is imported when a device is chosen, not before."""
+"""Choose the device and the dtype of a model. torch is imported only when one is chosen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def default_device() -> torch.device:
-    """The first of cuda, mps and cpu that is there."""
+    """The first of cuda, mps and cpu that is available."""
     import torch
 
     if torch.cuda.is_available():
@@ -23,7 +23,7 @@ def default_device() -> torch.device:
 
 
 def own_device(asked: str | None) -> str:
-    """The device of this process: of several GPUs, where torchrun started it, its own."""
+    """The device of this process. If torchrun started it on a machine with several GPUs, it has one of its own."""
     import torch
 
     device = str(default_device()) if asked is None else asked
@@ -33,7 +33,7 @@ def own_device(asked: str | None) -> str:
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, or the default. Raises: InputError if it can't be used here."""
+    """The requested device, or the default one. Raises: InputError if it can't be used here."""
     import torch
 
     if device is None:
@@ -48,7 +48,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 
 
 def choose_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    """The dtype asked for, by its name or itself; float32 by default. Raises: InputError for another."""
+    """The requested dtype, from its name or from itself; float32 by default. Raises: InputError for any other."""
     import torch
 
     name = str(dtype or "float32").removeprefix("torch.")

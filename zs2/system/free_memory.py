@@ -1,4 +1,4 @@
-"""The memory that is free: of a GPU, of the machine, and what control groups leave of it."""
+"""The free memory: of a GPU, or of the machine within the limits of its control groups."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 
 
 def free_memory(device: torch.device, sharing: int = 1) -> int | None:
-    """The bytes that this process can come to hold on a device: what it has, and what is free. None if not known.
+    """The bytes that this process can hold on a device: those that it holds now, and those that are free.
 
-    sharing: how many processes have a part each of what is free on a CPU.
+    None if unknown. sharing: the number of processes that share the free memory of a CPU, in equal parts.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
@@ -25,7 +25,7 @@ def free_memory(device: torch.device, sharing: int = 1) -> int | None:
 
 
 def _cgroup_room() -> int | None:
-    """What this process's control group leaves, by its limit and those above it; None if there is no limit."""
+    """The bytes that the limits of this process's control group and of those above it leave. None without a limit."""
     rooms = []
     for folder in _cgroup_folders():
         for limit, usage, cache in (
@@ -41,7 +41,7 @@ def _cgroup_room() -> int | None:
 
 
 def _cgroup_folders() -> list[Path]:
-    """Where the limits of this process's memory stand, of its own group and those above."""
+    """The folders with the memory limits of this process's control group and of those above it."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -57,7 +57,7 @@ def _cgroup_folders() -> list[Path]:
 
 
 def kernel_numbers(file: str | Path) -> dict[str, int]:
-    """The lines `name: number` or `name number` of a file of the kernel; none if it isn't there."""
+    """The lines `name: number` or `name number` of a file of the kernel. Empty if there is no such file."""
     try:
         words = [line.replace(":", " ").split() for line in Path(file).read_text().splitlines()]
     except OSError:
