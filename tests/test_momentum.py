@@ -49,6 +49,43 @@ def test_recursion_is_the_matrix(frames, mu, kind, seed):
     close(blended, want.flatten(0, 1))
 
 
+def plain(h, frames, mu, state=None):
+    """The recursion as the docstring of temporal.py has it, frame by frame: h̃ in h's dtype, and the last in float32."""
+    blended = []
+    for frame in h.unflatten(0, (-1, frames)).unbind(1):
+        state = frame.float() if state is None else torch.lerp(frame.float(), state, mu)
+        blended.append(state.to(h.dtype))
+    return torch.stack(blended, dim=1).flatten(0, 1), state
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@given(FRAMES, st.integers(1, 3), MU, st.booleans(), st.sampled_from([(1, 1), (3, 4), (16, 40)]), st.integers(0, 99))
+def test_blending_in_place_is_the_recursion_bit_for_bit(dtype, frames, branches, mu, later, size, seed):
+    """And it changes neither its input nor the state that it starts from."""
+    n, c = size
+    h = hidden(frames, branches, seed, n, c).to(dtype)
+    state = hidden(1, branches, seed + 1, n, c) if later else None
+    kept = h.clone(), None if state is None else state.clone()
+    blended, last = momentum("tma", mu=mu).blend(h, frames, state)
+    want, want_last = plain(h, frames, mu, state)
+    assert torch.equal(blended, want)
+    assert torch.equal(last, want_last)
+    assert torch.equal(h, kept[0])
+    assert state is None or torch.equal(state, kept[1])
+    start = torch.zeros(branches, n, c) if later else None  # what a process tells the others
+    share = momentum("tma", mu=mu).share(h, frames, state, first=True)
+    assert torch.equal(share, plain(h, frames, mu, start)[1])
+    assert share.is_contiguous()
+
+
+def test_blending_in_place_has_the_gradient_of_the_matrix():
+    h = hidden(5).double().requires_grad_()
+    weight = hidden(5, seed=1).double()
+    (momentum("tma", mu=0.7).blend(h, 5)[0] * weight).sum().backward()
+    want = torch.einsum("ij, binc -> bjnc", matrix(5, 0.7), weight.unflatten(0, (2, 5)))
+    close(h.grad, want.flatten(0, 1))
+
+
 @given(FRAMES, st.integers(0, 99))
 def test_mu_0_is_self_attention_and_mu_1_is_cross_frame_attention(frames, seed):
     h = hidden(frames, seed=seed)

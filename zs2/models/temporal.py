@@ -39,8 +39,7 @@ too. At the start of a clip there is no s₀. There z₀ is the last h̃ of the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -144,25 +143,26 @@ class Temporal(Momentum):
 
     def blend(self, h: Tensor, frames: int, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(b, n, c) → (b, n, c)"""
-        h = h.unflatten(0, (-1, frames))  # (branches, f, n, c)
-        blended = torch.empty_like(h)
-        for i, now in enumerate(self._recursion(h, state)):
-            blended[:, i] = state = now
-        assert state is not None
-        return blended.flatten(0, 1), state
+        blended = self._recursion(h, frames, state)
+        state = blended[:, -1].clone()  # a view would keep all frames
+        return blended.flatten(0, 1).to(h.dtype), state
 
-    def _recursion(self, h: Tensor, state: Tensor | None) -> Iterator[Tensor]:
-        """h̃ of each frame of h (branches, f, n, c): (branches, n, c) in float32."""
-        for i in range(h.shape[1]):
-            frame = h[:, i].float()
-            state = frame if state is None else torch.lerp(frame, state, self.mu)
-            yield state
+    def _recursion(self, h: Tensor, frames: int, state: Tensor | None) -> Tensor:
+        """h̃ of each frame of h (b, n, c): (branches, f, n, c) in float32.
+
+        The frames are blended in place in one copy of h. That is one operator a frame, and a cast before and after.
+        """
+        blended = h.unflatten(0, (-1, frames)).to(torch.float32, copy=True)
+        for i in range(frames):
+            frame = blended[:, i]  # (branches, n, c), a view
+            state = frame if state is None else frame.lerp_(state, self.mu)
+        return blended
 
     def share(self, h: Tensor, frames: int, state: Tensor | None, *, first: bool) -> Tensor:
         """z: the last h̃ from a zero state, or from h⁰ at the start of the clip."""
-        h = h.unflatten(0, (-1, frames))  # (branches, f, n, c)
-        zero = None if first and state is None else torch.zeros_like(h[:, 0], dtype=torch.float32)
-        return deque(self._recursion(h, zero), maxlen=1).pop().contiguous()
+        one = h.unflatten(0, (-1, frames))[:, 0]  # (branches, n, c)
+        zero = None if first and state is None else torch.zeros_like(one, dtype=torch.float32)
+        return self._recursion(h, frames, zero)[:, -1].clone()
 
     def starts(self, shares: Sequence[Tensor], counts: Sequence[int], state: Tensor | None) -> list[Tensor | None]:
         """s_{r+1} = μ^{n_r}·s_r + z_r"""
