@@ -90,7 +90,7 @@ class ZS2:
             dtype: that of the networks; latents are always float32.
             prediction: `epsilon` or `v`, for single files of SD 2, which do not contain it.
             lora: one or several LoRA files to merge into the weights, each a path, `FILE:SCALE`, or (file, scale).
-            method: the keywords of `Method`: attn, mu, noise, lam, alpha, motion, renoise. Their defaults are those of the
+            method: the keywords of `Method`: attn, mu, noise, lam, alpha, motion, renoise. Defaults are those of the
                 checkpoint's zs2.json, or the paper's.
         Raises: InputError, in one line, for anything that can't be loaded or is out of range.
         Warns: of options that have no effect with the others.
