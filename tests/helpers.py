@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,11 +41,20 @@ CLIP = 1e-4  # of the latents of a whole sampling
 M = TypeVar("M", bound=nn.Module)
 
 
+@cache
+def _contents(name: str) -> tuple[dict[str, Tensor], Any]:
+    return read(TESTS / "fixtures" / f"{name}{SUFFIX}")
+
+
 class Fixture:
-    """A file of tests/fixtures: `fixture["case/what"]` is a tensor, `fixture.config` the JSON stored beside them."""
+    """A file of tests/fixtures: `fixture["case/what"]` is a tensor, `fixture.config` the JSON stored beside them.
+
+    The file is read once: do not change a tensor in place.
+    """
 
     def __init__(self, name: str) -> None:
-        self.tensors, self.config = read(TESTS / "fixtures" / f"{name}{SUFFIX}")
+        tensors, config = _contents(name)
+        self.tensors, self.config = dict(tensors), deepcopy(config)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
