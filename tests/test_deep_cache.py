@@ -73,7 +73,7 @@ def test_features_and_states_of_something_else_are_refused(model):
 
 def test_a_clip_against_one_by_hand(model):
     """Deep features are made in steps 0, 2 and 4 of 5, of which 2 and 3 are guided."""
-    request = {"frames": 2, "steps": 5, "seed": 3, "guidance_interval": (0.4, 0.8)}
+    request = {"frames": 2, "steps": 5, "seed": 3, "guidance": 7.5, "guidance_interval": (0.4, 0.8)}
     made = []
     handle = model.unet.mid_block.register_forward_hook(lambda module, args, out: made.append(len(out)))
     got = model.latents(PROMPT, **request, deep_cache=2)

@@ -78,7 +78,7 @@ def test_a_clip(model):
         "steps": 4,
         "sampler": "ddim",
         "deep_cache": 1,
-        "guidance": 7.5,
+        "guidance": 5.0,  # its own, as in its zs2.json
         "guidance_interval": [0.0, 1.0],
         "seed": 5,
         "width": 64,
@@ -89,7 +89,7 @@ def test_a_clip(model):
         "attn": "tma",
         "mu": 0.98,
         "noise": "dnm",
-        "lam": 0.01,
+        "lam": 0.15,
         "alpha": None,
         "motion": None,
         "renoise": None,
@@ -124,7 +124,8 @@ def test_guidance_in_an_interval_switches_from_step_to_step(model, prompt):
     """Against sampling by hand: steps 2 and 3 of 5 are guided, the others are of the prompt alone, at half the work."""
     rows, latents = [], model.plan(Request(prompt, frames=2, seed=3)).initial_noise()
     handle = model.unet.conv_in.register_forward_hook(lambda module, args, out: rows.append(len(out)))
-    got = model.latents(prompt, negative_prompt="blue", frames=2, steps=5, seed=3, guidance_interval=(0.4, 0.8))
+    guided = {"guidance": 7.5, "guidance_interval": (0.4, 0.8)}
+    got = model.latents(prompt, negative_prompt="blue", frames=2, steps=5, seed=3, **guided)
     handle.remove()
     assert rows == [2, 2, 4, 4, 2]
     texts = [prompt] * 2 if isinstance(prompt, str) else prompt
@@ -160,7 +161,7 @@ def test_longer_clips_begin_with_shorter_ones(model):
 
 
 def test_given_latents_are_the_initial_noise(model):
-    drawn = torch.stack(list(itertools.islice(noises("dnm", LATENTS, 9, lam=0.01), 3)))
+    drawn = torch.stack(list(itertools.islice(noises("dnm", LATENTS, 9, lam=model.method.lam), 3)))
     given, kept = drawn.clone(), drawn.clone()
     assert torch.equal(
         model.latents(PROMPT, frames=3, steps=3, latents=given), model.latents(PROMPT, frames=3, steps=3, seed=9)
