@@ -402,7 +402,8 @@ def test_help_and_wrong_arguments_answer_without_torch(here):
     code = """if True:
         import sys
         from zs2.ablate import main
-        for arguments in (["--help"], ["--version"], ["--steps", "many"]):
+        wrong = "--steps many,--steps 0,--mu 2,--lam 2,--noise foo,--attn tmaa,--dtype fp16,--preset p"
+        for arguments in (["--help"], ["--version"], *map(str.split, wrong.split(","))):
             try:
                 main(arguments)
             except SystemExit:
