@@ -182,12 +182,12 @@ def test_captions_say_what_is_there_and_leave_the_rest_out():
     assert scenes.caption(NAMES, -1, -1, -1) == ""
     source = torch.Generator().manual_seed(3)
     drawn = scenes.draw(4000, 3, source)
-    said = scenes.say(drawn, source, empty=0.1)
-    assert said.fits(drawn).diagonal().all()
+    labels = scenes.label(drawn, source, empty=0.1)
+    assert labels.fits(drawn).diagonal().all()
     shares = {
-        "empty": (said.thing < 0) & (said.background < 0),
-        "thing alone": (said.thing >= 0) & (said.background < 0),
-        "background alone": (said.thing < 0) & (said.background >= 0),
+        "empty": (labels.thing < 0) & (labels.background < 0),
+        "thing alone": (labels.thing >= 0) & (labels.background < 0),
+        "background alone": (labels.thing < 0) & (labels.background >= 0),
     }
     found = {key: float(share.float().mean()) for key, share in shares.items()}
     assert found == pytest.approx({"empty": 0.1, "thing alone": 0.9 * 0.24, "background alone": 0.09}, abs=0.02)
@@ -210,8 +210,8 @@ def test_captions_fit_exactly_the_scenes_that_they_are_true_of():
     both = scenes.Scenes(
         *(torch.cat([getattr(a, k), getattr(b, k)]) for k in ("thing", "background", "look", "chance"))
     )
-    said = scenes.Said(torch.tensor([0, 0, -1, 1]), torch.tensor([-1, 4, 3, -1]), torch.tensor([-1, -1, -1, -1]))
-    assert said.fits(both).tolist() == [[True, False, True, False], [True, True, False, False]]
+    labels = scenes.Labels(torch.tensor([0, 0, -1, 1]), torch.tensor([-1, 4, 3, -1]), torch.tensor([-1, -1, -1, -1]))
+    assert labels.fits(both).tolist() == [[True, False, True, False], [True, True, False, False]]
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

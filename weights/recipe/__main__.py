@@ -1,12 +1,12 @@
 """Make the default checkpoint, and measure it.
 
     python -m weights.recipe train                     # out/recipe/checkpoint, in hours on two cores
-    python -m weights.recipe train --quick             # all of it in minutes, to see that it works
-    python -m weights.recipe judge                     # train the classifier that judges
-    python -m weights.recipe measure weights/emoji64   # the share of prompts whose picture shows what they say
+    python -m weights.recipe train --quick             # a small one in minutes, to see that everything works
+    python -m weights.recipe judge                     # train the classifier that judges the pictures
+    python -m weights.recipe measure weights/emoji64   # the share of prompts whose picture shows the right thing
     python -m weights.recipe looks weights/emoji64     # whether attention keeps a look that the prompt leaves open
 
-Stopped at any moment, `train` goes on where it was when it is started again; `--minutes` ends it by itself.
+You can stop `train` at any moment: started again, it goes on where it was. `--minutes` stops it by itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FETCHED = Path("out/fetched")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; the exit status is 0, 1 for an error, 3 if the time was over before the end."""
+    """Run a command. Returns: the exit status, which is 0, 1 for an error, or 3 if the time was over before the end."""
     p = argparse.ArgumentParser(
         prog="python -m weights.recipe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,32 +46,32 @@ def main(argv: list[str] | None = None) -> int:
         q = commands.add_parser(name, help=help_)
         if name in ("train", "judge"):
             q.add_argument("--quick", action="store_true", help="a few things, small parts, few steps")
-            q.add_argument("--minutes", type=float, metavar="M", help="stop after so long, to go on later")
+            q.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes, to go on later")
             q.add_argument("--work", type=Path, metavar="DIR", help="default: out/recipe, or out/recipe-quick")
         if name != "looks":
             q.add_argument(
-                "--pictures", type=Path, metavar="DIR", help="one's own pictures, NAME.png each, with transparency"
+                "--pictures", type=Path, metavar="DIR", help="your own pictures, NAME.png each, with transparency"
             )
         if name == "measure":
-            q.add_argument("checkpoint", nargs="+", help="folders, or what else zs2 loads")
-            q.add_argument("--things", type=int, default=49, metavar="N", help="so many of things.json (default 49)")
-            q.add_argument("--seed", type=int, default=0, metavar="S", help="of all pictures (default 0)")
+            q.add_argument("checkpoint", nargs="+", help="folders, or any other models that zs2 loads")
+            q.add_argument("--things", type=int, default=49, metavar="N", help="first N of things.json (default 49)")
+            q.add_argument("--seed", type=int, default=0, metavar="S", help="the seed of all pictures (default 0)")
             q.add_argument(
-                "--judge", type=Path, default=judge.FILE, metavar="FILE", help="default: the one beside this"
+                "--judge", type=Path, default=judge.FILE, metavar="FILE", help="default: the judge of the recipe"
             )
             q.add_argument(
-                "--out", type=Path, metavar="FILE", help="the figures as JSON, beside pictures FILE-NAME.png"
+                "--out", type=Path, metavar="FILE", help="write the figures as JSON, and pictures as FILE-NAME.png"
             )
         if name == "looks":
-            q.add_argument("checkpoint", help="a folder, or what else zs2 loads")
-            q.add_argument("--things", type=int, default=16, metavar="N", help="so many of things.json (default 16)")
-            q.add_argument("--seeds", type=int, default=2, metavar="N", help="clips of each (default 2)")
-            q.add_argument("--frames", type=int, default=4, metavar="N", help="default 4")
+            q.add_argument("checkpoint", help="a folder, or any other model that zs2 loads")
+            q.add_argument("--things", type=int, default=16, metavar="N", help="first N of things.json (default 16)")
+            q.add_argument("--seeds", type=int, default=2, metavar="N", help="clips of each thing (default 2)")
+            q.add_argument("--frames", type=int, default=4, metavar="N", help="frames of a clip (default 4)")
     args = p.parse_args(argv)
     try:
         run(args)
     except OutOfTime:
-        print("the time is over; what was done is kept: start it again to go on", file=sys.stderr)
+        print("the time is over, and the state is kept: start it again to go on", file=sys.stderr)
         return 3
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -108,16 +108,16 @@ def run(args: argparse.Namespace) -> None:
 
 
 def begin(work: Path, settings: Settings, names: list[str], loaded: Tensor) -> None:
-    """Say in the work folder what it is made with. Raises: InputError if it was begun with anything else."""
+    """Record the inputs of a training in its work folder. Raises: InputError if it was begun with other inputs."""
     file = work / "settings.json"
-    said = {"settings": repr(settings), "things": names, "pictures": sha256(loaded.numpy().tobytes()).hexdigest()}
-    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != said:
+    inputs = {"settings": repr(settings), "things": names, "pictures": sha256(loaded.numpy().tobytes()).hexdigest()}
+    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != inputs:
         raise InputError(f"{work} was begun with other settings or pictures: remove it, or give another --work")
-    layout.write(file, said)
+    layout.write(file, inputs)
 
 
 def train(names: list[str], loaded: Tensor, settings: Settings, work: Path, clock: Clock) -> None:
-    """Every part that is not there yet."""
+    """Train every part that does not exist yet."""
     begin(work, settings, names, loaded)
     out = work / "checkpoint"
     tokenizer = bpe.learn(names, out)
@@ -132,11 +132,11 @@ def train(names: list[str], loaded: Tensor, settings: Settings, work: Path, cloc
     finally:
         curves.draw(work)
     layout.write(out / "zs2.json", layout.own_settings(names[: settings.unet[-1].things]))
-    print(f"{out}: trained in {sum(curves.seconds(work).values()) / 60:.0f} minutes: {curves.said(work)}")
+    print(f"{out}: trained in {sum(curves.seconds(work).values()) / 60:.0f} minutes: {curves.summary(work)}")
 
 
 def print_looks(checkpoint: str, names: list[str], seeds: int, frames: int) -> None:
-    """Print a table: a row for each μ."""
+    """Print a table with one row for each μ."""
     rows = looks.distances(checkpoint, names, range(seeds), frames)
     print(f"{checkpoint}: colours of frames 1 to {frames - 1} against frame 0's, in CIELAB")
     print(
@@ -152,9 +152,9 @@ def print_looks(checkpoint: str, names: list[str], seeds: int, frames: int) -> N
 def report(
     checkpoints: list[str], classifier: judge.Judge, loaded: Tensor, things: int, seed: int, out: Path | None
 ) -> None:
-    """Print the figures of checkpoints, and write them where that is asked for."""
+    """Print the figures of checkpoints, and write them to `out` if it is not None."""
     known = judge.accuracy(classifier, loaded, seed=0)
-    print("the judge, of real scenes that it never saw: " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in known.items()))
+    print("the judge on real scenes that it never saw: " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in known.items()))
     figures: dict[str, Any] = {"judge": known}
     names = classifier.things[:things]
     for checkpoint in checkpoints:

@@ -16,19 +16,19 @@ from zs2.models.config import VAEConfig
 from zs2.models.vae import VAE
 from zs2.system.progress import progress
 
-KL = 2e-4  # what a latent number's divergence from the normal distribution costs, beside a pixel's error
-PIECE, BATCH = 1024, 64  # scenes in a file of latents, and encoded at once
+KL = 2e-4  # the weight of a latent number's divergence from the normal distribution, against a pixel's error
+PIECE, BATCH = 1024, 64  # the number of scenes in a file of latents, and of scenes encoded at once
 
 
 def moments(vae: VAE, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log variance of the latents, (b, c, h, w) each; the model's own `encode` has only the mean."""
+    """Mean and log variance of the latents, (b, c, h, w) each. The model's own `encode` returns only the mean."""
     mean, log_variance = vae.quant_conv(vae.encoder(pixels)).chunk(2, dim=1)
     return mean, log_variance.clamp(-20, 10)
 
 
 def start(vae: VAE) -> None:
-    """Begin where learning is fast: convolutions that keep the size of what goes through, blocks that pass on what they
-    get, and latents with little noise."""
+    """Initialise the weights so that learning is fast at first: convolutions keep the size of their input, blocks pass
+    their input on unchanged, and latents have little noise."""
     for name, module in vae.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             if name.endswith((".conv2", ".to_out.0")):
@@ -42,7 +42,7 @@ def start(vae: VAE) -> None:
 
 
 def learn(pictures: Tensor, settings: Settings, work: Path, clock: Clock) -> VAE:
-    """Train the VAE; it is written when the scale of its latents is known: see `encode`."""
+    """Train the VAE. `encode` writes it, when the scale of its latents is known."""
     torch.manual_seed(settings.seed)
     vae = VAE(VAEConfig.from_json(layout.vae(settings)))
     start(vae)
@@ -64,8 +64,8 @@ def learn(pictures: Tensor, settings: Settings, work: Path, clock: Clock) -> VAE
 
 @torch.no_grad()
 def encode(vae: VAE, pictures: Tensor, settings: Settings, folder: Path, work: Path, clock: Clock) -> None:
-    """Encode the scenes that the UNet learns from, once, into files for each of its stages; then write `vae/` with the
-    scale that makes the standard deviation of the first stage's latents 1."""
+    """Encode the scenes that the UNet learns from, once, into files for each of its stages. Then write `vae/`, with the
+    scale that gives the first stage's latents the standard deviation 1."""
     pieces = [
         (numbered("latents", stage), len(pictures[: of.things]), i, piece)
         for stage, of in enumerate(settings.unet)

@@ -1,4 +1,4 @@
-"""The tokenizer: CLIP's byte-pair scheme (bytes as letters, `</w>` ends a word), its merges learnt from captions."""
+"""The tokenizer: CLIP's byte-pair scheme (bytes as letters, `</w>` ends a word), with merges learnt from captions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from zs2.models.tokenizer import SPECIAL, Tokenizer, byte_letters
 
 
 def learn(names: Sequence[str], folder: Path) -> Tokenizer:
-    """The tokenizer in `tokenizer/`; if there is none yet, learnt from the words that captions are made of."""
+    """The tokenizer in `tokenizer/`. If there is none yet, it is learnt from the words of the captions."""
     part = folder / "tokenizer"
     if (part / "tokenizer_config.json").exists():
         return Tokenizer.from_folder(part)
     letters = byte_letters()
     base = {token: i for i, token in enumerate([*letters, *(f"{letter}</w>" for letter in letters)])}
     specials = [SPECIAL["bos_token"], SPECIAL["eos_token"]]
-    # zs2's own splitting of a prompt into words, so that merges are learnt within what they are applied to
+    # zs2's own splitting of a prompt into words: merges are learnt within the words that they will be applied to
     plain = Tokenizer(base | {token: len(base) + i for i, token in enumerate(specials)}, [], {}, TOKENS).backend
     texts = [*names, *50 * [*(f"a {colour} background on" for colour in COLOURS), *SETTINGS, *LOOKS]]
     split = (plain.pre_tokenizer.pre_tokenize_str(plain.normalizer.normalize_str(text)) for text in texts)
@@ -37,11 +37,12 @@ def learn(names: Sequence[str], folder: Path) -> Tokenizer:
 
 
 def merged(words: Mapping[str, int], base: Mapping[str, int]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """The most frequent pair of neighbours joined (of several, the lowest numbers), until each word is whole.
+    """Join the most frequent pair of neighbours, again and again, until each word is whole.
 
-    words: how often there is each. base: the numbers of letters. The order is fixed: that of tokenizers' own trainer is
-    not, where pairs are equally frequent.
-    Returns: base and what was joined; the merges.
+    Of equally frequent pairs, the one with the lowest numbers comes first. So the order is fixed, unlike that of the
+    trainer in `tokenizers`.
+    words: the count of each word. base: the numbers of the letters.
+    Returns: base with the joined tokens, and the merges.
     """
     numbers = dict(base)
     tokens = {word: [*word[:-1], word[-1] + "</w>"] for word in words}

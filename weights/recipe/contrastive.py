@@ -1,4 +1,4 @@
-"""CLIP: both towers, trained to tell which captions are true of which scenes (Radford et al. 2021)."""
+"""CLIP: both towers, trained to match scenes with the captions that are true of them (Radford et al. 2021)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weights.recipe import layout
-from weights.recipe.scenes import draw, render, say
+from weights.recipe.scenes import draw, label, render
 from weights.recipe.settings import SIZE, Settings
 from weights.recipe.training import Clock, train
 from zs2.models.clip import TextEncoder, VisionEncoder
@@ -22,7 +22,7 @@ from zs2.system.json_files import read_json
 
 
 class Pair(nn.Module):
-    """The two towers, and the temperature of their agreement."""
+    """The two towers, and the temperature of their similarities."""
 
     def __init__(self, settings: Settings, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -32,13 +32,13 @@ class Pair(nn.Module):
         layout.blank(self)
 
     def forward(self, pixels: Tensor, ids: Tensor) -> Tensor:
-        """Scenes (b, 3, h, w), captions (b', n) → how well each fits each, (b, b')"""
+        """Scenes (b, 3, h, w), captions (b', n) → the similarity of each scene with each caption, (b, b')"""
         images, texts = F.normalize(self.vision.embed(pixels)), F.normalize(self.text.embed(ids))
         return self.scale.exp().clamp(max=100) * images @ texts.T
 
 
 def load_text(folder: Path) -> TextEncoder:
-    """The text tower that was written to a checkpoint, as others will load it: rounded to half precision."""
+    """The text tower that was written to a checkpoint, in the half precision in which others will load it."""
     text = TextEncoder(TextConfig.from_json(read_json(folder / "text_encoder" / "config.json")))
     text.load_state_dict(load_file(folder / "text_encoder" / "model.safetensors"))
     return text.eval().requires_grad_(False)
@@ -53,18 +53,18 @@ def learn(
     work: Path,
     clock: Clock,
 ) -> None:
-    """Train, and write `text_encoder/`, `image_encoder/` and `feature_extractor/`."""
+    """Train both towers, and write `text_encoder/`, `image_encoder/` and `feature_extractor/`."""
     torch.manual_seed(settings.seed)
     pair = Pair(settings, tokenizer)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         scenes = draw(settings.clip.batch, len(names), generator)
-        said = say(scenes, generator)
-        agreement = pair(render(scenes, pictures, SIZE), tokenizer.encode(said.captions(names)))
-        fits = said.fits(scenes).float()  # several captions may be true of a scene: all count alike
-        by_scene = -(agreement.log_softmax(1) * fits / fits.sum(1, keepdim=True)).sum(1).mean()
-        by_text = -(agreement.log_softmax(0) * fits / fits.sum(0, keepdim=True)).sum(0).mean()
-        right = fits.gather(1, agreement.argmax(1, keepdim=True)).mean()
+        labels = label(scenes, generator)
+        similarity = pair(render(scenes, pictures, SIZE), tokenizer.encode(labels.captions(names)))
+        fits = labels.fits(scenes).float()  # several captions may be true of a scene: all have the same weight
+        by_scene = -(similarity.log_softmax(1) * fits / fits.sum(1, keepdim=True)).sum(1).mean()
+        by_text = -(similarity.log_softmax(0) * fits / fits.sum(0, keepdim=True)).sum(0).mean()
+        right = fits.gather(1, similarity.argmax(1, keepdim=True)).mean()
         return (by_scene + by_text) / 2, {"accuracy": right, "scale": pair.scale.exp().detach()}
 
     train("clip", pair, settings.clip, loss, seed=settings.seed, folder=work, clock=clock)

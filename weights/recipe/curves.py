@@ -1,4 +1,4 @@
-"""The logs of a training, drawn: curves.png (needs matplotlib: `pip install -e .[recipe]`)."""
+"""Plot the logs of a training: curves.png (needs matplotlib: `pip install -e .[recipe]`)."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any
 
 
 def parts(work: Path) -> list[str]:
-    """What was trained, in this order: the UNet in one stage or several."""
+    """The parts that were trained, in order. The UNet has one stage or several."""
     stages = sorted(file.name.partition(".")[0] for file in work.glob("unet*.log.jsonl"))
     return [part for part in ("clip", "vae", *stages) if lines(work, part)]
 
 
 def lines(work: Path, part: str) -> list[dict[str, Any]]:
-    """What was logged of a part."""
+    """The logged lines of a part."""
     file = work / f"{part}.log.jsonl"
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
 def seconds(work: Path) -> dict[str, float]:
-    """The time that each part took to train."""
+    """The seconds that each part took to train."""
     return {part: lines(work, part)[-1]["seconds"] for part in parts(work)}
 
 
-def said(work: Path) -> str:
-    """The same in words."""
+def summary(work: Path) -> str:
+    """The time that each part took to train, as text."""
     return ", ".join(f"{part} {taken / 60:.0f} min" for part, taken in seconds(work).items())
 
 
 def draw(work: Path) -> None:
-    """Write curves.png: of each part the loss, and what else was logged."""
+    """Write curves.png: for each part the loss, and every other logged figure."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

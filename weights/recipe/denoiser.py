@@ -1,4 +1,4 @@
-"""The UNet: predicts the noise in latents (Ho et al. 2020), for captions that leave out more or less."""
+"""The UNet: it learns to predict the noise in latents (Ho et al. 2020), from captions that leave out more or less."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from weights.recipe import contrastive, layout
-from weights.recipe.scenes import COLOURS, LOOKS, SETTINGS, Said, Scenes, caption, say
+from weights.recipe.scenes import COLOURS, LOOKS, SETTINGS, Labels, Scenes, caption, label
 from weights.recipe.settings import Settings
 from weights.recipe.training import Clock, numbered, train
 from zs2.models.config import ScheduleConfig, UNetConfig
@@ -24,7 +24,7 @@ GAMMA = 5.0  # min-SNR weighting (Hang et al. 2023, arXiv 2303.09556)
 
 
 class Latents:
-    """The encoded scenes: mean and deviation (n, c, h, w), scaled, and what is on them."""
+    """The encoded scenes: scaled mean and deviation (n, c, h, w) of their latents, and their contents."""
 
     def __init__(self, folder: Path, scale: float) -> None:
         pieces = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
@@ -35,7 +35,7 @@ class Latents:
 
 
 def start(unet: UNet) -> None:
-    """Begin with every block passing on what it gets, and a prediction of 0: what is added to a skip starts at 0."""
+    """Initialise what is added to a skip with 0: every block passes its input on, and the prediction is 0 at first."""
     for name, module in unet.named_modules():
         if name.endswith((".conv2", ".proj_out")) or name == "conv_out":
             nn.init.zeros_(module.weight)
@@ -43,7 +43,7 @@ def start(unet: UNet) -> None:
 
 
 def learn(names: Sequence[str], settings: Settings, folder: Path, work: Path, clock: Clock) -> None:
-    """Train, stage after stage, and write `unet/` and the scheduler's file."""
+    """Train the UNet, stage after stage. Write `unet/` and the scheduler's file."""
     torch.manual_seed(settings.seed)
     text, tokenizer = contrastive.load_text(folder), Tokenizer.from_folder(folder / "tokenizer")
     scale = read_json(folder / "vae" / "config.json")["scaling_factor"]
@@ -53,10 +53,10 @@ def learn(names: Sequence[str], settings: Settings, folder: Path, work: Path, cl
     encoded: dict[int, Tensor] = {}
 
     @torch.no_grad()
-    def contexts(said: Said) -> Tensor:
-        """What captions say, encoded: all captions of a thing (-1: of none) at once, when one is first needed."""
+    def contexts(labels: Labels) -> Tensor:
+        """The encoded captions. All captions of a thing (-1: of no thing) are encoded when one is first needed."""
         rows = list(
-            zip(said.thing.tolist(), (said.background + 1).tolist(), said.look.clamp(min=0).tolist(), strict=True)
+            zip(labels.thing.tolist(), (labels.background + 1).tolist(), labels.look.clamp(min=0).tolist(), strict=True)
         )
         for thing in {thing for thing, _, _ in rows} - encoded.keys():
             where, looks = range(-1, len(COLOURS) + len(SETTINGS)), range(len(LOOKS))
@@ -67,7 +67,7 @@ def learn(names: Sequence[str], settings: Settings, folder: Path, work: Path, cl
     def loss(data: Latents, batch: int, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         rows = torch.randint(len(data.mean), (batch,), generator=generator)
         scenes = data.scenes[rows]
-        context = contexts(say(scenes, generator, settings.empty))
+        context = contexts(label(scenes, generator, settings.empty))
         noise = torch.randn(2, *data.mean[rows].shape, generator=generator)
         clean = data.mean[rows] + data.deviation[rows] * noise[0]
         t = torch.randint(len(cumprod), (len(rows),), generator=generator)

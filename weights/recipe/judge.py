@@ -1,5 +1,7 @@
-"""The judge: a small classifier that says which thing and which colour a picture shows. No part of the checkpoint was
-trained with it, and it was trained with no part of the checkpoint."""
+"""The judge: a small classifier of the thing and the colour that a picture shows.
+
+No part of the checkpoint was trained with it, and it was trained with no part of the checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ class Judge(nn.Module):
 
 
 def plain(count: int, things: int, source: torch.Generator) -> Scenes:
-    """Scenes on all plain colours, held-out pairs included: the judge must know them, too."""
+    """Scenes on all plain colours, held-out pairs included, because the judge must know these too."""
     scenes = draw(2 * count, things, source)
     scenes = scenes[(scenes.background < len(COLOURS)).nonzero().flatten()][:count]
     swapped = torch.rand(len(scenes), generator=source) < 2 / len(COLOURS)
@@ -61,7 +63,7 @@ def plain(count: int, things: int, source: torch.Generator) -> Scenes:
 
 
 def worn(pixels: Tensor, source: torch.Generator) -> Tensor:
-    """Pictures a little blurred and noisy, some of them, as an autoencoder's are."""
+    """The same pictures, some of them a little blurred and noisy, like those of an autoencoder."""
     amount = torch.rand(len(pixels), 2, 1, 1, 1, generator=source)
     blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     pixels = torch.lerp(pixels, blurred, (2 * amount[:, 0] - 1).clamp(min=0))
@@ -85,8 +87,8 @@ def learn(names: Sequence[str], pictures: Tensor, settings: Settings, work: Path
 
 @torch.no_grad()
 def accuracy(judge: Judge, pictures: Tensor, seed: int, count: int = 3000) -> dict[str, float]:
-    """The shares of real scenes, none of them trained with, that it judges right: things in their own look, things in
-    any, and colours."""
+    """The shares of real scenes that it judges right: things in their own look, things in any look, and colours. It was
+    trained with none of these scenes."""
     source = generator(seed, "held-out scenes of the judge", 0)
     scenes = plain(count, len(judge.things), source)
     scored = [judge(render(scenes[part], pictures, SIZE)) for part in batches(len(scenes), 100)]

@@ -1,4 +1,4 @@
-"""The checkpoint's folder in the diffusers layout: configurations, weights in half precision."""
+"""Write the checkpoint's folder in the diffusers layout: configurations, and weights in half precision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from weights.recipe.settings import EXAMPLES, GUIDANCE, LAM, OPEN_EXAMPLES, SIZE
 from weights.recipe.training import save
 from zs2.models.tokenizer import Tokenizer
 
-DIFFUSERS = "0.42.1"  # whose layout this is
+DIFFUSERS = "0.42.1"  # the version of diffusers whose layout this is
 
 INDEX: dict[str, Any] = {
     "_class_name": "StableDiffusionPipeline",
@@ -58,8 +58,8 @@ IMAGES: dict[str, Any] = {
 
 
 def tower(settings: Settings, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """The configuration of CLIP's text tower, or without a tokenizer of its vision tower."""
-    said: dict[str, Any] = {
+    """The configuration of CLIP's text tower; without a tokenizer, that of its vision tower."""
+    common: dict[str, Any] = {
         "hidden_act": "quick_gelu",
         "hidden_size": settings.clip_width,
         "intermediate_size": 4 * settings.clip_width,
@@ -70,10 +70,10 @@ def tower(settings: Settings, tokenizer: Tokenizer | None) -> dict[str, Any]:
     }
     if tokenizer is None:
         kind = {"model_type": "clip_vision_model", "architectures": ["CLIPVisionModelWithProjection"]}
-        return kind | said | {"image_size": SIZE, "patch_size": 8, "num_channels": 3}
+        return kind | common | {"image_size": SIZE, "patch_size": 8, "num_channels": 3}
     return (
         {"model_type": "clip_text_model", "architectures": ["CLIPTextModelWithProjection"]}
-        | said
+        | common
         | {
             "bos_token_id": tokenizer.eos_id - 1,
             "eos_token_id": tokenizer.eos_id,
@@ -128,7 +128,7 @@ def unet(settings: Settings) -> dict[str, Any]:
 
 
 def own_settings(things: Sequence[str]) -> dict[str, Any]:
-    """The checkpoint's zs2.json, with those of the examples that it knows."""
+    """The contents of the checkpoint's zs2.json. Of the examples, it has those whose things the checkpoint knows."""
     return {
         "steps": STEPS,
         "guidance": GUIDANCE,
@@ -139,16 +139,16 @@ def own_settings(things: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def write(file: Path, said: Mapping[str, Any] | Sequence[str]) -> None:
-    """A JSON file, whole or not at all."""
+def write(file: Path, content: Mapping[str, Any] | Sequence[str]) -> None:
+    """Write a JSON file, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(file)
 
 
 def write_part(folder: Path, part: str, config: dict[str, Any], model: nn.Module, stem: str) -> None:
-    """A part of the checkpoint: its weights in half precision, then its configuration, which says that it is there."""
+    """Write a part of the checkpoint: weights in half precision, then the configuration, which marks it as complete."""
     tensors = {name: tensor.half() for name, tensor in model.state_dict().items()}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
@@ -158,7 +158,7 @@ def write_part(folder: Path, part: str, config: dict[str, Any], model: nn.Module
 
 
 def blank(module: nn.Module) -> None:
-    """Start what zs2 leaves uninitialised because it only loads it: CLIP's embeddings."""
+    """Initialise CLIP's embeddings. zs2 leaves them uninitialised, because it only loads them."""
     for name, weight in module.named_parameters():
         if name.endswith("class_embedding") or name.endswith("embedding.weight"):
             nn.init.normal_(weight, std=0.02)

@@ -1,6 +1,6 @@
-"""Whether a look that the prompt leaves open stays: colours of background and thing against those of frame 0.
+"""Whether a look that the prompt leaves open stays: the colours of background and thing, compared with frame 0's.
 
-The prompt names the thing alone, and each frame has noise of its own (i.i.d.), so that only attention can keep a look.
+The prompt names only the thing, and each frame has noise of its own (i.i.d.). So only attention can keep a look.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from zs2.study.stats import mean
 from zs2.system.progress import progress
 
 MU = (0.0, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)
-BORDER, FAR = 2, 20.0  # pixels of the scene's edge; colours further than this from it (in CIELAB) are the thing's
+BORDER, FAR = 2, 20.0  # pixels of the scene's edge; colours further than FAR from it (in CIELAB) are the thing's
 
 
 def distances(checkpoint: str, names: Sequence[str], seeds: Sequence[int], frames: int) -> list[dict[str, Any]]:
-    """For each μ the mean distance of later frames' colours to frame 0's, with 95 % intervals over prompts."""
+    """For each μ, the mean distance of later frames' colours from frame 0's, with 95 % intervals over prompts."""
     model = ZS2.from_pretrained(checkpoint, attn="tma", noise="iid")
     rows = []
     total = len(MU) * len(names) * len(seeds)
@@ -42,8 +42,11 @@ def distances(checkpoint: str, names: Sequence[str], seeds: Sequence[int], frame
 
 
 def colours(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The colours of a frame (H, W, 3), in CIELAB: of its background, the median of its edge; of its thing, the mean of
-    what is FAR from that (of the middle, if nothing is). Returns: (2, 3)"""
+    """The colours of a frame (H, W, 3) in CIELAB: (2, 3).
+
+    That of the background is the median of the edge. That of the thing is the mean of all pixels that are FAR from the
+    background, or of the middle if there are none.
+    """
     lab = cielab(frame)
     inner = np.ones(frame.shape[:2], dtype=bool)
     inner[BORDER:-BORDER, BORDER:-BORDER] = False
@@ -56,7 +59,7 @@ def colours(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def cielab(srgb: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """sRGB (…, 3) to CIELAB (…, 3) with the white point D65 (CIE 15:2004): a distance of 2 or 3 is just seen."""
+    """sRGB (…, 3) → CIELAB (…, 3) with the white point D65 (CIE 15:2004). A distance of 2 or 3 is just visible."""
     x = srgb / 255
     linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array(

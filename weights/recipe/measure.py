@@ -1,4 +1,4 @@
-"""How good a checkpoint is: whether the judge sees what the prompts say, and how well the VAE gives pictures back."""
+"""How good a checkpoint is: whether the judge sees what the prompts name, and how well the VAE restores pictures."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def figures(
 ) -> tuple[dict[str, Any], NDArray[np.uint8]]:
     """Judge one picture for each pair of a thing and a plain colour: frame 0 of a seed.
 
-    Returns: the figures, and the pictures, uint8 (things · colours, SIZE, SIZE, 3). Of a folder that lists its things
-        in a zs2.json also how often those are right.
+    Returns: the figures, and the pictures, uint8 (things · colours, SIZE, SIZE, 3). If a folder lists its things in a
+        zs2.json, there is also the share of these that are right.
     Raises: InputError for a checkpoint that makes pictures of another size.
     """
     model = ZS2.from_pretrained(checkpoint, attn="sa", noise="iid")
@@ -63,39 +63,39 @@ def figures(
 def drawn(model: ZS2, prompts: Sequence[str], what: str, seed: int) -> NDArray[np.uint8]:
     """Frame 0 of each prompt: uint8 (prompts, SIZE, SIZE, 3).
 
-    It does not depend on the number of frames, the noise model or the attention, so a batch of prompts is sampled as
-    the frames of one clip, all from the same noise.
+    Frame 0 does not depend on the number of frames, the noise model or the attention. So a batch of prompts is sampled
+    as the frames of one clip, all from the same noise.
 
     Args:
-        model: without attention between frames (`sa`). what: for the progress bar.
+        model: one without attention between frames (`sa`). what: the label of the progress bar.
     Raises: InputError for a checkpoint that makes pictures of another size.
     """
     plan = model.plan(Request(prompts[0], seed=seed))
     height, width = plan.size
     if (height, width) != (SIZE, SIZE):
-        raise InputError(f"{what}: they are of {width}x{height}, and the judge knows those of {SIZE}x{SIZE}")
+        raise InputError(f"{what}: they are {width}x{height}, but the judge knows pictures of {SIZE}x{SIZE}")
     first = next(plan.noises())
-    made = []
+    frames = []
     parts = list(batches(len(prompts), BATCH))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".* names none of the")  # things that zs2.json does not list
+        warnings.filterwarnings("ignore", message=".* names none of the")  # the things that zs2.json does not list
         for part in progress(parts, len(parts), what):
             count = part.stop - part.start
             latents = first.expand(count, -1, -1, -1).contiguous()
-            made.append(model(prompts[part], frames=count, latents=latents, steps=STEPS, guidance=GUIDANCE).frames)
-    return np.concatenate(made)
+            frames.append(model(prompts[part], frames=count, latents=latents, steps=STEPS, guidance=GUIDANCE).frames)
+    return np.concatenate(frames)
 
 
 def seen(judge: Judge, pictures: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    """What the judge takes the things and the colours of pictures for: indices, (pictures,) each."""
+    """The things and the colours that the judge sees in pictures: indices, (pictures,) each."""
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-    said = [judge(pixels[part]) for part in batches(len(pixels), BATCH)]
-    thing, colour = (torch.cat(each).argmax(1) for each in zip(*said, strict=True))
+    scores = [judge(pixels[part]) for part in batches(len(pixels), BATCH)]
+    thing, colour = (torch.cat(each).argmax(1) for each in zip(*scores, strict=True))
     return thing, colour
 
 
 def _share(right: Tensor) -> list[float]:
-    """A share, with its 95 % interval (Wilson 1927)."""
+    """A share with its 95 % interval (Wilson 1927)."""
     z, n, p = 1.96, len(right), float(right.mean())
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return [p, *((x / (1 + z * z / n)) for x in (middle - half, middle + half))]
@@ -103,7 +103,7 @@ def _share(right: Tensor) -> list[float]:
 
 @torch.no_grad()
 def psnr(model: ZS2, pictures: Tensor, count: int = 512) -> float:
-    """Of scenes encoded and decoded again: dB, from the mean squared error over all of them."""
+    """The PSNR in dB of scenes that are encoded and decoded again, from the mean squared error over all of them."""
     scenes = draw(count, len(pictures), generator(0, "held-out scenes of the VAE", 0))
     error = 0.0
     for part in batches(count, 32):

@@ -1,8 +1,8 @@
 """Muon: momentum whose steps are made orthogonal (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
 
-A matrix's momentum has a few large directions and many small ones; Muon steps equally far in all of them. After 300
-steps the VAE's reconstruction is 3.4 dB better with it than with AdamW, for a fifth more time a step. The UNet's
-matrices are larger, so that its steps take 1.6 times as long; in the same 170 seconds its error still falls further.
+A matrix's momentum has a few large directions and many small ones. Muon steps equally far in all of them. After 300
+steps, the VAE's reconstruction is 3.4 dB better with Muon than with AdamW, for a fifth more time per step. The UNet's
+matrices are larger, so its steps take 1.6 times as long. In the same 170 seconds, its error still falls further.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 
 class Muon(torch.optim.Optimizer):
-    """For weights of at least two dimensions; those of a convolution are (out, in·h·w).
+    """An optimizer for weights of at least two dimensions. Those of a convolution count as (out, in·h·w).
 
     Args:
-        lr: how far a step goes: the root mean square of what a unit vector's image changes by.
-        momentum: of the gradient's moving average.
+        lr: the length of a step: the root mean square of the change in the image of a unit vector.
+        momentum: that of the gradient's moving average.
     """
 
     def __init__(self, weights: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
@@ -43,10 +43,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """Matrices (b, m, n) with their singular values brought near to 1 (0.7 to 1.2), by Newton-Schulz iterations.
+    """Bring the singular values of matrices (b, m, n) near to 1 (0.7 to 1.2), by Newton-Schulz iterations.
 
-    Each iteration multiplies by a polynomial of the Gram matrix, which is small where a convolution's matrix is wide:
-    so the polynomials are collected, and the matrix itself is multiplied once.
+    Each iteration multiplies by a polynomial of the Gram matrix, which is small if a convolution's matrix is wide. So
+    the polynomials are multiplied first, and the matrix itself only once.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices

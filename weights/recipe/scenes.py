@@ -1,7 +1,7 @@
-"""Scenes: a thing, in one of several looks, somewhere on a background; and what a caption says of them.
+"""Scenes show a thing in one of several looks, somewhere on a background. Captions describe them.
 
-A caption may leave out the look, the background or the thing: what it leaves out, the noise must decide. That is what
-attention over frames can keep, and what the ablations need to be able to show.
+A caption may leave out the look, the background or the thing. The noise must decide what the caption leaves out. That
+is what attention over frames can keep, and what the ablations must be able to show.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OWN_LOOK, PLAIN = 0.7, 0.8  # shares of the scenes
 
 @dataclass(frozen=True)
 class Scenes:
-    """A batch of scenes: what is on each, as (b,) indices, and how, as (b,) numbers in [0, 1)."""
+    """A batch of scenes: the contents of each as indices (b,), and their details as random numbers in [0, 1)."""
 
     thing: Tensor
     background: Tensor  # colours, then settings
@@ -57,7 +57,7 @@ def held_out(thing: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def draw(count: int, things: int, generator: torch.Generator) -> Scenes:
-    """So many scenes at random, of so many things."""
+    """Draw `count` scenes at random, with the first `things` things."""
     chance = torch.rand(count, 16, generator=generator)
     thing = torch.randint(things, (count,), generator=generator)
     colour = torch.randint(len(COLOURS), (count,), generator=generator)
@@ -75,8 +75,10 @@ def draw(count: int, things: int, generator: torch.Generator) -> Scenes:
 
 
 def mild(scenes: Scenes) -> Scenes:
-    """The same scenes with their things placed mildly: large, turned by half as much, never mirrored. A UNet that
-    learns for an hour learns the things, not their places."""
+    """The same scenes with their things placed mildly: large, turned by half as much, never mirrored.
+
+    A UNet that learns for an hour then learns the things, not their places.
+    """
     chance = scenes.chance.clone()
     chance[:, 0] = 0.25 + chance[:, 0] / 2
     chance[:, 1] = 0.4 + 0.6 * chance[:, 1]
@@ -85,13 +87,15 @@ def mild(scenes: Scenes) -> Scenes:
 
 
 def render(scenes: Scenes, pictures: Tensor, size: int) -> Tensor:
-    """Scenes as pixels in [-1, 1], (b, 3, size, size), from pictures as `pictures.load` gives them. Drawn at twice the
-    size and averaged, so that edges are smooth."""
+    """Scenes as pixels in [-1, 1], (b, 3, size, size), from the pictures of `pictures.load`.
+
+    They are drawn at twice the size and averaged, so that edges are smooth.
+    """
     x = scenes.chance
     side = 2 * size
     turn, scale = (x[:, 0] - 0.5) * math.radians(30), 0.68 + 0.22 * x[:, 1]  # of the picture's side
     mirror = torch.where(x[:, 2] < 0.5, -1.0, 1.0)
-    room = 1 - scale  # the thing's square stays within the scene, but for its turned corners
+    room = 1 - scale  # the thing's square stays within the scene, except for its turned corners
     dx, dy = room * (2 * x[:, 3] - 1), room * (2 * x[:, 4] - 1)
     cos, sin = turn.cos() / scale, turn.sin() / scale
     affine = torch.stack(  # from places in the scene to places in the picture, both in [-1, 1]
@@ -138,7 +142,7 @@ def in_look(look: str, colours: Tensor, alpha: Tensor, x: Tensor) -> Tensor:
 
 
 def turned_hue(colours: Tensor, turn: Tensor) -> Tensor:
-    """Colours (b, 3, h, w) turned about the gray axis by so many whole turns (b,), of one lightness."""
+    """Colours (b, 3, h, w) turned about the gray axis, by a share (b,) of a whole turn. Their lightness stays."""
     angle = 2 * math.pi * turn
     to_yiq = colours.new_tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
     rotation = torch.zeros(len(turn), 3, 3)
@@ -154,7 +158,7 @@ def _hue(h: Tensor) -> Tensor:
 
 
 def backgrounds(scenes: Scenes, side: int) -> Tensor:
-    """(b, 3, side, side) in [0, 1]"""
+    """The backgrounds of scenes: (b, 3, side, side) in [0, 1]"""
     palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32) / 255
     x, kind = scenes.chance, scenes.background
     plain = palette[kind.clamp(max=len(COLOURS) - 1)] + (x[:, 7:10] - 0.5) * 0.06
@@ -200,8 +204,8 @@ def setting(name: str, x: Tensor, side: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What captions say of scenes: the indices that are named, -1 where nothing is, (b,) each."""
+class Labels:
+    """The contents of scenes that captions name: indices (b,), -1 for what a caption leaves out."""
 
     thing: Tensor
     background: Tensor
@@ -211,34 +215,35 @@ class Said:
         """Which captions are true of which scenes: (scenes, captions), bool."""
         fit = torch.ones(len(scenes), len(self.thing), dtype=torch.bool)
         for name in ("thing", "background", "look"):
-            said, is_so = getattr(self, name)[None, :], getattr(scenes, name)[:, None]
-            fit &= (said < 0) | (said == is_so)
+            named, shown = getattr(self, name)[None, :], getattr(scenes, name)[:, None]
+            fit &= (named < 0) | (named == shown)
         return fit
 
     def captions(self, names: Sequence[str]) -> list[str]:
-        """In words."""
+        """The captions as text."""
         rows = zip(self.thing.tolist(), self.background.tolist(), self.look.tolist(), strict=True)
         return [caption(names, *row) for row in rows]
 
 
-# How often a caption says what, when it is not empty: everything, the thing alone, the background alone.
+# The shares of captions, among those that are not empty, that name everything, or the thing alone. The rest name the
+# background alone.
 ALL, THING = 0.66, 0.24
-NAMED_LOOK = 0.6  # of looks that are not a thing's own
+NAMED_LOOK = 0.6  # the share of looks that are named, of those that are not a thing's own
 
 
-def say(scenes: Scenes, generator: torch.Generator, empty: float = 0.0) -> Said:
-    """Caption scenes at random. empty: the share of captions that say nothing, for guidance without a classifier."""
+def label(scenes: Scenes, generator: torch.Generator, empty: float = 0.0) -> Labels:
+    """Draw captions of scenes at random. empty: the share of empty captions, for classifier-free guidance."""
     a, b, c = torch.rand(3, len(scenes), generator=generator)
     none = torch.full_like(scenes.thing, -1)
     silent = a < empty
     thing = torch.where(silent | (b >= ALL + THING), none, scenes.thing)
     background = torch.where(silent | ((b >= ALL) & (b < ALL + THING)), none, scenes.background)
     look = torch.where((thing >= 0) & (scenes.look > 0) & (c < NAMED_LOOK), scenes.look, none)
-    return Said(thing, background, look)
+    return Labels(thing, background, look)
 
 
 def caption(names: Sequence[str], thing: int, background: int, look: int) -> str:
-    """A caption in words; -1 for what it leaves out."""
+    """A caption as text; -1 for what it leaves out."""
     what = " ".join(word for word in (LOOKS[look] if look > 0 else "", names[thing] if thing >= 0 else "") if word)
     if background < 0:
         return what

@@ -1,11 +1,11 @@
-"""How large the parts are and how long they are trained: the recipe in numbers. FULL made the shipped checkpoint."""
+"""The recipe in numbers: the sizes of the parts, and how long they are trained. FULL made the shipped checkpoint."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-SIZE = 64  # pixels, of a scene's side
-TOKENS = 32  # of a prompt
+SIZE = 64  # the side of a scene, in pixels
+TOKENS = 32  # the number of tokens of a prompt
 
 # What the checkpoint's zs2.json says: the sampling that suits it, and examples of things that it draws well.
 STEPS, GUIDANCE, LAM = 25, 5.0, 0.15
@@ -24,31 +24,31 @@ OPEN_EXAMPLES = ("fox face", "turtle", "cactus", "hamburger", "airplane", "butte
 
 @dataclass(frozen=True)
 class Schedule:
-    """A training: its rates rise over `warmup` steps, then fall along a cosine to a hundredth."""
+    """A training. Its rates rise over `warmup` steps, then fall along a cosine to a hundredth."""
 
     steps: int
     batch: int
-    rate: float  # AdamW's
+    rate: float  # the rate of AdamW
     warmup: int = 100
-    decay: float = 0.01  # of the weights
-    muon: float = 0.0  # Muon's, which then has the matrices (see muon.py); 0: AdamW has all
-    average: float = 0.0  # decay of the exponential moving average that is kept as the result; 0: none
+    decay: float = 0.01  # weight decay
+    muon: float = 0.0  # the rate of Muon, which then trains the matrices (see muon.py); 0: AdamW trains all weights
+    average: float = 0.0  # decay of the exponential moving average of the weights, which is the result; 0: none
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the UNet's training, from where the one before ended."""
+    """A stage of the UNet's training. It starts from the weights of the stage before."""
 
-    things: int | None  # of things.json, from its start; None: all
-    scenes: int  # of those things, encoded once
+    things: int | None  # how many of things.json, from its start; None: all
+    scenes: int  # the number of scenes of those things, which are encoded once
     schedule: Schedule
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides the result, with the seed."""
+    """Everything that decides the result, the seed included."""
 
-    things: int | None = None  # of things.json, from its start; None: all
+    things: int | None = None  # how many of things.json, from its start; None: all
     seed: int = 0
     # CLIP: both towers
     clip_width: int = 192
@@ -66,7 +66,8 @@ class Settings:
     unet_widths: tuple[int, ...] = (96, 192)
     unet_layers: int = 1
     unet_heads: int = 4
-    unet: tuple[Stage, ...] = (  # few things first: they are learnt better in the same time, and others from them
+    # few things first: in the same time they are learnt better, and the others build on them
+    unet: tuple[Stage, ...] = (
         Stage(49, 16_000, Schedule(steps=10_000, batch=32, rate=1e-3, muon=2e-2, average=0.999)),
         Stage(None, 32_000, Schedule(steps=4_000, batch=32, rate=4e-4, muon=8e-3, average=0.999)),
     )

@@ -1,8 +1,8 @@
-"""One training loop for all parts: resumable after a kill at any moment, with the same result as without it.
+"""One training loop for all parts. It can be killed at any moment and resumed, with the same result.
 
-Nothing random is kept between steps: a step draws from a generator that is seeded by the part's name and the step's
-number. So a run that goes on from a checkpoint sees the same batches. (The last bits depend on the machine and on its
-number of threads, as everywhere in torch.)
+No random state is kept between steps: a step draws from a generator that is seeded by the part's name and the step's
+number. So a resumed run sees the same batches. (The last bits depend on the machine and on its number of threads, as
+everywhere in torch.)
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from weights.recipe.muon import Muon
 from weights.recipe.settings import Schedule
 from zs2.system.progress import progress
 
-SAVE_EVERY, LOG_EVERY = 120, 20  # seconds, steps
+SAVE_EVERY, LOG_EVERY = 120, 20  # in seconds, in steps
 Loss = Callable[[int, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
 
 
 class OutOfTime(Exception):
-    """The time of this piece is over: what was done is kept."""
+    """The time of this run is over. Its state is kept."""
 
 
 class Clock:
-    """The time that this process may still take. `limit`: seconds, or None."""
+    """The time that this process may still take. limit: seconds, or None."""
 
     def __init__(self, limit: float | None = None) -> None:
         self.end = math.inf if limit is None else time.monotonic() + limit
@@ -44,26 +44,26 @@ class Clock:
 
 
 def numbered(name: str, stage: int) -> str:
-    """What a stage of a training is called, from 0: the first has no number."""
+    """The name of a stage of a training, counted from 0. The name of the first stage has no number."""
     return f"{name}-{stage + 1}" if stage else name
 
 
 def generator(seed: int, name: str, number: int) -> torch.Generator:
-    """The randomness of one step, or one piece, of a part."""
+    """The random generator of one step, or of one piece of the data, of a part."""
     digest = hashlib.sha256(f"{seed} {name} {number}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
-def save(file: Path, tensors: Mapping[str, Tensor], said: dict[str, str] | None = None) -> None:
-    """Write a safetensors file whole or not at all."""
+def save(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(file.name + ".part")
-    part.write_bytes(as_bytes({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, said))
+    part.write_bytes(as_bytes({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, metadata))
     part.replace(file)
 
 
 def rate(schedule: Schedule, step: int) -> float:
-    """The share of its rate that a step, from 0, learns at."""
+    """The share of the full rate in a step, counted from 0."""
     if step < schedule.warmup:
         return (step + 1) / schedule.warmup
     done = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
@@ -71,7 +71,7 @@ def rate(schedule: Schedule, step: int) -> float:
 
 
 def _optimizers(weights: Mapping[str, nn.Parameter], schedule: Schedule) -> list[torch.optim.Optimizer]:
-    """AdamW; and where the schedule has a rate for it, Muon for the matrices between the first layer and the last."""
+    """AdamW, and if the schedule has a rate for it, Muon for the matrices between the first and the last layer."""
     ends = ("conv_in.weight", "conv_out.weight")
     inner = [w for key, w in weights.items() if schedule.muon and w.ndim > 1 and not key.endswith(ends)]
     chosen = {id(w) for w in inner}
@@ -94,12 +94,12 @@ def _optimizers(weights: Mapping[str, nn.Parameter], schedule: Schedule) -> list
 def train(
     name: str, model: nn.Module, schedule: Schedule, loss: Loss, *, seed: int, folder: Path, clock: Clock | None = None
 ) -> float:
-    """Train a model in place, and leave it with the averaged weights where the schedule has an average.
+    """Train a model in place. If the schedule has an average, the model ends with the averaged weights.
 
     Args:
-        loss: of a step, from its number and its generator; with further figures for the log.
-        folder: for `NAME.state.safetensors`, to go on from, and `NAME.log.jsonl`.
-    Returns: the seconds that it took, over all pieces.
+        loss: (number of the step, its generator) → the loss, and further figures for the log.
+        folder: the folder for `NAME.state.safetensors`, to resume from, and for `NAME.log.jsonl`.
+    Returns: the seconds that the training took, over all runs.
     Raises: OutOfTime; FloatingPointError if the loss is not finite.
     """
     weights = dict(model.named_parameters())
@@ -131,7 +131,7 @@ def train(
         norm = nn.utils.clip_grad_norm_(weights.values(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
-        if average:  # it follows faster at first, when everything moves
+        if average:  # at first it follows faster, because the weights change fast
             decay = min(schedule.average, (1 + step) / (10 + step))
             with torch.no_grad():
                 torch._foreach_lerp_(list(average.values()), list(weights.values()), 1 - decay)
@@ -166,12 +166,12 @@ def _resume(
     average: Mapping[str, Tensor],
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> tuple[int, float]:
-    """Go on from a state, if there is one: the number of finished steps, and the seconds that they took."""
+    """Resume from a state, if there is one. Returns: the number of finished steps, and the seconds that they took."""
     if not file.exists():
         return 0, 0.0
     keys = {w: key for key, w in weights.items()}
     with safe_open(file, "pt") as state, torch.no_grad():
-        said = state.metadata()
+        metadata = state.metadata()
         for key, w in weights.items():
             w.copy_(state.get_tensor(f"weights.{key}"))
             if average:
@@ -181,12 +181,12 @@ def _resume(
             for w in (w for group in optimizer.param_groups for w in group["params"]):
                 moments = ("momentum",) if muon else ("exp_avg", "exp_avg_sq")
                 kept = {moment: state.get_tensor(f"{moment}.{keys[w]}").clone() for moment in moments}
-                optimizer.state[w] = kept if muon else kept | {"step": torch.tensor(float(said["step"]))}
-    return int(said["step"]), float(said["seconds"])
+                optimizer.state[w] = kept if muon else kept | {"step": torch.tensor(float(metadata["step"]))}
+    return int(metadata["step"]), float(metadata["seconds"])
 
 
 def _keep_lines(log: Path, step: int) -> None:
-    """Forget what was logged after the state was kept: those steps are done again."""
+    """Remove the lines that were logged after the state was kept, because those steps are done again."""
     log.parent.mkdir(parents=True, exist_ok=True)
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
