@@ -1,13 +1,13 @@
-"""Self-attention over frames alone, on each level of Stable Diffusion 1.5's UNet, against what else computes it.
+"""Time self-attention over frames alone, on each level of Stable Diffusion 1.5's UNet, against other implementations.
 
     python benchmarks/attention.py                     8 frames × 2 branches at 256²
     python benchmarks/attention.py --size 512 --frames 16
 
-A level is its width and its number of tokens; what is timed is one self-attention from normalised hidden states to the
-output projection, blend included, with random weights that all share. The others: `listing`, the paper's second listing
-as it is meant (one product of the matrix U with keys, one with values), and `processor`, the recursion on keys and
-values as an attention processor of diffusers, both in diffusers' Attention; μ = 1 in them is `cfa`, and diffusers' own
-processor is `sa`. All of a kind must agree before they are timed.
+A level is defined by its width and its number of tokens. One self-attention is timed, from normalised hidden states to
+the output projection, blend included. All implementations share random weights. Two others run in diffusers' Attention:
+`listing` is the paper's second listing as it is meant (one product of the matrix U with keys, one with values), and
+`processor` is the recursion on keys and values as an attention processor. With μ = 1 they are `cfa`. diffusers' own
+processor is `sa`. All implementations of a kind must agree before they are timed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ AGREE = {"float32": 1e-5, "bfloat16": 0.05, "float16": 0.01}
 
 
 def ways(channels: int, heads: int, frames: int, dtype: torch.dtype) -> dict[str, Callable[[Tensor], Tensor]]:
-    """What is compared, by name: a kind, and whose; each takes hidden states (b, n, c) and returns as many."""
+    """The compared functions, by kind and implementation. Each takes hidden states (b, n, c) and returns (b, n, c)."""
     own = Attention(channels, channels, heads).to(dtype).eval()
     peer = PeerAttention(channels, heads=heads, dim_head=channels // heads).to(dtype).eval()
     peer.load_state_dict(own.state_dict())
@@ -66,21 +66,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--device", default="cpu")
     p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     args = p.parse_args(argv)
-    dtype, device, said = getattr(torch, args.dtype), torch.device(args.device), machine(args.device)
+    dtype, device, hardware = getattr(torch, args.dtype), torch.device(args.device), machine(args.device)
     torch.manual_seed(0)
     config = UNetConfig.from_json(UNET)
     print(f"one self-attention, {args.frames} frames × {args.branches} branches, {args.size}², {args.dtype}")
-    print(f"{sentence(said)}; median of {args.rounds} (least … most)")
+    print(f"{sentence(hardware)}; median of {args.rounds} (least … most)")
     figures = {}
     for level, channels in enumerate(config.block_out_channels):
         tokens = (args.size // 8 // 2**level) ** 2
         h = torch.randn(args.branches * args.frames, tokens, channels, dtype=dtype, device=device)
         compared = ways(channels, config.heads[level], args.frames, dtype)
-        made = {name: way(h) for name, way in compared.items()}
-        for name, out in made.items():
-            want = made[name.split()[0]]
+        outputs = {name: way(h) for name, way in compared.items()}
+        for name, out in outputs.items():
+            want = outputs[name.split()[0]]
             if not (out - want).abs().max() <= AGREE[args.dtype] * want.abs().max():
-                raise SystemExit(f"{name} makes something else than zs2 at {channels} channels")
+                raise SystemExit(f"{name} and zs2 disagree at {channels} channels")
         runs: dict[str, list[float]] = {name: [] for name in compared}
         for _, name in progress(turns(list(compared), args.rounds), args.rounds * len(compared), f"level {level}"):
             runs[name].append(timed(partial(compared[name], h), device))
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(bar("tma over sa", ratio(runs["tma"], runs["sa"]).median, 1.03, least=False))
         print(bar("cfa over sa", ratio(runs["cfa"], runs["sa"]).median, 1.0, least=False))
         figures[f"{tokens}x{channels}"] = runs
-    save(args.json, said, frames=args.frames, size=args.size, dtype=args.dtype, seconds=figures)
+    save(args.json, hardware, frames=args.frames, size=args.size, dtype=args.dtype, seconds=figures)
 
 
 if __name__ == "__main__":

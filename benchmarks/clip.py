@@ -1,4 +1,4 @@
-"""From a prompt to a written file: zs2 against diffusers with TMA as an attention processor, and Text2Video-Zero.
+"""Time a clip from prompt to file: zs2 against diffusers with TMA as an attention processor, and Text2Video-Zero.
 
     python benchmarks/clip.py                          all of these
     python benchmarks/clip.py --models default
@@ -6,13 +6,15 @@
     python benchmarks/clip.py --models sd15-bfloat16   in bfloat16, two frames of 256²; if the device has it
     python benchmarks/clip.py --models sd15-fast       --fast against diffusers' 50 steps: one frame of 64²
 
-Each clip is made by a process of its own, in turns: from its start, Python and imports included, to the GIF on disk;
-memory is its highest resident size by then. `In process` is the time of a clip where all is loaded and warm, of the
-default checkpoint: one process loads all ways, and they take turns in it, three times as often. zs2 is
-`python -m zs2.sample`, which also writes a contact sheet and the settings (in process the library, which writes no
-sheet); all settings are the same, but for the steps of `--fast`. Each draws its own noises: no time depends on their
-values. Of SD 1.5's size, all but the first clips of zs2 find the SHA-256 of the weights remembered.
-Stable Diffusion 1.5's size has random weights, so that its pictures show nothing.
+The ways to make a clip take turns. Each clip is made by a process of its own, and timed from the start of the process,
+Python and imports included, to the GIF on disk. Memory is the highest resident size of the process by then. `In
+process` is the time of a clip of the default checkpoint when everything is loaded and warm: one process loads all ways,
+and they take turns in it, three times as often.
+
+zs2 is `python -m zs2.sample`, which also writes a contact sheet and the settings (in process it is the library, which
+writes no sheet). All settings are the same, except for the steps of `--fast`. Each way draws its own noises; no time
+depends on their values. At SD 1.5's size, all clips of zs2 but the first find the SHA-256 of the weights in the cache.
+The model of Stable Diffusion 1.5's size has random weights, so its pictures show nothing.
 """
 
 from __future__ import annotations
@@ -48,12 +50,12 @@ MU, LAM = 0.98, 0.1
 PEERS = {"zs2": "diffusers tma", "zs2 text2video-zero": "diffusers text2video-zero"}
 
 
-Make = Callable[[], None]  # a clip, to its file
+Make = Callable[[], None]  # makes a clip and writes its file
 
 
 class Case(NamedTuple):
-    """What is made, by which ways, and the bars: of speed over the peers in a whole process, and within (if that is
-    measured)."""
+    """A clip, the ways to make it, and the bars: the speed relative to the peers in a whole process, and in process
+    (None if that is not measured)."""
 
     frames: int
     steps: int
@@ -66,8 +68,8 @@ class Case(NamedTuple):
 
 
 BOTH = (*PEERS, *PEERS.values())
-WARM = 3  # clips in process for one in a process of its own
-FASTER = 3.0  # --fast over diffusers at SD 1.5's size
+WARM = 3  # clips in process for each clip in a process of its own
+FASTER = 3.0  # the bar for the speed of --fast relative to diffusers at SD 1.5's size
 CASES = {
     "default": Case(8, 25, 64, 5.0, (*BOTH, "zs2 fast"), 2.0, 1.1),
     "sd15": Case(2, 3, 64, 7.5, BOTH, 0.98, None),
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--models", nargs="+", choices=CASES, default=CASES)
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--dtype", help="instead of the case's own")
+    p.add_argument("--dtype", help="default: that of each model")
     p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     p.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     p.add_argument("--within", nargs=2, help=argparse.SUPPRESS)
@@ -93,8 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         name, folder = args.within
         within(CASES[name], Path(folder), args.dtype, args.rounds)
         return
-    said, figures = machine(), {}
-    print(sentence(said))
+    hardware, figures = machine(), {}
+    print(sentence(hardware))
     with tempfile.TemporaryDirectory() as scratch:
         if any(name != "default" for name in args.models):
             from sd15 import write_model
@@ -103,9 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in args.models:
             case, dtype = CASES[name], args.dtype or CASES[name].dtype
             if not args.dtype and not native(getattr(torch, dtype), torch.device("cpu")):
-                print(
-                    f"\n{name} left out: this device does not compute in {dtype} itself (--dtype times it all the same)"
-                )
+                print(f"\n{name} left out: this device has no arithmetic in {dtype} (--dtype {dtype} times it anyway)")
                 continue
             folder = DEFAULT if name == "default" else Path(scratch, "folder")
             runs: dict[str, list[list[float]]] = {way: [] for way in case.ways}
@@ -117,21 +117,21 @@ def main(argv: Sequence[str] | None = None) -> None:
                 warm = alone(__file__, "--within", name, str(folder), *more)
             report(name, case, runs, warm, dtype)
             figures[name] = {"case": case._asdict() | {"dtype": dtype}, "runs": runs, "in process": warm}
-    save(args.json, said, columns=["whole", "memory GB"], cases=figures)
+    save(args.json, hardware, columns=["whole", "memory GB"], cases=figures)
 
 
 def child(way: str, case: Case, folder: Path, dtype: str) -> None:
-    """Make the clip one way, from nothing; print the time and the memory."""
+    """Make the clip in one way, in a new process. Print the time and the memory."""
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         file = Path(scratch, "clip.gif")
         by(way)(way, case, folder, dtype, file)
-        said = since_begun(), highest_resident_size()
+        cost = since_begun(), highest_resident_size()
         assert file.stat().st_size
-    print(json.dumps(said))
+    print(json.dumps(cost))
 
 
 def within(case: Case, folder: Path, dtype: str, rounds: int) -> None:
-    """Make the clip in all ways in turns, loaded and warm; print the times."""
+    """Make the clip in all ways in turn, loaded and warm. Print the times."""
     times: dict[str, list[float]] = {way: [] for way in case.ways}
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         file = Path(scratch, "clip.gif")
@@ -147,7 +147,8 @@ def by(way: str) -> Callable[[str, Case, Path, str, Path], Callable[[], Make]]:
 
 
 def zs2(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[[], Make]:
-    """Make a clip by the command. Returns: what loads the model for the library and warms up, to make another one."""
+    """Make a clip by the command. Returns: a function that loads the model, warms up, and returns one that makes a clip
+    by the library."""
     from zs2.sample import main as sample
 
     method = {"noise": "text2video-zero", "attn": "cfa"} if way.endswith("zero") else {"mu": MU, "lam": LAM}
@@ -156,9 +157,9 @@ def zs2(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[
     words = [f"--{name}={value}" for name, value in {**method, **request, "dtype": dtype}.items()]
     words += ["--fast"] * way.endswith("fast")
     sizes = [f"--size={case.size}x{case.size}", f"--model={folder}", f"--out={file}"]
-    with contextlib.redirect_stderr(io.StringIO()) as said:
+    with contextlib.redirect_stderr(io.StringIO()) as messages:
         status = sample([PROMPT, *words, *sizes])
-    assert status == 0, said.getvalue()
+    assert status == 0, messages.getvalue()
 
     from zs2 import FAST, ZS2
 
@@ -173,7 +174,7 @@ def zs2(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[
 
 
 def diffusers(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[[], Make]:
-    """Make a clip by diffusers' pipelines. Returns: what returns what makes another one, of what is loaded."""
+    """Make a clip by diffusers' pipelines. Returns: a function that returns one that makes another clip."""
     import peers
 
     pipe = peers.pipeline(folder, torch_dtype=getattr(torch, dtype))
@@ -181,7 +182,7 @@ def diffusers(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Cal
     generator = torch.Generator().manual_seed(0)
     common: dict[str, Any] = {"steps": case.steps, "guidance": case.guidance}
     if way.endswith("zero"):
-        # as zs2.sampling.text2video_zero.after says, which is not imported: that would count as the peer's time
+        # as in zs2.method.renoise_at, which is not imported: the peer's time would include the import
         t1 = min(round(case.steps * 47 / 50), case.steps - 1)
         common |= {"frames": case.frames, "renoise": (min(round(case.steps * 44 / 50), t1 - 1), t1)}
         zero = peers.text2video_zero(pipe)
@@ -199,7 +200,7 @@ def diffusers(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Cal
 
 
 def report(name: str, case: Case, runs: dict[str, list[list[float]]], warm: dict[str, list[float]], dtype: str) -> None:
-    """Print the table of a model, and whether the bars are met."""
+    """Print the table of a model, and whether it meets the bars."""
     rounds = len(next(iter(runs.values())))
     clip = f"{case.frames} frames of {case.size}², {case.steps} steps, guidance {case.guidance:g}, {dtype}"
     print(f"\n{name}: {clip}; median of {rounds}{f', in process of {WARM * rounds}' if warm else ''} (least … most)")

@@ -1,15 +1,17 @@
-"""From nothing to the first step: a process starts, imports, reads the weights, encodes the text, and calls the UNet.
+"""Time a cold start: a process starts, imports, reads the weights, encodes the text, and calls the UNet.
 
     python benchmarks/cold_start.py                                 the default checkpoint, and SD 1.5's size
     python benchmarks/cold_start.py --ways "zs2 default" "diffusers default"
 
-The default checkpoint, and a model of Stable Diffusion 1.5's size with random float32 weights, written once as a folder
-and as a single file, are read by zs2 and by diffusers (from_pretrained, from_single_file, with accelerate, offline), in
-turns, each in a process of its own; the files are in the page cache. Seconds are from the start of the process to the
-call of the UNet. Memory is the highest resident size of the process after one step at 64² pixels, when every weight has
-been read, less that of a process that only imports torch; memory-mapped weights count in it.
+There are two models: the default checkpoint, and one of Stable Diffusion 1.5's size with random float32 weights, which
+is written once as a folder and as a single file. zs2 and diffusers (from_pretrained, from_single_file, with accelerate,
+offline) read them in turn, each in a process of its own. The files are in the page cache.
 
-Needs 8 GB of disk and 8 GB of memory.
+Seconds are from the start of the process to the call of the UNet. Memory is the highest resident size of the process
+after one step at 64² pixels, when every weight has been read, less that of a process that only imports torch. It
+includes memory-mapped weights.
+
+This needs 8 GB of disk and 8 GB of memory.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ WAYS = (
     *("zs2 file", "diffusers file"),
 )
 BAR_TIME = {"default": 0.4, "folder": 1 / 3, "file": 1 / 3}
-BAR_MEMORY = 1.15  # of the weights, at SD 1.5's size
+BAR_MEMORY = 1.15  # relative to the weights, at SD 1.5's size
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,13 +58,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
         for number, way in turns(ways, args.rounds + 1):
             measured = alone(__file__, "--child", way, scratch)
-            if number:  # the first fills the page cache
+            if number:  # the first round fills the page cache
                 runs[way].append(measured)
     report(runs, size, args.json)
 
 
 def child(way: str, scratch: Path) -> None:
-    """Go one way to the first step, through it, and say how long it took and how much memory."""
+    """Do the first step in one way. Print the time until its call of the UNet, and the memory after it."""
     who, _, what = way.partition(" ")
     path = {"default": DEFAULT, "folder": scratch / "folder", "file": scratch / "model.safetensors"}.get(what)
     at: list[float] = []
@@ -87,12 +89,12 @@ def child(way: str, scratch: Path) -> None:
         import torch
         from diffusers import StableDiffusionPipeline
 
-        given = {"torch_dtype": torch.float32, "safety_checker": None}  # as zs2 does, whatever the file has
+        options = {"torch_dtype": torch.float32, "safety_checker": None}  # as in zs2, whatever the file has
         if what == "file":
-            given |= {"config": str(scratch / "folder"), "local_files_only": True}
-            pipeline = StableDiffusionPipeline.from_single_file(str(path), **given)
+            options |= {"config": str(scratch / "folder"), "local_files_only": True}
+            pipeline = StableDiffusionPipeline.from_single_file(str(path), **options)
         else:
-            pipeline = StableDiffusionPipeline.from_pretrained(path, **given)
+            pipeline = StableDiffusionPipeline.from_pretrained(path, **options)
         pipeline.unet.register_forward_pre_hook(lambda *_: at.append(since_begun()))
         pipeline.unet.register_forward_hook(finish)
         pipeline(PROMPT, num_inference_steps=1, height=64, width=64)
@@ -100,12 +102,10 @@ def child(way: str, scratch: Path) -> None:
 
 
 def report(runs: dict[str, list[tuple[float, float]]], size: float, file: str | None) -> None:
-    """Print the figures, zs2 beside diffusers, and whether the bars are met."""
+    """Print the figures of zs2 and diffusers, and whether they meet the bars."""
     base = min(memory for _, memory in runs["torch"])
-    said = machine()
-    print(
-        f"{sentence(said)}; the weights of SD 1.5's size: {size:.2f} GB; median of {len(runs['torch'])} (least … most)"
-    )
+    hardware, rounds = machine(), len(runs["torch"])
+    print(f"{sentence(hardware)}; the weights of SD 1.5's size: {size:.2f} GB; median of {rounds} (least … most)")
     print(f"{'':<18} {'seconds to the first step':<26} memory above torch's, GB")
     figures = {}
     for way, measured in runs.items():
@@ -120,7 +120,7 @@ def report(runs: dict[str, list[tuple[float, float]]], size: float, file: str | 
             print(bar("time", share.median, limit, least=False))
         if ours and what != "default":
             print(bar("memory over the weights", max(ours["memory_above_torch_gb"]) / size, BAR_MEMORY, least=False))
-    save(file, said, weights_gb=size, runs=figures)
+    save(file, hardware, weights_gb=size, runs=figures)
 
 
 if __name__ == "__main__":

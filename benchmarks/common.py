@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine, taking turns, ratios, processes of their own, and figures as JSON."""
+"""What the benchmarks share: a description of the machine, turns, ratios, child processes, and figures as JSON."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-BEGUN = "ZS2_BENCHMARK_BEGUN"  # when this process was started, by the clock that all processes share
+BEGUN = "ZS2_BENCHMARK_BEGUN"  # the time when this process was started, by the clock that all processes share
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """What the figures were measured on, with the rate of its matrix products in float32."""
+    """The machine on which the figures are measured, with the rate of its matrix products in float32."""
     on = torch.device(device)
     name = torch.cuda.get_device_name(on) if on.type == "cuda" else _cpu()
     return {
@@ -36,7 +36,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The processor's name, where the system says it."""
+    """The name of the processor if the system reports it, else that of the architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -45,22 +45,27 @@ def _cpu() -> str:
     return names[0] if names else platform.machine()
 
 
-def sentence(said: dict[str, Any]) -> str:
-    """A machine, in a line."""
-    rates = ", ".join(f"{rate:g} in {dtype}" for dtype, rate in said["gemm_gflops"].items())
-    parts = (said["device"], f"{said['threads']} threads", said["instructions"], f"torch {said['torch']}")
+def sentence(hardware: dict[str, Any]) -> str:
+    """The description of a machine as one line."""
+    rates = ", ".join(f"{rate:g} in {dtype}" for dtype, rate in hardware["gemm_gflops"].items())
+    parts = (
+        hardware["device"],
+        f"{hardware['threads']} threads",
+        hardware["instructions"],
+        f"torch {hardware['torch']}",
+    )
     return f"{', '.join(parts)}; GEMM: {rates} GFLOP/s"
 
 
 def gemm(dtype: torch.dtype, device: torch.device, n: int = 2048, rounds: int = 5) -> float:
-    """The rate of the matrix product of two n × n matrices in FLOP/s, the best of some rounds: the limit of a model."""
+    """The rate of the product of two n × n matrices in FLOP/s, the best of some rounds. It is the limit of a model."""
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     a @ b
     return 2 * n**3 / min(timed(lambda: a @ b, device) for _ in range(rounds))
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that some work takes, until the device has done it."""
+    """The seconds that some work takes, until the device has finished it."""
     start = time.perf_counter()
     work()
     if device.type == "cuda":
@@ -69,7 +74,7 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def native(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the device computes in a dtype itself: a CPU that does not is many times slower in it."""
+    """Whether the device has arithmetic in a dtype. A CPU that has none is many times slower in it."""
     if dtype == torch.float32 or device.type != "cpu":
         return True
     if dtype == torch.bfloat16:
@@ -78,8 +83,10 @@ def native(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def turns(ways: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
-    """(round, way): each way once a round. Each round begins with another way, and every other one goes backwards, so
-    that of three or more none always comes after the same; and none comes after itself, its memory still in the cache.
+    """(round, way): each way once per round.
+
+    Each round begins with another way, and every other round goes backwards. So of three or more ways, none always
+    follows the same one, and none follows itself with its memory still in the cache.
     """
     for number in range(rounds):
         start = number % len(ways)
@@ -89,7 +96,7 @@ def turns(ways: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
 
 
 class Ratio(NamedTuple):
-    """Of two ways, measured in the same rounds: the median over rounds, the least and the most."""
+    """The ratio of two ways that were measured in the same rounds: the median over rounds, the least and the most."""
 
     median: float
     least: float
@@ -100,13 +107,13 @@ class Ratio(NamedTuple):
 
 
 def ratio(values: Sequence[float], base: Sequence[float]) -> Ratio:
-    """Each round's value over that of the other way in the same round."""
+    """The ratio of the values of a way to those of another one, each within the same round."""
     ratios = [mine / other for mine, other in zip(values, base, strict=True)]
     return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 
 def psnr(frames: NDArray[np.uint8], others: NDArray[np.uint8]) -> float:
-    """Of a clip against another, in dB, at most 99."""
+    """The PSNR of a clip against another, in dB, at most 99."""
     error = float(((frames.astype(float) - others) ** 2).mean())
     return min(99.0, 10 * math.log10(255**2 / error)) if error else 99.0
 
@@ -117,15 +124,15 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 
 
 def bar(name: str, value: float, limit: float, *, least: bool) -> str:
-    """A line that says whether a bar is met: at least, or at most, the limit."""
+    """A line that says whether a value meets a bar: at least, or at most, the limit."""
     met = value >= limit if least else value <= limit
     return f"bar: {name} {value:.3f}, {'at least' if least else 'at most'} {limit:g}: {'met' if met else 'MISSED'}"
 
 
 def alone(script: str, *arguments: str, **environment: str) -> Any:
-    """Run a script in a process of its own, offline. Returns: what its last line says, as JSON. Exits if it fails."""
-    said = {"HF_HUB_OFFLINE": "1", "DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}
-    env = os.environ | said | environment | {BEGUN: repr(time.monotonic())}
+    """Run a script in a process of its own, offline. Returns: its last line, read as JSON. Exits if it fails."""
+    offline = {"HF_HUB_OFFLINE": "1", "DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}
+    env = os.environ | offline | environment | {BEGUN: repr(time.monotonic())}
     done = subprocess.run([sys.executable, script, *arguments], env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(arguments)} failed:\n{done.stderr}")
@@ -133,18 +140,18 @@ def alone(script: str, *arguments: str, **environment: str) -> Any:
 
 
 def since_begun() -> float:
-    """Seconds since this process was started, Python itself included."""
+    """The seconds since this process was started, the start of Python included."""
     return time.monotonic() - float(os.environ[BEGUN])
 
 
 def highest_resident_size() -> float:
-    """Of this process, in GB. (getrusage would begin with that of the process that started it.)"""
+    """The highest resident size of this process, in GB. (That of getrusage includes the process that started it.)"""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
 
 
-def save(file: str | None, said: dict[str, Any], **figures: Any) -> None:
-    """Write the figures as JSON, with the machine, if a file is given."""
+def save(file: str | None, hardware: dict[str, Any], **figures: Any) -> None:
+    """Write the figures and the machine to a file as JSON, if it is not None."""
     if file:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
-        Path(file).write_text(json.dumps({"machine": said, **figures}, indent=1, ensure_ascii=False) + "\n")
+        Path(file).write_text(json.dumps({"machine": hardware, **figures}, indent=1, ensure_ascii=False) + "\n")

@@ -1,8 +1,8 @@
-"""Clips of a study as one picture: a row for each variant, a column for each frame.
+"""Show clips of a study as one picture: a row for each variant, a column for each frame.
 
     python benchmarks/contact_sheet.py out/study --prompt 8 --cells dnm-0.1_tma-0.98 iid_sa --out docs/ablation.png
 
-Frames are enlarged by whole factors, so that their pixels are seen as they are.
+Frames are enlarged by whole factors, so that every pixel is visible as a square.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from zs2.study.cells import Cell
 from zs2.study.study import Study, clip_file
 from zs2.video.clip import Clip
 
-TITLE, GAP = 16, 4  # pixels: the height of a row's title, and what is left free around frames
-SIDE = 96  # frames are enlarged to about this
+TITLE, GAP = 16, 4  # in pixels: the height of a row's title, and the space around frames
+SIDE = 96  # frames are enlarged to about this many pixels
 
 
 def main() -> int:
@@ -37,27 +37,27 @@ def main() -> int:
     rows = [row(args.folder, known[name], args.prompt, args.seed) for name in args.cells or known]
     sheet = Image.new("RGB", (max(r.width for r in rows), sum(r.height for r in rows)), "white")
     top = 0
-    for made in rows:
-        sheet.paste(made, (0, top))
-        top += made.height
+    for picture in rows:
+        sheet.paste(picture, (0, top))
+        top += picture.height
     sheet.save(args.out, optimize=True)
     print(f"{args.out}: {study.prompts[args.prompt]}, seed {args.seed}")
     return 0
 
 
 def row(folder: str, cell: Cell, prompt: int, seed: int) -> Image.Image:
-    """A variant's title, and below it its frames."""
+    """The title of a variant, with its frames below."""
     frames = Clip.open(clip_file(folder, f"{cell.id}_p{prompt:02}_s{seed}")).frames
     scale = max(1, round(SIDE / frames.shape[2]))
     frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = frames.shape[1:3]
-    made = Image.new("RGB", (len(frames) * (width + GAP) + GAP, TITLE + height + GAP), "white")
-    ImageDraw.Draw(made).text(
+    picture = Image.new("RGB", (len(frames) * (width + GAP) + GAP, TITLE + height + GAP), "white")
+    ImageDraw.Draw(picture).text(
         (GAP, 2), cell.label.replace("λ", "lambda").replace("μ", "mu"), fill="black", font=ImageFont.load_default(12)
     )
     for i, frame in enumerate(np.asarray(frames)):
-        made.paste(Image.fromarray(frame), (GAP + i * (width + GAP), TITLE))
-    return made
+        picture.paste(Image.fromarray(frame), (GAP + i * (width + GAP), TITLE))
+    return picture
 
 
 if __name__ == "__main__":

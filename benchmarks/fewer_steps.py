@@ -1,12 +1,12 @@
-"""What fewer and cheaper steps change: DPM-Solver++ beside DDIM, guidance in an interval, DeepCache, and `--fast`.
+"""Measure what fewer and cheaper steps change: DPM-Solver++, guidance in an interval, DeepCache, and `--fast`.
 
     python benchmarks/fewer_steps.py                  # the default checkpoint: its eight closed prompts, two seeds
     python benchmarks/fewer_steps.py --model sd15 --prompts prompts.txt --seeds 1
 
-Each clip is also made in the reference's way, DDIM with all steps and all of them guided, from the same noise. Time is
-that of sampling alone, as a ratio to the reference's for the same prompt and seed, the ways taking turns. PSNR is of
-the clip against the reference's: fewer steps end at another picture of the same thing, so that it says how far that is,
-and not how good. CLIP score and motion are differences to the reference's, with 95 % intervals over prompts.
+Each clip is also made in the reference's way, by DDIM with all steps guided, from the same noise. Time is that of
+sampling alone, as a ratio to the reference's time for the same prompt and seed; the ways take turns. PSNR compares the
+clip with the reference's. Fewer steps end at another picture of the same thing, so PSNR shows how far that is, not how
+good. CLIP score and motion are differences from the reference's, with 95 % intervals over prompts.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ from zs2.video.formats import Frames
 
 
 def ways(steps: int) -> dict[str, dict[str, Any]]:
-    """What is compared, the reference first: names, and the options of a request."""
+    """The compared ways, the reference first: names, and options of a request."""
     fewer = [steps // 2, steps // 3, steps // 5]
     found: dict[str, dict[str, Any]] = {f"ddim {steps}": {"steps": steps}}
     found |= {f"ddim {count}": {"steps": count} for count in fewer}
     found |= {f"dpm++ {count}": {"steps": count, "sampler": "dpm++"} for count in (steps, *fewer)}
     for interval in ((0.0, 0.8), (0.0, 0.5), (0.2, 0.8)):
-        said = f"guided {interval[0]:g} to {interval[1]:g}"
-        found[f"ddim {steps}, {said}"] = {"steps": steps, "guidance_interval": interval}
+        found[f"ddim {steps}, guided {interval[0]:g} to {interval[1]:g}"] = {
+            "steps": steps,
+            "guidance_interval": interval,
+        }
     found |= {f"ddim {steps}, deep cache {n}": {"steps": steps, "deep_cache": n} for n in (2, 3, 5)}
     return found | {"fast": FAST}
 
@@ -56,10 +58,10 @@ def shown(estimate: Estimate | None, digits: int) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--model", default=DEFAULT_MODEL)
-    p.add_argument("--prompts", metavar="FILE", help="one a line (default: the study's closed ones)")
+    p.add_argument("--prompts", metavar="FILE", help="one per line (default: the study's closed prompts)")
     p.add_argument("--seeds", type=int, default=2, help="clips of each prompt (default 2)")
     p.add_argument("--frames", type=int, default=8)
-    p.add_argument("--steps", type=int, default=50, help="of the reference (default 50)")
+    p.add_argument("--steps", type=int, default=50, help="steps of the reference (default 50)")
     p.add_argument("--guidance", type=float, default=5.0)
     p.add_argument("--lam", type=float, default=0.1)
     p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
@@ -92,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name, value in (row | {name: found[name] for name in ("clip-score", "motion")}).items():
                 values[way][name][i, seed] = value
 
-    said = machine(str(model.device))
-    print(sentence(said))
+    hardware = machine(str(model.device))
+    print(sentence(hardware))
     print(f"{args.model}: {len(keys)} clips of {args.frames} frames each way, guidance {args.guidance:g}")
     print(f"{'':<28} {'time':>5} {'(min … max)':<14} {'PSNR':>6}  {'CLIP score':<24} motion")
     figures: dict[str, Any] = {}
@@ -111,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             average = statistics.mean(value or 0 for value in row["psnr"].values())
             print(f"{way:<28} {time_:<20} {average:6.2f}  {shown(score, 2):<24} {shown(moved, 4)}")
         figures[way] = {name: list(by_key.values()) for name, by_key in row.items()}
-    save(args.json, said, keys=keys, ways=figures)
+    save(args.json, hardware, keys=keys, ways=figures)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a long clip costs: its memory beside a short one's, the plan's accuracy, and the time of a frame in chunks.
+"""Measure the cost of a long clip: its memory against a short clip's, the accuracy of the plan, and the time per frame.
 
-Every figure of memory is the peak of a process of its own (VmHWM in /proc/self/status, so on Linux), the loading of
-the model included. `emoji64` is the default checkpoint; `sd15` is of Stable Diffusion 1.5's size, with random
-weights in bfloat16, at 256², with a small text tower. Times of both lengths are taken in turn, after a warm-up.
+Every figure of memory is the peak of a process of its own, with the loading of the model (VmHWM in /proc/self/status,
+so this needs Linux). `emoji64` is the default checkpoint. `sd15` has Stable Diffusion 1.5's size, random weights in
+bfloat16 and a small text tower, at 256². The two lengths are timed in turn, in chunks, after a warm-up.
 
     python benchmarks/length.py memory emoji64      256 frames in chunks of 8 against 8 frames: at most 1.10 times
     python benchmarks/length.py memory sd15         32 frames in chunks of 8 against 8 frames, 2 steps
@@ -34,7 +34,7 @@ from zs2.models.vae import VAE
 from zs2.sampling.memory import amount, planned_memory
 
 PROMPT = "red apple on a sky blue background"
-SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}  # all else is the default of diffusers, which is SD 1.5
+SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}  # diffusers' other defaults are those of SD 1.5
 SD_VAE = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
 LENGTHS = {"emoji64": (8, 256), "sd15": (8, 32)}
 REQUESTS = {
@@ -67,7 +67,7 @@ def peak() -> int:
 
 
 def one(which: str, frames: int, stream: bool) -> None:
-    """In a process of its own: sample, and say the peak and what was planned."""
+    """Sample in a process of its own. Print the peak of its memory, and the planned peak."""
     model = load(which)
     request = {"frames": frames, "chunk": 8, **REQUESTS[which]}
     plan = planned_memory(model.plan(Request(PROMPT, **request), stream=stream))
@@ -96,7 +96,7 @@ def memory(which: str) -> None:
 
 
 def speed(rounds: int) -> None:
-    """Seconds of a frame; a round has 256 frames in chunks and, before and after, 8 frames several times."""
+    """Print the time per frame. A round has 256 frames in chunks and, before and after, 8 frames several times."""
     model, ratios = load("emoji64"), []
 
     def seconds(frames: int) -> float:
@@ -120,9 +120,9 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("what", choices=["memory", "speed", "one"])
     p.add_argument("model", nargs="?", choices=list(LENGTHS), default="emoji64")
-    p.add_argument("frames", nargs="?", type=int, help="of `one`, which is a measurement of `memory`")
-    p.add_argument("--stream", action="store_true", help="of `one`")
-    p.add_argument("--rounds", type=int, default=5, help="of speed")
+    p.add_argument("frames", nargs="?", type=int, help="for `one`, which is a measurement of `memory`")
+    p.add_argument("--stream", action="store_true", help="for `one`")
+    p.add_argument("--rounds", type=int, default=5, help="for `speed`")
     args = p.parse_args()
     if args.what == "one":
         one(args.model, args.frames, args.stream)

@@ -1,9 +1,9 @@
-"""Where the time of a clip goes, from the start of the process to the files: the default checkpoint's, part by part.
+"""Time the parts of a clip of the default checkpoint, from the start of the process to the files.
 
     python benchmarks/parts.py             the clip of benchmarks/clip.py, as `python -m zs2.sample` makes it
 
-Each clip is made by a process of its own; a part's time is the median over them, and so is the whole. The weights are
-hashed before the first step here, where the command hashes them beside the steps, so that both can be told apart.
+Each clip is made by a process of its own. The time of a part is the median over the clips, and so is that of the whole.
+Here the weights are hashed before the first step, to time both separately. The command hashes them during the steps.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.child:
         print(json.dumps(child()))
         return
-    said = machine()
-    print(f"{sentence(said)}; median of {args.rounds} (least … most)")
+    hardware = machine()
+    print(f"{sentence(hardware)}; median of {args.rounds} (least … most)")
     runs: list[dict[str, float]] = [alone(__file__, "--child") for _ in range(args.rounds)]
     wholes = [sum(run.values()) for run in runs]
     print(f"\n{CASE.frames} frames of {CASE.size}², {CASE.steps} steps: {spread(wholes, 2)} s")
     for part in runs[0]:
         times = [run[part] for run in runs]
         print(f"{part:<44} {spread(times, 2):<22} {statistics.median(times) / statistics.median(wholes):.0%}")
-    save(args.json, said, runs=runs)
+    save(args.json, hardware, runs=runs)
 
 
 def child() -> dict[str, float]:
-    """Make the clip as the command does. Returns: the seconds of each part, in their order."""
+    """Make the clip as the command does. Returns: the seconds of each part, in order."""
     ends = {"Python, and what measures (numpy, torch)": since_begun()}
     import zs2.pipeline
     import zs2.sample

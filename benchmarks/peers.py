@@ -1,4 +1,4 @@
-"""What a user would write today instead: diffusers' pipelines, and its UNet with TMA as an attention processor."""
+"""What a user would write without zs2: diffusers' pipelines, and its UNet with TMA as an attention processor."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ except ImportError as error:
 
 
 class MomentumProcessor:
-    """TMA as the paper has it, on the projected keys and values of a diffusers Attention, frame by frame.
+    """TMA as in the paper, on the projected keys and values of a diffusers Attention, frame by frame.
 
-    frames: of a branch. mu: μ; 1 is cross-frame attention to frame 0.
+    frames: the number of frames in a branch. mu: μ; 1 is cross-frame attention to frame 0.
     """
 
     def __init__(self, frames: int, mu: float) -> None:
@@ -50,7 +50,7 @@ class MomentumProcessor:
 
 
 class ListingProcessor(MomentumProcessor):
-    """The same by the published listing's way, as it is meant: one product with the matrix U over the frames."""
+    """The same as in the published listing, as it is meant: one product with the matrix U over the frames."""
 
     def blend(self, x: Tensor) -> Tensor:
         i = torch.arange(self.frames, device=x.device)
@@ -60,7 +60,7 @@ class ListingProcessor(MomentumProcessor):
 
 
 def unet(config: dict[str, Any], weights: dict[str, Tensor], frames: int = 1, mu: float | None = None) -> Any:
-    """diffusers' UNet on given weights, with its own self-attention or, with a μ, that processor."""
+    """diffusers' UNet with these weights, and with its own self-attention, or with a μ that processor."""
     with torch.device("meta"):
         model = diffusers.UNet2DConditionModel.from_config(config)
     model.load_state_dict(weights, assign=True)
@@ -79,11 +79,11 @@ def pipeline(folder: Path | str, **options: Any) -> Any:
 
 
 def momentum_clip(pipe: Any, prompt: str, latents: Tensor, *, steps: int, guidance: float, mu: float) -> list[Any]:
-    """The clip of given noises (f, c, h, w) by diffusers' pipeline with TMA, as PIL pictures."""
+    """The clip that diffusers' pipeline with TMA makes from initial noises (f, c, h, w), as PIL pictures."""
     frames, _, h, w = latents.shape
     pipe.unet.set_attn_processor(MomentumProcessor(frames, mu))
     scale = pipe.vae_scale_factor
-    made = pipe(
+    output = pipe(
         prompt,
         num_images_per_prompt=frames,
         num_inference_steps=steps,
@@ -92,11 +92,11 @@ def momentum_clip(pipe: Any, prompt: str, latents: Tensor, *, steps: int, guidan
         height=h * scale,
         width=w * scale,
     )
-    return made.images
+    return output.images
 
 
 def text2video_zero(pipe: Any) -> Any:
-    """diffusers' deprecated pipeline of Text2Video-Zero, of another pipeline's parts."""
+    """diffusers' deprecated pipeline of Text2Video-Zero, with the parts of another pipeline."""
     parts = (pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, pipe.scheduler, None, None)
     zero = diffusers.TextToVideoZeroPipeline(*parts, requires_safety_checker=False)
     zero.set_progress_bar_config(disable=True)
@@ -106,10 +106,10 @@ def text2video_zero(pipe: Any) -> Any:
 def zero_clip(
     zero: Any, prompt: str, latents: Tensor, *, frames: int, steps: int, guidance: float, renoise: Sequence[int]
 ) -> list[Any]:
-    """The clip of a given first noise (1, c, h, w) by that pipeline, as PIL pictures."""
+    """The clip that this pipeline makes from the first frame's noise (1, c, h, w), as PIL pictures."""
     from PIL import Image
 
-    made = zero(
+    output = zero(
         prompt=prompt,
         video_length=frames,
         num_inference_steps=steps,
@@ -120,10 +120,10 @@ def zero_clip(
         height=latents.shape[2] * zero.vae_scale_factor,
         width=latents.shape[3] * zero.vae_scale_factor,
     )
-    return [Image.fromarray((frame * 255).round().astype("uint8")) for frame in made.images]
+    return [Image.fromarray((frame * 255).round().astype("uint8")) for frame in output.images]
 
 
 def write_gif(pictures: list[Any], file: Path, fps: int) -> None:
-    """A clip as an animated GIF."""
+    """Write a clip as an animated GIF."""
     first, *rest = pictures
     first.save(file, save_all=True, append_images=rest, duration=1000 // fps, loop=0)

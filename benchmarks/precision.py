@@ -1,10 +1,10 @@
-"""What half precision changes: clips in float16 and bfloat16 against float32's, of the same prompts and seeds.
+"""Measure what half precision changes: clips in float16 and bfloat16, against float32 with the same prompts and seeds.
 
     python benchmarks/precision.py                     the default checkpoint, its closed prompts
     python benchmarks/precision.py --model sd15
 
-Only the networks are in half precision, the VAE in bfloat16 only: latents, schedule and momentum are in float32. PSNR
-is of each clip against float32's, in dB. A CPU without half-precision arithmetic of its own is slow here.
+Only the networks are in half precision, and the VAE only in bfloat16. Latents, schedule and momentum are in float32.
+PSNR compares each clip with that in float32, in dB. A CPU without half-precision arithmetic is slow here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from zs2.system.progress import progress
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--model", default=DEFAULT_MODEL)
-    p.add_argument("--prompts", type=int, default=8, metavar="N", help="so many of the closed ones (default 8)")
+    p.add_argument("--prompts", type=int, default=8, metavar="N", help="first N closed prompts (default 8)")
     p.add_argument("--frames", type=int, default=4)
     p.add_argument("--steps", type=int, default=25)
     p.add_argument("--guidance", type=float, default=5.0)
@@ -47,13 +47,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             values.append(psnr(models[dtype](text, **request).frames, full))
 
     device = models["float32"].device
-    said: dict[str, Any] = machine(str(device))
-    print(sentence(said))
+    hardware: dict[str, Any] = machine(str(device))
+    print(sentence(hardware))
     print(f"{args.model}: {len(texts)} clips of {args.frames} frames, {args.steps} steps, guidance {args.guidance:g}")
     for dtype, values in found.items():
         slow = "" if native(getattr(torch, dtype), device) else "; not this machine's own arithmetic"
         print(f"{dtype:<9} PSNR against float32: {spread(values, 1)} dB, mean {statistics.mean(values):.1f}{slow}")
-    save(args.json, said, psnr=found)
+    save(args.json, hardware, psnr=found)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""One clip by several processes: measured for 1 and 2, predicted to 64.
+"""The efficiency of several processes that make one clip: measured for 1 and 2, predicted up to 64.
 
-Each of P processes has n frames of a chunk, so that P of them make P·n frames in the time that one makes n, but for
-what they tell each other. A step of one process takes n·t, t the time of a frame. In each of the L self-attentions they
-tell each other a state, S_l bytes each, and after the step their latents, n·Z bytes each. By a ring, P − 1 times one
-after another, over a link of B bytes a second and a latency a:
+Each of P processes has n frames of a chunk. So P processes make P·n frames in the time in which one makes n, plus the
+time of their exchange. A step of one process takes n·t, where t is the time of a frame. Every process sends a state of
+S_l bytes in each of the L self-attentions, and its latents, n·Z bytes, after the step. They exchange these by a ring,
+in P − 1 rounds one after another, over a link with B bytes per second and a latency a:
 
     T(P) = n·t + n·r + (P − 1)·((Σ S_l + n·Z) / B + (L + 1)·a)          for P > 1, T(1) = n·t
     efficiency E(P) = T(1) / T(P)
 
-where r is the second pass of the recursion over a frame, which only several processes need. t and r are measured here
-by one process, S_l and Z are counted, B and a are given. The prediction leaves out that processes are not equally fast,
-and wait for each other. The processes of the measurement share this machine's cores, one thread each.
+where r is the time of a second pass of the recursion over a frame, which only several processes need. One process
+measures t and r here, S_l and Z are counted, and B and a are options. The prediction ignores that processes differ in
+speed and wait for each other. The processes of the measurement share this machine's cores, with one thread each.
 
     python benchmarks/scaling.py                                 the default checkpoint
     python benchmarks/scaling.py --size 512 --link 3 --latency 50
@@ -37,7 +37,7 @@ PROMPT = "red apple on a sky blue background"
 
 
 def seconds(model: ZS2, args: argparse.Namespace, group: object = None, processes: int = 1) -> list[float]:
-    """The time of each step but the first, which warms up."""
+    """The seconds of each step except the first, which warms up."""
     request = Request(
         PROMPT,
         frames=args.frames * processes,
@@ -51,7 +51,7 @@ def seconds(model: ZS2, args: argparse.Namespace, group: object = None, processe
 
 
 def recursion(model: ZS2, args: argparse.Namespace, latent: tuple[int, int]) -> float:
-    """The second pass over n frames, in all self-attentions of a step."""
+    """The seconds of the second pass over n frames, in all self-attentions of a step."""
     total, momentum = 0.0, model.unet.momentum
     for channels, tokens in blocks(model.unet.config, latent):
         h = torch.randn(2 * args.frames, tokens, channels)
@@ -64,10 +64,10 @@ def recursion(model: ZS2, args: argparse.Namespace, latent: tuple[int, int]) -> 
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--frames", type=int, default=8, help="of a chunk, a process (default 8)")
+    p.add_argument("--frames", type=int, default=8, help="frames of a chunk per process (default 8)")
     p.add_argument("--size", type=int, default=64, help="pixels a side (default 64)")
-    p.add_argument("--steps", type=int, default=5, help="how many are measured (default 5)")
-    p.add_argument("--link", type=float, default=12.5, help="gigabytes a second (default 12.5: 100 Gbit/s)")
+    p.add_argument("--steps", type=int, default=5, help="number of measured steps (default 5)")
+    p.add_argument("--link", type=float, default=12.5, help="gigabytes per second (default 12.5: 100 Gbit/s)")
     p.add_argument("--latency", type=float, default=20, help="microseconds (default 20)")
     args = p.parse_args()
     torch.set_num_threads(1)
@@ -97,11 +97,11 @@ def main() -> None:
         f"  2 processes  {statistics.median(twos):.3f} s ({min(twos):.3f} … {max(twos):.3f}), {2 * args.frames} frames"
     )
     print(f"  measured efficiency of 2: {one / statistics.median(twos):.3f}")
-    print(f"told by a process: {states / 1e6:.2f} MB of states in {layers} layers, {latents / 1e6:.2f} MB of latents")
+    print(f"sent by a process: {states / 1e6:.2f} MB of states in {layers} layers, {latents / 1e6:.2f} MB of latents")
     print(f"predicted, at {args.link:g} GB/s and {args.latency:g} µs:")
     for processes in (1, 2, 4, 8, 16, 32, 64):
-        told = (states + latents) / (args.link * 1e9) + (layers + 1) * args.latency * 1e-6
-        total = one + (processes > 1) * again + (processes - 1) * told
+        exchange = (states + latents) / (args.link * 1e9) + (layers + 1) * args.latency * 1e-6
+        total = one + (processes > 1) * again + (processes - 1) * exchange
         print(f"  {processes:>2} processes  {one / total:.3f}")
 
 

@@ -62,7 +62,7 @@ INDEX = {
 
 
 def weights(module: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Random weights for a module, which may be without any: small ones, so that nothing overflows."""
+    """Random weights for a module, which may be on the meta device. They are small, so that nothing overflows."""
     return {name: (torch.randn(w.shape) * 0.02).to(dtype) for name, w in module.state_dict().items()}
 
 

@@ -1,16 +1,18 @@
-"""What could make a UNet step faster and was tried: what it saves, or the most that it could save.
+"""Measure ideas for a faster UNet step that were tried: what they save, or the most that they could save.
 
     python benchmarks/tried.py                         all: the default UNet, one of SD 1.5's size (256²), the next
-    python benchmarks/tried.py --models towers         memory, if the text tower is let go when the text is encoded
+    python benchmarks/tried.py --models towers         memory, if the text tower is dropped when the text is encoded
     python benchmarks/tried.py --models sd15 --dtype bfloat16
 
-Whole steps in another way take turns with steps whose weights are contiguous: a ratio is the median over rounds, and
-`contiguous again` shows how far two equal things are apart. (zs2 lays weights that it converts out channels-last, and
-leaves mapped ones as they are.) `no products`: the convolutions of small pictures are convolutions as all others.
-`packed`: those that are have their weights in the layout that oneDNN computes in, by a private operator of torch.
-`GEGLU in one`: its halves by one product. Parts that could be computed once a clip, or merged with their neighbours,
-are timed alone: that saves at most their share of a step. The text tower is let go at the first call of the UNet, in a
-process of its own that makes a clip of SD 1.5's size.
+Whole steps of each variant take turns with steps whose weights are contiguous. A ratio is the median over rounds.
+`contiguous again` shows how far apart two equal variants are. (zs2 lays out the weights that it converts channels-last,
+and leaves mapped ones as they are.) In `no products`, the convolutions of small pictures are convolutions like all
+others. In `packed`, the convolutions that are no products have their weights in the layout that oneDNN computes in, by
+a private operator of torch. `GEGLU in one` computes both halves by one product.
+
+Parts that could be computed once per clip, or merged with their neighbours, are timed alone. That would save at most
+their share of a step. The text tower is dropped at the first call of the UNet. This is measured in a process of its own
+that makes a clip of SD 1.5's size.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ class InPlace(ResnetBlock):
 
 
 class InOne(GEGLU):
-    """Both halves by one product, of which each row is then halved."""
+    """Compute both halves by one product, and split each row of the result."""
 
     def forward(self, x: Tensor) -> Tensor:
         x, gate = self.proj(x).chunk(2, dim=-1)
@@ -73,7 +75,7 @@ class Plain(Conv2d):
 
 
 class Packed(Conv2d):
-    """Where it is no product: with its weight as oneDNN has it, made at the first call."""
+    """If it is no product, use a weight in oneDNN's own layout, which is computed at the first call."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         how = [list(self.padding), list(self.stride), list(self.dilation), self.groups]
@@ -93,7 +95,7 @@ def load(which: str, dtype: torch.dtype) -> UNet:
 
 
 def changed(unet: UNet, before: type[nn.Module], after: type[nn.Module]) -> UNet:
-    """A UNet of the same weights with modules of another class."""
+    """A UNet on the same weights, with modules of one class replaced by those of another."""
     other = copy.deepcopy(unet, {id(p): p for p in unet.parameters()})
     for module in other.modules():
         if type(module) is before:
@@ -102,7 +104,7 @@ def changed(unet: UNet, before: type[nn.Module], after: type[nn.Module]) -> UNet
 
 
 def parts_of(unet: UNet, step: Step, rounds: int) -> dict[str, float]:
-    """Seconds of a step that go into parts, each timed alone on what the step gives it; medians over steps."""
+    """The seconds of parts of a step. Each part is timed alone, on its inputs in the step. Medians over steps."""
     found: dict[str, float] = {}
 
     def timing(what: str, again: Callable[[nn.Module, Any, Tensor], Any]) -> Callable[..., None]:
@@ -134,7 +136,7 @@ def parts_of(unet: UNet, step: Step, rounds: int) -> dict[str, float]:
 @torch.no_grad()
 def compare(which: str, rounds: int, dtype: torch.dtype) -> dict[str, Any]:
     """Print the table of a UNet, and return its figures."""
-    small = which == "default"  # whose steps are short: more of them
+    small = which == "default"  # its steps are short, so there are more rounds
     unet, frames, side, rounds = (load(which, dtype), *((8, 8, 5 * rounds) if small else (2, 32, rounds)))
     unet.to(memory_format=torch.contiguous_format)
     x, t = torch.randn(2 * frames, unet.config.in_channels, side, side, dtype=dtype), torch.tensor(500)
@@ -149,8 +151,8 @@ def compare(which: str, rounds: int, dtype: torch.dtype) -> dict[str, Any]:
     steps |= {"GEGLU in one": step(changed(unet, GEGLU, InOne)), "channels last": step(last)}
     steps |= {"channels last, no products": step(changed(last, Conv2d, Plain))}
     steps |= {"channels last, packed": step(changed(last, Conv2d, Packed))}
-    outs = [way() for way in steps.values()]  # which also warms up
-    if dtype == torch.float32 or not small:  # of half precision's rounding the default one makes another picture
+    outs = [way() for way in steps.values()]  # this also warms up
+    if dtype == torch.float32 or not small:  # by the rounding of half precision, the default one makes another picture
         limit = (1e-3 if dtype == torch.float32 else 0.05) * outs[0].abs().max()
         assert all((out - outs[0]).abs().max() <= limit for out in outs)
     runs: dict[str, list[float]] = {way: [] for way in steps}
@@ -169,7 +171,7 @@ def compare(which: str, rounds: int, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def towers(rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Print the memory of a clip at SD 1.5's size with the text tower kept and let go, and return it."""
+    """Print the memory of a clip at SD 1.5's size, with the text tower kept or dropped. Returns: the figures."""
     runs: dict[str, list[tuple[float, float]]] = {"kept": [], "let go": []}
     with tempfile.TemporaryDirectory() as scratch:
         size = write_model(Path(scratch), single=False)
@@ -183,7 +185,7 @@ def towers(rounds: int) -> dict[str, list[tuple[float, float]]]:
 
 
 def clip(how: str, folder: str) -> list[float]:
-    """Make a clip. Returns: the highest resident size and that at the end, in GB."""
+    """Make a clip. Returns: the highest resident size, and the resident size at the end, in GB."""
     model = ZS2.from_pretrained(folder)
 
     def let_go(*_: object) -> None:
@@ -204,17 +206,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--models", nargs="+", choices=WHICH, default=WHICH)
     p.add_argument("--rounds", type=int, default=9)
-    p.add_argument("--dtype", choices=DTYPES, default="float32", help="of the UNets (default float32)")
+    p.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the UNets (default float32)")
     p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     p.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = p.parse_args(argv)
     if args.child:
         print(json.dumps(clip(*args.child)))
         return
-    said, dtype = machine(), getattr(torch, args.dtype)
-    print(f"{sentence(said)}; median of {args.rounds} (default: {5 * args.rounds}; least … most)")
+    hardware, dtype = machine(), getattr(torch, args.dtype)
+    print(f"{sentence(hardware)}; median of {args.rounds} (default: {5 * args.rounds}; least … most)")
     found = {which: towers(3) if which == "towers" else compare(which, args.rounds, dtype) for which in args.models}
-    save(args.json, said, models=found)
+    save(args.json, hardware, models=found)
 
 
 if __name__ == "__main__":

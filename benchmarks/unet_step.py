@@ -1,16 +1,17 @@
-"""One UNet step of Stable Diffusion 1.5's size: each kind of attention, against diffusers, against the machine.
+"""Time one UNet step of Stable Diffusion 1.5's size: each kind of attention, against diffusers and against the machine.
 
     python benchmarks/unet_step.py                     2 frames × 2 branches at 256², float32 and bfloat16
     python benchmarks/unet_step.py --full              8 frames at 512²
     python benchmarks/unet_step.py --attn sa tma --dtype float32 --no-peers
 
-Random weights of a float32 file, which zs2 and diffusers each bring into memory in their own way: in float32 as they
-are, in half precision converted, by zs2 also to its layout. The ways take turns; a ratio is the median over rounds of
-one way's time over another's in the same round, so that a machine whose speed drifts does not decide; `sa again` is
-`sa`, which shows how far two equal things are apart here. The peers are diffusers' UNet with its own attention, and
-with TMA as an attention processor; before anything is timed, both must agree with zs2. `of GEMM` is the rate of the
-products and convolutions that a step is made of, over that of one large matrix product in the same dtype and round. The
-blend is also timed alone: it is all that `tma` adds to `sa`.
+zs2 and diffusers each load the random weights of a float32 file in their own way: in float32 as they are, in half
+precision converted, by zs2 also to its own layout. The ways take turns. A ratio is the median over rounds of one way's
+time over another's in the same round, so a drift in the machine's speed has no effect. `sa again` is `sa` once more,
+which shows how far apart two equal ways are here.
+
+The peers are diffusers' UNet with its own attention, and with TMA as an attention processor. Before anything is timed,
+both must agree with zs2. `of GEMM` is the rate of a step's products and convolutions, over that of one large matrix
+product in the same dtype and round. The blend is also timed alone: it is all that `tma` adds to `sa`.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from zs2.system.devices import DTYPES
 from zs2.system.progress import progress
 
 MU = 0.98
-AGREE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}  # of the largest output, after a whole UNet
+AGREE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}  # relative to the largest output, after a whole UNet
 
 
 def flops(config: UNetConfig, x: Tensor, context: Tensor, frames: int) -> int:
-    """Of a step with self-attention: its products and convolutions."""
+    """The number of operations in the products and convolutions of a step with self-attention."""
     with without_weights():
         unet = UNet(config, "sa").to("meta")
     with FlopCounterMode(display=False) as counter:
@@ -49,7 +50,7 @@ def flops(config: UNetConfig, x: Tensor, context: Tensor, frames: int) -> int:
 
 
 def blend_seconds(unet: UNet, step: Callable[[], Any], frames: int, device: torch.device) -> float:
-    """The momentum alone, in every self-attention of a step."""
+    """The seconds of the momentum alone, in every self-attention of a step."""
     total = 0.0
 
     def before(block: TransformerBlock, inputs: tuple[Tensor, ...]) -> None:
@@ -100,13 +101,13 @@ def compare(dtype_name: str, args: argparse.Namespace) -> dict[str, Any]:
         for way, mu in (("diffusers sa", None), ("diffusers tma", MU)):
             if way.split()[1] in kinds:
                 steps[way] = others(peers.unet(UNET, theirs, frames, mu))
-    for way, step in steps.items():  # which also warms up
+    for way, step in steps.items():  # this also warms up
         out, peer = step(), steps.get(f"diffusers {way}")
         if peer is not None and not (out - peer()).abs().max() <= AGREE[dtype_name] * out.abs().max():
-            raise SystemExit(f"{way}: diffusers makes something else of this in {dtype_name}")
+            raise SystemExit(f"{way}: diffusers and zs2 disagree in {dtype_name}")
 
     runs: dict[str, list[float]] = {way: [] for way in steps}
-    rates: list[float] = []  # of a large product, in FLOP/s
+    rates: list[float] = []  # rates of a large product, in FLOP/s
     ways = [*steps, "GEMM"]
     for _, way in progress(turns(ways, args.rounds), args.rounds * len(ways), f"timing {dtype_name}"):
         if way in steps:
@@ -157,12 +158,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = p.parse_args(argv)
     args.frames = args.frames or (8 if args.full else 2)
     args.size = args.size or (512 if args.full else 256)
-    device, said = torch.device(args.device), machine(args.device)
+    device, hardware = torch.device(args.device), machine(args.device)
     dtypes = args.dtype or ["float32", *["bfloat16"] * native(torch.bfloat16, device)]
-    print(f"UNet of SD 1.5's size on {sentence(said)}; median of {args.rounds} (least … most)")
+    print(f"UNet of SD 1.5's size on {sentence(hardware)}; median of {args.rounds} (least … most)")
     if "bfloat16" not in dtypes and not args.dtype:
-        print("bfloat16 left out: this device does not compute in it itself (--dtype bfloat16 times it all the same)")
-    save(args.json, said, frames=args.frames, size=args.size, dtypes={name: compare(name, args) for name in dtypes})
+        print("bfloat16 left out: this device has no arithmetic in it (--dtype bfloat16 times it anyway)")
+    save(args.json, hardware, frames=args.frames, size=args.size, dtypes={name: compare(name, args) for name in dtypes})
 
 
 if __name__ == "__main__":
