@@ -20,13 +20,13 @@ def choose(what: str, got: str, options: Sequence[str]) -> str:
 
 
 def did_you_mean(got: str, options: Sequence[str], cutoff: float = 0.4) -> str:
-    """A question with the option that is most like `got`, to end a message with; empty where none is like it."""
+    """The question "did you mean …?" with the option most like `got`, as the end of a message; empty if none is."""
     near = difflib.get_close_matches(str(got), options, n=1, cutoff=cutoff)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def check_keywords(call: str, keywords: Mapping[str, object], calls: Mapping[str, Sequence[str]]) -> None:
-    """Raise a TypeError for a keyword that a call does not have, with the call that has it, or the nearest keyword.
+    """Raise a TypeError for a keyword that a call does not have. It names the call that has it, or the nearest keyword.
 
     Args:
         call: one of `calls`, such as `model()`. calls: the keywords of each call of an object.

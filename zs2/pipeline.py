@@ -36,7 +36,7 @@ from zs2.video.formats import Frames
 if TYPE_CHECKING:
     from zs2.sampling.frame_parallel import Group
 
-CALLS = {  # their keywords
+CALLS = {  # the keywords of each call
     "model()": (*(one.name for one in fields(Request)), "fps", "callback", "group"),
     "model.variant()": METHOD,
     "ZS2.from_pretrained()": (*METHOD, "device", "dtype", "prediction", "lora"),
@@ -142,7 +142,7 @@ class ZS2:
 
     @property
     def own_settings(self) -> OwnSettings:
-        """What the checkpoint's zs2.json says: the defaults of a call, and the things that the model knows."""
+        """The contents of the checkpoint's zs2.json: the defaults of a call, and the things that the model knows."""
         return OwnSettings() if self.checkpoint is None else self.checkpoint.own_settings
 
     @property
@@ -243,7 +243,7 @@ class ZS2:
         return clip_settings(plan, fps, self.checkpoint, self.lora)
 
     def _request(self, prompt: str | Sequence[str], **options: Any) -> Request:
-        """A request with the checkpoint's own defaults, and of as many frames as there are latents."""
+        """A request with the checkpoint's own defaults. If frames is not set, it is the number of latents."""
         check_keywords("model()", options, CALLS)
         latents = options.get("latents")
         if options.get("frames") is None and isinstance(latents, Tensor) and latents.ndim == 4:

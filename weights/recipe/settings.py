@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 SIZE = 64  # the side of a scene, in pixels
 TOKENS = 32  # the number of tokens of a prompt
 
-# What the checkpoint's zs2.json says: the sampling that suits it, and examples of things that it draws well.
+# The contents of the checkpoint's zs2.json: the sampling that suits it, and examples of things that it draws well.
 STEPS, GUIDANCE, LAM = 25, 5.0, 0.15
 EXAMPLES = {
     "panda face": "sky blue",

@@ -1,6 +1,6 @@
 """`zs2.json` in a checkpoint's folder: settings that suit it, example prompts, and what it knows. No torch here.
 
-A file such as this, where every key may be missing:
+An example of the file, in which every key is optional:
 
     {"steps": 25, "guidance": 5.0, "lam": 0.15,
      "prompts": ["red apple on a yellow background"], "open_prompts": ["", "rocket"], "things": ["red apple", "rocket"]}
@@ -24,22 +24,22 @@ from zs2.method import PARAMETERS
 from zs2.system.json_files import Reader, read_json
 
 FILE = "zs2.json"
-OF_REQUEST, OF_METHOD = ("steps", "guidance"), ("lam",)  # its settings, by what they are keywords of
-MOST_BYTES, MOST_TEXTS, MOST_CHARACTERS = 2**20, 10_000, 1_000  # of the file, in a list, in a text
-NEAREST = 3  # names in a warning
+OF_REQUEST, OF_METHOD = ("steps", "guidance"), ("lam",)  # the keywords of each
+MOST_BYTES, MOST_TEXTS, MOST_CHARACTERS = 2**20, 10_000, 1_000  # limits of the file, of a list, of a text
+NEAREST = 3  # the number of names in a warning
 
 
 @dataclass(frozen=True)
 class OwnSettings:
-    """What a checkpoint's `zs2.json` holds. What it does not say is None, or empty.
+    """The contents of a checkpoint's `zs2.json`. Values that it does not have are None, or empty.
 
     Args:
-        name: the checkpoint's.
-        steps, guidance: of a `Request`.
-        lam: of a `Method`.
+        name: that of the checkpoint.
+        steps, guidance: those of a `Request`.
+        lam: that of a `Method`.
         prompts: examples that name a thing and a background. The first one is the example of `zs2 sample`.
         open_prompts: examples that leave the look to the noise.
-        things: the names of all that it knows; empty where it knows more than a list can say.
+        things: the names of all things that the checkpoint knows; empty if these are too many for a list.
     """
 
     name: str = ""
@@ -52,10 +52,10 @@ class OwnSettings:
 
     @classmethod
     def read(cls, path: Path, name: str | None = None) -> OwnSettings:
-        """The settings of the checkpoint at a path. There are none of a single file, or without a `zs2.json`.
+        """Read the settings of the checkpoint at a path. A single file has none, nor has a folder without `zs2.json`.
 
         Args:
-            name: by default the folder's.
+            name: by default that of the folder.
         Raises: InputError for a file that is no JSON object, or a value of the wrong type or out of range. Warns of
             unknown keys.
         """
@@ -84,7 +84,10 @@ class OwnSettings:
 
     @classmethod
     def of(cls, model: str | Path) -> OwnSettings:
-        """The settings of a model that is on this machine, or none. Raises: as `read`; no default checkpoint."""
+        """The settings of a model, if it is on this machine; else none.
+
+        Raises: InputError as `read` does, and if the default checkpoint is missing.
+        """
         path = local_path(model)
         if path is None and Path(full_name(str(model))) == Path(DEFAULT_MODEL):
             locate(model, "float32")  # raises
@@ -92,22 +95,22 @@ class OwnSettings:
 
     @property
     def request(self) -> dict[str, Any]:
-        """Those of a `Request`, as keywords."""
+        """The settings of a `Request`, as keywords."""
         return {name: value for name in OF_REQUEST if (value := getattr(self, name)) is not None}
 
     @property
     def method(self) -> dict[str, Any]:
-        """Those of a `Method`, as keywords."""
+        """The settings of a `Method`, as keywords."""
         return {name: value for name in OF_METHOD if (value := getattr(self, name)) is not None}
 
     def summary(self, names: Sequence[str]) -> str:
-        """One line on the settings of these names, which are all there, such as `emoji64's own settings: 25 steps`."""
+        """One line about the settings of these names, such as `emoji64's own settings: 25 steps`. All must be set."""
         values = {"steps": "{:g} steps", "guidance": "guidance {:g}", "lam": "λ {:g}"}
         shown = [text.format(getattr(self, key)) for key, text in values.items() if key in names]
         return f"{self.name}'s own settings: {', '.join(shown)} ({FILE})" if shown else ""
 
     def warn_of_unknown_things(self, prompt: str | Sequence[str]) -> None:
-        """Warn of a prompt, or of one of those of prompt travel, that names nothing that the checkpoint knows."""
+        """Warn of a prompt that names nothing that the checkpoint knows; in prompt travel, of each such prompt."""
         for text in [prompt] if isinstance(prompt, str) else prompt:
             if self.things and text.strip() and not any(_names(text, thing) for thing in self.things):
                 near = ", ".join(repr(thing) for thing in self.nearest(text))
@@ -115,7 +118,10 @@ class OwnSettings:
                 warnings.warn(f"the prompt {text[:80]!r} names {count}: the nearest are {near}", stacklevel=3)
 
     def nearest(self, prompt: str, count: int = NEAREST) -> list[str]:
-        """The things whose names, or a word that only one name has, are most like some words of the prompt."""
+        """The things whose names are most like some words of the prompt.
+
+        A word that only one name has counts like the whole name.
+        """
         subject = re.split(r"\b(?:on|at|in|with)\b", prompt.lower())[0]
         words = [word for word in re.findall(r"\w+", subject) if len(word) > 2]
         parts = [" ".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)] or [prompt.lower()]
@@ -129,12 +135,12 @@ class OwnSettings:
 
 
 def _names(prompt: str, thing: str) -> bool:
-    """Whether the name of a thing stands in a prompt, as whole words."""
+    """Whether a prompt has the name of a thing, as whole words."""
     return re.search(rf"(?<!\w){re.escape(thing.lower())}(?!\w)", prompt.lower()) is not None
 
 
 def _texts(file: Path, key: str, value: object) -> tuple[str, ...]:
-    """A list of texts of one line each."""
+    """Check a list of texts of one line each, and return it."""
     texts = [] if value is None else value
     if not isinstance(texts, list) or len(texts) > MOST_TEXTS:
         raise InputError(f"{file}: {key}: expected a list of at most {MOST_TEXTS} texts")

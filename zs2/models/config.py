@@ -196,7 +196,7 @@ class ScheduleConfig:
 
     @classmethod
     def from_json(cls, json: Json) -> ScheduleConfig:
-        """Read `scheduler/scheduler_config.json` for DDIM, whichever scheduler wrote it.
+        """Read `scheduler/scheduler_config.json` of any scheduler, for DDIM.
 
         Only in DDIM's own files does `clip_sample` default to true; other schedulers never meant to clip.
         Raises: InputError for a schedule, prediction or spacing that zs2 does not have.

@@ -105,7 +105,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour enlargement to a given size, then a convolution."""
+    """Nearest-neighbour enlargement to some size, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

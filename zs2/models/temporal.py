@@ -150,7 +150,7 @@ class Temporal(Momentum):
     def _recursion(self, h: Tensor, frames: int, state: Tensor | None) -> Tensor:
         """h̃ of each frame of h (b, n, c): (branches, f, n, c) in float32.
 
-        The frames are blended in place in one copy of h. That is one operator a frame, and a cast before and after.
+        The frames are blended in place in one copy of h: one operator per frame, one cast before, and one after.
         """
         blended = h.unflatten(0, (-1, frames)).to(torch.float32, copy=True)
         for i in range(frames):
