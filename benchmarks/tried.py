@@ -144,7 +144,7 @@ def compare(which: str, rounds: int, dtype: torch.dtype) -> dict[str, Any]:
     last = copy.deepcopy(unet).to(memory_format=torch.channels_last)
 
     def step(net: UNet) -> Step:
-        return lambda: net(x, t, text, frames=frames)
+        return lambda: net(x, t, text, frames=frames).prediction
 
     steps = {"contiguous": step(unet), "contiguous again": step(unet)}
     steps |= {"SiLU in place": step(changed(unet, ResnetBlock, InPlace))}

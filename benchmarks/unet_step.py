@@ -31,7 +31,7 @@ from zs2.method import ATTENTION_KINDS
 from zs2.models.attention import TransformerBlock
 from zs2.models.config import UNetConfig
 from zs2.models.loading import assign, faster_layout, without_weights
-from zs2.models.unet import UNet, UNetOutput
+from zs2.models.unet import UNet
 from zs2.system.devices import DTYPES
 from zs2.system.progress import progress
 
@@ -85,8 +85,8 @@ def compare(dtype_name: str, args: argparse.Namespace) -> dict[str, Any]:
     context = torch.randn(args.branches, 77, 768, dtype=dtype, device=device)
     text, t = unets["sa"].text_keys_values(context), torch.tensor(500, device=device)
 
-    def own(unet: UNet) -> Callable[[], UNetOutput]:
-        return lambda: unet(x, t, text, frames=frames)
+    def own(unet: UNet) -> Callable[[], Tensor]:
+        return lambda: unet(x, t, text, frames=frames).prediction
 
     steps = {way: own(unet) for way, unet in unets.items()}
     if args.peers:
