@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from fixtures.original import write
 from fixtures.store import SUFFIX, read
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -59,10 +60,14 @@ class Fixture:
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
+    def weights(self, case: str) -> dict[str, Tensor]:
+        """The weights of a case."""
+        prefix = f"{case}/weights/"
+        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
     def load(self, module: M, case: str) -> M:
         """Load the weights of a case into a module, strictly."""
-        prefix = f"{case}/weights/"
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)})
+        module.load_state_dict(self.weights(case))
         return module.eval()
 
 
@@ -74,6 +79,30 @@ def write_clip(folder: Path, name: str = "clip_quick_gelu") -> Path:
     (folder / "preprocessor_config.json").write_text(json.dumps(fixture.config["images"]))
     weights = {k.removeprefix(start): v for k, v in fixture.tensors.items() if k.startswith(start)}
     save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+STEMS = {  # of the files of an SDXL
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
+
+
+def write_xl(folder: Path, fixture: Fixture) -> Path:
+    """The tiny SDXL of the fixture `xl` in the diffusers layout."""
+    for part, stem in STEMS.items():
+        (folder / part).mkdir()
+        write(folder / part / f"{stem}.safetensors", fixture.weights(part))
+        (folder / part / "config.json").write_text(json.dumps(fixture.config[part]))
+    for name in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(CHECKPOINT / "tokenizer", folder / name)
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        config = json.loads((folder / "tokenizer_2" / file).read_text()) | {"pad_token": "!"}
+        (folder / "tokenizer_2" / file).write_text(json.dumps(config))
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(fixture.config["scheduler"]))
     return folder
 
 

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import pytest
 import torch
 from fixtures.original import UNET, XL_TEXT, extras, single_file_xl, write
-from helpers import CHECKPOINT, CLIP, LATENTS, MODULE, VOCABULARY, Fixture, assert_close
+from helpers import CHECKPOINT, CLIP, LATENTS, MODULE, STEMS, VOCABULARY, Fixture, assert_close, write_xl
 from torch import Tensor
 
 from zs2 import ZS2, Request
@@ -27,12 +27,6 @@ from zs2.models.clip_config import TextConfig
 from zs2.models.config import UNetConfig, VAEConfig
 from zs2.sample import main
 
-STEMS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-    "text_encoder_2": "model",
-}
 TOWERS = ("text_encoder", "text_encoder_2")
 APPLE = "red apple on a sky blue background"
 NOISE_KINDS = [name for name, row in NOISE_MODELS.items() if row.start is None]
@@ -43,27 +37,10 @@ def reference() -> Fixture:
     return Fixture("xl")
 
 
-def weights(reference: Fixture, part: str) -> dict[str, Tensor]:
-    prefix = f"{part}/weights/"
-    return {k.removeprefix(prefix): v for k, v in reference.tensors.items() if k.startswith(prefix)}
-
-
 @pytest.fixture(scope="module")
 def folder(reference: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The model in the diffusers layout. It is removed at the end: pytest would keep its large files."""
-    folder = tmp_path_factory.mktemp("xl")
-    for part, stem in STEMS.items():
-        (folder / part).mkdir()
-        write(folder / part / f"{stem}.safetensors", weights(reference, part))
-        (folder / part / "config.json").write_text(json.dumps(reference.config[part]))
-    for name in ("tokenizer", "tokenizer_2"):
-        shutil.copytree(CHECKPOINT / "tokenizer", folder / name)
-    config = json.loads((folder / "tokenizer_2" / "tokenizer_config.json").read_text()) | {"pad_token": "!"}
-    (folder / "tokenizer_2" / "tokenizer_config.json").write_text(json.dumps(config))
-    special = json.loads((folder / "tokenizer_2" / "special_tokens_map.json").read_text()) | {"pad_token": "!"}
-    (folder / "tokenizer_2" / "special_tokens_map.json").write_text(json.dumps(special))
-    (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(reference.config["scheduler"]))
+    folder = write_xl(tmp_path_factory.mktemp("xl"), reference)
     yield folder
     shutil.rmtree(folder)
 
@@ -89,7 +66,7 @@ def change_json(file: Path, **changes: object) -> None:
 
 def tensors_of_file(reference: Fixture) -> dict[str, Tensor]:
     """The model as a file, with 49,408 tokens, as CLIP's tokenizer needs; the end token is the last here too."""
-    tensors = single_file_xl(*(weights(reference, part) for part in STEMS))
+    tensors = single_file_xl(*(reference.weights(part) for part in STEMS))
     for name in (XL_TEXT[1] + "text_model.embeddings.token_embedding.weight", XL_TEXT[2] + "token_embedding.weight"):
         table = tensors[name]
         tensors[name] = torch.cat([table, table.repeat(49408 // len(table), 1)[: 49408 - 2 * len(table)], table])
@@ -216,7 +193,7 @@ def test_a_folder_that_is_not_right(copy, spoil, words):
 
 
 def test_a_second_tower_without_projection(copy, reference):
-    tensors = {k: v for k, v in weights(reference, "text_encoder_2").items() if k != "text_projection.weight"}
+    tensors = {k: v for k, v in reference.weights("text_encoder_2").items() if k != "text_projection.weight"}
     (copy / "text_encoder_2" / "model.safetensors").unlink()
     write(copy / "text_encoder_2" / "model.safetensors", tensors)
     with pytest.raises(InputError, match="the second text encoder has no text_projection"):

@@ -139,7 +139,7 @@ class TextEncoder(nn.Module):
             ids.max(dim=1, keepdim=True).values if self.config.eos_token_id == 2 else self.config.eos_token_id
         )
         end = is_end.int().argmax(dim=1)
-        return states[torch.arange(len(ids)), end]
+        return states[torch.arange(len(ids), device=ids.device), end]
 
 
 class PatchEmbeddings(nn.Module):

@@ -95,15 +95,18 @@ class SamplingPlan:
         return (here.type, here.index or 0) != (there.type, there.index or 0)
 
     def noises(self) -> Iterator[Tensor]:
-        """The initial noise of each frame, float32 (c, h, w) on the CPU. It may be endless."""
+        """The initial noise of each frame, float32 (c, h, w) on the CPU. It may be endless.
+
+        Latents of the request stay on their device.
+        """
         if self.request.latents is not None:
-            return iter(self.request.latents.cpu())
+            return iter(self.request.latents)
         frames, parameters = self.request.frames, self.method.noise_parameters
         return noises(self.method.noise, self.latent_shape, self.request.seed, frames=frames, **parameters)
 
     def initial_noise(self) -> Tensor:
         """The noise that sampling starts from: float32 (F, c, h, w) on the CPU."""
-        return torch.stack(list(islice(self.noises(), self.request.frames)))
+        return torch.stack(list(islice(self.noises(), self.request.frames))).cpu()
 
 
 def plan_sampling(
