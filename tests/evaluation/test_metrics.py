@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT, Fixture
+from helpers import CHECKPOINT, TESTS, Fixture
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -48,7 +48,7 @@ from zs2.system.registry import load
 from zs2.video.clip import Clip
 
 NOISE_KINDS = [name for name, row in NOISE_MODELS.items() if row.start is None]
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = TESTS.parent
 CLIPS = ("momentum", "flicker")
 NAMES = ("clip-score", "clip-frame-consistency", "clip-all-pairs", "clip-first", "motion", "ssim", "flow-warp-error")
 SEEDS = st.integers(0, 2**31)

@@ -1,4 +1,7 @@
-"""zs2 against the reference outputs of tests/fixtures, which diffusers and transformers made (not needed here)."""
+"""The networks against the reference outputs of tests/fixtures, which diffusers and transformers made.
+
+Solvers, images and clips: sampling/test_sampling_parity.py.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,19 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CHECKPOINT, CLIP, MODULE, TESTS, Fixture, assert_close, assert_same_picture
+from helpers import CHECKPOINT, MODULE, TESTS, Fixture, assert_close
 from torch import Tensor
 
 from zs2 import ZS2
-from zs2.errors import InputError
 from zs2.models.attention import Call, SpatialTransformer, TransformerBlock
 from zs2.models.clip import TextEncoder
 from zs2.models.clip_config import TextConfig
-from zs2.models.config import ScheduleConfig, UNetConfig, VAEConfig
+from zs2.models.config import UNetConfig, VAEConfig
 from zs2.models.layers import Conv2d, Downsample, ResnetBlock, Upsample, timestep_embedding
 from zs2.models.temporal import momentum
 from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
-from zs2.sampling.ddim import DDIM
-from zs2.sampling.dpm_solver import DPMSolver
-from zs2.sampling.solver import SOLVERS
-from zs2.system.registry import load
 
 KINDS = (("sa", 0.98), ("cfa", 0.98), ("tma", 0.98), ("tma", 0.5), ("tma-two-tap", 0.25))
 SELF = momentum("sa")
@@ -252,51 +250,6 @@ def test_attention_over_chunks_of_frames(model: ZS2, name: str, attn: str, mu: f
     assert_close(torch.cat(pieces, dim=1).flatten(0, 1), f[f"{attn} mu={mu}/out"], MODULE)
 
 
-# --- sampling ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("case", sorted(Fixture("ddim").config))
-def test_ddim(case: str) -> None:
-    f = fixture("ddim")
-    t, outputs, samples = f[f"{case}/t"], f[f"{case}/outputs"], f[f"{case}/samples"]
-    ddim = DDIM(ScheduleConfig.from_json(f.config[case]), len(t))
-    assert list(ddim.timesteps) == t.tolist()
-    x = samples[0]
-    for i, output in enumerate(outputs):
-        assert_close(ddim.step(i, samples[i], output, None)[0], samples[i + 1], MODULE)
-        x, _ = ddim.step(i, x, output, None)
-    assert_close(x, samples[-1], MODULE)
-
-
-@pytest.mark.parametrize("case", sorted(Fixture("dpm_solver").config))
-def test_dpm_solver(case: str) -> None:
-    f = fixture("dpm_solver")
-    t, outputs, samples = f[f"{case}/t"], f[f"{case}/outputs"], f[f"{case}/samples"]
-    solver = DPMSolver(ScheduleConfig.from_json(f.config[case]), len(t))
-    assert solver.timesteps == t.tolist()
-    x, history = samples[0], None
-    for i, output in enumerate(outputs):
-        x, history = solver.step(i, x, output, history)
-        assert history.known.tolist() == [True] * len(output)
-        assert_close(x, samples[i + 1], MODULE)
-
-
-@pytest.mark.parametrize(("offset", "steps", "most"), [(0, 0, 999), (0, 1000, 999), (1, 999, 998)])
-def test_dpm_solver_refuses_numbers_of_steps_that_it_can_not_place(offset: int, steps: int, most: int) -> None:
-    config = ScheduleConfig.from_json({"steps_offset": offset})
-    with pytest.raises(InputError, match=f"steps is {steps}: expected from 1 to {most} of the schedule's 1000"):
-        DPMSolver(config, steps)
-    assert len(DPMSolver(config, most).timesteps) == most
-
-
-def test_every_solver_is_what_its_row_names() -> None:
-    config = ScheduleConfig.from_json({})
-    assert {name: type(load(row.implementation)(config, 4)) for name, row in SOLVERS.items()} == {
-        "ddim": DDIM,
-        "dpm++": DPMSolver,
-    }
-
-
 # --- the tokenizer ----------------------------------------------------------------------------------------------------
 
 
@@ -340,22 +293,3 @@ def test_emoji64_unet(model: ZS2, t: int) -> None:
 def test_emoji64_vae(model: ZS2, way: str) -> None:
     f = fixture("emoji64_parts")
     assert_close(getattr(model.vae, way)(f[f"{way}/x"]), f[f"{way}/out"], MODULE)
-
-
-@pytest.mark.parametrize("number", range(4))
-def test_emoji64_image(model: ZS2, number: int) -> None:
-    """Frame 0 is the picture that StableDiffusionPipeline makes for the same seed."""
-    f = fixture("emoji64_images")
-    arguments = f.config["images"][number]
-    latents = model.latents(**arguments, frames=1)
-    assert_close(latents, f[f"{number}/latents"], CLIP)
-    assert_same_picture(torch.from_numpy(model.decode(latents))[0], f[f"{number}/picture"])
-
-
-def test_emoji64_clip(model: ZS2) -> None:
-    f, steps = fixture("emoji64_clip"), []
-    arguments = dict(f.config["clip"])
-    momentum = model.variant(attn="tma", mu=arguments.pop("mu"))
-    clip = momentum(**arguments, latents=f["noise"], callback=steps.append)
-    assert_close(steps[-1].latents, f["latents"], CLIP)
-    assert_same_picture(torch.from_numpy(clip.frames), f["frames"])

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from helpers import TESTS
 
 import zs2.study.lock
 from zs2.study.lock import Workplace
 
 pytestmark = pytest.mark.skipif(zs2.study.lock.fcntl is None, reason="there are no locks here")
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = TESTS.parent
 OTHER = """if True:
     import sys
     from pathlib import Path

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CHECKPOINT, write_clip
+from helpers import CHECKPOINT, TESTS, write_clip
 from hub_server import READER, STRANGER, Hub
 from safetensors.torch import load_file, save, save_file
 
@@ -39,7 +39,7 @@ from zs2.evaluation.clip_scorer import Scorer
 from zs2.models.__main__ import main
 from zs2.system.devices import DTYPES
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = TESTS.parent
 
 # Of a part: its configuration and two sets of weights. {} is where a variant stands in a name.
 UNET = "unet/diffusion_pytorch_model{}.safetensors"

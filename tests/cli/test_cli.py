@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT, LATENTS, REDUCTION
+from helpers import CHECKPOINT, LATENTS, REDUCTION, TESTS
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -32,7 +32,7 @@ from zs2.sample import main
 from zs2.sampling.request import FAST
 from zs2.video.clip import read_settings
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = TESTS.parent
 EXAMPLE = OwnSettings.of(CHECKPOINT).prompts[0]
 BRIEF = ("--steps", "1", "--frames", "2", "--size", "16x16")  # the cheapest clip; options that follow win
 UNET = "unet/diffusion_pytorch_model.safetensors"

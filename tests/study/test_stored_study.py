@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import replace
-from pathlib import Path
+
+from helpers import TESTS
 
 from zs2.reporting.markdown import markdown
 from zs2.reporting.spreadsheet import table_of_clips
@@ -15,7 +16,7 @@ from zs2.study.planning import plan
 from zs2.study.results import Results
 from zs2.study.study import Study
 
-FOLDER = Path(__file__).resolve().parent / "fixtures" / "study"
+FOLDER = TESTS / "fixtures" / "study"
 GRID = (["mixed", "progressive", "dnm-search"], ["tma-two-tap", "sa"], [0.1], [0.98], [1.0, 3.0])
 VOTES = "39fe176bb0cdcb72"  # in the names of the files of votes on it
 

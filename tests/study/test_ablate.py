@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT, REDUCTION, assert_same_picture, write_clip
+from helpers import CHECKPOINT, REDUCTION, TESTS, assert_same_picture, write_clip
 from safetensors.torch import load_file, save_file
 
 from zs2 import ZS2
@@ -38,7 +38,7 @@ from zs2.study.study import Study
 from zs2.system.atomic import write_json
 from zs2.video.clip import Clip
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = TESTS.parent
 BRIEF = ("--frames", "2", "--size", "16x16", "--steps", "1")  # the cheapest clips; options that follow win
 TWO = ("--noise", "dnm", "iid", *BRIEF, "--seeds", "0")  # cells, each for the two prompts of `prompts`
 posix = pytest.mark.skipif(os.name != "posix", reason="kills processes, or limits them")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import assert_close
+from helpers import TESTS, assert_close
 from safetensors.torch import load_file
 
 from zs2 import ZS2
@@ -23,7 +23,7 @@ from zs2.cli.torchrun import GRACE
 from zs2.sample import main
 from zs2.system.devices import own_device
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = TESTS.parent
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without it")
 
 CLIPS = """
