@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,15 +24,29 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, *, causal: bool = False,
 
     Args:
         q: (b, n, c). k, v: (b', m, c), where b is a multiple of b'. heads: the number of heads, which share c equally.
-        causal: each token sees only itself and the tokens before it. upcast: compute in float32.
+        causal: each token sees only itself and the tokens before it.
+        upcast: sum in float32. Half precision is cast for that only if there is no fused kernel.
     Returns: (b, n, c)
     """
     rows, folded = q, q.reshape(k.shape[0], -1, q.shape[-1])  # (b', b/b'·n, c)
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (folded, k, v))  # (b', heads, tokens, c/heads)
-    if upcast:
+    if upcast and q.element_size() < 4 and not fused(q.device.type, q.shape[-1]):
         q, k, v = q.float(), k.float(), v.float()
     out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return out.transpose(1, 2).reshape(rows.shape).to(rows.dtype)
+
+
+def fused(device: str, head_size: int) -> bool:
+    """Whether torch has a fused kernel for attention in half precision on this type of device.
+
+    A fused kernel sums in float32, so its products do not overflow float16. Without one, torch multiplies matrices,
+    which some devices do in half precision. The CPU's kernel takes any head size, CUDA's take multiples of 8. A program
+    may switch kernels off (torch.nn.attention.sdpa_kernel); a compiled model does not see that.
+    """
+    switches, compiling = torch.backends.cuda, torch.compiler.is_compiling()
+    if device == "cpu":
+        return compiling or switches.flash_sdp_enabled()
+    return device == "cuda" and head_size % 8 == 0 and (compiling or switches.mem_efficient_sdp_enabled())
 
 
 @dataclass
