@@ -135,10 +135,11 @@ class ZS2:
         method = self.method
         settings = {"attn": method.attn, **method.attention_parameters}
         settings |= {"noise": method.noise, **method.noise_parameters}
-        height, width = (side * self.vae.config.reduction for side in self.unet.config.sample_size)
+        sides = [str(side * self.vae.config.reduction) for side in reversed(self.unet.config.sample_size or ())]
+        size = "x".join(sides) or "no size of its own"
         name = repr(self.own_settings.name) if self.checkpoint else "…"
         shown = "".join(f", {key}={value!r}" for key, value in settings.items())
-        return f"<ZS2({name}{shown}): {width}x{height}, {str(self.dtype).removeprefix('torch.')} on {self.device}>"
+        return f"<ZS2({name}{shown}): {size}, {str(self.dtype).removeprefix('torch.')} on {self.device}>"
 
     @property
     def own_settings(self) -> OwnSettings:

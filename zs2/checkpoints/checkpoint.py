@@ -8,9 +8,9 @@ of another shape is an error that names it.
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property
 from json import dumps
 from pathlib import Path
@@ -26,7 +26,7 @@ from zs2.checkpoints.own_settings import OwnSettings
 from zs2.checkpoints.single_file import SingleFile
 from zs2.models.clip import TextEncoder
 from zs2.models.clip_config import TextConfig
-from zs2.models.config import ScheduleConfig, UNetConfig, VAEConfig
+from zs2.models.config import LEFT_OUT, ScheduleConfig, UNetConfig, VAEConfig
 from zs2.models.loading import assign, faster_layout, without_weights
 from zs2.models.prompt_encoder import PromptEncoder
 from zs2.models.temporal import Momentum
@@ -85,7 +85,13 @@ class Checkpoint:
     def text_encoder(self, tower: str = "text_encoder") -> TextEncoder:
         """A text tower, with its projection if the file has one."""
         config = TextConfig.from_json(self.source.json(tower), tower)
-        return self._load(tower, lambda tensors: TextEncoder(config, "text_projection.weight" in tensors), self.dtype)
+
+        def build(tensors: dict[str, Tensor]) -> TextEncoder:
+            if not config.projection_dim:  # null: transformers' text tower without projection leaves it in the file
+                tensors.pop("text_projection.weight", None)
+            return TextEncoder(config, "text_projection.weight" in tensors)
+
+        return self._load(tower, build, self.dtype)
 
     def tokenizer(self, tower: str = "text_encoder") -> Tokenizer:
         """The tokenizer of a text tower. Its prompts have at most as many tokens as the tower has positions."""
@@ -93,10 +99,11 @@ class Checkpoint:
         return self.source.tokenizer(tower, config.max_position_embeddings)
 
     def schedule(self) -> ScheduleConfig:
-        """The noise schedule. As in diffusers' Stable Diffusion pipeline, latents are not clipped and steps are offset
-        by 1, whatever an old file says."""
-        config = ScheduleConfig.from_json(self.source.json("scheduler"))
-        return replace(config, clip_sample=False, steps_offset=1)
+        """The noise schedule. As in diffusers' pipeline of Stable Diffusion 1 and 2, latents are not clipped and steps
+        are offset by 1, whatever an old file says. In SDXL's pipeline the file decides."""
+        json = self.source.json("scheduler")
+        old = {"clip_sample": False, "steps_offset": 1} if len(self.source.towers) == 1 else {}
+        return ScheduleConfig.from_json({**json, **old})
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -117,7 +124,15 @@ class Checkpoint:
         dtype: torch.dtype,
         layout: torch.memory_format = torch.preserve_format,
     ) -> M:
-        tensors = self.source.tensors(part)
+        tensors = dict(self.source.tensors(part))
+        for key, names in LEFT_OUT.get(part, {}).items():
+            unused = [name for name in tensors if re.fullmatch(names, name)]
+            if unused and self.source.json(part).get(key, key) is None:
+                warnings.warn(
+                    f"{part}/config.json: {key} is null: {len(unused)} tensors, such as {unused[0]}, are not used",
+                    stacklevel=4,
+                )
+                tensors = {name: tensor for name, tensor in tensors.items() if name not in unused}
         with without_weights():
             module = build(tensors)
         return assign(module, tensors, part, dtype, self.device, layout)

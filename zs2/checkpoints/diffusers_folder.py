@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from zs2.checkpoints.tensor_files import read_tensors, weight_files
 from zs2.errors import InputError
 from zs2.models.tokenizer import Tokenizer
-from zs2.system.json_files import Json, read_json
+from zs2.system.json_files import Json, Reader, read_json
 
 PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 SECOND_TOWER = {"text_encoder_2": "model"}  # SDXL has one, with a tokenizer_2/
@@ -33,7 +34,7 @@ class Folder:
     Args:
         path: the folder. dtype: the dtype to compute in. It decides between a file and its `.fp16.` variant.
         name: by default that of the folder.
-    Raises: InputError if parts or files are missing.
+    Raises: InputError if parts or files are missing, or if model_index.json switches a part off.
     """
 
     def __init__(self, path: Path, dtype: torch.dtype, name: str | None = None) -> None:
@@ -44,6 +45,7 @@ class Folder:
         if missing:
             raise InputError(f"{str(path)!r} is not a model folder: it has no {'/, '.join(missing)}/")
         self.path = path
+        self.index = _index(path, needed)
         self.name = name or path.resolve().name
         self.files = {part: weight_files(path / part, stem, dtype) for part, stem in parts.items()}
 
@@ -62,9 +64,22 @@ class Folder:
     @property
     def zero_empty(self) -> bool:
         """Whether an empty negative prompt is zeros: with two towers, unless model_index.json switches it off."""
-        index = self.path / "model_index.json"
-        stated = read_json(index).get("force_zeros_for_empty_prompt") if index.exists() else None
-        return len(self.towers) > 1 and (stated is None or bool(stated))
+        return len(self.towers) > 1 and bool(self.index.get("force_zeros_for_empty_prompt", True))
+
+
+def _index(path: Path, parts: Sequence[str]) -> Json:
+    """The content of model_index.json, if there is one. Raises: InputError if it says that a needed part is not there.
+
+    Parts that zs2 does not use may be missing, or [null, null], but diffusers' pipelines fail with a plain null.
+    """
+    file = path / "model_index.json"
+    index = read_json(file) if file.exists() else {}
+    unused = ("feature_extractor", "image_encoder", *(("safety_checker",) if "text_encoder_2" not in parts else ()))
+    Reader(file.name, index, {}, {"_class_name", *parts, *unused})
+    for part in parts:
+        if isinstance(index.get(part), list) and None in index[part]:
+            raise InputError(f"{file.name}: {part} is {index[part]}: a model without it can't be sampled")
+    return index
 
 
 def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

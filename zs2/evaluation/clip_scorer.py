@@ -185,7 +185,7 @@ class Parts:
     @classmethod
     def _from_clip(cls, path: Path, name: str) -> Parts:
         config = read_json(path / "config.json")
-        if config.get("model_type", "clip") != "clip":
+        if config.get("model_type") not in (None, "clip"):
             raise InputError(f"{name} is of the type {config['model_type']!r}: expected a CLIPModel ('clip')")
         files = weight_files(path, "model", torch.float32)
         tensors = rename(read_tensors(files))

@@ -48,12 +48,11 @@ class ImageProcessor:
 
         Raises: InputError for another kind of processor, or for sizes that CLIP's processor does not have.
         """
-        json = {key: value for key, value in json.items() if value is not None}
-        read = Reader("preprocessor_config.json", json, {"do_pad": False})
-        kind = json.get("image_processor_type", json.get("feature_extractor_type", "CLIP"))
+        read = Reader("preprocessor_config.json", json, {"do_pad": (False, None)})
+        kind = json.get("image_processor_type") or json.get("feature_extractor_type") or "CLIP"
         if "CLIP" not in str(kind):
             raise InputError(f"{read.what}: {kind!r} is not supported, only CLIPImageProcessor")
-        size, crop = (_size(read, key) if read.flag(do, True) else None for key, do in _SIZES)
+        size, crop = (_size(read, key, read.flag(do, True)) for key, do in _SIZES)
         if isinstance(crop, int):
             crop = crop, crop
         normalised = read.flag("do_normalize", True)
@@ -62,8 +61,10 @@ class ImageProcessor:
         if 0 in std:
             raise InputError(f"{read.what}: image_std is {list(std)}: expected numbers other than 0")
         scale = read.number("rescale_factor", 1 / 255) if read.flag("do_rescale", True) else 1.0
-        resample = whole(f"{read.what}: resample", json.get("resample", Image.Resampling.BICUBIC), 0, 5)
-        return cls(size, resample, crop, scale, mean, std)
+        filter_ = json.get("resample", Image.Resampling.BICUBIC)
+        if size is None and filter_ is None:
+            filter_ = Image.Resampling.BICUBIC  # not used
+        return cls(size, whole(f"{read.what}: resample", filter_, 0, 5), crop, scale, mean, std)
 
     def __call__(self, frames: Frames) -> Tensor:
         """uint8 (F, H, W, 3) → float32 (F, 3, h, w). Raises: InputError if the frames are smaller than the crop."""
@@ -92,22 +93,27 @@ def _resized(size: tuple[int, int] | int, height: int, width: int) -> tuple[int,
 _SIZES = (("size", "do_resize"), ("crop_size", "do_center_crop"))
 
 
-def _size(read: Reader, key: str) -> tuple[int, int] | int:
-    """{"height": h, "width": w}, or {"shortest_edge": n}, which old files write as n."""
+def _size(read: Reader, key: str, used: bool) -> tuple[int, int] | int | None:
+    """{"height": h, "width": w}, or {"shortest_edge": n}, which old files write as n. None if it is not used."""
     value = read.json.get(key, DEFAULTS[key])
     what = f"{read.what}: {key}"
     if isinstance(value, dict):
-        sides = {side: whole(f"{what}: {side}", number, 1) for side, number in value.items() if number is not None}
-        if sides.keys() == {"height", "width"}:
-            return sides["height"], sides["width"]
-        if sides.keys() == {"shortest_edge"}:
-            return sides["shortest_edge"]
-        raise InputError(f"{what} is {value!r}: expected height and width, or shortest_edge")
-    return whole(what, value, 1)
+        sides = dict(value)
+        if sides.keys() == {"shortest_edge", "longest_edge"} and sides["longest_edge"] is None:
+            del sides["longest_edge"]
+        if sides.keys() not in ({"height", "width"}, {"shortest_edge"}):
+            raise InputError(f"{what} is {value!r}: expected height and width, or shortest_edge")
+        if not used:
+            return None
+        numbers = [whole(f"{what}: {side}", sides[side], 1) for side in sorted(sides)]
+        return (numbers[0], numbers[1]) if len(numbers) == 2 else numbers[0]
+    return whole(what, value, 1) if used else None
 
 
 def _numbers(read: Reader, key: str) -> tuple[float, ...]:
-    numbers = read.numbers(key) or DEFAULTS[key]
+    numbers = read.numbers(key) if key in read.json else DEFAULTS[key]
+    if numbers is None:
+        raise InputError(f"{read.what}: {key} is null: expected three numbers, of red, green and blue")
     if len(numbers) != 3:
         raise InputError(f"{read.what}: {key} has {len(numbers)} numbers: expected three, of red, green and blue")
     return tuple(numbers)

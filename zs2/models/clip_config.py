@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from zs2.errors import InputError
 from zs2.system.json_files import Json, Reader
+
+FIXED: dict[str, tuple[Any, ...]] = {"quantization_config": (None,)}
+# Keys that zs2 does not read, and with null in which transformers fails.
+NOT_NULL = {"initializer_factor", "initializer_range"}
+MODEL_NOT_NULL = {"initializer_factor", "logit_scale_init_value", "projection_dim", "return_dict"}
 
 
 @dataclass(frozen=True)
@@ -15,7 +21,7 @@ class TextConfig:
     vocab_size: int
     hidden_size: int
     intermediate_size: int
-    projection_dim: int
+    projection_dim: int  # 0: there is no projection
     num_hidden_layers: int
     num_attention_heads: int
     max_position_embeddings: int
@@ -29,14 +35,15 @@ class TextConfig:
 
         Raises: InputError for an activation that zs2 does not have.
         """
-        read = Reader(f"{part}/config.json", json, {})
+        not_null = NOT_NULL | {"return_dict"} if part == "text_encoder_2" else NOT_NULL
+        read = Reader(f"{part}/config.json", json, FIXED, not_null)
         width, heads = read.whole("hidden_size", 512), read.whole("num_attention_heads", 8)
         read.check_divides([width], [heads], "num_attention_heads")
         return cls(
             vocab_size=read.whole("vocab_size", 49408),
             hidden_size=width,
             intermediate_size=read.whole("intermediate_size", 2048),
-            projection_dim=read.whole("projection_dim", 512),
+            projection_dim=0 if json.get("projection_dim", 512) is None else read.whole("projection_dim", 512),
             num_hidden_layers=read.whole("num_hidden_layers", 12),
             num_attention_heads=heads,
             max_position_embeddings=read.whole("max_position_embeddings", 77),
@@ -66,7 +73,7 @@ class VisionConfig:
 
         Raises: InputError for an activation that zs2 does not have, or for pictures that are not RGB.
         """
-        read = Reader(f"{part}/config.json", json, {"num_channels": 3})
+        read = Reader(f"{part}/config.json", json, FIXED | {"num_channels": (3,)}, NOT_NULL)
         width, heads = read.whole("hidden_size", 768), read.whole("num_attention_heads", 12)
         read.check_divides([width], [heads], "num_attention_heads")
         return cls(
@@ -87,10 +94,13 @@ def tower(json: Json, which: str) -> Json:
 
     In an old file, `text_config_dict` takes precedence: `text_config` was derived from it. The width of the projection
     is an entry of the model; a tower's own entry is ignored.
+    Raises: InputError for a configuration with null where transformers fails.
     """
+    Reader("config.json", json, FIXED, MODEL_NOT_NULL)
     own = json.get(f"{which}_config_dict")
     if own is None:
         own = json.get(f"{which}_config") or {}
     if not isinstance(own, dict):
         raise InputError(f"config.json: {which}_config is {own!r}: expected a JSON object")
+    Reader(f"config.json: {which}_config", own, {}, {"projection_dim"} if which == "vision" else ())
     return own | {"projection_dim": json.get("projection_dim", 512)}

@@ -6,46 +6,68 @@ error. In the file of a UNet or a VAE, an unknown key is a warning.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from zs2.errors import InputError
 from zs2.system.json_files import Json, Reader
 
-# Values that Stable Diffusion's one architecture of UNet and VAE fixes. Any other value would need other code.
-UNET_FIXED: dict[str, Any] = {
-    "act_fn": "silu",
-    "attention_type": "default",
-    "center_input_sample": False,
-    "class_embed_type": None,
-    "class_embeddings_concat": False,
-    "conv_in_kernel": 3,
-    "conv_out_kernel": 3,
-    "cross_attention_norm": None,
-    "dual_cross_attention": False,
-    "encoder_hid_dim": None,
-    "encoder_hid_dim_type": None,
-    "mid_block_only_cross_attention": None,
-    "mid_block_scale_factor": 1,
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
-    "num_attention_heads": None,
-    "num_class_embeds": None,
-    "only_cross_attention": False,
-    "resnet_out_scale_factor": 1.0,
-    "resnet_skip_time_act": False,
-    "resnet_time_scale_shift": "default",
-    "reverse_transformer_layers_per_block": None,
-    "time_cond_proj_dim": None,
-    "time_embedding_act_fn": None,
-    "time_embedding_dim": None,
-    "time_embedding_type": "positional",
-    "timestep_post_act": None,
-}
-VAE_FIXED: dict[str, Any] = {"act_fn": "silu", "latents_mean": None, "latents_std": None, "shift_factor": None}
-SCHEDULE_FIXED: dict[str, Any] = {"thresholding": False}
+Fixed: TypeAlias = dict[str, tuple[Any, ...]]
 
-# Keys without effect here: they are for training only, or belong to a setting that is refused when it is on.
-UNET_IGNORED = {"dropout", "addition_embed_type_num_heads"}
+# Values that Stable Diffusion's one architecture of UNet and VAE fixes. Any other value would need other code. None
+# among them: with null there, diffusers builds the same.
+UNET_FIXED: Fixed = {
+    "act_fn": ("silu",),
+    "attention_type": ("default", None),
+    "center_input_sample": (False, None),
+    "class_embed_type": (None,),
+    "class_embeddings_concat": (False, None),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "dual_cross_attention": (False, None),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn", None),
+    "num_attention_heads": (None,),
+    "num_class_embeds": (None,),
+    "only_cross_attention": (False,),
+    "quantization_config": (None,),
+    "resnet_time_scale_shift": ("default",),
+    "reverse_transformer_layers_per_block": (None,),
+    "time_cond_proj_dim": (None,),
+    "time_embedding_act_fn": (None,),
+    "time_embedding_dim": (None,),
+    "time_embedding_type": ("positional",),
+    "timestep_post_act": (None,),
+}
+VAE_FIXED: Fixed = {
+    "act_fn": ("silu",),
+    "latents_mean": (None,),
+    "latents_std": (None,),
+    "quantization_config": (None,),
+    "shift_factor": (None,),
+}
+SCHEDULE_FIXED: Fixed = {"thresholding": (False, None)}
+
+# Keys that zs2 does not read, and with null in which diffusers fails.
+UNET_NOT_NULL = {"_class_name", "dropout"}
+VAE_NOT_NULL = {"_class_name", "sample_size"}
+SCHEDULE_NOT_NULL = {"_class_name"}
+
+# Bookkeeping of training that has no effect: what diffusers' EMAModel writes into a configuration, and dtypes.
+BOOKKEEPING = {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"}
+BOOKKEEPING |= {"dtype", "torch_dtype"}
+# Keys without effect in this architecture: for training only, of other blocks, or of a setting that is refused.
+UNET_IGNORED = BOOKKEEPING | {
+    "addition_embed_type_num_heads",
+    "cross_attention_norm",
+    "dropout",
+    "mid_block_only_cross_attention",
+    "resnet_out_scale_factor",
+    "resnet_skip_time_act",
+}
 UNET_RENAMED = {
     "down_block_types",
     "up_block_types",
@@ -55,7 +77,16 @@ UNET_RENAMED = {
     "addition_time_embed_dim",
     "projection_class_embeddings_input_dim",
 }
-VAE_IGNORED = {"sample_size", "down_block_types", "up_block_types", "force_upcast"}
+# By part and key: what null leaves out. Weights of it that a file has nevertheless are not used, by name.
+LEFT_OUT = {
+    "unet": {"mid_block_type": r"mid_block\..*"},
+    "vae": {
+        "mid_block_add_attention": r"(en|de)coder\.mid_block\.attentions\..*",
+        "use_post_quant_conv": r"post_quant_conv\..*",
+        "use_quant_conv": r"quant_conv\..*",
+    },
+}
+VAE_IGNORED = BOOKKEEPING | {"sample_size", "down_block_types", "up_block_types", "force_upcast"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +108,8 @@ class UNetConfig:
     downsample_padding: int
     flip_sin_to_cos: bool
     freq_shift: float
-    sample_size: tuple[int, int]  # default latent height and width
+    sample_size: tuple[int, int] | None  # default latent height and width; None: a call must give the size
+    mid_block: bool  # whether there is a middle block; some distilled models have none
     added_dim: int  # SDXL: width of the pooled text and the sinusoids of six sizes together; otherwise 0
     added_size_dim: int  # SDXL: width of the sinusoids of one size; otherwise 0
 
@@ -88,7 +120,10 @@ class UNetConfig:
         In this file, `attention_head_dim` is the *number* of heads (a misnomer that diffusers keeps).
         Raises: InputError for an architecture that zs2 does not build.
         """
-        read = Reader("unet/config.json", json, UNET_FIXED)
+        xl = json.get("addition_embed_type") is not None
+        # in Stable Diffusion's pipeline diffusers compares versions
+        not_null = UNET_NOT_NULL if xl else UNET_NOT_NULL | {"_diffusers_version"}
+        read = Reader("unet/config.json", json, UNET_FIXED, not_null)
         channels = read.levels("block_out_channels", (320, 640, 1280, 1280))
         count = len(channels)
         downs, ups = ("CrossAttnDownBlock2D", "DownBlock2D"), ("CrossAttnUpBlock2D", "UpBlock2D")
@@ -101,7 +136,11 @@ class UNetConfig:
                 f"{read.what}: {count} levels, but blocks {list(down)} and {list(up)}: they must mirror each other"
             )
         groups = read.whole("norm_num_groups", 32)
-        heads = read.levels("attention_head_dim", 8, count)
+        mid_block = json.get("mid_block_type", "") is not None
+        used = (*attention[:-1], attention[-1] or mid_block)  # the middle block has the last level's sizes
+        if not any(used):
+            raise InputError(f"{read.what}: no block has transformers: the text would have no effect")
+        heads = read.levels("attention_head_dim", 8, count, used)
         read.check_divides(channels, (groups,) * count, "norm_num_groups")
         read.check_divides(channels, heads, "attention_head_dim (the number of heads)")
         kind = json.get("addition_embed_type")
@@ -117,7 +156,7 @@ class UNetConfig:
             block_out_channels=channels,
             layers_per_block=read.levels("layers_per_block", 2, count),
             attention=attention,
-            transformer_layers=read.levels("transformer_layers_per_block", 1, count),
+            transformer_layers=read.levels("transformer_layers_per_block", 1, count, used),
             heads=heads,
             cross_attention_dim=read.levels("cross_attention_dim", 1280, 1)[0],
             norm_num_groups=groups,
@@ -127,10 +166,18 @@ class UNetConfig:
             downsample_padding=read.whole("downsample_padding", 1, least=0),
             flip_sin_to_cos=read.flag("flip_sin_to_cos", True),
             freq_shift=read.number("freq_shift", 0),
-            sample_size=read.pair("sample_size", 64),
+            sample_size=(64, 64) if not xl and _of_an_old_version(json) else read.pair("sample_size"),
+            mid_block=mid_block,
             added_dim=read.whole("projection_class_embeddings_input_dim", None) if added else 0,
             added_size_dim=read.whole("addition_time_embed_dim", None) if added else 0,
         )
+
+
+def _of_an_old_version(json: Json) -> bool:
+    """Whether diffusers takes 64 for the size: files from before its version 0.9 have a smaller one by mistake."""
+    match = re.match(r"0\.(\d+)", str(json.get("_diffusers_version")))
+    size = json.get("sample_size")
+    return match is not None and int(match[1]) < 9 and isinstance(size, int) and size < 64
 
 
 @dataclass(frozen=True)
@@ -156,7 +203,7 @@ class VAEConfig:
     @classmethod
     def from_json(cls, json: Json) -> VAEConfig:
         """Read `vae/config.json`. Raises: InputError for an architecture that zs2 does not build."""
-        read = Reader("vae/config.json", json, VAE_FIXED)
+        read = Reader("vae/config.json", json, VAE_FIXED, VAE_NOT_NULL)
         for side in ("down", "up"):
             read.kinds(f"{side}_block_types", (), ("DownEncoderBlock2D", "UpDecoderBlock2D"))
         channels = read.levels("block_out_channels", (64,))
@@ -201,26 +248,34 @@ class ScheduleConfig:
         Only in DDIM's own files does `clip_sample` default to true; other schedulers never meant to clip.
         Raises: InputError for a schedule, prediction or spacing that zs2 does not have.
         """
-        read = Reader("scheduler_config.json", json, SCHEDULE_FIXED)
+        read = Reader("scheduler_config.json", json, SCHEDULE_FIXED, SCHEDULE_NOT_NULL)
         if any(word in str(json.get("_class_name")) for word in ("FlowMatch", "EDM")):
             raise InputError(f"{read.what}: {json['_class_name']} is for models of another kind: zs2 samples by DDIM")
-        for key in ("beta_start", "beta_end"):
-            if not 0 < read.number(key, 0.01) < 1:
-                raise InputError(f"{read.what}: {key} is {json[key]}: expected a number between 0 and 1")
         total, betas = read.whole("num_train_timesteps", 1000), read.numbers("trained_betas")
         if betas is not None and len(betas) != total:
             raise InputError(f"{read.what}: {len(betas)} trained_betas for {total} timesteps: expected one each")
+        # what is not used may be null
+        schedules, spacings = ("linear", "scaled_linear", "squaredcos_cap_v2"), ("leading", "trailing", "linspace")
+        schedule = "trained" if betas else read.name("beta_schedule", "linear", schedules)
+        spacing = read.name("timestep_spacing", "leading", spacings)
+        clip = read.flag("clip_sample", json.get("_class_name", "DDIMScheduler") == "DDIMScheduler")
+        start, end = 1e-4, 0.02
+        if schedule in ("linear", "scaled_linear"):
+            start, end = read.number("beta_start", start), read.number("beta_end", end)
+            for key, value in (("beta_start", start), ("beta_end", end)):
+                if not 0 < value < 1:
+                    raise InputError(f"{read.what}: {key} is {value}: expected a number between 0 and 1")
         return cls(
             num_train_timesteps=total,
-            beta_start=read.number("beta_start", 1e-4),
-            beta_end=read.number("beta_end", 0.02),
-            beta_schedule=read.name("beta_schedule", "linear", ("linear", "scaled_linear", "squaredcos_cap_v2")),
+            beta_start=start,
+            beta_end=end,
+            beta_schedule=schedule,
             trained_betas=betas,
             rescale_betas_zero_snr=read.flag("rescale_betas_zero_snr", False),
             prediction_type=read.name("prediction_type", "epsilon", ("epsilon", "v_prediction", "sample")),
-            timestep_spacing=read.name("timestep_spacing", "leading", ("leading", "trailing", "linspace")),
-            steps_offset=read.whole("steps_offset", 0, least=0),
+            timestep_spacing=spacing,
+            steps_offset=read.whole("steps_offset", 0, least=0) if spacing == "leading" else 0,
             set_alpha_to_one=read.flag("set_alpha_to_one", True),
-            clip_sample=read.flag("clip_sample", json.get("_class_name", "DDIMScheduler") == "DDIMScheduler"),
-            clip_sample_range=read.number("clip_sample_range", 1.0),
+            clip_sample=clip,
+            clip_sample_range=read.number("clip_sample_range", 1.0) if clip else 1.0,
         )

@@ -68,7 +68,7 @@ class UNet(nn.Module):
         self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0])
         self.add_embedding = TimestepEmbedding(config.added_dim, 4 * channels[0]) if config.added_dim else None
         self.down_blocks = nn.ModuleList(DownLevel(config, level, momentum) for level in levels)
-        self.mid_block = MidLevel(config, momentum)
+        self.mid_block = MidLevel(config, momentum) if config.mid_block else None
         self.up_blocks = nn.ModuleList(UpLevel(config, level, momentum) for level in reversed(levels))
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[0], config.norm_eps)
         self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
@@ -77,7 +77,8 @@ class UNet(nn.Module):
 
     def transformer_blocks(self) -> list[TransformerBlock]:
         """All transformer blocks, in the order of a call: block i has the index i."""
-        levels = (*self.down_blocks, self.mid_block, *self.up_blocks)
+        middle = () if self.mid_block is None else (self.mid_block,)
+        levels = (*self.down_blocks, *middle, *self.up_blocks)
         return [block for level in levels for a in level.attentions for block in a.transformer_blocks]
 
     def text_keys_values(self, context: Tensor) -> list[TextKV]:
@@ -155,7 +156,7 @@ class UNet(nn.Module):
         if deep is None:
             for down in self.down_blocks:
                 skips += down(skips[-1], embedding, call)
-            x = self.mid_block(skips[-1], embedding, call)
+            x = skips[-1] if self.mid_block is None else self.mid_block(skips[-1], embedding, call)
         if residuals is not None:
             if deep is None and len(residuals.skips) != len(skips):
                 raise InputError(f"{len(residuals.skips)} residuals for {len(skips)} skips: expected one each")

@@ -188,7 +188,10 @@ def resolve(
 def _latent_shape(model: ImageModel, request: Request) -> tuple[int, int, int]:
     """(c, h, w) of a frame. Raises: InputError for a size that can't be divided, or latents that do not fit."""
     reduction, channels = model.vae.config.reduction, model.vae.config.latent_channels
-    h, w = model.unet.config.sample_size if request.latents is None else request.latents.shape[-2:]
+    size = model.unet.config.sample_size if request.latents is None else tuple(request.latents.shape[-2:])
+    if size is None and None in (request.height, request.width):
+        raise InputError("the checkpoint does not say which size it was trained at: give the width and the height")
+    h, w = size or (0, 0)
     height = h * reduction if request.height is None else whole("height", request.height, reduction)
     width = w * reduction if request.width is None else whole("width", request.width, reduction)
     if height % reduction or width % reduction or not height or not width:

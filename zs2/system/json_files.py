@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,22 @@ class Reader:
     Args:
         what: the name of the file, for errors.
         json: its content.
-        fixed: keys that must have these values where they are present: any other value is another architecture.
+        fixed: the values that a key may have if it is present. Any other value is another architecture.
+        not_null: keys that may be missing, but not null: with null there the libraries fail.
     """
 
-    def __init__(self, what: str, json: Json, fixed: Mapping[str, Any]) -> None:
+    def __init__(
+        self, what: str, json: Json, fixed: Mapping[str, Sequence[Any]], not_null: Collection[str] = ()
+    ) -> None:
         self.what, self.json = what, json
-        for key, want in fixed.items():
-            if json.get(key, want) != want:
-                raise InputError(f"{what}: {key} = {json[key]!r} is not supported, only {want!r}: another architecture")
+        for key in sorted(not_null):
+            if json.get(key, key) is None:
+                raise InputError(f"{what}: {key} is null: expected a value (the libraries that write such files fail)")
+        for key, values in fixed.items():
+            if key in json and json[key] not in values:
+                raise InputError(
+                    f"{what}: {key} = {json[key]!r} is not supported, only {values[0]!r}: another architecture"
+                )
 
     def warn_of_unknown(self, known: set[str]) -> None:
         """Warn of keys that zs2 does not read and that are not off: they may mean another model."""
@@ -70,8 +78,8 @@ class Reader:
         return tuple(values)
 
     def flag(self, key: str, default: bool) -> bool:
-        """True or false."""
-        value = self.json.get(key, default)
+        """True or false. Null is false, whatever the default."""
+        value = False if self.json.get(key, default) is None else self.json.get(key, default)
         if not isinstance(value, bool):
             raise InputError(f"{self.what}: {key} is {value!r}: expected true or false")
         return value
@@ -87,14 +95,22 @@ class Reader:
             raise InputError(f"{self.what}: {key} is {values!r}: expected a list of block types")
         return tuple(choose(f"block type in {self.what}", value, options) for value in values)
 
-    def levels(self, key: str, default: int | tuple[int, ...], count: int | None = None) -> tuple[int, ...]:
-        """A whole number for each level. If the number of levels is known, one number stands for all."""
+    def levels(
+        self, key: str, default: int | tuple[int, ...], count: int | None = None, used: Sequence[bool] | None = None
+    ) -> tuple[int, ...]:
+        """A whole number for each level. If the number of levels is known, one number stands for all.
+
+        Args:
+            used: whether a level uses its number. The others become 1, whatever they are.
+        """
         value = self.json.get(key, default)
         if count is not None and isinstance(value, int):
             value = (value,) * count
         if not isinstance(value, list | tuple) or not value or len(value) != (count or len(value)):
             expected = "a list" if count is None else f"one whole number, or {count} of them"
             raise InputError(f"{self.what}: {key} is {value!r}: expected {expected}")
+        if used is not None:
+            value = [number if use else 1 for number, use in zip(value, used, strict=True)]
         return tuple(whole(f"{self.what}: {key}", number, 1) for number in value)
 
     def check_divides(self, widths: Sequence[int], parts: Sequence[int], key: str) -> None:
@@ -103,10 +119,12 @@ class Reader:
             if width % part:
                 raise InputError(f"{self.what}: {key} is {part}, which does not divide {width} channels")
 
-    def pair(self, key: str, default: int) -> tuple[int, int]:
-        """A height and a width, or one number for both."""
-        size = default if self.json.get(key) is None else self.json[key]
-        sides = [size, size] if isinstance(size, int) else size
+    def pair(self, key: str) -> tuple[int, int] | None:
+        """A height and a width, or one number for both. None if the key is missing, or a number is null."""
+        size = self.json.get(key)
+        sides = [size, size] if isinstance(size, int) or size is None else size
         if not isinstance(sides, list) or len(sides) != 2:
             raise InputError(f"{self.what}: {key} is {size!r}: expected a whole number, or two")
+        if None in sides:
+            return None
         return whole(f"{self.what}: {key}", sides[0], 1), whole(f"{self.what}: {key}", sides[1], 1)
