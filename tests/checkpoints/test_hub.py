@@ -713,3 +713,48 @@ def test_what_is_no_clip_is_told_in_one_line_that_names_it(hub, ask, tmp_path):
     assert siglip == "owner/siglip is of the type 'siglip': expected a CLIPModel ('clip')"
     assert wide.startswith("owner/wide, text tower: the weights do not fit the configuration")
     assert none.startswith("no such model: no file or folder 'owner/none' here, and no repository")
+
+
+# --- its own settings -------------------------------------------------------------------------------------------------
+
+COMMAND = """
+import contextlib, importlib, io, json, sys
+main, out, err = importlib.import_module(sys.argv[1]).main, io.StringIO(), io.StringIO()
+with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    status = main(sys.argv[2:])
+print(json.dumps([status, out.getvalue(), err.getvalue()]))
+"""
+
+
+def test_a_models_own_settings_come_with_it(hub, ask, tmp_path):
+    """`zs2 models` fetches only that file; a clip and a study take their defaults from it."""
+    own = {"steps": 3, "guidance": 2.0, "lam": 0.5, "prompts": ["rose"], "things": ["rose"]}
+    hub.push("owner/model", {**checkpoint(), "zs2.json": json.dumps(own).encode()})
+    ((status, out, err),) = ask(COMMAND, "zs2.cli.model_list", "owner/model", HF_HUB_DISABLE_PROGRESS_BARS="1")
+    assert (status, err) == (0, "")
+    assert out.startswith("owner/model's own settings: 3 steps, guidance 2, λ 0.5 (zs2.json)\n")
+    assert hub.downloads() == ["zs2.json"]
+
+    brief = ("--model", "owner/model", "--frames", "2", "--size", "16x16", "--device", "cpu")
+    ((status, _, err),) = ask(COMMAND, "zs2.sample", "star", *brief, "--out", "c.gif")
+    assert status == 0, err
+    lines = [line for line in err.splitlines() if line.startswith("zs2: ")]
+    assert lines[0].startswith("zs2: warning: the prompt 'star' names none of the 1 things that owner/model knows")
+    assert lines[1:] == ["zs2: owner/model's own settings: 3 steps, guidance 2, λ 0.5 (zs2.json)"]
+    made = json.loads((tmp_path / "c.json").read_text())
+    assert (made["steps"], made["guidance"], made["lam"]) == (3, 2.0, 0.5)
+
+    line = ("--noise", "dnm", "--seeds", "0", "--clip", str(CHECKPOINT), "--out", "study")
+    ((status, _, err),) = ask(COMMAND, "zs2.ablate", *brief, *line, HF_HUB_OFFLINE="1")
+    assert status == 0, err
+    study = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert (study["model"], study["steps"], study["guidance"]) == ("owner/model", 3, 2.0)
+    assert [prompt["text"] for prompt in study["prompts"]] == ["rose"]
+
+
+def test_a_model_without_settings_of_its_own(hub, ask):
+    hub.push("owner/model", {name: file for name, file in checkpoint().items() if name != "zs2.json"})
+    ((status, out, err),) = ask(COMMAND, "zs2.cli.model_list", "owner/model")
+    assert (status, out) == (2, "")
+    assert "owner/model: it has no zs2.json: its defaults are the paper's" in err
+    assert hub.downloads() == []
