@@ -106,6 +106,16 @@ def write_xl(folder: Path, fixture: Fixture) -> Path:
     return folder
 
 
+def tiny_weights(kind: str) -> dict[str, dict[str, Tensor]]:
+    """The weights of a model of fixtures/tiny.py, by part."""
+    weights: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in Fixture("loading").tensors.items():
+        if name.startswith(f"{kind}/") and "/weights/" in name:
+            part, weight = name.removeprefix(f"{kind}/").split("/weights/")
+            weights.setdefault(part, {})[weight] = tensor
+    return weights
+
+
 NARROW: dict[str, dict[str, Any]] = {
     "unet": {"block_out_channels": [16, 32], "norm_num_groups": 8, "attention_head_dim": 2, "cross_attention_dim": 16},
     "vae": {"block_out_channels": [8, 8, 8, 8], "norm_num_groups": 4},

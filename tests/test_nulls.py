@@ -1,6 +1,6 @@
 """Null in the JSONs of a checkpoint: the same output as diffusers or transformers with null there, or an error.
 
-The fixture `nulls` goes through every value of every JSON of two tiny models and of two CLIPs, and through all keys
+The fixture `loading` goes through every value of every JSON of two tiny models and of two CLIPs, and through all keys
 that published files have or that the libraries' classes take. Null is a flag's false, whatever its default; some keys
 become their default, many are not used, and on some the libraries fail.
 """
@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import tiny
-from helpers import CLIP, MODULE, Fixture, assert_close, write_clip
+from fixtures import tiny, token_files
+from helpers import CLIP, MODULE, Fixture, assert_close, tiny_weights, write_clip
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,27 +31,22 @@ from zs2.method import ATTENTION_KINDS
 from zs2.models.clip_config import TextConfig, VisionConfig
 from zs2.models.config import ScheduleConfig, UNetConfig, VAEConfig
 
-FILES = [(kind, file) for kind, files in tiny.JSONS.items() for file in files if not file.startswith("tokenizer")]
+FILES = [(kind, file) for kind, files in tiny.JSONS.items() for file in files]
 PICTURE = {key: value for key, value in tiny.PICTURE.items() if key != "prompt"}
 
 
 @cache
 def fixture() -> Fixture:
-    return Fixture("nulls")
+    return Fixture("loading")
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny models. Not to be changed."""
-    place, f = tmp_path_factory.mktemp("tiny"), fixture()
-    written = {}
+    place, written = tmp_path_factory.mktemp("tiny"), {}
     for kind in tiny.JSONS:
-        weights: dict[str, dict[str, Tensor]] = {part: {} for part in tiny.STEMS}
-        for name, tensor in f.tensors.items():
-            if name.startswith(f"{kind}/") and "/weights/" in name:
-                part, weight = name.removeprefix(f"{kind}/").split("/weights/")
-                weights[part][weight] = tensor
-        written[kind] = tiny.write_folder(place / kind, kind, {part: w for part, w in weights.items() if w})
+        written[kind] = tiny.write_folder(place / kind, kind, tiny_weights(kind))
+        token_files.write_pair(written[kind], kind)
     return written
 
 
@@ -109,7 +104,7 @@ def test_a_null_is_what_diffusers_makes_of_it(folders, tmp_path, kind, file):
     f, wrong, base = fixture(), [], f"{kind}/vae/code" if file.startswith("vae") else f"{kind}/latents"
     assert_close(output(folders[kind], file), f[base], CLIP)
     same = read(folders[kind])
-    for number, (place, outcome) in enumerate(f.config[kind][file].items()):
+    for number, (place, outcome) in enumerate(f.config["nulls"][kind][file].items()):
         values = tiny.UNUSED[place][1] if place in tiny.UNUSED else {place.removesuffix(", fitting"): None}
         if place == "no size":
             values = {"sample_size": None}
@@ -134,7 +129,7 @@ def test_a_null_is_what_diffusers_makes_of_it(folders, tmp_path, kind, file):
 @pytest.mark.parametrize("case", tiny.PICTURES)
 def test_a_null_in_the_preprocessor_is_what_transformers_makes_of_it(case):
     f, wrong = fixture(), []
-    for place, outcome in f.config["pictures"][case].items():
+    for place, outcome in f.config["nulls"]["pictures"][case].items():
         try:
             process = ImageProcessor.from_json(tiny.with_values(tiny.PICTURES[case], {place: None}))
             got: Tensor | None = process(f["picture"][None].numpy())
@@ -162,7 +157,7 @@ def test_a_null_in_the_clip_that_scores_is_what_transformers_makes_of_it(tmp_pat
     f, wrong, same = fixture(), [], None
     folder = write_clip(tmp_path / "clip", case)
     config, pixels = json.loads((folder / "config.json").read_text()), Fixture(case)["pixels"][:1]
-    for place, outcome in {"": "base", **f.config["clips"][case]}.items():
+    for place, outcome in {"": "base", **f.config["nulls"]["clips"][case]}.items():
         values = {place: None} if place else {}
         (folder / "config.json").write_text(json.dumps(tiny.with_values(config, values)))
         got: Tensor | None = None

@@ -112,7 +112,7 @@ class Checkpoint:
         parts = [self.source.json(part) for part in ("unet", "vae", *self.source.towers, "scheduler")]
         identity: list[Any] = [{key: value for key, value in json.items() if key[0] != "_"} for json in parts]
         for tokenizer in map(self.tokenizer, self.source.towers):
-            identity += [tokenizer.backend.to_str(), tokenizer.max_length, tokenizer.pad_id]
+            identity += [tokenizer.backend.to_str(), tokenizer.max_length, tokenizer.pad_id, *tokenizer.unusual]
         identity += ["zero_empty"] * self.source.zero_empty
         config = hashlib.sha256(dumps(identity, sort_keys=True).encode()).hexdigest()
         return {part: sha256(files) for part, files in self.source.files.items()} | {"config": config}

@@ -54,7 +54,10 @@ WEIGHTS = {
     "text_encoder_2": "model",
 }
 TOKENIZERS = ("tokenizer", "tokenizer_2")
-TOKENIZER = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER = (
+    *("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json"),
+)
 
 
 def is_hub_id(model: str) -> bool:

@@ -73,7 +73,7 @@ class Scorer:
         self.text = assign(text_encoder, parts.text_tensors, text_part, torch.float32, self.device)
         self.vision = assign(vision_encoder, parts.vision_tensors, vision_part, torch.float32, self.device)
         self.tokenizer = Tokenizer.from_folder(parts.tokenizer, text.max_position_embeddings)
-        if self.tokenizer.vocab_size > text.vocab_size or text.eos_token_id not in (2, self.tokenizer.eos_id):
+        if self.tokenizer.vocab_size != text.vocab_size or text.eos_token_id not in (2, self.tokenizer.eos_id):
             raise InputError(
                 f"{name}: its tokenizer has {self.tokenizer.vocab_size} tokens and ends a text with "
                 f"{self.tokenizer.eos_id}, its text encoder has {text.vocab_size} and looks for {text.eos_token_id}: "
@@ -97,7 +97,8 @@ class Scorer:
     def digests(self) -> dict[str, str]:
         """The SHA-256 of the weights, and of everything else that decides an embedding, under `config`."""
         rest: list[Any] = [asdict(self.text.config), asdict(self.vision.config), asdict(self.images)]
-        rest += [self.tokenizer.backend.to_str(), self.tokenizer.max_length, self.tokenizer.pad_id]
+        tokenizer = self.tokenizer
+        rest += [tokenizer.backend.to_str(), tokenizer.max_length, tokenizer.pad_id, *tokenizer.unusual]
         config = hashlib.sha256(dumps(rest, sort_keys=True).encode()).hexdigest()
         return {part: sha256(files) for part, files in self._files.items()} | {"config": config}
 

@@ -66,6 +66,11 @@ def check_parts(unet: UNet, vae: VAE, text: PromptEncoder) -> None:
                 f"the tokenizer has {tokenizer.vocab_size} tokens, the text encoder {text_encoder.config.vocab_size}: "
                 "are they of one checkpoint?"
             )
+        if tokenizer.vocab_size < text_encoder.config.vocab_size:
+            raise InputError(
+                f"the text encoder has {text_encoder.config.vocab_size} tokens, the tokenizer {tokenizer.vocab_size}: "
+                "tokens that were added (added_tokens.json, or in tokenizer.json) are missing"
+            )
     if unet.config.cross_attention_dim != text.width:
         towers = f"the {len(text.towers)} text encoders make" if len(text.towers) > 1 else "the text encoder makes"
         raise InputError(

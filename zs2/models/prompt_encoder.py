@@ -70,7 +70,7 @@ class PromptEncoder:
             while len(self._known) >= CACHE_SIZE:
                 del self._known[next(iter(self._known))]
             ids = [
-                tokenizer.encode([text]).to(encoder.text_model.final_layer_norm.weight.device)
+                tokenizer.encode([tokenizer.expand(text)]).to(encoder.text_model.final_layer_norm.weight.device)
                 for encoder, tokenizer in self.towers
             ]
             if len(self.towers) == 1:

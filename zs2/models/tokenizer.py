@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import AddedToken, Encoding, Regex, normalizers, pre_tokenizers, processors
@@ -15,7 +15,7 @@ from tokenizers.models import BPE
 from torch import Tensor
 
 from zs2.errors import InputError, whole
-from zs2.system.json_files import read_json
+from zs2.models.tokenizer_files import NAMES, Token, TokenizerFiles, contents, pair
 
 # The pieces that OpenAI's CLIP splits a prompt into before merging bytes.
 PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -28,41 +28,41 @@ class Tokenizer:
 
     Args:
         vocab: the id of each token. merges: pairs of tokens, in the order of merging.
-        special: `bos_token`, `eos_token`, `unk_token`, `pad_token`, as strings or as their JSON.
+        special: `bos_token`, `eos_token`, `unk_token`, `pad_token`; the missing ones are CLIP's.
         max_length: the number of tokens of a prompt, with its start and end.
-    Raises: InputError if a special token is not in the vocabulary.
+        files: the files of a checkpoint, for tokens that were added to the vocabulary, and on which side it pads and
+            cuts.
+    Raises: InputError if a special token is null, or neither in the vocabulary nor added; if an added token has
+        another id than its file says.
     """
 
     def __init__(
-        self, vocab: dict[str, int], merges: list[tuple[str, str]], special: dict[str, Any], max_length: int
+        self,
+        vocab: dict[str, int],
+        merges: list[tuple[str, str]],
+        special: Mapping[str, Token | None],
+        max_length: int,
+        files: TokenizerFiles | None = None,
     ) -> None:
-        tokens = {name: _added_token(special.get(name, default)) for name, default in SPECIAL.items()}
-        for name, token in tokens.items():
-            if token.content not in vocab:
-                raise InputError(f"tokenizer: {name} {token.content!r} is not in its vocabulary of {len(vocab)}")
-        bos, eos = (tokens[name].content for name in ("bos_token", "eos_token"))
-        self.max_length, self.vocab_size = max_length, max(vocab.values()) + 1
-        self.pad_id = vocab[tokens["pad_token"].content]
-        self.eos_id = vocab[eos]
-        unknown = tokens["unk_token"].content
-        self.backend = Backend(BPE(vocab, merges, unk_token=unknown, end_of_word_suffix="</w>"))
-        self.backend.normalizer = normalizers.Sequence(
-            [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-        )
-        self.backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(PIECES), behavior="removed", invert=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False),
-            ]
-        )
+        files = files or TokenizerFiles(vocab, merges)
+        tokens: dict[str, Token | None] = {**SPECIAL, **special}
+        self.max_length, self.padding_side, self.truncation_side = max_length, files.padding_side, files.truncation_side
+        self.backend = _backend(vocab, merges, tokens, files)
+        added = self.backend.get_added_tokens_decoder()
+        self.added = {token.content for token in added.values()}  # texts of tokens that are never cut into pieces
+        self.vocab_size = max([*vocab.values(), *added]) + 1
+        bos, eos, pad = (_text(tokens[name]) for name in ("bos_token", "eos_token", "pad_token"))
+        self.bos_id, self.eos_id, self.pad_id = map(self._id, (bos, eos, pad))
         self.backend.post_processor = processors.RobertaProcessing(
-            (eos, vocab[eos]), (bos, vocab[bos]), trim_offsets=False, add_prefix_space=False
+            (eos, self.eos_id), (bos, self.bos_id), trim_offsets=False, add_prefix_space=False
         )
-        self.backend.add_special_tokens(list(tokens.values()))
+
+    def _id(self, token: str) -> int:
+        return self.backend.token_to_id(token)  # type: ignore[return-value]  # it is there
 
     @classmethod
     def from_folder(cls, folder: str | Path, max_length: int | None = None) -> Tokenizer:
-        """Read `vocab.json` and `merges.txt`, or `tokenizer.json`, and the configuration files.
+        """Read a folder's files: see tokenizer_files.py.
 
         Args:
             max_length: the most tokens of a prompt. `tokenizer_config.json` can only lower it.
@@ -70,26 +70,11 @@ class Tokenizer:
         """
         folder = Path(folder)
         try:
-            config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-            special = {name: config[name] for name in SPECIAL if config.get(name)}
-            # As in transformers: newer checkpoints have one table of tokens; older ones have a second file, which wins.
-            if "added_tokens_decoder" in config:
-                table = {token["content"]: token for token in config["added_tokens_decoder"].values()}
-                special = {name: table.get(token, token) for name, token in special.items() if isinstance(token, str)}
-            elif (folder / "special_tokens_map.json").exists():
-                special |= read_json(folder / "special_tokens_map.json")
-            if (folder / "vocab.json").exists():
-                vocab = read_json(folder / "vocab.json")
-                lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-                merges = [_pair(line) for line in lines if line and not line.startswith("#version")]
-            else:
-                model = read_json(folder / "tokenizer.json")["model"]
-                vocab = model["vocab"]
-                merges = [_pair(pair if isinstance(pair, str) else " ".join(pair)) for pair in model["merges"]]
-            if any(not isinstance(i, int) or i < 0 for i in vocab.values()):
-                raise TypeError("its ids are not whole numbers")
-            limits = [n for n in (config.get("model_max_length"), max_length) if n is not None]
-            return cls(vocab, merges, special, whole("model_max_length", min(limits), 2))
+            files = TokenizerFiles.read(folder)
+            limits = [n for n in (files.max_length, max_length) if n is not None]
+            return cls(files.vocab, files.merges, files.special, whole("model_max_length", min(limits), 2), files)
+        except InputError:
+            raise
         except Exception as error:  # a broken vocabulary makes `tokenizers` raise a bare Exception
             raise InputError(
                 f"{folder.name}/: no CLIP vocabulary ({error}): expected vocab.json and merges.txt, or tokenizer.json"
@@ -99,7 +84,7 @@ class Tokenizer:
     def of_clip(cls, max_length: int = 77, pad_token: str = SPECIAL["pad_token"]) -> Tokenizer:
         """CLIP's own tokenizer of 49,408 tokens. Its merges come with the package (data/: OpenAI's, MIT licence)."""
         packed = (Path(__file__).parent / "data" / "clip_merges.txt.gz").read_bytes()
-        merges = [_pair(line) for line in gzip.decompress(packed).decode("utf-8").splitlines()]
+        merges = [pair(line) for line in gzip.decompress(packed).decode("utf-8").splitlines()]
         letters = byte_letters()
         tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
         tokens += [SPECIAL["bos_token"], SPECIAL["eos_token"]]
@@ -110,32 +95,92 @@ class Tokenizer:
         """Prompts → ids (b, max_length), int64. If a prompt is too long, a warning quotes the part that is cut off."""
         return torch.tensor([self._encode(prompt) for prompt in prompts], dtype=torch.int64)
 
+    @property
+    def unusual(self) -> list[str]:
+        """Settings that are not part of the backend, where they are not CLIP's own."""
+        settings = {
+            "padded on the left": self.padding_side == "left",
+            "cut on the left": self.truncation_side == "left",
+            "special tokens are text": self.backend.encode_special_tokens,
+        }
+        return [name for name, on in settings.items() if on]
+
+    def expand(self, prompt: str) -> str:
+        """A prompt with all vectors of its textual inversions: where `<toy>_1`, `<toy>_2` … were added beside `<toy>`,
+        they follow it, as in the pipelines of diffusers."""
+        if not any(f"{token}_1" in self.added for token in self.added):
+            return prompt
+        for token in dict.fromkeys(self.backend.encode(prompt, add_special_tokens=False).tokens):
+            others = itertools.takewhile(self.added.__contains__, (f"{token}_{i}" for i in itertools.count(1)))
+            if token in self.added:
+                prompt = prompt.replace(token, " ".join([token, *others]))
+        return prompt
+
     def _encode(self, prompt: str) -> list[int]:
         encoding: Encoding = self.backend.encode(prompt)
-        ids = encoding.ids
+        ids, kept = encoding.ids, self.max_length - 1
         if len(ids) > self.max_length:
-            kept = self.max_length - 1
-            cut = prompt[encoding.offsets[kept][0] :].strip()
+            if self.truncation_side == "right":
+                cut = prompt[encoding.offsets[kept][0] :].strip()
+                ids = [*ids[:kept], self.eos_id]
+            else:
+                cut = prompt[: encoding.offsets[-kept][0]].strip()
+                ids = [self.bos_id, *ids[-kept:]]
             warnings.warn(
-                f"the prompt has {len(ids)} tokens, this model reads {self.max_length}: cut off {cut!r}", stacklevel=4
+                f"the prompt has {len(encoding.ids)} tokens, this model reads {self.max_length}: cut off {cut!r}",
+                stacklevel=4,
             )
-            ids = [*ids[:kept], self.eos_id]
-        return ids + [self.pad_id] * (self.max_length - len(ids))
+        padding = [self.pad_id] * (self.max_length - len(ids))
+        return ids + padding if self.padding_side == "right" else padding + ids
 
 
-def _pair(line: str) -> tuple[str, str]:
-    """The pair of a merge, as a tuple. (Thousands of lists would trigger the garbage collector, which is slow.)"""
-    first, second = line.split(" ")
-    return first, second
+def _backend(
+    vocab: dict[str, int], merges: list[tuple[str, str]], special: Mapping[str, Token | None], files: TokenizerFiles
+) -> Backend:
+    """The tokenizer without start and end. Tokens are added in the order of transformers: their ids depend on it."""
+    declared = contents(files.added.values())
+    for name in SPECIAL:
+        token = special[name]
+        if not (token if isinstance(token, str) else token and token.content) and name != "unk_token":
+            raise InputError(f"tokenizer: {name} is null: expected a token")
+        if token is not None and _text(token) not in declared and _text(token) not in vocab:
+            raise InputError(f"tokenizer: {name} {_text(token)!r} is not in its vocabulary of {len(vocab)}")
+    if special["unk_token"] is None and not {*byte_letters(), *(f"{x}</w>" for x in byte_letters())} <= vocab.keys():
+        raise InputError("tokenizer: unk_token is null, and the vocabulary lacks a byte: expected one of them")
+    backend = Backend(BPE(vocab, merges, unk_token=_text(special["unk_token"]), end_of_word_suffix="</w>"))
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    order = sorted(files.added.items(), key=lambda item: item[0])  # type: ignore[arg-type, return-value]
+    tokens: list[Token] = [token for _, token in order]
+    others = [special[name] for name in NAMES if special.get(name) is not None] + files.others
+    tokens += [token for token in others if token is not None and _text(token) not in declared]
+    named = contents(special.values())
+    for token in tokens:
+        new = AddedToken(token, special=True) if isinstance(token, str) else token
+        new.special = new.special or new.content in named
+        backend.add_tokens([new])
+    backend.encode_special_tokens = files.split_special_tokens
+    for i, added in files.added.items():
+        if i is not None and added.content and backend.token_to_id(added.content) != i:
+            got = backend.token_to_id(added.content)
+            raise InputError(
+                f"tokenizer: the added token {added.content!r} would get the id {got}, but its file says {i}"
+            )
+    return backend
+
+
+def _text(token: Token | None) -> str:
+    return token.content if isinstance(token, AddedToken) else str(token)
 
 
 def byte_letters() -> list[str]:
     """A printable character for each byte, in the order of GPT-2's vocabulary: printable bytes stand for themselves."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     return [*map(chr, printable), *(chr(0x100 + i) for i in range(0x100 - len(printable)))]
-
-
-def _added_token(token: str | dict[str, Any]) -> AddedToken:
-    if isinstance(token, str):
-        return AddedToken(token, special=True, normalized=False)
-    return AddedToken(**{k: v for k, v in token.items() if k not in ("special", "__type", "id")}, special=True)
