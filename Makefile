@@ -1,7 +1,7 @@
 # make sample: a clip from the default checkpoint.  make test: the tests.  Both build .venv first, once.
 PYTHON ?= python3
 # The words for pip that choose the build of torch in a new environment: make sample TORCH=torch==2.13.0, or for the
-# CPU build, which is a tenth of the size on Linux: make sample TORCH="torch --index-url https://…/cpu" (README.md)
+# CPU build, which takes a quarter of the disk on Linux: make sample TORCH="torch --index-url https://…/cpu" (README.md)
 TORCH ?=
 export TORCH
 VENV := .venv
