@@ -21,6 +21,7 @@ FILES = sorted((ROOT / "zs2").rglob("*.py"))
 FLOORS = (
     ("version", "errors"),
     ("system",),
+    ("parameters",),
     ("method",),
     ("models", "noise", "video"),
     ("sampling",),

@@ -25,6 +25,11 @@ def model() -> ZS2:
         ),
         (lambda _: ZS2.from_pretrained("sd15", steps=3), "has no keyword 'steps'; give it to model(steps=3)"),
         (lambda model: model("rose", step=3), "model() has no keyword 'step'; did you mean 'steps'?"),
+        (lambda model: model.latents("rose", fps=3), "model.latents() has no keyword 'fps'; give it to model(fps=3)"),
+        (
+            lambda model: model.stream("rose", framse=3),
+            "model.stream() has no keyword 'framse'; did you mean 'frames'?",
+        ),
         (lambda model: model("rose", lam=0.3), "model() has no keyword 'lam'; give it to model.variant(lam=0.3)"),
         (lambda model: model("rose", noise="iid"), "give it to model.variant(noise='iid')"),
         (lambda model: model("rose", device="cpu"), "give it to ZS2.from_pretrained(device='cpu')"),

@@ -2,44 +2,23 @@
 
 This is the one list of what can be ablated. A kind is one row of ATTENTION_KINDS or NOISE_MODELS: its name, its
 parameters with their defaults, its help, and the code that computes it. Everything else asks the row: command line,
-settings, replay, study, memory plan and sampler. A parameter is one row of PARAMETERS and one field of `Method`.
+settings, replay, study, memory plan and sampler. The parameters themselves are rows of parameters.py.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from zs2.errors import InputError, whole
+from zs2.parameters import LAM_MAX as LAM_MAX
+from zs2.parameters import PARAMETERS as PARAMETERS
+from zs2.parameters import renoise_at as renoise_at
 from zs2.system.registry import Registry
 
-LAM_MAX = math.sqrt(math.e)  # λ of independent noises: see noise.py
 SEED_MAX = 2**32 - 1  # torch's CPU generator uses 32 bits: larger seeds would repeat smaller ones
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter of the method.
-
-    Args:
-        name: the keyword of `Method`, and the option of the command line.
-        symbol: its sign in tables.
-        check: returns the value to keep, or raises InputError.
-        help: one line, without the default.
-        length: how many numbers make up a value. number: their type.
-        at_steps: for a parameter that depends on the number of steps: (value or None, steps) → the value in effect.
-    """
-
-    name: str
-    symbol: str
-    check: Callable[[Any], Any]
-    help: str
-    length: int = 1
-    number: type = float
-    at_steps: Callable[[Any, int], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,8 +26,7 @@ class AttentionKind:
     """A kind of attention over frames.
 
     Args:
-        name: the value of `attn`.
-        summary: one line of help.
+        name: the value of `attn`. summary: one line of help.
         implementation: a subclass of `zs2.models.temporal.Momentum`, or "module:name" of one. It takes the kind's
             parameters as keywords.
         defaults: the kind's parameters, with their default values.
@@ -67,15 +45,15 @@ class NoiseModel:
     """A distribution of the initial noises of the frames.
 
     Args:
-        name: the value of `noise`.
-        summary: one line of help.
+        name: the value of `noise`. summary: one line of help.
         generate: a function, or "module:name" of one: (draws: zs2.noise.Draws, **parameters) → the noises of the
             frames, in order and without end. With `needs_frames` it also gets `frames=`, and may end after so many.
         defaults: the model's parameters, with their default values.
         correlation: parameters → the correlation of consecutive frames by theory; None where there is no closed form.
         still: parameters → whether all frames have one noise, so that the clip is one picture.
         needs_frames: whether the number of frames must be known in advance. Then endless streams are refused.
-        start: for a model that needs the sampler: a function, or "module:name" of one; see Start in sampling/plan.py.
+        start: for a model that needs the sampler: a class, or "module:name" of one; see Start in sampling/plan.py. It
+            gets the parameters, and `generate` none.
     """
 
     name: str
@@ -88,66 +66,13 @@ class NoiseModel:
     start: Any = None
 
 
-def _between(name: str, low: float, high: float, ends: str) -> Callable[[Any], Any]:
-    """A check for a number in a range. ends: the range, with what its ends mean."""
+def _check_parameters(row: AttentionKind | NoiseModel) -> None:
+    """Refuse parameters that are not of the row's table: one name must not mean two values."""
+    table = "attention" if isinstance(row, AttentionKind) else "noise"
+    for name in row.defaults:
+        if name not in PARAMETERS or PARAMETERS[name].of != table:
+            raise ValueError(f"{row.name!r} has the parameter {name!r}, which PARAMETERS does not have for {table}")
 
-    def check(value: Any) -> Any:
-        if not isinstance(value, int | float) or not low <= value <= high:
-            raise InputError(f"{name} is {value}: expected a number from {ends}")
-        return value
-
-    return check
-
-
-MU = _between("mu", 0, 1, "0 (self-attention) to 1 (cross-frame attention)")
-LAM = _between("lam", 0, LAM_MAX, f"0 (one noise) to √e = {LAM_MAX:.4f} (independent noises)")
-ALPHA = _between("alpha", 0, 1e6, "0 (independent noises) to 1e6 (as good as one)")
-
-
-def _motion(motion: Any) -> Any:
-    if not _two(motion, int | float) or not all(math.isfinite(x) and abs(x) < 1e6 for x in motion):
-        raise InputError(f"motion is {motion!r}: expected two numbers, the pixels of 512 along x and y")
-    return tuple(float(x) for x in motion)
-
-
-def _renoise(renoise: Any) -> Any:
-    if not _two(renoise, int):
-        raise InputError(f"renoise is {renoise!r}: expected two whole numbers, t0 and t1")
-    return tuple(whole("renoise", n, 0) for n in renoise)
-
-
-def _two(values: object, kind: Any) -> bool:
-    return isinstance(values, Sequence) and len(values) == 2 and all(isinstance(value, kind) for value in values)
-
-
-def renoise_at(renoise: tuple[int, int] | None, steps: int) -> tuple[int, int]:
-    """How many steps follow t₀ and t₁ of text2video-zero: as requested, or 44 and 47 of 50 in proportion, and at least
-    one step apart.
-
-    Raises: InputError unless 0 ≤ t₀ < t₁ < steps.
-    """
-    if renoise is None:
-        t1 = min(round(steps * 47 / 50), steps - 1)
-        t0 = min(round(steps * 44 / 50), t1 - 1)
-    else:
-        t0, t1 = renoise
-    if not 0 <= t0 < t1 < steps:
-        asked = f"renoise is {t0},{t1}" if renoise else f"text2video-zero in {steps} step"
-        raise InputError(f"{asked}: expected two numbers of steps, 0 ≤ t0 < t1 < steps, which is {steps}")
-    return t0, t1
-
-
-RENOISE = "how many steps follow the warp of frame 0, and how many the point where all frames join"
-PARAMETERS: Registry[Parameter] = Registry(
-    "parameter",
-    [
-        Parameter("mu", "μ", MU, "momentum over frames: 0 (= sa) … 1 (= cfa)"),
-        Parameter("lam", "λ", LAM, "distance of consecutive noises: 0 (still) … √e (independent)"),
-        Parameter("alpha", "a", ALPHA, "weight of the noise that frames share: 0 (independent) … 1e6 (still)"),
-        Parameter("motion", "δ", _motion, "pixels of 512 per frame, left and up (right: --motion=-12,0)", length=2),
-        Parameter("renoise", "t₀, t₁", _renoise, RENOISE, length=2, number=int, at_steps=renoise_at),
-    ],
-)
 
 ATTENTION_KINDS: Registry[AttentionKind] = Registry(
     "attention kind",
@@ -169,6 +94,7 @@ ATTENTION_KINDS: Registry[AttentionKind] = Registry(
             {("mu", 0): "sa"},
         ),
     ],
+    _check_parameters,
 )
 
 NOISE_MODELS: Registry[NoiseModel] = Registry(
@@ -207,6 +133,7 @@ NOISE_MODELS: Registry[NoiseModel] = Registry(
             start="zs2.sampling.text2video_zero:MovedFrames",
         ),
     ],
+    _check_parameters,
 )
 
 
@@ -251,7 +178,7 @@ class Method:
 
     def _values(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in defaults}
-        return {name: default if own[name] is None else own[name] for name, default in defaults.items()}
+        return dict(defaults) | {name: value for name, value in own.items() if value is not None}
 
     def changed(self, **settings: Any) -> Method:
         """A copy with other settings. A setting that is absent or None stays. Warns of settings without effect.
@@ -263,8 +190,8 @@ class Method:
         effect = effects(method.attn, method.noise)
         for name in PARAMETERS:
             if name in settings and name not in effect:
-                of_attention = any(name in kind.defaults for kind in ATTENTION_KINDS.values())
-                where = f"attention kind {method.attn!r}" if of_attention else f"noise model {method.noise!r}"
+                attention = PARAMETERS[name].of == "attention"
+                where = f"attention kind {method.attn!r}" if attention else f"noise model {method.noise!r}"
                 warnings.warn(f"{name} has no effect on {where}", stacklevel=3)
         return method
 

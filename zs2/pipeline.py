@@ -36,8 +36,11 @@ from zs2.video.formats import Frames
 if TYPE_CHECKING:
     from zs2.sampling.frame_parallel import Group
 
+REQUEST = tuple(one.name for one in fields(Request))
 CALLS = {  # the keywords of each call
-    "model()": (*(one.name for one in fields(Request)), "fps", "callback", "group"),
+    "model()": (*REQUEST, "fps", "callback", "group"),
+    "model.latents()": (*REQUEST, "callback", "group"),
+    "model.stream()": (*REQUEST, "state_device", "group"),
     "model.variant()": METHOD,
     "ZS2.from_pretrained()": (*METHOD, "device", "dtype", "prediction", "lora"),
 }
@@ -179,7 +182,7 @@ class ZS2:
         Raises: InputError for values that are out of range, or do not fit the model or the free memory;
             FloatingPointError if the latents become NaN or infinite; OutOfMemory.
         """
-        plan, fps = self.plan(self._request(prompt, **request), group), whole("fps", fps, 1, FPS_MAX)
+        plan, fps = self.plan(self._request("model()", prompt, **request), group), whole("fps", fps, 1, FPS_MAX)
         settings = in_background(lambda: self.settings(plan, fps))  # hashes the weights, once
         for step in Sampler(plan).steps():
             if callback is not None:
@@ -195,7 +198,7 @@ class ZS2:
         **request: Any,
     ) -> Tensor:
         """As a call, but return the scaled latents, not decoded: float32 (F, c, h, w) on the model's device."""
-        for step in Sampler(self.plan(self._request(prompt, **request), group)).steps():
+        for step in Sampler(self.plan(self._request("model.latents()", prompt, **request), group)).steps():
             if callback is not None:
                 callback(step)
         return step.latents
@@ -221,7 +224,7 @@ class ZS2:
         Yields: uint8 (H, W, 3)
         Raises: as a call does.
         """
-        asked = self._request(prompt, frames=frames, **request)
+        asked = self._request("model.stream()", prompt, frames=frames, **request)
         return stream_frames(self.plan(asked, group, stream=True, state_device=state_device))
 
     def sample(self, request: Request, group: Group | None = None) -> Iterator[Step]:
@@ -243,9 +246,9 @@ class ZS2:
         """The settings that record how a clip of this plan is made; see provenance.py."""
         return clip_settings(plan, fps, self.checkpoint, self.lora)
 
-    def _request(self, prompt: str | Sequence[str], **options: Any) -> Request:
+    def _request(self, call: str, prompt: str | Sequence[str], **options: Any) -> Request:
         """A request with the checkpoint's own defaults. If frames is not set, it is the number of latents."""
-        check_keywords("model()", options, CALLS)
+        check_keywords(call, options, CALLS)
         latents = options.get("latents")
         if options.get("frames") is None and isinstance(latents, Tensor) and latents.ndim == 4:
             options["frames"] = len(latents)

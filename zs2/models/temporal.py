@@ -46,6 +46,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from zs2.errors import InputError
 from zs2.method import ATTENTION_KINDS, PARAMETERS
 from zs2.system.registry import load
 
@@ -207,7 +208,10 @@ def momentum(kind: str, **parameters: Any) -> Momentum:
     """
     row = ATTENTION_KINDS[kind]
     checked = {name: PARAMETERS[name].check(value) for name, value in parameters.items()}
-    return load(row.implementation)(**{name: checked.get(name, default) for name, default in row.defaults.items()})
+    implementation = load(row.implementation)
+    if not (isinstance(implementation, type) and issubclass(implementation, Momentum)):
+        raise InputError(f"attention kind {kind!r} names {implementation!r}: expected a subclass of Momentum")
+    return implementation(**{name: checked.get(name, default) for name, default in row.defaults.items()})
 
 
 # (momentum, h, frames, state after the previous chunk) → the states that this process and the next chunk start from.

@@ -13,7 +13,10 @@ from zs2.study.results import Results
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a text that begins with one of these
 OF_CELL = ("noise", "lam", "alpha", "attn", "mu", "frozen")
-OF_STUDY = ("model", "width", "height", "fps", "dtype")
+# Columns of the settings, in the order that the file has always had. Newer sampling options follow.
+FIRST = ("model", "steps", "frames", "guidance", "width", "height", "fps", "dtype", "negative_prompt")
+FIRST += ("sampler", "guidance_interval", "deep_cache")
+SETTINGS = (*FIRST, *(name for name in OPTIONS if name not in FIRST))
 
 
 def table_of_clips(results: Results) -> str:
@@ -22,15 +25,16 @@ def table_of_clips(results: Results) -> str:
     A text that a spreadsheet would take for a formula gets an apostrophe in front.
     """
     study, out = results.study, io.StringIO()
+    settings = {name: study.sampling[name] if name in OPTIONS else getattr(study, name) for name in SETTINGS}
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["clip", "cell", "label", *OF_CELL, "prompt", "text", "set", "seed", *OF_STUDY, *OPTIONS, *METRICS])
+    writer.writerow(["clip", "cell", "label", *OF_CELL, "prompt", "text", "set", "seed", *SETTINGS, *METRICS])
     for job in study.jobs():
         if job.name in results.finished:
             prompt, cell = study.prompts[job.prompt], asdict(job.cell)
             values = results.measures.get(job.key, {})
             row = [job.name, job.cell.id, job.cell.label, *(cell[name] for name in OF_CELL)]
-            row += [job.prompt, prompt.text, prompt.set, job.seed, *(getattr(study, name) for name in OF_STUDY)]
-            row += [*(study.sampling[name] for name in OPTIONS), *(values.get(name) for name in METRICS)]
+            row += [job.prompt, prompt.text, prompt.set, job.seed, *(settings[name] for name in SETTINGS)]
+            row += [values.get(name) for name in METRICS]
             writer.writerow([_safe(value) for value in row])
     return out.getvalue()
 

@@ -16,7 +16,7 @@ from zs2.method import NOISE_MODELS, Method
 from zs2.models.image_model import ImageModel
 from zs2.models.temporal import momentum
 from zs2.noise import noises
-from zs2.sampling.memory import fitting, planned_memory
+from zs2.sampling.memory import MemoryPlan, fitting, planned_memory
 from zs2.sampling.request import Request
 from zs2.sampling.solver import SOLVERS, History, Solver
 from zs2.system.devices import choose_device
@@ -102,7 +102,25 @@ class SamplingPlan:
         if self.request.latents is not None:
             return iter(self.request.latents)
         frames, parameters = self.request.frames, self.method.noise_parameters
-        return noises(self.method.noise, self.latent_shape, self.request.seed, frames=frames, **parameters)
+        drawn = noises(self.method.noise, self.latent_shape, self.request.seed, frames=frames, **parameters)
+        return self._checked(drawn)
+
+    def _checked(self, drawn: Iterator[Tensor]) -> Iterator[Tensor]:
+        """The noises of a model, each of the right shape and type, and not fewer than there are frames."""
+        count = 0
+        for noise in drawn:
+            count += 1
+            if noise.shape != self.latent_shape or noise.dtype != torch.float32:
+                got = f"{noise.dtype} {tuple(noise.shape)}"
+                raise InputError(f"noise {self.method.noise!r} is {got}: expected torch.float32 {self.latent_shape}")
+            yield noise
+        if self.request.frames is None or count < self.request.frames:
+            raise InputError(f"noise {self.method.noise!r} ended after {count} frames of {self.request.frames}")
+
+    @property
+    def memory(self) -> MemoryPlan:
+        """The memory that the sampling is expected to need."""
+        return planned_memory(self)
 
     def initial_noise(self) -> Tensor:
         """The noise that sampling starts from: float32 (F, c, h, w) on the CPU."""

@@ -73,18 +73,6 @@ class Request:
     negative_prompt: str = _option("", "text", "the text that guidance leads away from", "TEXT")
     frames: int | None = _option(8, "whole", "frames of the clip", "N", least=1)
     steps: int = _option(50, "whole", "sampling steps", "N", least=1)
-    sampler: str = _option(
-        "ddim", "text", "; ".join(f"{row.name}: {row.summary}" for row in SOLVERS.values()), "KIND", unstated="ddim"
-    )
-    deep_cache: int = _option(
-        1,
-        "whole",
-        "compute the UNet's deep features in every N-th step only; the other steps reuse them, approximately, at a "
-        "fraction of the work (1: exact)",
-        "N",
-        least=1,
-        unstated=1,
-    )
     guidance: float = _option(7.5, "number", "u + G·(c − u); 1: only the prompt, at half the work", "G")
     guidance_interval: tuple[float, float] = _option(
         GUIDED,
@@ -97,6 +85,18 @@ class Request:
     height: int | None = None
     width: int | None = None
     chunk: int | None = None
+    sampler: str = _option(
+        "ddim", "text", "; ".join(f"{row.name}: {row.summary}" for row in SOLVERS.values()), "KIND", unstated="ddim"
+    )
+    deep_cache: int = _option(
+        1,
+        "whole",
+        "compute the UNet's deep features in every N-th step only; the other steps reuse them, approximately, at a "
+        "fraction of the work (1: exact)",
+        "N",
+        least=1,
+        unstated=1,
+    )
     latents: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -25,18 +25,21 @@ class Registry(Mapping[str, Row], Generic[Row]):
     Args:
         what: what a row is, for error messages, such as "noise model".
         rows: the first rows.
+        check: raises ValueError for a row that can't be added.
     """
 
-    def __init__(self, what: str, rows: Iterable[Row] = ()) -> None:
-        self.what = what
+    def __init__(self, what: str, rows: Iterable[Row] = (), check: Callable[[Row], None] | None = None) -> None:
+        self.what, self._check = what, check
         self._rows: dict[str, Row] = {}
         for row in rows:
             self.add(row)
 
     def add(self, row: Row) -> Row:
-        """Add a row and return it. Raises: ValueError if the name is taken."""
+        """Add a row and return it. Raises: ValueError if the name is taken, or the row does not fit."""
         if row.name in self._rows:
             raise ValueError(f"there is a {self.what} {row.name!r} already: choose another name")
+        if self._check is not None:
+            self._check(row)
         self._rows[row.name] = row
         return row
 

@@ -1,0 +1,99 @@
+"""The parameters of the method: their names, their ranges, their help. No torch here.
+
+A parameter is one row of PARAMETERS and one field of `Method` (method.py). A study varies only those that a `Cell` has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zs2.errors import InputError, whole
+from zs2.system.registry import Registry
+
+LAM_MAX = math.sqrt(math.e)  # λ of independent noises: see noise.py
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of the method.
+
+    Args:
+        name: the keyword of `Method`, and the option of the command line.
+        symbol: its sign in tables.
+        check: returns the value to keep, or raises InputError.
+        help: one line, without the default.
+        length: how many numbers make up a value. number: their type.
+        of: `attention` or `noise`. A kind has only parameters of its own table, so that no name means two values.
+        at_steps: for a parameter that depends on the number of steps: (value or None, steps) → the value in effect.
+    """
+
+    name: str
+    symbol: str
+    check: Callable[[Any], Any]
+    help: str
+    length: int = 1
+    number: type = float
+    of: str = "noise"
+    at_steps: Callable[[Any, int], Any] | None = None
+
+
+def _between(name: str, low: float, high: float, ends: str) -> Callable[[Any], Any]:
+    """A check for a number in a range. ends: the range, with what its ends mean."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, int | float) or not low <= value <= high:
+            raise InputError(f"{name} is {value}: expected a number from {ends}")
+        return value
+
+    return check
+
+
+MU = _between("mu", 0, 1, "0 (self-attention) to 1 (cross-frame attention)")
+LAM = _between("lam", 0, LAM_MAX, f"0 (one noise) to √e = {LAM_MAX:.4f} (independent noises)")
+ALPHA = _between("alpha", 0, 1e6, "0 (independent noises) to 1e6 (as good as one)")
+
+
+def _motion(motion: Any) -> Any:
+    if not _two(motion, int | float) or not all(math.isfinite(x) and abs(x) < 1e6 for x in motion):
+        raise InputError(f"motion is {motion!r}: expected two numbers, the pixels of 512 along x and y")
+    return tuple(float(x) for x in motion)
+
+
+def _renoise(renoise: Any) -> Any:
+    if not _two(renoise, int):
+        raise InputError(f"renoise is {renoise!r}: expected two whole numbers, t0 and t1")
+    return tuple(whole("renoise", n, 0) for n in renoise)
+
+
+def _two(values: object, kind: Any) -> bool:
+    return isinstance(values, Sequence) and len(values) == 2 and all(isinstance(value, kind) for value in values)
+
+
+def renoise_at(renoise: tuple[int, int] | None, steps: int) -> tuple[int, int]:
+    """How many steps follow t₀ and t₁ of text2video-zero: as requested, or 44 and 47 of 50 in proportion, and at least
+    one step apart.
+
+    Raises: InputError unless 0 ≤ t₀ < t₁ < steps.
+    """
+    last = min(round(steps * 47 / 50), steps - 1)
+    t0, t1 = renoise or (min(round(steps * 44 / 50), last - 1), last)
+    if not 0 <= t0 < t1 < steps:
+        asked = f"renoise is {t0},{t1}" if renoise else f"text2video-zero in {steps} step"
+        raise InputError(f"{asked}: expected two numbers of steps, 0 ≤ t0 < t1 < steps, which is {steps}")
+    return t0, t1
+
+
+RENOISE = "how many steps follow the warp of frame 0, and how many the point where all frames join"
+PARAMETERS: Registry[Parameter] = Registry(
+    "parameter",
+    [
+        Parameter("mu", "μ", MU, "momentum over frames: 0 (= sa) … 1 (= cfa)", of="attention"),
+        Parameter("lam", "λ", LAM, "distance of consecutive noises: 0 (still) … √e (independent)"),
+        Parameter("alpha", "a", ALPHA, "weight of the noise that frames share: 0 (independent) … 1e6 (still)"),
+        Parameter("motion", "δ", _motion, "pixels of 512 per frame, left and up (right: --motion=-12,0)", length=2),
+        Parameter("renoise", "t₀, t₁", _renoise, RENOISE, length=2, number=int, at_steps=renoise_at),
+    ],
+)
