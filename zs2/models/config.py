@@ -56,9 +56,9 @@ UNET_NOT_NULL = {"_class_name", "dropout"}
 VAE_NOT_NULL = {"_class_name", "sample_size"}
 SCHEDULE_NOT_NULL = {"_class_name"}
 
-# Bookkeeping of training that has no effect: what diffusers' EMAModel writes into a configuration, and dtypes.
+# Bookkeeping of training that has no effect: what diffusers' EMAModel writes into a configuration, and a dtype.
 BOOKKEEPING = {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"}
-BOOKKEEPING |= {"dtype", "torch_dtype"}
+BOOKKEEPING |= {"torch_dtype"}
 # Keys without effect in this architecture: for training only, of other blocks, or of a setting that is refused.
 UNET_IGNORED = BOOKKEEPING | {
     "addition_embed_type_num_heads",
