@@ -49,7 +49,7 @@ def test_a_name_has_one_row() -> None:
 )
 def test_a_parameter_of_the_other_table_or_of_none_is_refused(table, row) -> None:
     """Two values of one name could not both be recorded, nor replayed."""
-    with pytest.raises(ValueError, match="'other' has the parameter '(alpha|theta|mu)', which PARAMETERS does not"):
+    with pytest.raises(ValueError, match=r"'other' has the parameter '(alpha|theta|mu)', which PARAMETERS does not"):
         table.add(row)
     assert "other" not in table
 
@@ -57,7 +57,7 @@ def test_a_parameter_of_the_other_table_or_of_none_is_refused(table, row) -> Non
 @pytest.mark.parametrize("implementation", [None, dict, "zs2.noise:iid"])
 def test_a_row_without_a_kind_of_attention_raises(added, implementation) -> None:
     added(ATTENTION_KINDS, AttentionKind("empty", "", implementation))
-    with pytest.raises(InputError, match="attention kind 'empty' names .*: expected a subclass of Momentum"):
+    with pytest.raises(InputError, match=r"attention kind 'empty' names .*: expected a subclass of Momentum"):
         momentum("empty")
 
 
