@@ -14,8 +14,8 @@ from zs2.study.results import Results
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a text that begins with one of these
 OF_CELL = ("noise", "lam", "alpha", "attn", "mu", "frozen")
 # Columns of the settings, in the order that the file has always had. Newer sampling options follow.
-FIRST = tuple(["model", "steps", "frames", "guidance", "width", "height", "fps", "dtype", "negative_prompt", "sampler"])
-FIRST += ("guidance_interval", "deep_cache")
+FIRST: tuple[str, ...] = ("model", "steps", "frames", "guidance", "width", "height", "fps", "dtype", "negative_prompt")
+FIRST += ("sampler", "guidance_interval", "deep_cache")
 SETTINGS = (*FIRST, *(name for name in OPTIONS if name not in FIRST))
 
 
