@@ -153,7 +153,7 @@ def test_a_model_takes_its_defaults_from_there(write):
 
 def test_without_it_they_are_the_papers(folder):
     model = ZS2.from_pretrained(folder)
-    made = model.settings(model.plan(model._request("rose")), 8)
+    made = model.settings(model.plan(model._request("model()", "rose")), 8)
     assert (made["steps"], made["guidance"], made["lam"], made["mu"]) == (50, 7.5, 0.01, 0.98)
 
 
