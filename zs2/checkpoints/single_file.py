@@ -7,7 +7,6 @@ tell (the number of heads, the schedule) is fixed for each family.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from torch import Tensor
 from zs2.checkpoints.diffusers_folder import rename
 from zs2.checkpoints.lora import is_lora
 from zs2.checkpoints.original_names import count, openclip_tensors, unet_tensors, vae_tensors
+from zs2.checkpoints.statements import PREDICTIONS, Statements, read_statements
 from zs2.checkpoints.tensor_files import read_metadata, read_tensors
-from zs2.errors import InputError, choose
+from zs2.errors import InputError
 from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import Json
 
@@ -58,7 +58,7 @@ NOT_WHOLE = {
     "a VAE alone": (VAE, "encoder.conv_in", "decoder.conv_in", "encoder.down"),
     "a text encoder alone": ("text_model.", "cond_stage_model.", "conditioner."),
 }
-PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
+SCALING_FACTOR = {"SD 1": 0.18215, "SD 2": 0.18215, "SDXL": 0.13025}  # of latents, for the UNet
 
 
 class SingleFile:
@@ -66,8 +66,9 @@ class SingleFile:
 
     Args:
         path: the file.
-        prediction: `epsilon` or `v`. Files of SD 2 do not contain it, except in their metadata or as a marker tensor.
-    Raises: InputError for a file that is incomplete, is no such model, or holds unknown tensors.
+        prediction: `epsilon` or `v`. Files of SD 2 do not contain it, except as `read_statements` finds it.
+    Raises: InputError for a file that is incomplete, is no such model, or holds unknown tensors; and as
+        `read_statements` does.
     """
 
     def __init__(self, path: Path, prediction: str | None = None) -> None:
@@ -94,9 +95,16 @@ class SingleFile:
             )
         if unknown:
             raise InputError(f"{path.name}: {len(unknown)} tensors are of no known part, such as {unknown[0]}")
-        self.prediction = self._prediction(path, prediction, "v_pred" in everything)
-        self.zero_snr = "ztsnr" in everything
         self.zero_empty = self.family == "SDXL"
+        self.stated = read_statements(
+            path,
+            self.family,
+            everything,
+            read_metadata(path),
+            prediction,
+            SCHEDULE,
+            scaling_factor=SCALING_FACTOR[self.family],
+        )
         self.converted = {"unet": unet_tensors(parts["unet"]), "vae": vae_tensors(parts["vae"])}
         for tower, place in self.towers.items():
             openclip = place.endswith(OPENCLIP)
@@ -110,33 +118,21 @@ class SingleFile:
 
     def json(self, part: str) -> Json:
         """The configuration of a part, or of the scheduler, in the form of the diffusers layout."""
+        stated = self.stated
         if part == "scheduler":
-            own = {"prediction_type": PREDICTIONS[self.prediction], "rescale_betas_zero_snr": self.zero_snr}
-            return SCHEDULE | own
+            own = {"prediction_type": PREDICTIONS[stated.prediction], "rescale_betas_zero_snr": stated.zero_snr}
+            return SCHEDULE | stated.schedule | own
         tensors = self.converted[part]
         if part == "unet":
-            return unet_json(tensors, self.family, self.prediction)
+            return unet_json(tensors, self.family, stated)
         if part == "vae":
-            return vae_json(tensors) | ({"scaling_factor": 0.13025} if self.family == "SDXL" else {})
+            factor = SCALING_FACTOR[self.family] if stated.scaling_factor is None else stated.scaling_factor
+            return vae_json(tensors) | ({"scaling_factor": factor} if factor != SCALING_FACTOR["SD 1"] else {})
         return text_json(tensors, "gelu" if self.towers[part].endswith(OPENCLIP) else "quick_gelu")
 
     def tokenizer(self, tower: str, max_length: int) -> Tokenizer:
         """CLIP's own tokenizer, which such a file does not contain. For OpenCLIP's tower, it pads with id 0."""
         return Tokenizer.of_clip(max_length, "!" if self.towers[tower].endswith(OPENCLIP) else "<|endoftext|>")
-
-    def _prediction(self, path: Path, asked: str | None, marked_v: bool) -> str:
-        if asked is not None:
-            choose("prediction", asked, tuple(PREDICTIONS))
-        stated = "v" if marked_v else read_metadata(path).get("modelspec.prediction_type")
-        stated = stated if stated in PREDICTIONS else None
-        if asked and stated and asked != stated:
-            warnings.warn(f"{path.name} says that it predicts {stated}, but prediction is {asked}", stacklevel=4)
-        if asked is None and stated is None and self.family == "SD 2":
-            raise InputError(
-                f"{path.name} is of SD 2, whose files do not say what they predict, and a wrong guess gives noise: "
-                "give --prediction v (768 pixels) or --prediction epsilon (the base model, 512 pixels)"
-            )
-        return asked or stated or "epsilon"
 
 
 def _family(names: Iterable[str]) -> str:
@@ -159,14 +155,17 @@ def _looks_like(tensors: Iterable[str]) -> str:
     return ""
 
 
-def unet_json(tensors: dict[str, Tensor], family: str, prediction: str) -> dict[str, Any]:
-    """Derive `unet/config.json` from the shapes of the UNet's tensors."""
+def unet_json(tensors: dict[str, Tensor], family: str, stated: Statements) -> dict[str, Any]:
+    """Derive `unet/config.json` from the shapes of the UNet's tensors, and from what the file says."""
     levels = count(tensors, r"down_blocks\.(\d+)\.")
     channels = [_shape(tensors, f"down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)]
     attention = [f"down_blocks.{i}.attentions.0.norm.weight" in tensors for i in range(levels)]
     width = _shape(tensors, "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight")[1]
     depths = [count(tensors, rf"down_blocks\.{i}\.attentions\.0\.transformer_blocks\.(\d+)\.") for i in range(levels)]
-    side = 128 if family == "SDXL" else 96 if family == "SD 2" and prediction == "v" else 64
+    side = 128 if family == "SDXL" else 96 if family == "SD 2" and stated.prediction == "v" else 64
+    heads: int | list[int] = 8 if family == "SD 1" else [c // 64 for c in channels]  # later families: 64 channels each
+    if stated.heads or stated.head_channels:
+        heads = stated.heads or [max(c // stated.head_channels, 1) for c in channels]  # type: ignore[operator]
     added: dict[str, Any] = {}
     if family == "SDXL":
         width_added = _shape(tensors, "add_embedding.linear_1.weight")[1]
@@ -181,10 +180,10 @@ def unet_json(tensors: dict[str, Tensor], family: str, prediction: str) -> dict[
         "up_block_types": ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(attention)],
         "cross_attention_dim": width,
         "transformer_layers_per_block": [max(depth, 1) for depth in depths],
-        "attention_head_dim": 8 if family == "SD 1" else [c // 64 for c in channels],  # later: 64 wide
+        "attention_head_dim": heads,
         "use_linear_projection": len(_shape(tensors, "mid_block.attentions.0.proj_in.weight")) == 2,
         "upcast_attention": family == "SD 2",
-        "sample_size": side,
+        "sample_size": stated.sample_size or side,
         **added,
     }
 
