@@ -3,6 +3,7 @@
     python benchmarks/unet_step.py                     2 frames × 2 branches at 256², float32 and bfloat16
     python benchmarks/unet_step.py --full              8 frames at 512²
     python benchmarks/unet_step.py --attn sa tma --dtype float32 --no-peers
+    python benchmarks/unet_step.py --attn sa --no-peers --compile
 
 zs2 and diffusers each load the random weights of a float32 file in their own way: in float32 as they are, in half
 precision converted, by zs2 also to its own layout. The ways take turns. A ratio is the median over rounds of one way's
@@ -75,11 +76,14 @@ def compare(dtype_name: str, args: argparse.Namespace) -> dict[str, Any]:
     kinds = dict.fromkeys(["sa", *args.attn])
     with without_weights():
         unets = {kind: UNet(config, kind, MU).eval() for kind in kinds}
-        unets["sa again"] = UNet(config, "sa").eval()
+        for way in ["sa again", *["sa compiled"] * args.compile]:
+            unets[way] = UNet(config, "sa").eval()
     stored = weights(unets["sa"])
     shared = assign(unets["sa"], stored, "the UNet", dtype, device, faster_layout(dtype, device)).state_dict()
     for unet in unets.values():
         unet.load_state_dict(shared, assign=True)
+    if args.compile:
+        unets["sa compiled"].compile()
     side = args.size // 8
     x = torch.randn(args.branches * frames, 4, side, side, dtype=dtype, device=device)
     context = torch.randn(args.branches, 77, 768, dtype=dtype, device=device)
@@ -89,6 +93,11 @@ def compare(dtype_name: str, args: argparse.Namespace) -> dict[str, Any]:
         return lambda: unet(x, t, text, frames=frames).prediction
 
     steps = {way: own(unet) for way, unet in unets.items()}
+    if args.compile:
+        plain, first = steps["sa"](), timed(steps["sa compiled"], device)
+        if not (steps["sa compiled"]() - plain).abs().max() <= AGREE[dtype_name] * plain.abs().max():
+            raise SystemExit(f"the compiled UNet disagrees in {dtype_name}")
+        print(f"{dtype_name}: compiled with the first step, in {first:.0f} s")
     if args.peers:
         import peers
 
@@ -153,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--attn", nargs="+", choices=ATTENTION_KINDS, default=list(ATTENTION_KINDS), help="what to time")
     p.add_argument("--dtype", nargs="+", choices=DTYPES, help="default: float32, and bfloat16 if the device has it")
     p.add_argument("--device", default="cpu")
+    p.add_argument("--compile", action="store_true", help="also time a compiled UNet, with self-attention")
     p.add_argument("--no-peers", dest="peers", action="store_false", help="without diffusers")
     p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     args = p.parse_args(argv)

@@ -42,7 +42,7 @@ CALLS = {  # the keywords of each call
     "model.latents()": (*REQUEST, "callback", "group"),
     "model.stream()": (*REQUEST, "state_device", "group"),
     "model.variant()": METHOD,
-    "ZS2.from_pretrained()": (*METHOD, "device", "dtype", "prediction", "lora"),
+    "ZS2.from_pretrained()": (*METHOD, "device", "dtype", "prediction", "lora", "compile"),
 }
 
 
@@ -82,6 +82,7 @@ class ZS2:
         dtype: str | torch.dtype | None = None,
         prediction: str | None = None,
         lora: LoRA | Sequence[LoRA] = (),
+        compile: bool = False,
         **method: Any,
     ) -> ZS2:
         """Load a checkpoint.
@@ -93,6 +94,8 @@ class ZS2:
             dtype: that of the networks; latents are always float32.
             prediction: `epsilon` or `v`, for single files of SD 2, which do not contain it.
             lora: one or several LoRA files to merge into the weights, each a path, `FILE:SCALE`, or (file, scale).
+            compile: whether to compile the UNet, also of variants. The first step then takes minutes, and the others
+                less time; see `UNet.compile`. Last bits differ.
             method: the keywords of `Method`: attn, mu, noise, lam, alpha, motion, renoise. Defaults are those of the
                 checkpoint's zs2.json, or the paper's.
         Raises: InputError, in one line, for anything that can't be loaded or is out of range.
@@ -111,6 +114,8 @@ class ZS2:
         unet, text = checkpoint.unet(momentum(chosen.attn, **chosen.attention_parameters)), checkpoint.text()
         for file, scale in loras:
             merge(file, scale, unet, text.encoders)
+        if compile:
+            unet.compile()
         return cls(
             unet,
             checkpoint.vae(),

@@ -45,6 +45,8 @@ class ImageModel:
         with without_weights():
             unet = UNet(self.unet.config, momentum)
         unet.load_state_dict(self.unet.state_dict(), assign=True)
+        if self.unet.compiled is not None:
+            unet.compile(**self.unet.compiled)
         return ImageModel(unet.eval().requires_grad_(False), self.vae, self.text, self.schedule)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,8 @@ from zs2.models.temporal import momentum as make_momentum
 from zs2.models.unet_blocks import DownLevel, MidLevel, UpLevel
 
 States = Sequence[Tensor | None]
+
+GRAPHS = 64  # the most that are compiled of one UNet
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,25 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
         for index, block in enumerate(self.transformer_blocks()):
             block.index = index
+        self.compiled: dict[str, Any] | None = None  # the options of `compile`
+
+    def compile(self, **options: Any) -> None:
+        """Compile this UNet in place by torch.compile. Names of parameters stay.
+
+        The first call compiles, which takes a minute or more. So does the first call with another number of frames, of
+        branches, with or without states, or deep features. It pays for many steps of the same kind. It needs a C++
+        compiler on a CPU, and Triton on CUDA.
+
+        options: those of torch.compile.
+        Raises: InputError if torch can't compile with this Python.
+        """
+        if "recompile_limit" in signature(torch.compile).parameters:  # torch's own limit, 8, is too low
+            options.setdefault("recompile_limit", GRAPHS)
+        try:
+            super().compile(**options)
+        except RuntimeError as error:
+            raise InputError(f"torch can't compile here ({str(error).splitlines()[0]}): leave compile out") from error
+        self.compiled = options
 
     def transformer_blocks(self) -> list[TransformerBlock]:
         """All transformer blocks, in the order of a call: block i has the index i."""
