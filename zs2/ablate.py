@@ -63,7 +63,10 @@ def run(options: dict[str, Any]) -> None:
         say(f"warning: clips will be made, but not measured: {reason}")
 
     own = model.own_settings
-    note = "" if known else own.summary([name for name in own.request if name not in options])
+    taken = [name for name in own.request if name not in options]
+    if "lam" not in options and own.lam in {cell.lam for cell in study.cells} - {None}:
+        taken.append("lam")
+    note = "" if known else own.summary(taken)
     if note and os.environ.get("RANK", "0") == "0":
         say(note)
     parts = [clip_file(folder, "any").parent, measures_file(folder, "any").parent]

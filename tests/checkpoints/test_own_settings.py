@@ -197,14 +197,14 @@ def test_a_study_takes_them_and_goes_on_with_its_own(write, here, capsys):
     line = ["--frames", "2", "--size", "16x16", "--noise", "dnm", "--seeds", "0", "--out", "s"]
     line += ["--prompts", "prompts.txt"]
     assert ablate([*line, *model]) == 1  # there is no CLIP in the copy
-    assert "zs2: checkpoint's own settings: 2 steps, guidance 2 (zs2.json)" in capsys.readouterr().err.splitlines()
+    assert "zs2: checkpoint's own settings: 2 steps, guidance 2, λ 0.5 (zs2.json)" in capsys.readouterr().err.splitlines()
     study = settings("s/study.json")
     assert (study["steps"], study["guidance"]) == (2, 2.0)
-    assert [cell["lam"] for cell in study["cells"]] == [0.1]  # the study's own
+    assert [cell["lam"] for cell in study["cells"]] == [0.5]
     write(steps=9)
     assert ablate([*line, *model, "--seeds", "0,1"]) == 1
     assert "own settings" not in capsys.readouterr().err
-    assert settings("s/clips/dnm-0.1_tma-0.98_p00_s1.json")["steps"] == 2
+    assert settings("s/clips/dnm-0.5_tma-0.98_p00_s1.json")["steps"] == 2
 
 
 def test_the_first_example_is_the_default_prompt(write, here, capsys):
@@ -301,7 +301,7 @@ def test_the_short_name_is_the_path(here, capsys):
     assert ablate([*line, "--model", "emoji64", "--clip", "emoji64"]) == 0
     assert ablate(line) == 0  # the same study
     assert settings("s/study.json")["model"] == "weights/emoji64"
-    assert settings("s/measures/dnm-0.1_tma-0.98_p00_s0.json")["protocol"]["clip"] == "weights/emoji64"
+    assert settings("s/measures/dnm-0.15_tma-0.98_p00_s0.json")["protocol"]["clip"] == "weights/emoji64"
     assert metrics(["a.webp", "--clip", "emoji64"]) == 0
     assert "CLIP: weights/emoji64" in capsys.readouterr().out
 

@@ -40,7 +40,7 @@ from zs2.video.clip import Clip
 
 ROOT = TESTS.parent
 BRIEF = ("--frames", "2", "--size", "16x16", "--steps", "1")  # the cheapest clips; options that follow win
-TWO = ("--noise", "dnm", "iid", *BRIEF, "--seeds", "0")  # cells, each for the two prompts of `prompts`
+TWO = ("--noise", "dnm", "iid", "--lam", "0.1", *BRIEF, "--seeds", "0")  # cells, each for the two prompts of `prompts`
 posix = pytest.mark.skipif(os.name != "posix", reason="kills processes, or limits them")
 forks = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks a process that has torch")
 
@@ -247,7 +247,7 @@ def test_the_files_of_a_study_tell_no_path(two, prompts):
 def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The preset `paper` for one prompt. Not to be changed."""
     folder = tmp_path_factory.mktemp("paper") / "study"
-    line = "--preset paper --steps 3 --frames 3 --size 32x32 --seeds 4"
+    line = "--preset paper --lam 0.1 --steps 3 --frames 3 --size 32x32 --seeds 4"
     (folder.parent / "prompts.txt").write_text("red apple\n")
     assert main([*line.split(), "--prompts", str(folder.parent / "prompts.txt"), "--out", str(folder)]) == 0
     return folder
@@ -267,7 +267,7 @@ def test_the_preset_paper(paper):
 
 
 def test_how_is_sampled_reaches_every_clip_and_the_report(zs2, here):
-    line = "--noise dnm iid --frames 2 --size 16x16 --steps 4 --seeds 0 --sampler dpm++ --guidance-interval 0,0.5"
+    line = "--noise dnm iid --lam 0.1 --frames 2 --size 16x16 --steps 4 --seeds 0 --sampler dpm++ --guidance-interval 0,0.5"
     succeeded(zs2(*line.split(), "--deep-cache", "2"))
     want = {"sampler": "dpm++", "guidance_interval": [0.0, 0.5], "deep_cache": 2}
     for name in names(here / "s"):
@@ -342,7 +342,7 @@ def test_what_a_run_says(zs2, copy):
 
 
 def test_a_file_of_options_makes_the_same_study(zs2, here, two):
-    toml = """noise = ["dnm", "iid"]\nseeds = 0\nsteps = 9\nframes = 2\nsize = "16x16"\nout = "t"
+    toml = """noise = ["dnm", "iid"]\nlam = 0.1\nseeds = 0\nsteps = 9\nframes = 2\nsize = "16x16"\nout = "t"
         prompts.closed = ["red apple"]\nprompts.open = [""]"""
     (here / "study.toml").write_text(toml)
     succeeded(zs2("study.toml", "--steps", "1", "--out", "s"))
@@ -394,7 +394,7 @@ def test_an_error_is_one_line_and_leaves_no_trace(zs2, here, line, words):
     (here / "letters" / "twice.txt").write_text("a\na\n")
     (here / "letters" / "wrong.toml").write_text("stepz = 3\n")
     before = files(here)
-    failed(zs2("--noise", "dnm", *BRIEF, *shlex.split(line)), *words)
+    failed(zs2("--noise", "dnm", "--lam", "0.1", *BRIEF, *shlex.split(line)), *words)
     assert files(here) == before
 
 
@@ -422,7 +422,7 @@ def test_help_names_every_preset_and_default(zs2):
 
 
 def test_greek_where_the_terminal_has_none(here):
-    result = command("--noise", "dnm", "--dry-run", PYTHONIOENCODING="ascii")
+    result = command("--noise", "dnm", "--lam", "0.1", "--dry-run", PYTHONIOENCODING="ascii")
     assert "dnm \\u03bb=0.1 + tma \\u03bc=0.98" in succeeded(result).out
 
 
@@ -434,7 +434,7 @@ def test_clips_that_no_study_tells_of_are_not_taken_for_its_own(zs2, copy):
 
 
 def test_a_warning_is_said_once(zs2):
-    result = zs2(*TWO, "--guidance", "1", "--negative-prompt", "bad", "--noise", "dnm", "--alpha", "1")
+    result = zs2(*TWO, "--guidance", "1", "--negative-prompt", "bad", "--noise", "dnm", "--lam", "0.1", "--alpha", "1")
     assert result.status == 0
     assert [line for line in result.err.splitlines() if "warning" in line] == [
         "zs2: warning: alpha has no effect on these cells",
@@ -455,14 +455,14 @@ def test_what_is_there_is_not_made_again(zs2, copy, two):
 
 def test_a_study_grows_and_is_as_if_made_at_once(zs2, here, prompts):
     (here / "one.txt").write_text("red apple\n")
-    succeeded(zs2("--noise", "dnm", *BRIEF, "--seeds", "0", "--prompts", "one.txt"))
+    succeeded(zs2("--noise", "dnm", "--lam", "0.1", *BRIEF, "--seeds", "0", "--prompts", "one.txt"))
     before = times(here / "s")
-    succeeded(zs2("--noise", "dnm", "iid"))
+    succeeded(zs2("--noise", "dnm", "iid", "--lam", "0.1"))
     succeeded(zs2("--prompts", prompts, "--seeds", "3"))
     succeeded(zs2("--seeds", "0,3"))
     after = times(here / "s")
     assert {name: after[name] for name in before if name not in (".lock", "study.json")}.items() <= before.items()
-    succeeded(zs2("--noise", "dnm", "iid", *BRIEF, "--seeds", "0,3", "--out", "t"))
+    succeeded(zs2("--noise", "dnm", "iid", "--lam", "0.1", *BRIEF, "--seeds", "0,3", "--out", "t"))
     assert files(here / "s") == files(here / "t")
 
 
@@ -699,7 +699,7 @@ def in_forks(mode: str, folder: Path, count: int, *arguments: str) -> list[int]:
 
 @forks
 def test_two_processes_at_once_share_the_work(zs2, here, prompts, narrow):
-    line = ["--noise", "dnm", "iid", "shared", "--attn", "tma", "sa", *BRIEF, "--prompts", prompts]
+    line = ["--noise", "dnm", "iid", "shared", "--lam", "0.1", "--attn", "tma", "sa", *BRIEF, "--prompts", prompts]
     line += ["--model", str(narrow)]
     assert in_forks("together", here / "s", 2, *line) == [0, 0]
     sampled = [entry.split() for entry in (here / "s.log").read_text().splitlines()]
@@ -715,7 +715,7 @@ def test_two_processes_at_once_share_the_work(zs2, here, prompts, narrow):
 @forks
 def test_killed_before_any_change_to_the_folder_and_finished(zs2, here, prompts, narrow):
     """Every change that a clip and its measures take, from the first of all: 24 processes are killed."""
-    line = ["--noise", "dnm", "iid", *BRIEF, "--prompts", prompts, "--seeds", "0..1", "--model", str(narrow)]
+    line = ["--noise", "dnm", "iid", "--lam", "0.1", *BRIEF, "--prompts", prompts, "--seeds", "0..1", "--model", str(narrow)]
     assert in_forks("killed-at-events", here / "s", 24, *line) == [-signal.SIGKILL] * 24
     assert list((here / "s").rglob("*.part")) != []
     succeeded(zs2(*line, "--out", "whole"))
@@ -728,7 +728,7 @@ def test_killed_before_any_change_to_the_folder_and_finished(zs2, here, prompts,
 
 @forks
 def test_killed_at_random_moments_and_finished(zs2, here, prompts, narrow):
-    line = ["--noise", "dnm", "iid", "shared", *BRIEF, "--size", "32x32", "--prompts", prompts, "--seeds", "0..3"]
+    line = ["--noise", "dnm", "iid", "shared", "--lam", "0.1", *BRIEF, "--size", "32x32", "--prompts", prompts, "--seeds", "0..3"]
     line += ["--model", str(narrow)]
     ends = in_forks("killed-at-moments", here / "s", 4, *line)
     assert -signal.SIGKILL in ends
@@ -765,7 +765,7 @@ def test_killed_at_20_random_moments_of_its_duration_and_finished(here):
 
 @posix
 def test_ctrl_c_keeps_what_is_finished(zs2, here, prompts):
-    line = ["--noise", "dnm", *BRIEF, "--size", "32x32", "--steps", "4", "--seeds", "0..3", "--prompts", prompts]
+    line = ["--noise", "dnm", "--lam", "0.1", *BRIEF, "--size", "32x32", "--steps", "4", "--seeds", "0..3", "--prompts", prompts]
     words = [sys.executable, "-m", "zs2.ablate", *line, "--out", "s"]
     process = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

@@ -271,11 +271,11 @@ def test_an_environment_that_is_not_torchruns(monkeypatch, rank, world):
 
 def test_the_default_study():
     study = planned()
-    assert study.cells == tuple(preset("paper"))
+    assert study.cells == tuple(preset("paper", lam=0.15))  # λ is of its own zs2.json
     assert (study.prompts, study.seeds) == (EMOJI64, (0, 1))
     assert study.sampling == DEFAULTS | {"steps": 25, "guidance": 5.0}  # its own zs2.json
     assert (study.model, study.dtype, study.fps) == (DEFAULT_MODEL, "float32", 8)
-    assert study.full == "dnm-0.1_tma-0.98"
+    assert study.full == "dnm-0.15_tma-0.98"
     assert study.chunk == study.frames
     assert [planned("--chunk", chunk).chunk for chunk in ("3", "9")] == [3, 8]
 
@@ -288,8 +288,11 @@ def test_the_default_study_of_another_model():
 
 
 def test_a_grid_and_a_preset_together():
-    assert planned("--noise", "dnm", "iid").cells == CELLS
-    assert planned("--preset", "lambda", "--noise", "dnm", "iid").cells == (*preset("lambda"), CELLS[1])
+    assert planned("--noise", "dnm", "iid", "--lam", "0.1").cells == CELLS
+    assert [cell.id for cell in planned("--noise", "dnm").cells] == ["dnm-0.15_tma-0.98"]  # the checkpoint's own λ
+    more = planned("--noise", "progressive", "dnm", known=replace(STUDY, model=DEFAULT_MODEL))
+    assert more.cells[1].lam == 0.1  # that of the study that is there
+    assert planned("--preset", "lambda", "--noise", "dnm", "iid", "--lam", "0.1").cells == (*preset("lambda"), CELLS[1])
     assert planned("--preset", "mu", "--lam", "0.2").cells == tuple(preset("mu", lam=0.2))
     assert planned("--lam", "0.2", "--mu", "0.5").cells == tuple(preset("paper", 0.2, 0.5))
 

@@ -25,25 +25,26 @@ from zs2.video.clip import FPS_MAX
 METHOD = ("preset", "noise", "attn", "lam", "mu", "alpha")  # the options that choose cells
 
 
-def cells(options: Mapping[str, Any]) -> list[Cell]:
+def cells(options: Mapping[str, Any], lam: float = STUDY_LAM) -> list[Cell]:
     """The cells of the presets and of the grid that are asked for. Warns of values without effect.
 
+    lam: λ where the options have none.
     Raises: InputError for values out of range, and for several values where a preset takes one.
     """
     in_grid = "noise" in options or "attn" in options
     presets = options.get("preset", [] if in_grid else ["paper"])
     noise, attn = options.get("noise", [FULL.noise]), options.get("attn", [FULL.attn])
-    lam, mu, alpha = options.get("lam", [STUDY_LAM]), options.get("mu", [STUDY_MU]), options.get("alpha", [None])
-    for a, m, n, x, y in product(attn, mu, noise, lam, alpha):
+    lams, mu, alpha = options.get("lam", [lam]), options.get("mu", [STUDY_MU]), options.get("alpha", [None])
+    for a, m, n, x, y in product(attn, mu, noise, lams, alpha):
         Method(a, m, n, x, y)  # checks them
-    for name, values in (("lam", lam), ("mu", mu)):
+    for name, values in (("lam", lams), ("mu", mu)):
         if presets and len(values) > 1:
             hint = "a run of its own for the grid" if in_grid else "--noise or --attn, for a grid"
             raise InputError(f"{name} has {len(values)} values: a preset takes one; give {hint}")
     if "alpha" in options and not in_grid:
         hint = " or ".join(f"--noise {kind}" for kind in kinds_with("alpha"))
         raise InputError(f"alpha is of a grid: give {hint}, too")
-    found = [cell for name in presets for cell in preset(name, lam[0], mu[0])]
+    found = [cell for name in presets for cell in preset(name, lams[0], mu[0])]
     effect: set[str] = set().union(*(PRESETS[name].parameters for name in presets))
     if in_grid:
         effect.update(
@@ -52,7 +53,7 @@ def cells(options: Mapping[str, Any]) -> list[Cell]:
     for name in ("lam", "mu", "alpha"):
         if name in options and name not in effect:
             warnings.warn(f"{name} has no effect on these cells", stacklevel=2)
-    return merge([*found, *(grid(noise, attn, lam, mu, alpha) if in_grid else [])])
+    return merge([*found, *(grid(noise, attn, lams, mu, alpha) if in_grid else [])])
 
 
 def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | None = None) -> Study:
@@ -82,7 +83,8 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
     if "prompts" in options:
         own.warn_of_unknown_things([prompt.text for prompt in prompts])
     seeds = options.get("seeds", known.seeds if known else (0, 1))
-    chosen = list(known.cells) if known and not any(name in options for name in METHOD) else cells(options)
+    chosen = list(known.cells) if known and not any(name in options for name in METHOD) else None
+    chosen = cells(options, _usual_lam(known, own)) if chosen is None else chosen
     for prompt, seed in product(prompts, seeds):
         request = Request(prompt.text, seed=seed, **{name: settings[name] for name in OPTIONS})  # checks them
     for cell in chosen:
@@ -112,6 +114,14 @@ def with_fetched_settings(options: Mapping[str, Any], study: Study) -> Study:
         return study
     folder, name = locate(study.model, study.dtype)
     return plan(options, None, OwnSettings.read(folder, name))
+
+
+def _usual_lam(known: Study | None, own: OwnSettings) -> float:
+    """λ of new cells: as in the study that is there, or the checkpoint's own, or the authors'."""
+    if known:
+        full = next(cell for cell in known.cells if cell.id == known.full)
+        return STUDY_LAM if full.lam is None else full.lam
+    return STUDY_LAM if own.lam is None else own.lam
 
 
 def division(options: Mapping[str, Any]) -> tuple[int, int]:
