@@ -97,7 +97,20 @@ def test_two_processes_make_the_same_clip(here: Path, sampled: Clip) -> None:
 
 def test_a_study_measures_and_reports_them(here: Path) -> None:
     (here / "prompts.txt").write_text("rose\nrocket\n")
-    line = ["--lam", "0.1", "--noise", "ring", "dnm", "--attn", "first-previous", "tma", "--sampler", "two-steps", "--steps", "2"]
+    line = [
+        "--lam",
+        "0.1",
+        "--noise",
+        "ring",
+        "dnm",
+        "--attn",
+        "first-previous",
+        "tma",
+        "--sampler",
+        "two-steps",
+        "--steps",
+        "2",
+    ]
     line += ["--frames", "3", "--seeds", "0", "--prompts", "prompts.txt", "--size", "32x32", "--out", "study"]
     code = f"assert ablate({[*line, '--device', 'cpu']}) == report(['study']) == 0"
     run(

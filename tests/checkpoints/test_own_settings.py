@@ -197,7 +197,9 @@ def test_a_study_takes_them_and_goes_on_with_its_own(write, here, capsys):
     line = ["--frames", "2", "--size", "16x16", "--noise", "dnm", "--seeds", "0", "--out", "s"]
     line += ["--prompts", "prompts.txt"]
     assert ablate([*line, *model]) == 1  # there is no CLIP in the copy
-    assert "zs2: checkpoint's own settings: 2 steps, guidance 2, λ 0.5 (zs2.json)" in capsys.readouterr().err.splitlines()
+    assert (
+        "zs2: checkpoint's own settings: 2 steps, guidance 2, λ 0.5 (zs2.json)" in capsys.readouterr().err.splitlines()
+    )
     study = settings("s/study.json")
     assert (study["steps"], study["guidance"]) == (2, 2.0)
     assert [cell["lam"] for cell in study["cells"]] == [0.5]

@@ -715,7 +715,20 @@ def test_two_processes_at_once_share_the_work(zs2, here, prompts, narrow):
 @forks
 def test_killed_before_any_change_to_the_folder_and_finished(zs2, here, prompts, narrow):
     """Every change that a clip and its measures take, from the first of all: 24 processes are killed."""
-    line = ["--noise", "dnm", "iid", "--lam", "0.1", *BRIEF, "--prompts", prompts, "--seeds", "0..1", "--model", str(narrow)]
+    line = [
+        "--noise",
+        "dnm",
+        "iid",
+        "--lam",
+        "0.1",
+        *BRIEF,
+        "--prompts",
+        prompts,
+        "--seeds",
+        "0..1",
+        "--model",
+        str(narrow),
+    ]
     assert in_forks("killed-at-events", here / "s", 24, *line) == [-signal.SIGKILL] * 24
     assert list((here / "s").rglob("*.part")) != []
     succeeded(zs2(*line, "--out", "whole"))
@@ -728,7 +741,21 @@ def test_killed_before_any_change_to_the_folder_and_finished(zs2, here, prompts,
 
 @forks
 def test_killed_at_random_moments_and_finished(zs2, here, prompts, narrow):
-    line = ["--noise", "dnm", "iid", "shared", "--lam", "0.1", *BRIEF, "--size", "32x32", "--prompts", prompts, "--seeds", "0..3"]
+    line = [
+        "--noise",
+        "dnm",
+        "iid",
+        "shared",
+        "--lam",
+        "0.1",
+        *BRIEF,
+        "--size",
+        "32x32",
+        "--prompts",
+        prompts,
+        "--seeds",
+        "0..3",
+    ]
     line += ["--model", str(narrow)]
     ends = in_forks("killed-at-moments", here / "s", 4, *line)
     assert -signal.SIGKILL in ends
@@ -765,7 +792,21 @@ def test_killed_at_20_random_moments_of_its_duration_and_finished(here):
 
 @posix
 def test_ctrl_c_keeps_what_is_finished(zs2, here, prompts):
-    line = ["--noise", "dnm", "--lam", "0.1", *BRIEF, "--size", "32x32", "--steps", "4", "--seeds", "0..3", "--prompts", prompts]
+    line = [
+        "--noise",
+        "dnm",
+        "--lam",
+        "0.1",
+        *BRIEF,
+        "--size",
+        "32x32",
+        "--steps",
+        "4",
+        "--seeds",
+        "0..3",
+        "--prompts",
+        prompts,
+    ]
     words = [sys.executable, "-m", "zs2.ablate", *line, "--out", "s"]
     process = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

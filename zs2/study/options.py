@@ -53,7 +53,8 @@ then: """
     noises, kinds = ", ".join(NOISE_MODELS), ", ".join(ATTENTION_KINDS)
     g.add_argument("--noise", nargs="+", metavar="KIND", help=f"{noises} (default, in a grid: {FULL.noise})")
     g.add_argument("--attn", nargs="+", metavar="KIND", help=f"{kinds} (default, in a grid: {FULL.attn})")
-    for name, symbol, default in (("lam", "λ", STUDY_LAM), ("mu", "μ", STUDY_MU)):
+    defaults = (("lam", "λ", f"{STUDY_LAM}, or the checkpoint's own"), ("mu", "μ", STUDY_MU))
+    for name, symbol, default in defaults:
         owners = f"of {', '.join(kinds_with(name))}; with presets one value (default {default})"
         g.add_argument(f"--{name}", nargs="+", type=float, metavar=symbol, help=owners)
     owners = f"of {', '.join(kinds_with('alpha'))} noise, in a grid"
