@@ -166,6 +166,9 @@ class Request:
         return [texts[min(k, len(texts) - 1)] for k in range(first, first + count)]
 
 
-# The sampling options by name, in the order of the stored settings.
-OPTIONS: dict[str, Option] = {one.name: one.metadata["option"] for one in fields(Request) if "option" in one.metadata}
+# The sampling options by name, in the order of the stored settings: these first, so that old and new files are alike.
+_FIRST = ("negative_prompt", "frames", "steps", "sampler", "deep_cache")
+_FIELDS = [one for one in fields(Request) if "option" in one.metadata]
+_FIELDS.sort(key=lambda one: _FIRST.index(one.name) if one.name in _FIRST else len(_FIRST))
+OPTIONS: dict[str, Option] = {one.name: one.metadata["option"] for one in _FIELDS}
 DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Request) if one.name in OPTIONS}
