@@ -49,7 +49,7 @@ def replay_options(file: str, options: Mapping[str, Any]) -> dict[str, Any]:
     ignored = [name for name in options if name not in ALLOWED]
     if ignored:
         warnings.warn(f"--replay takes all settings from its file: {', '.join(ignored)} has no effect", stacklevel=2)
-    settings = dict.fromkeys(METHOD) | ADDED | read_settings(Path(file))  # parameters of the method may be newer
+    settings = dict.fromkeys(PARAMETERS) | ADDED | read_settings(Path(file))  # parameters of the method may be newer
     try:
         replayed = {name: settings[name] for name in (*METHOD, *REQUEST, "fps", "dtype", "device")}
         replayed["recorded"] = {name: settings[name] for name in COMPARED}

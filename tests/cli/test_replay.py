@@ -1,0 +1,41 @@
+"""What `--replay` makes of settings from before a parameter, and of settings that lack what every clip has."""
+
+import json
+
+import pytest
+
+from zs2.cli.replay import replay_options
+from zs2.errors import InputError
+
+SETTINGS = {
+    **{"prompt": "rose", "negative_prompt": "", "frames": 2, "steps": 4, "guidance": 3.0, "seed": 1, "latents": None},
+    **{"width": 16, "height": 16, "fps": 8, "chunk": 2, "processes": 1, "dtype": "float32", "device": "cpu"},
+    **{"attn": "sa", "mu": None, "noise": "dnm", "lam": 0.2, "alpha": None, "motion": None, "renoise": None},
+    **{"model": "emoji64", "weights": {}, "lora": None, "versions": {}},
+}
+
+
+@pytest.fixture
+def replay(tmp_path):
+    def read(*missing):
+        file = tmp_path / "clip.json"
+        file.write_text(json.dumps({name: value for name, value in SETTINGS.items() if name not in missing}))
+        return replay_options(str(file), {"replay": str(file)})
+
+    return read
+
+
+def test_a_parameter_that_a_clip_is_older_than_has_no_effect_on_it(replay):
+    assert replay("mu", "alpha", "renoise") == replay()
+    assert replay()["lam"] == 0.2
+
+
+@pytest.mark.parametrize("name", ["attn", "noise", "steps", "width"])
+def test_settings_that_every_clip_has_must_be_there(replay, name):
+    with pytest.raises(InputError, match=f"'{name}' is missing"):
+        replay(name)
+
+
+def test_a_parameter_that_has_an_effect_must_be_there(replay):
+    with pytest.raises(InputError, match="lam is null, but has an effect"):
+        replay("lam")
