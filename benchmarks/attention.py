@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--branches", type=int, default=2, help="guidance branches (default 2)")
     p.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
     p.add_argument("--rounds", type=int, default=9)
-    p.add_argument("--dtype", choices=DTYPES, default="float32")
+    p.add_argument("--dtype", choices=DTYPES[1:], default="float32")
     p.add_argument("--device", default="cpu")
     p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     args = p.parse_args(argv)

@@ -175,7 +175,7 @@ def test_a_lora(tmp_path: Path) -> None:
     down, up = (torch.randn(*shape, generator=generator) for shape in ((2, 192), (192, 2)))
     save_file({f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}, file)
     with simulated_device():
-        there = clip(ZS2.from_pretrained(CHECKPOINT, device="sim", lora=(file, 0.5)))
+        there = clip(ZS2.from_pretrained(CHECKPOINT, device="sim", dtype="float32", lora=(file, 0.5)))
     here = clip(ZS2.from_pretrained(CHECKPOINT, device="cpu", lora=(file, 0.5)))
     assert_same(there, here)
     assert not torch.equal(here[0], clip(model("cpu"))[0])
@@ -184,7 +184,7 @@ def test_a_lora(tmp_path: Path) -> None:
 def test_xl(tmp_path: Path) -> None:
     folder = write_xl(tmp_path, Fixture("xl"))
     with simulated_device() as crossings:
-        loaded = ZS2.from_pretrained(folder, device="sim")
+        loaded = ZS2.from_pretrained(folder, device="sim", dtype="float32")
         crossings.clear()
         there = clip(loaded, chunk=CHUNK)
     # both towers encode the prompt and the empty negative one, whose shape the zeros have that stand for it

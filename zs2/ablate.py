@@ -18,6 +18,7 @@ from zs2.errors import InputError
 from zs2.study.lock import Workplace
 from zs2.study.options import OUT, parser, with_file
 from zs2.study.study import Study, clip_file, is_finished, measures_file, study_file
+from zs2.system.devices import AUTO, auto_note
 from zs2.system.progress import progress
 from zs2.video.clip import check_output
 
@@ -66,9 +67,10 @@ def run(options: dict[str, Any]) -> None:
     taken = [name for name in own.request if name not in options]
     if "lam" not in options and own.lam in {cell.lam for cell in study.cells} - {None}:
         taken.append("lam")
-    note = "" if known else own.summary(taken)
-    if note and os.environ.get("RANK", "0") == "0":
-        say(note)
+    notes = () if known else (own.summary(taken), auto_note(options.get("dtype", AUTO), model.dtype, model.device))
+    for note in notes:
+        if note and os.environ.get("RANK", "0") == "0":
+            say(note)
     parts = [clip_file(folder, "any").parent, measures_file(folder, "any").parent]
     for part in parts:
         part.mkdir(parents=True, exist_ok=True)

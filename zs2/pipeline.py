@@ -91,7 +91,8 @@ class ZS2:
             model: a folder in the diffusers layout, a `.safetensors` file in the original layout, or a model on the
                 hub: `owner/name`, `owner/name@revision`, or a short name (`python -m zs2.models`).
             device: by default the first available one of cuda, mps and cpu.
-            dtype: that of the networks; latents are always float32.
+            dtype: that of the networks; latents are always float32. By default, `auto`: float32 on a CPU; on a GPU
+                float16, or bfloat16 if the weights are stored in that.
             prediction: `epsilon` or `v`, for single files of SD 2, which do not contain it.
             lora: one or several LoRA files to merge into the weights, each a path, `FILE:SCALE`, or (file, scale).
             compile: whether to compile the UNet, also of variants. The first step then takes minutes, and the others

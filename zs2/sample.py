@@ -26,6 +26,7 @@ from zs2.cli.sample_requests import (
 from zs2.errors import InputError
 from zs2.method import METHOD
 from zs2.sampling.request import Request
+from zs2.system.devices import AUTO, auto_note
 
 if TYPE_CHECKING:
     from zs2.pipeline import ZS2
@@ -73,9 +74,10 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
             check_stream(paths[0], plan.size[::-1])
         if replays:
             check_replay(options["recorded"], model.settings(plan, fps))
-    note = own.summary(own_in_effect(options, own))
-    if note and (group is None or group.rank == 0):
-        say(note)
+    notes = (own.summary(own_in_effect(options, own)), auto_note(options.get("dtype", AUTO), model.dtype, model.device))
+    for note in notes:
+        if note and (group is None or group.rank == 0):
+            say(note)
     for number, (plan, path) in enumerate(zip(plans, paths, strict=True), 1):
         label = "sampling" if len(clips) == 1 else f"clip {number} of {len(clips)}"
         sample(model, plan, path, fps, label, options)

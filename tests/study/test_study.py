@@ -274,7 +274,7 @@ def test_the_default_study():
     assert study.cells == tuple(preset("paper", lam=0.15))  # λ is of its own zs2.json
     assert (study.prompts, study.seeds) == (EMOJI64, (0, 1))
     assert study.sampling == DEFAULTS | {"steps": 25, "guidance": 5.0}  # its own zs2.json
-    assert (study.model, study.dtype, study.fps) == (DEFAULT_MODEL, "float32", 8)
+    assert (study.model, study.dtype, study.fps) == (DEFAULT_MODEL, "auto", 8)
     assert study.full == "dnm-0.15_tma-0.98"
     assert study.chunk == study.frames
     assert [planned("--chunk", chunk).chunk for chunk in ("3", "9")] == [3, 8]

@@ -24,6 +24,7 @@ from zs2.checkpoints.digests import sha256
 from zs2.checkpoints.locate import locate
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.checkpoints.single_file import SingleFile
+from zs2.checkpoints.tensor_files import stored_dtype
 from zs2.models.clip import TextEncoder
 from zs2.models.clip_config import TextConfig
 from zs2.models.config import LEFT_OUT, ScheduleConfig, UNetConfig, VAEConfig
@@ -33,6 +34,7 @@ from zs2.models.temporal import Momentum
 from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
+from zs2.system.devices import auto_dtype
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -42,7 +44,7 @@ class Checkpoint:
 
     Args:
         model: a folder in the diffusers layout, a file in the original layout, or a model on the hub.
-        dtype: the dtype of the loaded weights. device: the device on which they are placed.
+        dtype: the dtype of the loaded weights; None: see `auto_dtype`. device: the device on which they are placed.
         prediction: `epsilon` or `v`, for a single file of SD 2, which does not contain it.
     Raises: InputError as `locate`, `Folder`, `SingleFile` and `OwnSettings` do. Each part raises it for weights that do
         not fit.
@@ -51,13 +53,16 @@ class Checkpoint:
     def __init__(
         self,
         model: str | Path,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = torch.float32,
         device: str | torch.device = "cpu",
         prediction: str | None = None,
     ) -> None:
-        path, name = locate(model, str(dtype).removeprefix("torch."))
-        self.dtype, self.device = dtype, torch.device(device)
-        self.source = Folder(path, dtype, name) if path.is_dir() else SingleFile(path, prediction)
+        self.device = torch.device(device)
+        wanted = auto_dtype(self.device) if dtype is None else dtype  # it decides which of a model's files are read
+        path, name = locate(model, str(wanted).removeprefix("torch."))
+        self.source = Folder(path, wanted, name) if path.is_dir() else SingleFile(path, prediction)
+        half = dtype is None and wanted != torch.float32
+        self.dtype = auto_dtype(self.device, stored_dtype(self.source.tensors("unet"))) if half else wanted
         self.name = self.source.name
         self.own_settings = OwnSettings.read(path, self.name)
         if path.is_dir() and prediction is not None:
@@ -71,9 +76,10 @@ class Checkpoint:
         )
 
     def vae(self) -> VAE:
-        """The VAE, in bfloat16 if that is the checkpoint's dtype, else in float32: some VAEs overflow float16."""
+        """The VAE, in the checkpoint's dtype. But many VAEs overflow float16, XL's among them. Instead of float16 it is
+        float32, unless its configuration says `force_upcast: false`."""
         config = VAEConfig.from_json(self.source.json("vae"))
-        dtype = torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
+        dtype = torch.float32 if self.dtype == torch.float16 and config.force_upcast else self.dtype
         layout = torch.preserve_format if dtype == torch.float32 else faster_layout(dtype, self.device)
         return self._load("vae", lambda tensors: VAE(config), dtype, layout)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -64,6 +65,14 @@ def read_tensors(files: Iterable[Path]) -> dict[str, Tensor]:
             name = f"{path.parent.name}/{path.name}".removeprefix("/")
             raise InputError(f"{name}: {_what_it_is(path)} ({error})") from error
     return tensors
+
+
+def stored_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The dtype that most numbers of some tensors have."""
+    sizes: Counter[torch.dtype] = Counter()
+    for tensor in tensors.values():
+        sizes[tensor.dtype] += tensor.numel()
+    return sizes.most_common(1)[0][0] if sizes else torch.float32
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from zs2.cli import command
 from zs2.cli.derived_options import add_method, add_sampling, flag, value_text
 from zs2.cli.values import seeds, size
 from zs2.sampling.request import FAST
-from zs2.system.devices import DTYPES
+from zs2.system.devices import DTYPE_HELP
 
 
 def parser() -> command.Parser:
@@ -36,7 +36,7 @@ def parser() -> command.Parser:
     g.add_argument("--lora", action="append", metavar="FILE[:SCALE]", help="merge a LoRA; may be given several times")
     g.add_argument("--prediction", metavar="P", help="epsilon or v: what single files of SD 2 do not say of themselves")
     g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is; of torchrun, its own)")
-    g.add_argument("--dtype", metavar="DTYPE", help=f"{', '.join(DTYPES)} (default float32)")
+    g.add_argument("--dtype", metavar="DTYPE", help=DTYPE_HELP)
 
     g = p.add_argument_group("method: what the ablations switch")
     add_method(g)

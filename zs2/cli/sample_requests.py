@@ -14,7 +14,7 @@ from zs2.cli.values import lines
 from zs2.errors import InputError, choose
 from zs2.method import METHOD, Method, effects
 from zs2.sampling.request import FAST, Request
-from zs2.system.devices import DTYPES
+from zs2.system.devices import AUTO, DTYPES
 
 REQUEST = tuple(field.name for field in fields(Request))
 
@@ -78,7 +78,7 @@ def own_in_effect(options: Mapping[str, Any], own: OwnSettings) -> list[str]:
 def check_method(options: Mapping[str, Any]) -> None:
     """Raise InputError for a wrong value of the method or the dtype, which torch is not needed to see."""
     Method(**{name: options[name] for name in METHOD if name in options})
-    choose("dtype", options.get("dtype", DTYPES[0]), DTYPES)
+    choose("dtype", options.get("dtype", AUTO), DTYPES)
 
 
 def fast_settings(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ LEFT_OUT = {
         "use_quant_conv": r"quant_conv\..*",
     },
 }
-VAE_IGNORED = BOOKKEEPING | {"sample_size", "down_block_types", "up_block_types", "force_upcast"}
+VAE_IGNORED = BOOKKEEPING | {"sample_size", "down_block_types", "up_block_types"}
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,7 @@ class VAEConfig:
     use_quant_conv: bool
     use_post_quant_conv: bool
     mid_block_add_attention: bool
+    force_upcast: bool  # whether it overflows float16
 
     @property
     def reduction(self) -> int:
@@ -221,6 +222,7 @@ class VAEConfig:
             use_quant_conv=read.flag("use_quant_conv", True),
             use_post_quant_conv=read.flag("use_post_quant_conv", True),
             mid_block_add_attention=read.flag("mid_block_add_attention", True),
+            force_upcast=read.flag("force_upcast", True),
         )
 
 

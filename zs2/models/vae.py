@@ -138,13 +138,14 @@ class VAE(nn.Module):
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels (b, 3, H, W) in [-1, 1] → the mean of their latents, (b, latent_channels, h, w), in the dtype of the
         pixels, whatever that of the weights."""
-        return self.quant_conv(self.encoder(pixels.to(self._dtype))).chunk(2, dim=1)[0].to(pixels.dtype)
+        return self.quant_conv(self.encoder(pixels.to(self.dtype))).chunk(2, dim=1)[0].to(pixels.dtype)
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents (b, latent_channels, h, w) → pixels (b, 3, H, W), about [-1, 1], in the dtype of the latents,
         whatever that of the weights."""
-        return self.decoder(self.post_quant_conv(z.to(self._dtype))).to(z.dtype)
+        return self.decoder(self.post_quant_conv(z.to(self.dtype))).to(z.dtype)
 
     @property
-    def _dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
         return self.decoder.conv_in.weight.dtype

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zs2.models.vae import VAE
+from zs2.system.devices import next_try
 from zs2.video.formats import Frames
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def decode(vae: VAE, latents: Tensor, most: int) -> Tensor:
     for first in range(0, len(latents), size := at_once(vae, height, width, most)):
         pixels = how(latents[first : first + size] / vae.config.scaling_factor)
         if not pixels.isfinite().all():
-            raise FloatingPointError("the VAE decoded NaN or infinite pixels: are these latents of this model?")
+            raise FloatingPointError(
+                f"the VAE decoded NaN or infinite pixels in {vae.dtype}: try {next_try(vae.dtype)}latents of this model"
+            )
         pixels = pixels.div_(2).add_(0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
         frames[first : first + size] = pixels.permute(0, 2, 3, 1).cpu()
     return frames

@@ -21,6 +21,7 @@ from zs2.models.unet import States
 from zs2.sampling.conditioning import Conditioning
 from zs2.sampling.plan import Joined, SamplingPlan
 from zs2.sampling.solver import History
+from zs2.system.devices import next_try
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,10 @@ class Sampler:
         """
         if not latents.isfinite().all():
             request, dtype = self.plan.request, self.plan.model.dtype
-            other = "" if dtype == torch.float32 else "float32, or "
+            advice = f"try {next_try(dtype)}a smaller guidance than {request.guidance:g}"
             raise FloatingPointError(
                 f"the latents are NaN or infinite after step {i + 1} of {request.steps} (timestep "
-                f"{self.plan.solver.timesteps[i]}) in {dtype}: try {other}a smaller guidance than {request.guidance:g}"
+                f"{self.plan.solver.timesteps[i]}) in {dtype}: {advice}"
             )
 
     def step(self, i: int, chunk: Chunk, states: States, *, alone: bool = False) -> States:

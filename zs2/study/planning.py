@@ -18,7 +18,7 @@ from zs2.sampling.request import DEFAULTS, OPTIONS, Request
 from zs2.study.cells import FULL, PRESETS, STUDY_LAM, STUDY_MU, Cell, grid, kinds_with, merge, preset, reference
 from zs2.study.prompts import default_prompts, read_prompts
 from zs2.study.study import Study
-from zs2.system.devices import DTYPES
+from zs2.system.devices import AUTO, DTYPES, auto_dtype, choose_device, choose_dtype, own_device
 from zs2.version import __version__
 from zs2.video.clip import FPS_MAX
 
@@ -69,10 +69,12 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         raise InputError(f"the study in {options['out']} is of the model {model!r}: give that with --model")
     if known and known.lora and "lora" not in options:
         raise InputError(f"the study in {options['out']} is of a model with LoRA: give the same with --lora")
-    settings: dict[str, Any] = {**DEFAULTS, "fps": 8, "dtype": DTYPES[0], **own.request}
+    settings: dict[str, Any] = {**DEFAULTS, "fps": 8, "dtype": AUTO, **own.request}
     if known:
         settings = {**known.sampling, "fps": known.fps, "dtype": known.dtype}
     settings |= {name: options[name] for name in settings if name in options}
+    if known and settings["dtype"] == AUTO:
+        settings["dtype"] = known.dtype
     width, height = options.get("size", (known.width, known.height) if known else (0, 0))
     if "size" in options:
         whole("width", width, 1)
@@ -112,7 +114,8 @@ def with_fetched_settings(options: Mapping[str, Any], study: Study) -> Study:
     """A new study as `plan` has it. A model of the hub is fetched for it, since its own settings are in its folder."""
     if local_path(study.model) is not None:
         return study
-    folder, name = locate(study.model, study.dtype)
+    dtype = choose_dtype(study.dtype) or auto_dtype(choose_device(own_device(options.get("device"))))
+    folder, name = locate(study.model, str(dtype).removeprefix("torch."))
     return plan(options, None, OwnSettings.read(folder, name))
 
 

@@ -30,7 +30,7 @@ from zs2.video.formats import Frames
 
 
 def load(options: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
-    """The model, and the study with the model's weights and size.
+    """The model, and the study with the model's weights, size and dtype.
 
     Raises: InputError if there is no such model, or if it can't sample what is asked for.
     """
@@ -42,7 +42,7 @@ def load(options: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
         study,
         model=public_name(study.model, settings["model"]),
         threads=torch.get_num_threads() if model.device.type == "cpu" else None,
-        **{name: settings[name] for name in ("weights", "lora", "width", "height")},
+        **{name: settings[name] for name in ("weights", "lora", "width", "height", "dtype")},
     )
     return model, study
 

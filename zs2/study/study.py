@@ -51,7 +51,7 @@ class Study:
         model: its name. weights: the SHA-256 of each part; None before the model is loaded.
         sampling: the sampling options of all clips, by name: see OPTIONS in sampling/request.py.
         width, height: of the pictures, in pixels. fps: frames a second of the clips.
-        dtype: of the networks.
+        dtype: of the networks; `auto` before the model is loaded.
         chunk: how many frames are sampled at once.
         prompts, seeds, cells: each cell is sampled for each prompt and seed.
         full: the id of the cell that the others are compared with.

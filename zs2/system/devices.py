@@ -10,7 +10,9 @@ from zs2.errors import InputError, choose
 if TYPE_CHECKING:
     import torch
 
-DTYPES = ("float32", "bfloat16", "float16")
+AUTO = "auto"
+DTYPES = (AUTO, "float32", "bfloat16", "float16")
+DTYPE_HELP = f"{', '.join(DTYPES)} (default auto: float32 on a CPU; on a GPU float16, or bfloat16 if the file is)"
 
 
 def default_device() -> torch.device:
@@ -47,9 +49,35 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return torch.device(device)
 
 
-def choose_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    """The requested dtype, from its name or from itself; float32 by default. Raises: InputError for any other."""
+def choose_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The requested dtype, from its name or from itself. None for `auto`, the default: see `auto_dtype`.
+
+    Raises: InputError for any other.
+    """
     import torch
 
-    name = str(dtype or "float32").removeprefix("torch.")
-    return getattr(torch, choose("dtype", name, DTYPES))
+    name = choose("dtype", str(dtype or AUTO).removeprefix("torch."), DTYPES)
+    return None if name == AUTO else getattr(torch, name)
+
+
+def auto_dtype(device: torch.device, stored: torch.dtype | None = None) -> torch.dtype:
+    """The dtype of `auto`: float32 on a CPU. On a GPU it would take several times as long, so there it is float16, or
+    bfloat16 if the weights are stored in that, because they may overflow float16."""
+    import torch
+
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if stored == torch.bfloat16 else torch.float16
+
+
+def auto_note(asked: str, dtype: torch.dtype, device: torch.device) -> str:
+    """One line that says which half precision `auto` chose; empty if it chose none, or was not asked for."""
+    name = str(dtype).removeprefix("torch.")
+    if asked != AUTO or name == "float32":
+        return ""
+    return f"computing in {name}, as --dtype auto does on {device.type}; --dtype float32 is slower and more exact"
+
+
+def next_try(dtype: torch.dtype) -> str:
+    """What to try where numbers of a dtype overflow, as the beginning of an advice that goes on."""
+    return {"torch.bfloat16": "float32, or ", "torch.float16": "bfloat16 or float32, or "}.get(str(dtype), "")
