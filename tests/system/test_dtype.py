@@ -1,5 +1,6 @@
-"""`--dtype auto`: what it chooses, by the device and the file; that it is said, recorded and replayed. The device of the
-clips here is simulated."""
+"""`--dtype auto`: what it chooses, by the device and the file; that it is said, recorded and replayed.
+
+Where a clip needs a device, it is simulated."""
 
 from __future__ import annotations
 
