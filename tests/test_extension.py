@@ -56,7 +56,7 @@ def sampled(here: Path) -> Clip:
     lines = [
         [*clip, "--chunk", "7", "--out", "whole.webp"],
         [*clip, "--chunk", "2", "--out", "chunks.webp"],
-        ["--replay", "whole.json", "--out", "again.webp"],
+        ["--replay", "whole.webp.json", "--out", "again.webp"],
         [*clip, "--chunk", "3", "--stream", "--out", "stream"],
     ]
     run(here, "-c", f"import my_kinds\nfrom zs2.sample import main\nfor line in {lines}:\n    assert main(line) == 0")

@@ -108,8 +108,8 @@ def test_a_clip_where_it_is_installed(run, installed, tmp_path):
     """Of the checkpoint that the wheel carries."""
     where = Path(run("python", "-c", "import zs2; print(zs2.__file__)").strip())
     assert installed.parent in where.parents
-    assert run("zs2", "sample", *BRIEF, "--out", "c.webp").split() == ["c.webp", "c.sheet.png", "c.json"]
-    settings = json.loads((tmp_path / "c.json").read_text())
+    assert run("zs2", "sample", *BRIEF, "--out", "c.webp").split() == ["c.webp", "c.webp.sheet.png", "c.webp.json"]
+    settings = json.loads((tmp_path / "c.webp.json").read_text())
     assert (settings["model"], settings["prompt"]) == ("emoji64", "panda face on a sky blue background")
 
 

@@ -144,7 +144,7 @@ def things(here: Path) -> None:
     Path("full").mkdir()
     Path("full/letter.txt").write_text("keep me")
     Path("taken.gif").mkdir()
-    Path("jam.json").mkdir()
+    Path("jam.gif.json").mkdir()
     Path("file").write_text("not a folder")
     Path("model.ckpt").write_bytes(b"\x80\x02}q\x00.")
     Path("model.safetensors").write_bytes(b"{}")
@@ -266,7 +266,7 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("--out clip.gifv", ["'.gifv'", "did you mean '.gif'?"]),
     ("--out clip.jpg", ["'.jpg'", ".gif, .webp, .png, .apng, .mp4"]),
     ("--out taken.gif", ["taken.gif is a folder", "choose"]),
-    ("--out jam.gif", ["jam.json is a folder", "choose"]),  # the JSON beside it
+    ("--out jam.gif", ["jam.gif.json is a folder", "choose"]),  # the JSON beside it
     ("--out full", ["full", "choose a new name"]),
     ("--out file", ["file", "choose a new name"]),
     ("--out file/clip.gif", ["file/clip.gif", "file is not a folder", "choose"]),
@@ -295,6 +295,7 @@ ERRORS: list[tuple[str, list[str]]] = [
     ),
     # clips to replay
     ("--replay gone.json", ["gone.json", "no such file"]),
+    ("--replay jam.json", ["jam.json", "no such file", "did you mean 'jam.gif.json'?"]),
     ("--replay full", ["full/0000.png", "no such file"]),
     ("--replay file", ["''", ".json", ".gif"]),
     ("--replay two.txt", ["'.txt'", ".json", ".gif"]),
@@ -559,7 +560,7 @@ def test_ctrl_c_keeps_what_was_finished_and_nothing_half_written(here):
     assert process.returncode == 130
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "zs2: stopped: what was finished before is kept"
-    assert sorted(out.decode().split()) == sorted(["c-s0.png", "c-s0.sheet.png", "c-s0.json"])
+    assert sorted(out.decode().split()) == sorted(["c-s0.png", "c-s0.png.sheet.png", "c-s0.png.json"])
     assert sorted(path.name for path in here.iterdir()) == sorted(out.decode().split())
     assert frames(here / "c-s0.png").shape == (1, 64, 64, 3)
 
@@ -627,7 +628,7 @@ def test_a_warning_quotes_what_was_cut_without_its_control_characters(zs2):
 def test_the_default_command(tmp_path):
     """In a folder that is not the repository, with fewer steps and frames for speed."""
     result = succeeded(command("--steps", "2", "--frames", "2", cwd=tmp_path))
-    names = ["out/00001.gif", "out/00001.sheet.png", "out/00001.json"]
+    names = ["out/00001.gif", "out/00001.gif.sheet.png", "out/00001.gif.json"]
     assert result.written == names
     assert sorted(files(tmp_path)) == sorted(names)
     own, sampled = result.err.splitlines()
@@ -635,11 +636,11 @@ def test_the_default_command(tmp_path):
     assert sampled.startswith("sampling 2/2 in ")
     clip = frames(tmp_path / "out/00001.gif")
     assert clip.shape == (2, 64, 64, 3)
-    with Image.open(tmp_path / "out/00001.sheet.png") as sheet:
+    with Image.open(tmp_path / "out/00001.gif.sheet.png") as sheet:
         assert sheet.width > 2 * 64
         assert sheet.height > 64
-    settings = text(tmp_path / "out/00001.json")
-    assert settings == read_settings(tmp_path / "out/00001.gif") == read_settings(tmp_path / "out/00001.sheet.png")
+    settings = text(tmp_path / "out/00001.gif.json")
+    assert settings == read_settings(tmp_path / "out/00001.gif") == read_settings(tmp_path / "out/00001.gif.sheet.png")
     expected = {"prompt": EXAMPLE, "frames": 2, "steps": 2, "seed": 0, "attn": "tma", "noise": "dnm", "fps": 8}
     expected |= {"guidance": 5.0, "lam": 0.15, "mu": 0.98}
     assert settings.items() >= expected.items()
@@ -648,20 +649,20 @@ def test_the_default_command(tmp_path):
 def test_attn_sa_alone(tmp_path):
     """The baseline of every frame on its own, without a prompt or a model, as a newcomer would type it."""
     succeeded(command("--attn", "sa", "--steps", "2", "--frames", "2", cwd=tmp_path))
-    settings = text(tmp_path / "out/00001.json")
+    settings = text(tmp_path / "out/00001.gif.json")
     assert (settings["attn"], settings["mu"], settings["prompt"]) == ("sa", None, EXAMPLE)
 
 
 def test_fast_is_short_for_options_of_which_what_is_given_wins(zs2, here):
     short = ("red apple", *BRIEF[2:], "--fast", "--out")
     succeeded(zs2(*short, "a.gif"))
-    made = text(here / "a.json")
+    made = text(here / "a.gif.json")
     assert {name: made[name] for name in FAST} == FAST
     succeeded(zs2(*short, "b.gif", "--steps", "4"))
-    made = text(here / "b.json")
+    made = text(here / "b.gif.json")
     assert (made["steps"], made["deep_cache"], made["sampler"]) == (4, FAST["deep_cache"], FAST["sampler"])
     assert succeeded(zs2(*short, "c.gif", "--steps", "1")).warnings == []
-    assert text(here / "c.json")["deep_cache"] == 1
+    assert text(here / "c.gif.json")["deep_cache"] == 1
     words = fast().split()
     assert [word.removeprefix("--").replace("-", "_") for word in words[::2]] == [*FAST]
     succeeded(zs2("red apple", *BRIEF[2:], *words, "--out", "d.gif"))
@@ -673,8 +674,8 @@ def test_every_option_reaches_the_settings(zs2, here):
         --guidance-interval 0,0.5 --deep-cache 2
         --size 48x32 --chunk 2 --fps 12 --attn tma-two-tap --mu 0.5 --noise progressive --alpha 1.5 --dtype bfloat16
         --device cpu --out clip.webp"""
-    assert succeeded(zs2(*shlex.split(line))).written == ["clip.webp", "clip.sheet.png", "clip.json"]
-    settings = text(here / "clip.json")
+    assert succeeded(zs2(*shlex.split(line))).written == ["clip.webp", "clip.webp.sheet.png", "clip.webp.json"]
+    settings = text(here / "clip.webp.json")
     assert settings.pop("weights").keys() == {"unet", "vae", "text_encoder", "config"}
     assert settings.pop("versions").keys() == {"zs2", "pillow", "torch", "python"}
     assert settings == {
@@ -711,9 +712,9 @@ def test_every_option_reaches_the_settings(zs2, here):
 def test_the_next_free_number(zs2, here):
     (here / "out" / "00007-s3").mkdir(parents=True)
     (here / "out" / "apple.gif").touch()
-    assert succeeded(zs2(*BRIEF, "--no-sheet")).written == ["out/00008.gif", "out/00008.json"]
+    assert succeeded(zs2(*BRIEF, "--no-sheet")).written == ["out/00008.gif", "out/00008.gif.json"]
     assert succeeded(zs2(*BRIEF, "--no-sheet", "--seed", "0,1")).written == [
-        f"out/00009-s{seed}{ending}" for seed in (0, 1) for ending in (".gif", ".json")
+        f"out/00009-s{seed}{ending}" for seed in (0, 1) for ending in (".gif", ".gif.json")
     ]
 
 
@@ -747,7 +748,7 @@ def test_no_ending_is_a_folder_of_pictures(zs2, here):
 def test_mp4(zs2, here):
     pytest.importorskip("av")
     assert succeeded(zs2(*BRIEF, "--out", "c.mp4")).written[0] == "c.mp4"
-    assert read_settings(here / "c.mp4") == text(here / "c.json")
+    assert read_settings(here / "c.mp4") == text(here / "c.mp4.json")
 
 
 def test_seeds_and_prompts_make_a_clip_each(zs2, here):
@@ -755,9 +756,9 @@ def test_seeds_and_prompts_make_a_clip_each(zs2, here):
     line = "--prompts prompts.txt --seed 3..4,9 --no-sheet --out many/c.gif"
     result = succeeded(zs2(*BRIEF, *shlex.split(line)))
     made = {f"c-p{p}-s{s}": (prompt, s) for p, prompt in ((1, "red apple"), (2, "blue star")) for s in (3, 4, 9)}
-    assert result.written == [f"many/{name}{ending}" for name in made for ending in (".gif", ".json")]
+    assert result.written == [f"many/{name}{ending}" for name in made for ending in (".gif", ".gif.json")]
     for name, (prompt, seed) in made.items():
-        settings = text(here / "many" / f"{name}.json")
+        settings = text(here / "many" / f"{name}.gif.json")
         assert (settings["prompt"], settings["seed"]) == (prompt, seed)
     assert len({(here / "many" / f"{name}.gif").read_bytes() for name in made}) == 6
     assert result.err.splitlines()[-1].startswith("clip 6 of 6 1/1 in ")
@@ -792,7 +793,7 @@ def test_latents_are_used_as_given(zs2, here):
     )
     line = "--latents n.safetensors --steps 1 --out c.webp"
     succeeded(zs2(*shlex.split(line)))
-    settings = text(here / "c.json")
+    settings = text(here / "c.webp.json")
     assert (settings["frames"], settings["width"], settings["height"]) == (3, 12 * REDUCTION, 8 * REDUCTION)
     assert (settings["seed"], settings["noise"], settings["lam"]) == (None, None, None)
     assert frames(here / "c.webp").shape == (3, 8 * REDUCTION, 12 * REDUCTION, 3)
@@ -814,7 +815,7 @@ def test_the_same_settings_make_the_same_bytes(zs2, here, tmp_path, monkeypatch)
 def test_the_settings_tell_no_path_time_or_host(zs2, here, folder):
     start = time.localtime()
     succeeded(zs2("red apple", *BRIEF, "--model", str(folder), "--out", str(here / "deep" / "c.gif")))
-    settings = text(here / "deep" / "c.json")
+    settings = text(here / "deep" / "c.gif.json")
     assert settings["model"] == folder.name
     told = json.dumps({name: value for name, value in settings.items() if name != "weights"})
     names = [name for name in (socket.gethostname(), Path.home().name, "here", "deep") if len(name) > 4]
@@ -830,12 +831,12 @@ CLIP = shlex.split("'red apple' --steps 1 --frames 2 --lam 0.5 --mu 0.5 --seed 4
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("c.gif", "c.json"),
+        ("c.gif", "c.gif.json"),
         ("c.gif", "c.gif"),
         ("c.png", "c.png"),
         ("c.webp", "c.webp"),
         ("c", "c"),
-        ("c.gif", "c.sheet.png"),
+        ("c.gif", "c.gif.sheet.png"),
     ],
 )
 def test_replay_makes_the_same_bytes(zs2, here, name, source):
@@ -855,7 +856,7 @@ def test_replay_of_prompt_travel_and_of_variants_without_lam_and_mu(zs2, here):
     (here / "travel.txt").write_text("red apple\nblue star\n")
     line = "--travel travel.txt --attn cfa --noise mixed --alpha 0.5 --negative-prompt x --dtype float32"
     succeeded(zs2(*shlex.split(line), *BRIEF, "--out", "first/c.gif"))
-    result = succeeded(zs2("--replay", "first/c.json", "--out", "again/c.gif"))
+    result = succeeded(zs2("--replay", "first/c.gif.json", "--out", "again/c.gif"))
     assert result.warnings == []
     assert files(here / "again") == files(here / "first")
 
@@ -865,9 +866,9 @@ def test_replay_of_given_latents_needs_them(zs2, here):
     for name in ("n", "other"):
         save_file({"latents": torch.randn(2, LATENTS[0], 4, 4, generator=generator)}, f"{name}.safetensors")
     succeeded(zs2("--latents", "n.safetensors", "--steps", "1", "--out", "first/c.gif"))
-    failed(zs2("--replay", "first/c.json"), "first/c.json", "given latents", "--latents")
-    failed(zs2("--replay", "first/c.json", "--latents", "other.safetensors"), "other latents")
-    succeeded(zs2("--replay", "first/c.json", "--latents", "n.safetensors", "--out", "again/c.gif"))
+    failed(zs2("--replay", "first/c.gif.json"), "first/c.gif.json", "given latents", "--latents")
+    failed(zs2("--replay", "first/c.gif.json", "--latents", "other.safetensors"), "other latents")
+    succeeded(zs2("--replay", "first/c.gif.json", "--latents", "n.safetensors", "--out", "again/c.gif"))
     assert files(here / "again") == files(here / "first")
 
 
@@ -877,21 +878,21 @@ def test_replay_with_other_weights_is_refused(zs2, folder):
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     save_file(tensors, folder / "vae" / "diffusion_pytorch_model.safetensors")
     succeeded(zs2("red apple", *BRIEF, "--out", "c.gif", "--model", str(folder)))
-    failed(zs2("--replay", "c.json"), "other weights", "vae", "--model")
-    assert succeeded(zs2("--replay", "c.json", "--model", str(folder), "--out", "again.gif")).warnings == []
+    failed(zs2("--replay", "c.gif.json"), "other weights", "vae", "--model")
+    assert succeeded(zs2("--replay", "c.gif.json", "--model", str(folder), "--out", "again.gif")).warnings == []
 
 
 def test_replay_on_another_device_is_a_warning(zs2, here):
     succeeded(zs2(*CLIP, "--out", "c.gif"))
-    settings = text(here / "c.json") | {"device": "cuda"}
-    (here / "c.json").write_text(json.dumps(settings))
-    (warning,) = succeeded(zs2("--replay", "c.json", "--device", "cpu", "--out", "again.gif")).warnings
+    settings = text(here / "c.gif.json") | {"device": "cuda"}
+    (here / "c.gif.json").write_text(json.dumps(settings))
+    (warning,) = succeeded(zs2("--replay", "c.gif.json", "--device", "cpu", "--out", "again.gif")).warnings
     assert warning == "made on cuda, now on cpu: the clip may differ"
 
 
 def test_replay_takes_nothing_but_its_file(zs2, here):
     succeeded(zs2(*CLIP, "--out", "first/c.gif"))
-    line = "star --replay first/c.json --steps 5 --mu 0.1 --seed 9 --out again/c.gif"
+    line = "star --replay first/c.gif.json --steps 5 --mu 0.1 --seed 9 --out again/c.gif"
     result = succeeded(zs2(*shlex.split(line)))
     assert len(result.warnings) == 1
     for word in ("no effect", "prompt", "steps", "mu", "seed"):
@@ -901,10 +902,10 @@ def test_replay_takes_nothing_but_its_file(zs2, here):
 
 def test_replay_with_other_versions_is_a_warning(zs2, here):
     succeeded(zs2(*CLIP, "--out", "c.gif"))
-    settings = text(here / "c.json")
+    settings = text(here / "c.gif.json")
     settings["versions"]["torch"] = "1.4.0"
-    (here / "c.json").write_text(json.dumps(settings))
-    result = succeeded(zs2("--replay", "c.json", "--out", "again.gif"))
+    (here / "c.gif.json").write_text(json.dumps(settings))
+    result = succeeded(zs2("--replay", "c.gif.json", "--out", "again.gif"))
     assert len(result.warnings) == 1
     assert "1.4.0" in result.warnings[0]
     assert torch.__version__ in result.warnings[0]
@@ -966,13 +967,13 @@ def clip_settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The settings of a clip that can be replayed."""
     file = tmp_path_factory.mktemp("clip") / "c.gif"
     assert main([*CLIP, "--out", str(file)]) == 0
-    return text(file.with_suffix(".json"))
+    return text(file.with_name(f"{file.name}.json"))
 
 
 def test_those_settings_can_be_replayed(zs2, here, clip_settings):
     (here / "c.json").write_text(json.dumps(clip_settings))
     succeeded(zs2("--replay", "c.json", "--out", "again.gif"))
-    assert text(here / "again.json") == clip_settings
+    assert text(here / "again.gif.json") == clip_settings
 
 
 def test_a_clip_made_before_an_option_was_there_is_replayed_without_it(zs2, here, clip_settings):
@@ -980,7 +981,7 @@ def test_a_clip_made_before_an_option_was_there_is_replayed_without_it(zs2, here
     old = {name: value for name, value in clip_settings.items() if name not in later}
     (here / "c.json").write_text(json.dumps(old))
     assert succeeded(zs2("--replay", "c.json", "--out", "again.gif")).warnings == []
-    assert text(here / "again.json") == clip_settings
+    assert text(here / "again.gif.json") == clip_settings
 
 
 def test_replay_with_another_schedule_is_refused(zs2, folder):
@@ -988,7 +989,7 @@ def test_replay_with_another_schedule_is_refused(zs2, folder):
     succeeded(zs2("red apple", *BRIEF, "--out", "c.gif", "--model", str(folder)))
     settings = text(folder / "scheduler" / "scheduler_config.json") | {"beta_end": 0.02}
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings))
-    failed(zs2("--replay", "c.json", "--model", str(folder)), "other weights", "config differ")
+    failed(zs2("--replay", "c.gif.json", "--model", str(folder)), "other weights", "config differ")
 
 
 def test_the_default_model_is_never_asked_of_the_hub(zs2, monkeypatch):

@@ -29,13 +29,13 @@ def test_a_stream_writes_the_files_of_the_clip(zs2, here, name):
     assert got.written == [path.replace("whole", "streamed") for path in want.written]
     assert re.search(r"^frames 5/5 in ", got.err, re.MULTILINE)
     assert files(here / "streamed") == files(here / "whole") != {}
-    succeeded(zs2("--replay", "whole/c.json", "--stream", "--state-device", "cpu", "--out", f"again/{name}"))
+    succeeded(zs2("--replay", f"whole/{name}.json", "--stream", "--state-device", "cpu", "--out", f"again/{name}"))
     assert files(here / "again") == files(here / "whole")
 
 
 def test_a_stream_is_mp4_by_default(zs2):
     pytest.importorskip("av")
-    assert succeeded(zs2(*BRIEF, "--stream", "--no-sheet")).written == ["out/00001.mp4", "out/00001.json"]
+    assert succeeded(zs2(*BRIEF, "--stream", "--no-sheet")).written == ["out/00001.mp4", "out/00001.mp4.json"]
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_ctrl_c_ends_a_stream_with_the_frames_that_are_there(here, name):
     result = command(*line, program=("-c", code), cwd=here)
     assert result.status == 130, result.err
     assert result.err.splitlines()[-1] == "zs2: stopped: what was finished before is kept"
-    assert result.written == [name, "c.sheet.png", "c.json"]
-    settings = text(here / "c.json")
+    assert result.written == [name, f"{name}.sheet.png", f"{name}.json"]
+    settings = text(here / f"{name}.json")
     assert settings["frames"] == 4
     assert read_settings(here / name) == settings
     if name == "c":

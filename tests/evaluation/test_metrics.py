@@ -393,8 +393,8 @@ def test_what_can_not_be_measured_is_told_in_one_line(made, capsys, tmp_path):
         "apple.gif": ("apple.gif: .gif is lossy: expected .webp, .png, .apng or a folder",),
         "gone.webp": ("gone.webp: no such file",),
         "holiday.png": ("holiday.png: no settings of zs2",),
-        "apple.sheet.png": ("apple.sheet.png is 396x200, its settings say 16x16", "not a contact sheet"),
-        "apple.json": ("apple.json: no clip: expected .webp",),
+        "apple.webp.sheet.png": ("apple.webp.sheet.png is 396x200, its settings say 16x16", "not a contact sheet"),
+        "apple.webp.json": ("apple.webp.json: no clip: expected .webp",),
         **{f"{n}.webp": (f"{n}.webp: its settings have no prompt",) for n in ("none", "number", "mixed", "nothing")},
     }.items():
         failed(capsys, good, here / wrong, words=words)

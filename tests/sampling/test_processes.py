@@ -142,9 +142,9 @@ def test_the_command_writes_one_clip(tmp_path):
     run = torchrun(2, *line.split(), cwd=tmp_path)
     out, err = run.communicate(timeout=600)
     assert run.returncode == 0, err
-    assert out.split() == ["c.webp", "c.sheet.png", "c.json"]
+    assert out.split() == ["c.webp", "c.webp.sheet.png", "c.webp.json"]
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(out.split())
-    settings = json.loads((tmp_path / "c.json").read_text())
+    settings = json.loads((tmp_path / "c.webp.json").read_text())
     assert (settings["processes"], settings["chunk"], settings["frames"]) == (2, 2, 3)
     assert len(re.findall("sampling 1/1", err)) == 1
 

@@ -154,9 +154,9 @@ def test_the_command_and_its_replay(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["--noise", "text2video-zero", "--attn", "cfa", "--motion=-30,60", "--frames", "3", "--steps", "6"]
     assert main([PROMPT, *options, "--out", "clip.webp"]) == 0, capsys.readouterr().err
-    made = json.loads(Path("clip.json").read_text())
+    made = json.loads(Path("clip.webp.json").read_text())
     assert (made["motion"], made["renoise"], made["lam"]) == ([-30.0, 60.0], [4, 5], None)
-    assert main(["--replay", "clip.json", "--out", "again.webp"]) == 0
+    assert main(["--replay", "clip.webp.json", "--out", "again.webp"]) == 0
     assert Path("again.webp").read_bytes() == Path("clip.webp").read_bytes()
     capsys.readouterr()
     assert main([PROMPT, "--renoise", "9,4", "--noise", "text2video-zero"]) == 2

@@ -162,7 +162,7 @@ def text(file: Path) -> dict[str, Any]:
 
 
 def names(folder: Path, part: str = "clips", ending: str = ".json") -> list[str]:
-    return sorted(file.stem for file in (folder / part).glob(f"*{ending}"))
+    return sorted(file.name.split(".webp")[0].removesuffix(".json") for file in (folder / part).glob(f"*{ending}"))
 
 
 # --- what is written --------------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ NAMES = [f"{cell}_p0{prompt}_s0" for cell in ("dnm-0.1_tma-0.98", "iid_tma-0.98"
 
 
 def test_a_study_is_its_clips_their_records_and_measures(two):
-    clips = {f"clips/{name}{ending}" for name in NAMES for ending in (".webp", ".json")}
+    clips = {f"clips/{name}{ending}" for name in NAMES for ending in (".webp", ".webp.json")}
     measures = {f"measures/{name}.json" for name in NAMES}
     assert files(two).keys() == {"study.json", ".lock", "clips", "measures", *clips, *measures}
 
@@ -260,7 +260,7 @@ def test_the_preset_paper(paper):
     distinct = {Clip.open(file).frames.tobytes() for file in (paper / "clips").glob("*.webp")}
     assert len(distinct) >= 10  # the frozen frame, and fixed noise with either attention, are the same still picture
     for cell in study.cells:
-        record = text(paper / "clips" / f"{cell.id}_p00_s4.json")
+        record = text(paper / "clips" / f"{cell.id}_p00_s4.webp.json")
         assert {name: record[name] for name in cell.method} == cell.method
         assert (record["frames"], record["seed"]) == (3, 4)
         assert ("frozen" in record) == cell.frozen
@@ -271,7 +271,7 @@ def test_how_is_sampled_reaches_every_clip_and_the_report(zs2, here):
     succeeded(zs2(*line.split(), "--guidance-interval", "0,0.5"))
     want = {"sampler": "dpm++", "guidance_interval": [0.0, 0.5], "deep_cache": 2}
     for name in names(here / "s"):
-        record = text(here / "s" / "clips" / f"{name}.json")
+        record = text(here / "s" / "clips" / f"{name}.webp.json")
         assert {key: record[key] for key in want} == want
     failed(zs2(*line.split(), "--deep-cache", "3"), "deep_cache is 2 in this study, now 3")
     succeeded(zs2("--seeds", "1", "--noise", "dnm"))  # what is not given is as it was
@@ -610,10 +610,16 @@ def cut(file: Path, length: int = 100) -> None:
         (lambda s: cut(s / "measures" / f"{NAMES[0]}.json"), {f"measures/{NAMES[0]}.json"}),
         (lambda s: cut(s / "measures" / f"{NAMES[0]}.json", 0), {f"measures/{NAMES[0]}.json"}),
         (lambda s: (s / "measures" / f"{NAMES[0]}.json").unlink(), {f"measures/{NAMES[0]}.json"}),
-        (lambda s: cut(s / "clips" / f"{NAMES[1]}.webp"), {f"clips/{NAMES[1]}.webp", f"clips/{NAMES[1]}.json"}),
-        (lambda s: cut(s / "clips" / f"{NAMES[1]}.webp", 0), {f"clips/{NAMES[1]}.webp", f"clips/{NAMES[1]}.json"}),
-        (lambda s: (s / "clips" / f"{NAMES[1]}.webp").unlink(), {f"clips/{NAMES[1]}.webp", f"clips/{NAMES[1]}.json"}),
-        (lambda s: (s / "clips" / f"{NAMES[1]}.json").unlink(), {f"clips/{NAMES[1]}.webp", f"clips/{NAMES[1]}.json"}),
+        (lambda s: cut(s / "clips" / f"{NAMES[1]}.webp"), {f"clips/{NAMES[1]}.webp", f"clips/{NAMES[1]}.webp.json"}),
+        (lambda s: cut(s / "clips" / f"{NAMES[1]}.webp", 0), {f"clips/{NAMES[1]}.webp", f"clips/{NAMES[1]}.webp.json"}),
+        (
+            lambda s: (s / "clips" / f"{NAMES[1]}.webp").unlink(),
+            {f"clips/{NAMES[1]}.webp", f"clips/{NAMES[1]}.webp.json"},
+        ),
+        (
+            lambda s: (s / "clips" / f"{NAMES[1]}.webp.json").unlink(),
+            {f"clips/{NAMES[1]}.webp", f"clips/{NAMES[1]}.webp.json"},
+        ),
     ],
 )
 def test_what_was_lost_or_cut_short_is_made_again(zs2, copy, two, damage, done):

@@ -444,7 +444,7 @@ def test_the_names_of_files():
     job = Job(CELLS[0], 3, 4294967295)
     assert job.name == "dnm-0.1_tma-0.98_p03_s4294967295"
     assert clip_file("s", job.name) == Path("s/clips/dnm-0.1_tma-0.98_p03_s4294967295.webp")
-    assert record_file("s", job.name) == Path("s/clips/dnm-0.1_tma-0.98_p03_s4294967295.json")
+    assert record_file("s", job.name) == Path("s/clips/dnm-0.1_tma-0.98_p03_s4294967295.webp.json")
     assert measures_file("s", job.name) == Path("s/measures/dnm-0.1_tma-0.98_p03_s4294967295.json")
 
 

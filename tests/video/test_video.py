@@ -84,14 +84,16 @@ def test_every_format_gives_the_frames_back(tmp_path, ending):
     path = tmp_path / "new" / "folders" / name(ending)
     assert Clip(frames, fps=8, settings=SETTINGS).save(path, sheet=True) == [
         path,
-        path.with_name("clip.sheet.png"),
-        path.with_name("clip.json"),
+        path.with_name(path.name + ".sheet.png"),
+        path.with_name(path.name + ".json"),
     ]
     got, _ = decoded(path)
     assert got.shape == frames.shape
     limit = {"gif": 2.0, "mp4": 3.0}.get(ending, 0.0)
     assert np.abs(got.astype(float) - frames).mean() <= limit
-    assert sorted(file.name for file in path.parent.iterdir()) == sorted([path.name, "clip.json", "clip.sheet.png"])
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted(
+        path.name + end for end in ("", ".json", ".sheet.png")
+    )
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -204,7 +206,7 @@ def test_json_is_the_settings(tmp_path):
     assert list(json.loads(text)) == list(SETTINGS)
     assert "äpple 🍎" in text
     assert Clip(moving(1)).save(tmp_path / "other.gif", json=False) == [tmp_path / "other.gif"]
-    assert not (tmp_path / "other.json").exists()
+    assert not (tmp_path / "other.gif.json").exists()
 
 
 def test_settings_are_a_copy():
@@ -267,7 +269,7 @@ def refused(path: Path, words: str, fps: int = 8) -> None:
 def test_what_can_not_be_written(tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder.gif").mkdir()
-    (tmp_path / "taken.json").mkdir()
+    (tmp_path / "taken.gif.json").mkdir()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     refused(tmp_path / "clip.gfi", r"unknown output ending '.gfi'.*did you mean '.gif'.*folder of PNG files")
     refused(tmp_path / "clip.v2", "a name with no ending is a folder of PNG files")
@@ -276,7 +278,7 @@ def test_what_can_not_be_written(tmp_path):
     refused(tmp_path / "file" / "a" / "b" / "clip.gif", "file is not a folder")
     refused(tmp_path / "dangling" / "clip.gif", "dangling is not a folder")
     refused(tmp_path / "folder.gif", "is a folder: expected a file")
-    refused(tmp_path / "taken.gif", "taken.json is a folder")
+    refused(tmp_path / "taken.gif", "taken.gif.json is a folder")
     refused(tmp_path / "file", "holds other things")
     refused(tmp_path / ("n" * 300 + ".gif"), "can't be written")
     refused(tmp_path / ".gif", "names no file")
@@ -422,9 +424,9 @@ def test_a_json_means_a_whole_clip_whenever_interrupted(tmp_path, monkeypatch, e
             assert call > 3
     got = decoded(path)[0]
     assert np.array_equal(got, old if len(got) == 2 else new)  # the old clip or the new one, never a mixture or none
-    if path.with_name("clip.json").exists():
-        assert read_settings(path.with_name("clip.json")) == read_settings(path) == {"frames": len(got)}
-    assert {file.name for file in tmp_path.iterdir()} <= {path.name, "clip.json", "clip.sheet.png"}
+    if path.with_name(path.name + ".json").exists():
+        assert read_settings(path.with_name(path.name + ".json")) == read_settings(path) == {"frames": len(got)}
+    assert {file.name for file in tmp_path.iterdir()} <= {path.name + end for end in ("", ".json", ".sheet.png")}
 
 
 def test_a_failing_disk_leaves_nothing(tmp_path, monkeypatch):
@@ -564,9 +566,9 @@ def test_what_is_no_lossless_clip_is_not_opened(tmp_path):
             clip.save(path)
         not_opened(path, f"\\.{ending} is lossy: expected .webp, .png, .apng or a folder of PNG files")
     clip.save(tmp_path / "clip.webp", sheet=True)
-    not_opened(tmp_path / "clip.json", "no clip: expected .webp")
+    not_opened(tmp_path / "clip.webp.json", "no clip: expected .webp")
     not_opened(
-        tmp_path / "clip.sheet.png", r"is 592x200, its settings say 16x16: expected a clip .*not a contact sheet"
+        tmp_path / "clip.webp.sheet.png", r"is 592x200, its settings say 16x16: expected a clip .*not a contact sheet"
     )
     not_opened(tmp_path / "gone.png", "no such file")
     Image.new("RGB", (8, 8)).save(tmp_path / "holiday.png")

@@ -19,7 +19,7 @@ def parser() -> command.Parser:
   %(prog)s "red apple on a sky blue background" --out apple.gif
   %(prog)s --attn sa --noise iid          every frame on its own: the baseline
   %(prog)s --seed 0..3 --out clips/c.webp  four clips: clips/c-s0.webp …
-  %(prog)s --replay apple.json --out again.gif
+  %(prog)s --replay apple.gif --out again.gif
   %(prog)s --frames 2000 --stream --out long.mp4
   torchrun --nproc-per-node 2 -m zs2.sample --frames 64 --out apple.gif    one clip, made by two processes""",
     )
@@ -67,7 +67,8 @@ def parser() -> command.Parser:
         "--out",
         metavar="FILE",
         help="by its ending: .gif, .webp (lossless), .png or .apng (animated), .mp4 (with zs2[video]); none: a folder "
-        "of PNG files (default: the next free out/00001.gif). A JSON with all settings is put beside it",
+        "of PNG files (default: the next free out/00001.gif). Its settings go to FILE.json, its contact sheet to "
+        "FILE.sheet.png",
     )
     g.add_argument(
         "--stream",
@@ -80,7 +81,9 @@ def parser() -> command.Parser:
     g.add_argument("--fps", type=int, metavar="N", help="frames a second (default 8)")
     g.add_argument("--no-sheet", dest="sheet", action="store_false", help="no contact sheet beside the clip")
     g.add_argument(
-        "--replay", metavar="FILE", help="make the clip of this JSON (or clip) again, bit for bit on the same machine"
+        "--replay",
+        metavar="FILE",
+        help="make the clip of this file (or of its JSON) again, bit for bit on the same machine",
     )
     return p
 

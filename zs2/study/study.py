@@ -1,7 +1,7 @@
 """An ablation study as a folder: what study.json says, and where clips and measures are. No torch here.
 
     DIR/study.json            what was asked: settings, prompts, seeds, cells
-    DIR/clips/NAME.webp       a clip, lossless, and NAME.json, its settings: where that is, the clip is whole
+    DIR/clips/NAME.webp       a clip, lossless, and NAME.webp.json, its settings: where that is, it is whole
     DIR/measures/NAME.json    its metrics, and the protocol that they were measured by
 
 NAME is CELL_pPROMPT_sSEED, such as dnm-0.1_tma-0.98_p00_s0. No text of a prompt is part of a path. A study grows by
@@ -170,8 +170,9 @@ def clip_file(folder: str | os.PathLike[str], name: str) -> Path:
 
 
 def record_file(folder: str | os.PathLike[str], name: str) -> Path:
-    """DIR/clips/NAME.json, the clip's settings. Where it is, the clip is whole."""
-    return Path(folder, "clips", f"{name}.json")
+    """DIR/clips/NAME.webp.json, the clip's settings. Where it is, the clip is whole. Older studies have NAME.json."""
+    old = Path(folder, "clips", f"{name}.json")
+    return old if old.exists() else Path(folder, "clips", f"{name}.webp.json")
 
 
 def measures_file(folder: str | os.PathLike[str], name: str) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from zs2.errors import InputError, choose, whole
+from zs2.errors import InputError, choose, did_you_mean, whole
 from zs2.system.atomic import check_writable, write_all
 from zs2.video.contact_sheet import contact_sheet
 from zs2.video.formats import (
@@ -110,8 +110,8 @@ class Clip:
         renamed, the JSON last: where there is a new JSON, the clip is whole.
 
         Args:
-            json: also write the settings to a file of their own (clip.json).
-            sheet: also write a contact sheet (clip.sheet.png).
+            json: also write the settings to a file of their own (clip.gif.json).
+            sheet: also write a contact sheet (clip.gif.sheet.png).
         Raises: InputError as `check_output` does, and for an odd size in MP4; OSError if writing fails.
         """
         path = check_output(path, self.fps)
@@ -179,7 +179,8 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     file = path / "0000.png" if path.is_dir() else path
     ending = choose("clip ending", file.suffix.lower(), tuple(READERS))
     if not file.is_file():
-        raise InputError(f"{file}: no such file: expected a clip, or its JSON")
+        hint = did_you_mean(str(file), [str(one) for one in sorted(file.parent.glob("*.json"))], 0.8)
+        raise InputError(f"{file}: no such file: expected a clip, or its JSON{hint}")
     try:
         text = READERS[ending](file)
     except InputError:
@@ -212,8 +213,8 @@ def _checked(settings: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def companions(path: Path) -> tuple[Path, Path]:
-    """The files that go with a clip: its JSON and its contact sheet."""
-    return path.with_name(path.stem + ".json"), path.with_name(path.stem + ".sheet.png")
+    """The files that go with a clip: its JSON and its contact sheet. Two clips never share one."""
+    return path.with_name(path.name + ".json"), path.with_name(path.name + ".sheet.png")
 
 
 def _exists(path: Path) -> bool:
