@@ -96,6 +96,7 @@ def test_a_clip(model):
         "latents": None,
         "dtype": "float32",
         "device": "cpu",
+        "compile": False,
         "model": "emoji64",
         "lora": None,
         "weights": model.checkpoint.digests,

@@ -41,6 +41,7 @@ def clip_settings(
         "latents": None if latents is None else hashlib.sha256(latents.cpu().numpy().tobytes()).hexdigest(),
         "dtype": str(plan.model.dtype).removeprefix("torch."),
         "device": plan.model.device.type,
+        "compile": plan.model.unet.compiled is not None,
         "model": None if checkpoint is None else checkpoint.name,
         "weights": None if checkpoint is None else checkpoint.digests,
         "lora": list(lora) or None,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from zs2.sampling.frame_parallel import Group
     from zs2.sampling.plan import SamplingPlan
 
-LOADING = (*METHOD, "device", "dtype", "prediction", "lora")  # the options of ZS2.from_pretrained
+LOADING = (*METHOD, "device", "dtype", "prediction", "lora", "compile")  # the options of ZS2.from_pretrained
 
 
 def run(options: dict[str, Any], group: Group | None = None) -> None:

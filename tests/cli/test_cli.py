@@ -703,6 +703,7 @@ def test_every_option_reaches_the_settings(zs2, here):
         "latents": None,
         "dtype": "bfloat16",
         "device": "cpu",
+        "compile": False,
         "model": "emoji64",
         "lora": None,
     }

@@ -39,3 +39,14 @@ def test_settings_that_every_clip_has_must_be_there(replay, name):
 def test_a_parameter_that_has_an_effect_must_be_there(replay):
     with pytest.raises(InputError, match="lam is null, but has an effect"):
         replay("lam")
+
+
+def test_a_clip_of_a_compiled_unet_is_compiled_again(replay, tmp_path):
+    assert replay()["compile"] is False  # older clips do not say
+    for value in (True, False):
+        file = tmp_path / "compiled.json"
+        file.write_text(json.dumps(SETTINGS | {"compile": value}))
+        assert replay_options(str(file), {"replay": str(file)})["compile"] is value
+    file.write_text(json.dumps(SETTINGS | {"compile": "yes"}))
+    with pytest.raises(InputError, match="compile is 'yes'"):
+        replay_options(str(file), {"replay": str(file)})

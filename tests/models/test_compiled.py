@@ -163,3 +163,13 @@ def test_torchs_own_compiler_makes_the_same_clip() -> None:
     got, want = (one.latents("rose", **request) for one in models)
     assert_close(got, want, CLIP)
     assert_same_picture(*(torch.from_numpy(one.decode(x)) for one, x in zip(models, (got, want), strict=True)))
+
+
+def test_where_the_compiler_fails_at_the_first_step(model: ZS2) -> None:
+    def broken(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        raise OSError("no compiler here")
+
+    compiled = model.variant(attn="sa")
+    compiled.unet.compile(backend=broken)
+    with pytest.raises(InputError, match=r"torch can't compile here \(.*\): leave compile out"):
+        compiled.latents("rose", frames=1, steps=1)

@@ -199,6 +199,7 @@ def test_study_json_says_what_was_asked(two):
         "seeds": [0],
         "full": "dnm-0.1_tma-0.98",
         "lora": None,
+        "compile": False,
         "threads": 1,
     }
 

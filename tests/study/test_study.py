@@ -124,6 +124,7 @@ lora = ["a.safetensors:0.5", "b.safetensors"]
 prediction = "v"
 device = "cpu"
 dtype = "bfloat16"
+compile = true
 negative-prompt = "-blurry"
 frames = 4
 steps = 3
@@ -145,7 +146,7 @@ LINE = [
     *("--device", "cpu", "--dtype", "bfloat16", "--negative-prompt=-blurry", "--frames", "4", "--steps", "3"),
     *("--guidance", "-2", "--size", "32x16", "--clip", "c", "--fps", "12", "--out", "o", "--shard", "2/3"),
     *("--prompts", "p.txt", "--guidance-interval", "0.2,0.8", "--sampler", "dpm++", "--deep-cache", "2"),
-    *("--chunk", "2"),
+    *("--chunk", "2", "--compile"),
 ]
 
 

@@ -14,6 +14,7 @@ from zs2.sampling.request import OPTIONS
 
 # Settings that were added later, with the value of the clips that do not record them.
 ADDED = {name: option.unstated for name, option in OPTIONS.items() if option.unstated is not None}
+ADDED["compile"] = False
 
 # The options that may stand beside --replay. They decide where and how the clip is made, not which clip it is.
 ALLOWED = (
@@ -51,7 +52,7 @@ def replay_options(file: str, options: Mapping[str, Any]) -> dict[str, Any]:
         warnings.warn(f"--replay takes all settings from its file: {', '.join(ignored)} has no effect", stacklevel=2)
     settings = dict.fromkeys(PARAMETERS) | ADDED | read_settings(Path(file))  # parameters of the method may be newer
     try:
-        replayed = {name: settings[name] for name in (*METHOD, *REQUEST, "fps", "dtype", "device")}
+        replayed = {name: settings[name] for name in (*METHOD, *REQUEST, "fps", "dtype", "device", "compile")}
         replayed["recorded"] = {name: settings[name] for name in COMPARED}
     except KeyError as error:
         raise InputError(f"{file}: these are not the settings of a clip of zs2: {error} is missing") from error
@@ -69,7 +70,7 @@ def check_settings(file: str, settings: Mapping[str, Any]) -> None:
     for name in settings_in_effect(settings):
         if settings[name] is None:
             raise InputError(f"{file}: {name} is null, but has an effect with the other settings: expected a value")
-    for name, kind in {"weights": dict, "versions": dict, "device": str, "dtype": str}.items():
+    for name, kind in {"weights": dict, "versions": dict, "device": str, "dtype": str, "compile": bool}.items():
         if not isinstance(settings[name], kind):
             raise InputError(f"{file}: {name} is {settings[name]!r}: these are not the settings of a clip of zs2")
     for name in (name for name, parameter in PARAMETERS.items() if parameter.length == 1):
@@ -79,7 +80,8 @@ def check_settings(file: str, settings: Mapping[str, Any]) -> None:
 
 def settings_in_effect(settings: Mapping[str, Any]) -> list[str]:
     """The names of the settings that decide this clip; all others may be null."""
-    names = ["prompt", *OPTIONS, "width", "height", "fps", "chunk", "attn", "dtype", "device", "weights", "versions"]
+    names = ["prompt", *OPTIONS, "width", "height", "fps", "chunk", "attn"]
+    names += ["dtype", "device", "compile", "weights", "versions"]
     attn = str(settings["attn"])
     if settings["latents"] is None:
         return [*names, "seed", *effects(attn, str(settings["noise"]))]

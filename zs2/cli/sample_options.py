@@ -7,7 +7,7 @@ from zs2.cli import command
 from zs2.cli.derived_options import add_method, add_sampling, flag, value_text
 from zs2.cli.values import seeds, size
 from zs2.sampling.request import FAST
-from zs2.system.devices import DTYPE_HELP
+from zs2.system.devices import COMPILE_HELP, DTYPE_HELP
 
 
 def parser() -> command.Parser:
@@ -37,6 +37,7 @@ def parser() -> command.Parser:
     g.add_argument("--prediction", metavar="P", help="epsilon or v: what single files of SD 2 do not say of themselves")
     g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is; of torchrun, its own)")
     g.add_argument("--dtype", metavar="DTYPE", help=DTYPE_HELP)
+    g.add_argument("--compile", action="store_true", help=COMPILE_HELP)
 
     g = p.add_argument_group("method: what the ablations switch")
     add_method(g)

@@ -52,6 +52,11 @@ class UNetOutput:
     deep: Tensor
 
 
+def cannot_compile(error: Exception) -> InputError:
+    """The error to raise where torch.compile fails: for want of a compiler, for example."""
+    return InputError(f"torch can't compile here ({str(error).splitlines()[0]}): leave compile out")
+
+
 class UNet(nn.Module):
     """Predict the noise of the frames of a clip, or v or x0, as the model was trained.
 
@@ -95,7 +100,7 @@ class UNet(nn.Module):
         try:
             super().compile(**options)
         except RuntimeError as error:
-            raise InputError(f"torch can't compile here ({str(error).splitlines()[0]}): leave compile out") from error
+            raise cannot_compile(error) from error
         self.compiled = options
 
     def transformer_blocks(self) -> list[TransformerBlock]:

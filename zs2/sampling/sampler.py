@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from zs2.errors import OutOfMemory, is_out_of_memory
-from zs2.models.unet import States
+from zs2.models.unet import States, cannot_compile
 from zs2.sampling.conditioning import Conditioning
 from zs2.sampling.plan import Joined, SamplingPlan
 from zs2.sampling.solver import History
@@ -134,7 +134,7 @@ class Sampler:
         """Do step i for a chunk, and update the chunk in place.
 
         states: those after the previous chunk. alone: whether each process computes the whole chunk for itself.
-        Returns: the states after this chunk. Raises: OutOfMemory.
+        Returns: the states after this chunk. Raises: OutOfMemory; InputError if torch can't compile the UNet.
         """
         group, request = None if self.plan.group is None or alone else self.plan.group, self.plan.request
         share = None if group is None else group.share(len(chunk.latents))
@@ -156,6 +156,8 @@ class Sampler:
                 deep=self._deep(i, chunk, rows),
             )
         except (MemoryError, RuntimeError) as error:
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise cannot_compile(error) from error
             if not is_out_of_memory(error):
                 raise
             advice = f"a chunk of {frames // 2} (--chunk)" if frames > 1 else "a smaller size, or half precision"

@@ -17,7 +17,7 @@ from zs2.method import ATTENTION_KINDS, NOISE_MODELS
 from zs2.sampling.request import OPTIONS
 from zs2.study.cells import FULL, PRESETS, STUDY_LAM, STUDY_MU, kinds_with
 from zs2.study.prompts import SETS, Prompt, checked
-from zs2.system.devices import DTYPE_HELP
+from zs2.system.devices import COMPILE_HELP, DTYPE_HELP
 
 OUT = "out/study"
 MANY = ("preset", "noise", "attn", "lam", "mu", "alpha", "lora")  # options that take several values
@@ -76,6 +76,7 @@ then: """
     g.add_argument("--prediction", metavar="P", help="epsilon or v: what single files of SD 2 do not say of themselves")
     g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is; of torchrun, its own)")
     g.add_argument("--dtype", metavar="DTYPE", help=DTYPE_HELP)
+    g.add_argument("--compile", action="store_true", help=COMPILE_HELP)
     add_sampling(g)
     g.add_argument("--size", type=size, metavar="WxH", help="pixels (default: what the model was trained at)")
     g.add_argument("--chunk", type=int, metavar="N", help="frames of a UNet call (default: all of a clip)")
@@ -120,6 +121,10 @@ def with_file(options: dict[str, Any]) -> dict[str, Any]:
             more["prompts"] = _prompts(file, value if isinstance(value, dict) else {SETS[0]: value})
         elif name == "dry_run":
             raise InputError(f"{file}: dry-run is for the command line only")
+        elif name == "compile":
+            if not isinstance(value, bool):
+                raise InputError(f"{file}: compile is {value!r}: expected true or false")
+            more |= {"compile": True} if value else {}
         else:
             arguments += _arguments(file, name, value)
     return vars(reader.parse_args(arguments)) | more | options

@@ -107,6 +107,7 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         full=reference(chosen).id,
         cells=tuple(chosen),
         lora=known.lora if known else None,
+        compile="compile" in options or bool(known and known.compile),
     )
 
 

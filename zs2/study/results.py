@@ -98,6 +98,8 @@ class Results:
     def digest(self) -> str:
         """What votes belong to: the settings that decide every clip, and the prompts. More cells or seeds keep it."""
         fixed = self.study.fixed | {"prompts": [str(prompt) for prompt in self.study.prompts]}
+        if not fixed["compile"]:  # newer than the first votes
+            del fixed["compile"]
         return hashlib.sha256(dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
     def measured(self, cell: str, prompts: str = EVERY) -> int:

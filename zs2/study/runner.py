@@ -35,7 +35,8 @@ def load(options: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
     Raises: InputError if there is no such model, or if it can't sample what is asked for.
     """
     loading = {name: options[name] for name in ("prediction", "lora") if name in options}
-    model = ZS2.from_pretrained(study.model, device=own_device(options.get("device")), dtype=study.dtype, **loading)
+    loading |= {"device": own_device(options.get("device")), "dtype": study.dtype, "compile": study.compile}
+    model = ZS2.from_pretrained(study.model, **loading)
     first = Request(**request(study, Job(study.cells[0], 0, study.seeds[0])))
     settings = model.settings(resolve(model.image_model, model.method, first), study.fps)
     study = replace(

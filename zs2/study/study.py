@@ -56,6 +56,7 @@ class Study:
         prompts, seeds, cells: each cell is sampled for each prompt and seed.
         full: the id of the cell that the others are compared with.
         lora: what was merged into the weights.
+        compile: whether the UNet is compiled.
         threads: of the CPU in the process that began the study, since the last bits of a clip depend on their number.
     """
 
@@ -73,6 +74,7 @@ class Study:
     full: str
     cells: tuple[Cell, ...]
     lora: list[dict[str, Any]] | None = None
+    compile: bool = False
     threads: int | None = None
 
     @property

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 AUTO = "auto"
 DTYPES = (AUTO, "float32", "bfloat16", "float16")
 DTYPE_HELP = f"{', '.join(DTYPES)} (default auto: float32 on a CPU; on a GPU float16, or bfloat16 if the file is)"
+COMPILE_HELP = (
+    "compile the UNet by torch.compile: the first step of each kind takes a minute or more, the others less time (on a "
+    "CPU 0.8 to 0.9 of it), so it pays for some thousand steps; last bits differ"
+)
 
 
 def default_device() -> torch.device:
