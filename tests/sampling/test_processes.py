@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from zs2 import ZS2
 from zs2.cli.torchrun import GRACE
 from zs2.sample import main
-from zs2.system.devices import own_device
+from zs2.system.devices import check_gpus, own_device
 
 ROOT = TESTS.parent
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without it")
@@ -37,7 +37,7 @@ from zs2.cli.torchrun import joined
 from zs2.sampling import memory, plan
 
 torch.set_num_threads(1)
-with joined("gloo") as group:
+with joined("cpu") as group:
     for dtype in ("float32", "float64"):
         model = ZS2.from_pretrained(sys.argv[1], device="cpu", lam=0.5, mu=0.9)
         if dtype == "float64":
@@ -218,6 +218,29 @@ def test_each_process_has_its_own_gpu(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert own_device(None) == own_device("cuda") == "cuda:1"
     assert [own_device(name) for name in ("cuda:0", "cpu")] == ["cuda:0", "cpu"]
+
+
+def test_more_processes_than_gpus_are_an_error_before_they_meet(started, monkeypatch):
+    """There is nobody to meet here: a process that tried would wait."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("zs2.cli.torchrun.choose_device", torch.device)
+    here = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 4}
+    for gpus, line, words in (
+        (2, "", "4 processes for 2 GPU(s): expected one each: --nproc-per-node 2, or --device cpu"),
+        (4, "--device cuda:0", ""),
+        (4, "--device cuda:1", "4 processes can't share cuda:1: give --device cuda, then each has its own"),
+    ):
+        monkeypatch.setattr("torch.cuda.device_count", lambda gpus=gpus: gpus)
+        if words:
+            status, (said_line,), _ = started(line, **here)
+            assert (status, said_line) == (2, f"zs2: error: {words}")
+        else:
+            check_gpus("cuda:0")  # that of the first process is its own
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # one on each of four machines
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    check_gpus("cuda:0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    check_gpus("cpu")
 
 
 def test_processes_with_different_memory_decide_on_one_chunk(clips):

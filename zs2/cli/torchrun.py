@@ -21,19 +21,19 @@ from torch.distributed.rendezvous import rendezvous
 from zs2.cli.command import Failure, Parser, command
 from zs2.errors import InputError, LostProcess
 from zs2.sampling.frame_parallel import Group, collective
-from zs2.system.devices import own_device
+from zs2.system.devices import check_gpus, choose_device, own_device
 
 GRACE = 3.0  # seconds that one process has to print its error: torchrun ends all when the first one ends
 
 
 @contextmanager
-def joined(backend: str) -> Iterator[Group]:
+def joined(device: str) -> Iterator[Group]:
     """The group of the processes that torchrun started, as its environment variables describe it.
 
     Until it ends, the end of another process is a `LostProcess` here: a collective fails, or torchrun sends SIGTERM.
 
     Args:
-        backend: of torch.distributed: gloo on a CPU, nccl on GPUs.
+        device: that of this process. They meet by NCCL on GPUs, else by gloo.
     """
 
     def lost(number: int, _: object) -> None:
@@ -44,7 +44,9 @@ def joined(backend: str) -> Iterator[Group]:
     try:
         with collective():
             store, rank, size = next(rendezvous("env://"))
-            dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+            own = torch.device(device) if device.startswith("cuda") else None
+            backend = "gloo" if own is None else "nccl"
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, device_id=own)
         yield Group(rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", size)), PrefixStore("zs2", store))
         with collective():
             dist.barrier()
@@ -87,8 +89,10 @@ def together(
             options["device"] = device = own_device(options.get("device"))
             if device.startswith("mps"):
                 raise InputError("several processes can't make a clip on mps: give --device cpu")
-            cuda = device.startswith("cuda") and torch.cuda.is_available()
-            with joined("nccl" if cuda else "gloo") as group:
+            if device.startswith("cuda"):
+                choose_device(device)  # raises where there is none
+            check_gpus(device)
+            with joined(device) as group:
                 run(options, group)
         except Exception as error:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)

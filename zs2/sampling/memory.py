@@ -6,7 +6,8 @@ those of a chunk.
     weights      of all parts, as loaded
     latents      all frames: c·h·w·4 bytes each, three times: before, after and as pieces; as much again for each
                  tensor in the solver's history
-    frames       all frames: 3·H·W bytes each, twice: decoded, and as the clip
+    frames       all frames: 3·H·W bytes each, twice: decoded, and as the clip. They are in the memory of the host: with
+                 a model on a GPU they do not count
     text         each prompt of a chunk, and the negative prompt: keys and values of every cross-attention, 2·m·Σc
     states       each self-attention and branch: n·c·4 bytes for n tokens; twice while a chunk passes them on, and in
                  a stream once more for each step
@@ -17,18 +18,18 @@ those of a chunk.
 
 A layer's own need at its peak, in maps of its resolution and the network's dtype:
     resnet       the larger of  2·c_in + c_out + (c_in + c_out)·W  at the first convolution and
-                 c_in + 3·c_out + 2·c_out·W  at the second. W = 1 on a CPU, whose convolutions reorder their input and
-                 output, and otherwise 0. Not counted: the weights, which they reorder as well, and the windows of a
-                 convolution that is a matrix product (layers.Conv2d), which are no larger than its weights
+                 c_in + 3·c_out + 2·c_out·W  at the second. W = 1 on a CPU and on CUDA, whose convolutions reorder their
+                 input and output, and otherwise 0. Not counted: the weights, which they reorder as well, and the
+                 windows of a convolution that is a matrix product (layers.Conv2d), no larger than its weights
     transformer  22·c, at its feed-forward: its input as map and as tokens, x, h, h̃, norm (6), one half (4), the input
                  and GELU of the other half (8), and 4 more that were measured
     attention    of the decoder: 9·c
 
 On a CPU, the process itself is added: Python, torch and its threads, at their size when this module is imported (torch
-built for CUDA takes twice as much as torch for CPUs), and what the first calls add. In tests and in
-benchmarks/length.py the prediction is within 15 % of the measured peak, for the default checkpoint and for Stable
-Diffusion 1.5's size in bfloat16. (Since the VAE is in bfloat16 too, this was measured for one frame of 512² only: the
-prediction is 8 % below.) It was not measured on a GPU.
+built for CUDA takes twice as much as torch for CPUs), and what the first calls add. On CUDA, the workspace of the
+libraries for products and convolutions is added. In tests and in benchmarks/length.py the prediction is within 15 % of
+the measured peak, for the default checkpoint and for Stable Diffusion 1.5's size in bfloat16. (Since the VAE is in
+bfloat16 too, this was measured for one frame of 512² only: the prediction is 8 % below.) It was not measured on a GPU.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from zs2.sampling.plan import SamplingPlan
 
 TORCH = 225 * 2**20  # bytes of the process with torch imported, if the system does not report its size
+WORKSPACE = 128 * 2**20  # bytes that the libraries of CUDA keep: those of products take at most 32 MiB each
 CALLS = 75 * 2**20  # bytes that the first calls add: threads, code, buffers
 SPARE = 0.9  # the share of the free memory that a chunk may need, if it is chosen here
 
@@ -90,7 +92,8 @@ def planned_memory(plan: SamplingPlan) -> MemoryPlan:
     unet, vae, text = plan.model.unet, plan.model.vae, plan.model.text
     request, chunk, (_, h, w), (height, width) = plan.request, plan.chunk, plan.latent_shape, plan.size
     weight, reduction = unet.conv_in.weight, vae.config.reduction
-    cpu, element = weight.device.type == "cpu", weight.element_size()
+    device, element = weight.device.type, weight.element_size()
+    cpu, reorders = device == "cpu", device in ("cpu", "cuda")
     branches = 1 if request.guidance in (0, 1) else 2
     texts = 1 if isinstance(request.prompt, str) else len(request.prompt)
     kept_states = (
@@ -100,10 +103,10 @@ def planned_memory(plan: SamplingPlan) -> MemoryPlan:
     together = at_once(vae, height, width, chunk)
     tile = (height, width) if height * width <= WHOLE else (TILE, TILE)
     return MemoryPlan(
-        process=PROCESS if cpu else 0,
+        process=PROCESS if cpu else WORKSPACE if device == "cuda" else 0,
         weights=sum(_bytes(module) for module in (unet, vae, *text.encoders)),
         latents=3 * held * (1 + plan.solver.remembered) * vae.config.latent_channels * h * w * 4,
-        frames=2 * held * 3 * height * width,
+        frames=2 * held * 3 * height * width if cpu else 0,
         text=(min(texts, chunk) + 1)
         * text.encoders[0].config.max_position_embeddings
         * 2
@@ -111,9 +114,9 @@ def planned_memory(plan: SamplingPlan) -> MemoryPlan:
         * sum(channels for channels, _ in blocks(unet.config, (h, w))),
         states=state_bytes(unet.config, unet.momentum, (h, w), branches, element) * (2 + kept_states),
         deep=branches * held * unet.config.block_out_channels[0] * h * w * element if request.deep_cache > 1 else 0,
-        unet=unet_bytes(unet.config, branches * chunk, (h, w), element, cpu),
+        unet=unet_bytes(unet.config, branches * chunk, (h, w), element, reorders),
         decoding=together
-        * decoder_numbers(vae.config, (tile[0] // reduction, tile[1] // reduction), cpu)
+        * decoder_numbers(vae.config, (tile[0] // reduction, tile[1] // reduction), reorders)
         * vae.decoder.conv_in.weight.element_size(),
     )
 
@@ -134,7 +137,7 @@ def state_bytes(config: UNetConfig, momentum: Momentum, size: tuple[int, int], b
     return branches * momentum.state_frames * sum(c * n for c, n in blocks(config, size)) * each
 
 
-def unet_bytes(config: UNetConfig, rows: int, size: tuple[int, int], element: int, cpu: bool) -> int:
+def unet_bytes(config: UNetConfig, rows: int, size: tuple[int, int], element: int, reorders: bool) -> int:
     """The bytes of the activations in a call of the UNet."""
     channels, areas, last = config.block_out_channels, _areas(config, size), len(config.block_out_channels) - 1
     kept, peak = [channels[0] * areas[0]], 0
@@ -142,7 +145,7 @@ def unet_bytes(config: UNetConfig, rows: int, size: tuple[int, int], element: in
     def need(level: int, c_in: int, before: int, transformer: bool) -> None:
         nonlocal peak
         c = channels[level]
-        local = max(_resnet(c_in, c, cpu), 22 * c if transformer else 0)
+        local = max(_resnet(c_in, c, reorders), 22 * c if transformer else 0)
         peak = max(peak, sum(kept) + before + local * areas[level])
 
     for level, c in enumerate(channels):
@@ -159,18 +162,18 @@ def unet_bytes(config: UNetConfig, rows: int, size: tuple[int, int], element: in
             need(level, x + skip, x * areas[level], config.attention[level])
             x = channels[level]
         if level > 0:
-            peak = max(peak, sum(kept) + x * areas[level] + (2 + 2 * cpu) * x * areas[level - 1])
+            peak = max(peak, sum(kept) + x * areas[level] + (2 + 2 * reorders) * x * areas[level - 1])
     return rows * element * peak
 
 
-def decoder_numbers(config: VAEConfig, size: tuple[int, int], cpu: bool) -> int:
+def decoder_numbers(config: VAEConfig, size: tuple[int, int], reorders: bool) -> int:
     """The size of the activations in decoding one frame, in numbers of the VAE's dtype."""
     channels, area = config.block_out_channels[::-1], size[0] * size[1]
     peak, x = 9 * channels[0] * area, channels[0]
     for level, c in enumerate(channels):
-        peak = max(peak, _resnet(x, c, cpu) * area)
+        peak = max(peak, _resnet(x, c, reorders) * area)
         if level < len(channels) - 1:
-            peak = max(peak, c * area + (2 + 2 * cpu) * c * 4 * area)
+            peak = max(peak, c * area + (2 + 2 * reorders) * c * 4 * area)
             area *= 4
         x = c
     return peak
@@ -181,19 +184,19 @@ def _areas(config: UNetConfig, size: tuple[int, int]) -> list[int]:
     return [-(-size[0] // 2**level) * -(-size[1] // 2**level) for level in range(len(config.block_out_channels))]
 
 
-def _resnet(c_in: int, c: int, cpu: bool) -> int:
-    return max(2 * c_in + c + (c_in + c) * cpu, c_in + 3 * c + 2 * c * cpu)
+def _resnet(c_in: int, c: int, reorders: bool) -> int:
+    return max(2 * c_in + c + (c_in + c) * reorders, c_in + 3 * c + 2 * c * reorders)
 
 
 def _bytes(module: nn.Module) -> int:
     return sum(weight.numel() * weight.element_size() for weight in module.parameters())
 
 
-def fitting(needs: Callable[[int], MemoryPlan], wanted: int, free: int | None, *, asked: bool) -> int:
+def fitting(needs: Callable[[int], MemoryPlan], wanted: int, free: int | None, *, asked: bool, advice: str = "") -> int:
     """The number of frames, at most `wanted`, that fit into the free memory at once.
 
     needs: the memory that a chunk of some number of frames needs. free: bytes, or None if unknown.
-    asked: whether the user asked for `wanted`, so that no smaller number will do.
+    asked: whether the user asked for `wanted`, so that no smaller number will do. advice: what else takes less memory.
     Raises: InputError if not even one frame fits, or if `wanted` frames do not and the user asked for them.
     """
     if free is None or (need := needs(wanted).total) <= free:
@@ -201,9 +204,7 @@ def fitting(needs: Callable[[int], MemoryPlan], wanted: int, free: int | None, *
     most = bisect_right(range(1, wanted), SPARE * free, key=lambda chunk: needs(chunk).total)  # larger chunks need more
     lack = f"a chunk of {wanted} frame{'s' * (wanted > 1)} needs {amount(need)}, {amount(free)} are free"
     if not most:
-        raise InputError(
-            f"{lack}, and not even one frame at a time fits: try a smaller size, half precision, or --stream"
-        )
+        raise InputError(f"{lack}, and not even one frame at a time fits: try a smaller size, half precision{advice}")
     if asked:
         raise InputError(f"{lack}: {most} would fit")
     return most

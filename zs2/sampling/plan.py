@@ -145,7 +145,11 @@ def plan_sampling(
     plan = resolve(model, method, request, group, stream=stream, state_device=state_device)
     free = free_memory(model.device, 1 if group is None else group.here)
     asked = request.chunk is not None
-    chunk = fitting(lambda chunk: planned_memory(replace(plan, chunk=chunk)), plan.chunk, free, asked=asked)
+    advice = "" if stream else ", or --stream"
+    if stream and not plan.states_elsewhere and model.device.type != "cpu":
+        advice = ", or --state-device cpu"
+    needs = lambda chunk: planned_memory(replace(plan, chunk=chunk))  # noqa: E731
+    chunk = fitting(needs, plan.chunk, free, asked=asked, advice=advice)
     if group is not None:  # each process has measured its own free memory
         chunk = group.least(chunk, model.device)
     if chunk < plan.chunk:

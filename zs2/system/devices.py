@@ -38,6 +38,22 @@ def own_device(asked: str | None) -> str:
     return device
 
 
+def check_gpus(device: str) -> None:
+    """Raise InputError if processes of this machine that make a clip together would share a GPU. NCCL can't do that."""
+    import torch
+
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+    if here < 2 or not device.startswith("cuda"):
+        return
+    gpus = torch.cuda.device_count()
+    if here > gpus:
+        raise InputError(
+            f"{here} processes for {gpus} GPU(s): expected one each: --nproc-per-node {gpus}, or --device cpu"
+        )
+    if device != own_device("cuda"):
+        raise InputError(f"{here} processes can't share {device}: give --device cuda, then each has its own")
+
+
 def choose_device(device: str | torch.device | None) -> torch.device:
     """The requested device, or the default one. Raises: InputError if it can't be used here."""
     import torch
