@@ -80,6 +80,7 @@ def test_a_clip(model):
         "deep_cache": 1,
         "guidance": 5.0,  # its own, as in its zs2.json
         "guidance_interval": [0.0, 1.0],
+        "clip_skip": 0,
         "seed": 5,
         "width": 64,
         "height": 64,
@@ -99,6 +100,7 @@ def test_a_clip(model):
         "compile": False,
         "model": "emoji64",
         "lora": None,
+        "embeddings": None,
         "weights": model.checkpoint.digests,
         "versions": clip.settings["versions"],
     }

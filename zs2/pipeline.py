@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.checkpoints.digests import sha256
+from zs2.checkpoints.embeddings import EmbeddingFile, add_files, embedding_files
 from zs2.checkpoints.lora import LoRA, lora_files, merge
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.errors import InputError, check_keywords, whole
@@ -42,7 +44,7 @@ CALLS = {  # the keywords of each call
     "model.latents()": (*REQUEST, "callback", "group"),
     "model.stream()": (*REQUEST, "state_device", "group"),
     "model.variant()": METHOD,
-    "ZS2.from_pretrained()": (*METHOD, "device", "dtype", "prediction", "lora", "compile"),
+    "ZS2.from_pretrained()": (*METHOD, "device", "dtype", "prediction", "lora", "embeddings", "compile"),
 }
 
 
@@ -63,6 +65,7 @@ class ZS2:
         method: Method | None = None,
         checkpoint: Checkpoint | None = None,
         lora: Sequence[dict[str, Any]] = (),
+        embeddings: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.method = Method() if method is None else method
         attention = momentum(self.method.attn, **self.method.attention_parameters)
@@ -71,6 +74,7 @@ class ZS2:
         self.text_encoder, self.tokenizer = text.towers[0]
         self.checkpoint = checkpoint
         self.lora = list(lora)  # the LoRAs that were merged into the weights: for the settings
+        self.embeddings = list(embeddings)  # the textual inversions that were added, likewise
 
     @classmethod
     @without_collector()
@@ -82,6 +86,7 @@ class ZS2:
         dtype: str | torch.dtype | None = None,
         prediction: str | None = None,
         lora: LoRA | Sequence[LoRA] = (),
+        embeddings: EmbeddingFile | Sequence[EmbeddingFile] = (),
         compile: bool = False,
         **method: Any,
     ) -> ZS2:
@@ -95,6 +100,9 @@ class ZS2:
                 float16, or bfloat16 if the weights are stored in that.
             prediction: `epsilon` or `v`, for single files of SD 2, which do not contain it.
             lora: one or several LoRA files to merge into the weights, each a path, `FILE:SCALE`, or (file, scale).
+            embeddings: one or several textual inversions (safetensors), each a path, `FILE:TOKEN`, or (file, token).
+                Prompts and negative prompts can have the token; by default it is the one that the file names, or else
+                the file's own name.
             compile: whether to compile the UNet, also of variants. The first step then takes minutes, and the others
                 less time; see `UNet.compile`. Last bits differ.
             method: the keywords of `Method`: attn, mu, noise, lam, alpha, motion, renoise. Defaults are those of the
@@ -109,12 +117,14 @@ class ZS2:
         for file, _ in loras:  # before anything is downloaded
             if not file.is_file():
                 raise InputError(f"no such LoRA: {str(file)!r}")
+        inversions = embedding_files(embeddings)
         checkpoint = Checkpoint(model, dtype, device, prediction)
         own = checkpoint.own_settings.method
         chosen = replace(chosen, **{name: value for name, value in own.items() if getattr(chosen, name) is None})
         unet, text = checkpoint.unet(momentum(chosen.attn, **chosen.attention_parameters)), checkpoint.text()
         for file, scale in loras:
             merge(file, scale, unet, text.encoders)
+        added = add_files(inversions, text)
         if compile:
             unet.compile()
         return cls(
@@ -125,6 +135,7 @@ class ZS2:
             method=chosen,
             checkpoint=checkpoint,
             lora=[{"sha256": sha256([file]), "scale": float(scale)} for file, scale in loras],
+            embeddings=added,
         )
 
     def variant(self, **method: Any) -> ZS2:
@@ -138,6 +149,7 @@ class ZS2:
             method=self.method.changed(**method),
             checkpoint=self.checkpoint,
             lora=self.lora,
+            embeddings=self.embeddings,
         )
 
     def __repr__(self) -> str:
@@ -250,7 +262,7 @@ class ZS2:
 
     def settings(self, plan: SamplingPlan, fps: int) -> dict[str, Any]:
         """The settings that record how a clip of this plan is made; see provenance.py."""
-        return clip_settings(plan, fps, self.checkpoint, self.lora)
+        return clip_settings(plan, fps, self.checkpoint, self.lora, self.embeddings)
 
     def _request(self, call: str, prompt: str | Sequence[str], **options: Any) -> Request:
         """A request with the checkpoint's own defaults. If frames is not set, it is the number of latents."""
@@ -261,7 +273,14 @@ class ZS2:
         request = Request(prompt, **self.own_settings.request | options)
         if request.guidance != 0:
             self.own_settings.warn_of_unknown_things(prompt)
+        self.warn_of_unused_embeddings([request])
         return request
+
+    def warn_of_unused_embeddings(self, requests: Sequence[Request]) -> None:
+        """Warn of textual inversions that none of these requests uses."""
+        unused = self.text.unused([text for request in requests for text in request.texts])
+        if unused:
+            warnings.warn(f"no prompt has {', '.join(map(repr, unused))}: the embedding has no effect", stacklevel=4)
 
     def decode(self, latents: Tensor, chunk: int | None = None) -> Frames:
         """Scaled latents (F, c, h, w), at most `chunk` at once → frames, uint8 (F, H, W, 3).

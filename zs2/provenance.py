@@ -11,7 +11,7 @@ import PIL
 import torch
 
 from zs2.sampling.plan import SamplingPlan
-from zs2.sampling.request import OPTIONS
+from zs2.sampling.request import FIRST, OPTIONS
 from zs2.version import __version__
 
 if TYPE_CHECKING:
@@ -19,18 +19,23 @@ if TYPE_CHECKING:
 
 
 def clip_settings(
-    plan: SamplingPlan, fps: int, checkpoint: Checkpoint | None = None, lora: Sequence[dict[str, Any]] = ()
+    plan: SamplingPlan,
+    fps: int,
+    checkpoint: Checkpoint | None = None,
+    lora: Sequence[dict[str, Any]] = (),
+    embeddings: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """The settings that decide a clip, as JSON: no path, time or host. A setting without effect is None.
 
     Args: fps: frames per second. checkpoint: that of the model. lora: the LoRAs that were merged into it.
+        embeddings: the textual inversions that were added to it.
     """
     request, latents = plan.request, plan.request.latents
     height, width = plan.size
     stored = {name: _plain(getattr(request, name)) for name in OPTIONS}
     return {
         "prompt": _plain(request.prompt),
-        **stored,
+        **{name: stored.pop(name) for name in FIRST},
         "seed": request.seed if latents is None else None,
         "width": width,
         "height": height,
@@ -45,6 +50,8 @@ def clip_settings(
         "model": None if checkpoint is None else checkpoint.name,
         "weights": None if checkpoint is None else checkpoint.digests,
         "lora": list(lora) or None,
+        "embeddings": list(embeddings) or None,
+        **stored,
         "versions": {
             "zs2": __version__,
             "pillow": PIL.__version__,

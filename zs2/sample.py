@@ -13,6 +13,7 @@ from zs2.checkpoints.hub import DEFAULT_MODEL, is_hub_id
 from zs2.checkpoints.locate import locate
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.command import command, say
+from zs2.cli.derived_options import loading
 from zs2.cli.replay import check_replay, with_replay
 from zs2.cli.sample_options import parser
 from zs2.cli.sample_requests import (
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from zs2.pipeline import ZS2
     from zs2.sampling.frame_parallel import Group
     from zs2.sampling.plan import SamplingPlan
-
-LOADING = (*METHOD, "device", "dtype", "prediction", "lora", "compile")  # the options of ZS2.from_pretrained
 
 
 def run(options: dict[str, Any], group: Group | None = None) -> None:
@@ -59,13 +58,15 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
 
     from zs2.pipeline import ZS2
 
-    loading = {name: options[name] for name in LOADING if name in options}
-    model = ZS2.from_pretrained(model_name, **loading)
+    others = {name: options[name] for name in (*METHOD, "device", "dtype", "compile") if name in options}
+    model = ZS2.from_pretrained(model_name, **loading(options), **others)
     if not replays and model.own_settings != own:  # fetched from the hub
         own = model.own_settings
         clips = list(clip_requests(options, own))
     memory: dict[str, Any] = {"stream": "stream" in options, "state_device": options.get("state_device")}
     requests = [request for _, request in clips]
+    if not replays:
+        model.warn_of_unused_embeddings(requests)
     if "dry_run" in options:
         return print_plans(model, requests, group, memory)
     plans = [model.plan(request, group, **memory) for request in requests]

@@ -404,7 +404,8 @@ def test_a_clip_imports_nothing_that_it_does_not_use(here):
 
 
 HELP = """model device dtype attn mu noise lam alpha negative-prompt frames steps sampler guidance
-    guidance-interval deep-cache fast seed size latents prompts travel out fps no-sheet replay version help"""
+    guidance-interval deep-cache clip-skip embedding fast seed size
+    latents prompts travel out fps no-sheet replay version help"""
 
 
 def test_help_names_every_option_and_its_default(zs2):
@@ -671,7 +672,7 @@ def test_fast_is_short_for_options_of_which_what_is_given_wins(zs2, here):
 
 def test_every_option_reaches_the_settings(zs2, here):
     line = """'red apple' --negative-prompt blurry --frames 3 --steps 2 --sampler dpm++ --guidance 3 --seed 7
-        --guidance-interval 0,0.5 --deep-cache 2
+        --guidance-interval 0,0.5 --deep-cache 2 --clip-skip 1
         --size 48x32 --chunk 2 --fps 12 --attn tma-two-tap --mu 0.5 --noise progressive --alpha 1.5 --dtype bfloat16
         --device cpu --out clip.webp"""
     assert succeeded(zs2(*shlex.split(line))).written == ["clip.webp", "clip.webp.sheet.png", "clip.webp.json"]
@@ -687,6 +688,7 @@ def test_every_option_reaches_the_settings(zs2, here):
         "deep_cache": 2,
         "guidance": 3.0,
         "guidance_interval": [0.0, 0.5],
+        "clip_skip": 1,
         "seed": 7,
         "width": 48,
         "height": 32,
@@ -706,6 +708,7 @@ def test_every_option_reaches_the_settings(zs2, here):
         "compile": False,
         "model": "emoji64",
         "lora": None,
+        "embeddings": None,
     }
     assert frames(here / "clip.webp").shape == (3, 32, 48, 3)
 
@@ -978,7 +981,7 @@ def test_those_settings_can_be_replayed(zs2, here, clip_settings):
 
 
 def test_a_clip_made_before_an_option_was_there_is_replayed_without_it(zs2, here, clip_settings):
-    later = ("sampler", "guidance_interval", "deep_cache")
+    later = ("sampler", "guidance_interval", "deep_cache", "clip_skip", "embeddings")
     old = {name: value for name, value in clip_settings.items() if name not in later}
     (here / "c.json").write_text(json.dumps(old))
     assert succeeded(zs2("--replay", "c.json", "--out", "again.gif")).warnings == []

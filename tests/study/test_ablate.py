@@ -189,6 +189,7 @@ def test_study_json_says_what_was_asked(two):
         "frames": 2,
         "guidance": 5.0,
         "guidance_interval": [0.0, 1.0],
+        "clip_skip": 0,
         "width": 16,
         "height": 16,
         "fps": 8,
@@ -199,6 +200,7 @@ def test_study_json_says_what_was_asked(two):
         "seeds": [0],
         "full": "dnm-0.1_tma-0.98",
         "lora": None,
+        "embeddings": None,
         "compile": False,
         "threads": 1,
     }

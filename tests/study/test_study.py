@@ -121,6 +121,7 @@ mu = [0.5]
 seeds = "0..2"
 model = "sd15"
 lora = ["a.safetensors:0.5", "b.safetensors"]
+embedding = "a.safetensors:<toy>"
 prediction = "v"
 device = "cpu"
 dtype = "bfloat16"
@@ -132,6 +133,7 @@ guidance = -2
 guidance-interval = [0.2, 0.8]
 sampler = "dpm++"
 deep-cache = 2
+clip-skip = 1
 size = "32x16"
 chunk = 2
 clip = "c"
@@ -146,7 +148,7 @@ LINE = [
     *("--device", "cpu", "--dtype", "bfloat16", "--negative-prompt=-blurry", "--frames", "4", "--steps", "3"),
     *("--guidance", "-2", "--size", "32x16", "--clip", "c", "--fps", "12", "--out", "o", "--shard", "2/3"),
     *("--prompts", "p.txt", "--guidance-interval", "0.2,0.8", "--sampler", "dpm++", "--deep-cache", "2"),
-    *("--chunk", "2", "--compile"),
+    *("--chunk", "2", "--compile", "--clip-skip", "1", "--embedding", "a.safetensors:<toy>"),
 ]
 
 
@@ -393,12 +395,12 @@ def test_a_study_is_read_as_it_was_written(here):
 def test_a_study_of_before_there_was_a_choice_of_sampling_says_what_it_was(here):
     STUDY.write(here)
     said = json.loads((here / "study.json").read_text())
-    later = ("sampler", "guidance_interval", "deep_cache")
+    later = ("sampler", "guidance_interval", "deep_cache", "clip_skip")
     for name in later:
         del said[name]
     (here / "study.json").write_text(json.dumps(said))
     assert Study.read(here) == STUDY
-    assert [STUDY.sampling[name] for name in later] == ["ddim", (0, 1), 1]
+    assert [STUDY.sampling[name] for name in later] == ["ddim", (0, 1), 1, 0]
 
 
 def test_who_reads_a_study_while_it_grows_gets_the_old_one_or_the_new_one(here):
@@ -515,6 +517,8 @@ def test_the_reference_becomes_the_full_method_when_that_comes():
         ({"negative_prompt": "x"}, "negative_prompt is '' in this study, now 'x'"),
         ({"chunk": 2}, "chunk is 4 in this study, now 2"),
         ({"lora": [{"scale": 1}]}, "lora is None in this study, now [{'scale': 1}]"),
+        ({"embeddings": [{"token": "a"}]}, "embeddings is None in this study, now [{'token': 'a'}]"),
+        ({"clip_skip": 1}, "clip_skip is 0 in this study, now 1"),
         (
             {"prompts": (Prompt("b"), Prompt("", "open"))},
             "prompt 0 is 'a' (closed) in this study, now 'b' (closed): add",
@@ -551,6 +555,10 @@ def test_a_study_of_a_path_or_of_a_lora_needs_it_again():
         planned(known=STUDY)
     with pytest.raises(InputError, match="the study in s is of a model with LoRA: give the same with --lora"):
         planned("--model", "mine", known=replace(STUDY, lora=[{"scale": 1.0}]))
+    with pytest.raises(
+        InputError, match="the study in s is of a model with embeddings: give the same with --embedding"
+    ):
+        planned("--model", "mine", known=replace(STUDY, embeddings=[{"token": "a"}]))
     for name in (DEFAULT_MODEL, "owner/name", "sd15"):
         assert planned(known=replace(STUDY, model=name)).model == name
 

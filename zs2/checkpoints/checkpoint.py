@@ -38,6 +38,8 @@ from zs2.system.devices import auto_dtype
 
 M = TypeVar("M", bound=nn.Module)
 
+LAYER = r"text_model\.encoder\.layers\.(\d{1,4})\."
+
 
 class Checkpoint:
     """One checkpoint: its configurations and its parts. A part is loaded when its method is called.
@@ -93,6 +95,7 @@ class Checkpoint:
         config = TextConfig.from_json(self.source.json(tower), tower)
 
         def build(tensors: dict[str, Tensor]) -> TextEncoder:
+            _cut(tensors, config.num_hidden_layers, tower)
             if not config.projection_dim:  # null: transformers' text tower without projection leaves it in the file
                 tensors.pop("text_projection.weight", None)
             return TextEncoder(config, "text_projection.weight" in tensors)
@@ -142,3 +145,17 @@ class Checkpoint:
         with without_weights():
             module = build(tensors)
         return assign(module, tensors, part, dtype, self.device, layout)
+
+
+def _cut(tensors: dict[str, Tensor], layers: int, tower: str) -> None:
+    """Leave out the layers of a text tower that its JSON does not have, as transformers does. Warns of them."""
+    numbers = {name: int(match[1]) for name in tensors if (match := re.match(LAYER, name))}
+    count = 1 + max(numbers.values(), default=-1)
+    if count > layers:
+        unused = "the last one is" if count - layers == 1 else f"the last {count - layers} are"
+        warnings.warn(
+            f"{tower}/config.json: num_hidden_layers is {layers}, the weights have {count} layers: {unused} not used",
+            stacklevel=6,
+        )
+        for name in [name for name, number in numbers.items() if number >= layers]:
+            del tensors[name]

@@ -6,7 +6,7 @@ A new row of zs2/method.py, or a new field of `Request`, is an option of the com
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from zs2.checkpoints.own_settings import OF_METHOD, OF_REQUEST
@@ -19,6 +19,8 @@ KINDS: dict[str, tuple[str, Iterable[str]]] = {
     "attn": ("attention over frames", ATTENTION_KINDS),
     "noise": ("initial noises", NOISE_MODELS),
 }
+# Options that decide what is loaded, with the keyword of `ZS2.from_pretrained`. They are the same in all commands.
+LOADING = {"lora": "lora", "embedding": "embeddings", "prediction": "prediction"}
 OWN = ", or the checkpoint's own"  # ends the default of what a zs2.json may say
 
 
@@ -36,6 +38,26 @@ def add_method(group: argparse._ArgumentGroup) -> None:
             metavar = name.upper() if one else "A,B"
             text = f"of {', '.join(_defaults(name))}: {parameter.help} (default {_default_text(name)})"
             group.add_argument(flag(name), type=reader, metavar=metavar, help=_escaped(text))
+
+
+def add_loading(group: argparse._ArgumentGroup, **several: Any) -> None:
+    """Add the options of LOADING. several: how argparse reads an option of several values."""
+    more = "; may be given several times" if several.get("action") == "append" else ""
+    group.add_argument("--lora", metavar="FILE[:SCALE]", help=f"merge a LoRA{more}", **several)
+    group.add_argument(
+        "--embedding",
+        metavar="FILE[:TOKEN]",
+        help=f"add a textual inversion, for prompts and negative prompts with its token{more}",
+        **several,
+    )
+    group.add_argument(
+        "--prediction", metavar="P", help="epsilon or v: what single files of SD 2 do not say of themselves"
+    )
+
+
+def loading(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of `ZS2.from_pretrained` for the options of LOADING that are given."""
+    return {keyword: options[name] for name, keyword in LOADING.items() if name in options}
 
 
 def add_sampling(group: argparse._ArgumentGroup) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zs2.cli.derived_options import LOADING
 from zs2.cli.sample_requests import REQUEST
 from zs2.errors import InputError
 from zs2.method import ATTENTION_KINDS, METHOD, PARAMETERS, effects
@@ -14,14 +15,13 @@ from zs2.sampling.request import OPTIONS
 
 # Settings that were added later, with the value of the clips that do not record them.
 ADDED = {name: option.unstated for name, option in OPTIONS.items() if option.unstated is not None}
-ADDED["compile"] = False
+ADDED |= {"compile": False, "embeddings": None}
 
 # The options that may stand beside --replay. They decide where and how the clip is made, not which clip it is.
 ALLOWED = (
     "replay",
     "model",
-    "prediction",
-    "lora",
+    *LOADING,
     "device",
     "latents",
     "stream",
@@ -32,7 +32,7 @@ ALLOWED = (
 )
 
 # Settings that are not options: the clip is made again only if they are the same, or nearly so if a warning says.
-COMPARED = ("model", "weights", "lora", "versions", "latents", "processes", "device")
+COMPARED = ("model", "weights", "lora", "embeddings", "versions", "latents", "processes", "device")
 
 
 def with_replay(options: dict[str, Any]) -> dict[str, Any]:
@@ -101,6 +101,11 @@ def check_replay(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         )
     if recorded["lora"] != now["lora"]:
         raise InputError(f"the clip was made with LoRA {recorded['lora']}, not {now['lora']}: give the same --lora")
+    if recorded["embeddings"] != now["embeddings"]:
+        raise InputError(
+            f"the clip was made with embeddings {recorded['embeddings']}, not {now['embeddings']}: "
+            "give the same --embedding"
+        )
     if recorded["latents"] != now["latents"]:
         raise InputError("the clip was made from other latents: give the same --latents")
     if recorded["versions"] != now["versions"]:

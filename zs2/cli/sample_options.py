@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.cli import command
-from zs2.cli.derived_options import add_method, add_sampling, flag, value_text
+from zs2.cli.derived_options import add_loading, add_method, add_sampling, flag, value_text
 from zs2.cli.values import seeds, size
 from zs2.sampling.request import FAST
 from zs2.system.devices import COMPILE_HELP, DTYPE_HELP
@@ -33,8 +33,7 @@ def parser() -> command.Parser:
         f"model on the hub: owner/name[@revision], or a short name, see {command.program('models')} (default "
         f"{DEFAULT_MODEL})",
     )
-    g.add_argument("--lora", action="append", metavar="FILE[:SCALE]", help="merge a LoRA; may be given several times")
-    g.add_argument("--prediction", metavar="P", help="epsilon or v: what single files of SD 2 do not say of themselves")
+    add_loading(g, action="append")
     g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is; of torchrun, its own)")
     g.add_argument("--dtype", metavar="DTYPE", help=DTYPE_HELP)
     g.add_argument("--compile", action="store_true", help=COMPILE_HELP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -96,12 +97,12 @@ class TextTransformer(nn.Module):
         self.encoder = Layers(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, n) → states of the penultimate layer, and of the last layer after the final norm: (b, n, c) each"""
-        x = before = self.embeddings(ids)
+    def forward(self, ids: Tensor) -> list[Tensor]:
+        """(b, n) → the embeddings, and the states of each layer, before the final norm: (b, n, c) each"""
+        states = [self.embeddings(ids)]
         for layer in self.encoder.layers:
-            x, before = layer(x, causal=True), x
-        return before, self.final_layer_norm(x)
+            states.append(layer(states[-1], causal=True))
+        return states
 
 
 class TextEncoder(nn.Module):
@@ -113,15 +114,28 @@ class TextEncoder(nn.Module):
         self.text_model = TextTransformer(config)
         self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False) if projection else None
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Token ids (b, n) → hidden states after the final norm (b, n, c): the context of SD 1 and 2."""
-        return self.text_model(ids)[1]
+    def forward(self, ids: Tensor, skip: int = 0) -> Tensor:
+        """Token ids (b, n) → hidden states after the final norm (b, n, c): the context of SD 1 and 2.
 
-    def before_last(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Token ids (b, n) → states of the penultimate layer (b, n, c), SDXL's context; and the embedding that `embed`
-        returns, or None if there is no projection."""
-        before, last = self.text_model(ids)
-        return before, None if self.text_projection is None else self.text_projection(self._end(last, ids))
+        skip: the number of last layers that are not used (CLIP skip).
+        """
+        return self.text_model.final_layer_norm(self.text_model(ids)[-1 - skip])
+
+    def before_last(self, ids: Tensor, skip: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Token ids (b, n) → states of the penultimate layer (b, n, c), SDXL's context, or of `skip` layers before it;
+        and the embedding that `embed` returns, or None if there is no projection."""
+        states = self.text_model(ids)
+        pooled = None
+        if self.text_projection is not None:
+            pooled = self.text_projection(self._end(self.text_model.final_layer_norm(states[-1]), ids))
+        return states[-2 - skip], pooled
+
+    def add_tokens(self, vectors: Tensor) -> None:
+        """Add rows (n, c) to the table of token embeddings. The table is replaced, not changed: it may be mapped."""
+        table = self.text_model.embeddings.token_embedding.weight
+        table = torch.cat([table, vectors.to(table.device, table.dtype)])
+        self.text_model.embeddings.token_embedding = nn.Embedding.from_pretrained(table)
+        self.config = replace(self.config, vocab_size=len(table))
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids (b, n) → the projected hidden state of the end token, (b, projection_dim).

@@ -36,7 +36,8 @@ class PromptEncoder:
 
     def __init__(self, towers: Sequence[tuple[TextEncoder, Tokenizer]], zero_empty: bool = False) -> None:
         self.towers, self.zero_empty = list(towers), zero_empty
-        self._known: dict[str, tuple[Tensor, Tensor | None]] = {}
+        self.embeddings: list[str] = []  # the tokens that were added
+        self._known: dict[tuple[str, int], tuple[Tensor, Tensor | None]] = {}
 
     @property
     def encoders(self) -> list[TextEncoder]:
@@ -53,20 +54,40 @@ class PromptEncoder:
         """The width of the pooled text, p; 0 if the model has none."""
         return self.encoders[-1].config.projection_dim if len(self.towers) > 1 else 0
 
+    @property
+    def most_skipped(self) -> int:
+        """The largest clip skip: at least the embeddings of the tokens are left, in every tower."""
+        return min(encoder.config.num_hidden_layers for encoder in self.encoders) - (len(self.towers) > 1)
+
+    def add(self, token: str, vectors: Sequence[Tensor]) -> None:
+        """Add a token with vectors (n, c) for each tower. Raises: InputError as `Tokenizer.add` does."""
+        for (encoder, tokenizer), rows in zip(self.towers, vectors, strict=True):
+            tokenizer.add(token, len(rows))
+            encoder.add_tokens(rows)
+        self.embeddings.append(token)
+        self._known.clear()
+
+    def unused(self, texts: Sequence[str]) -> list[str]:
+        """The tokens that were added and that none of these texts has."""
+        used = {token for _, tokenizer in self.towers for text in texts for token in tokenizer.used(text)}
+        return [token for token in self.embeddings if token not in used]
+
     @torch.no_grad()
-    def __call__(self, prompts: Sequence[str], negatives: Sequence[str] = ()) -> Encoded:
+    def __call__(self, prompts: Sequence[str], negatives: Sequence[str] = (), clip_skip: int = 0) -> Encoded:
         """Encode texts, one per row, negative prompts first. Each text is encoded once.
 
+        clip_skip: the number of last layers that the prompts, but not the negative ones, do without, as in diffusers.
         Warns of a text that is too long.
         """
         rows = [self._zeros() if self.zero_empty and not text else self._encode(text) for text in negatives]
-        rows += [self._encode(text) for text in prompts]
+        rows += [self._encode(text, clip_skip) for text in prompts]
         context, pooled = zip(*rows, strict=True)
         return Encoded(torch.stack(context), None if pooled[0] is None else torch.stack(pooled))
 
-    def _encode(self, text: str) -> tuple[Tensor, Tensor | None]:
+    def _encode(self, text: str, skip: int = 0) -> tuple[Tensor, Tensor | None]:
         """Encode a text alone, so that no bit of its encoding depends on the texts that were encoded before."""
-        if text not in self._known:
+        key = text, skip
+        if key not in self._known:
             while len(self._known) >= CACHE_SIZE:
                 del self._known[next(iter(self._known))]
             ids = [
@@ -74,15 +95,15 @@ class PromptEncoder:
                 for encoder, tokenizer in self.towers
             ]
             if len(self.towers) == 1:
-                self._known[text] = self.encoders[0](ids[0])[0], None
+                self._known[key] = self.encoders[0](ids[0], skip)[0], None
             else:
-                states = [encoder.before_last(one) for encoder, one in zip(self.encoders, ids, strict=True)]
+                states = [encoder.before_last(one, skip) for encoder, one in zip(self.encoders, ids, strict=True)]
                 pooled = states[-1][1]
-                self._known[text] = (
+                self._known[key] = (
                     torch.cat([state for state, _ in states], dim=-1)[0],
                     None if pooled is None else pooled[0],
                 )
-        return self._known[text]
+        return self._known[key]
 
     def _zeros(self) -> tuple[Tensor, Tensor | None]:
         context, pooled = self._encode("")

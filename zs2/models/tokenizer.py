@@ -91,6 +91,34 @@ class Tokenizer:
         vocab = {token: i for i, token in enumerate(tokens)}
         return cls(vocab, merges, {"pad_token": pad_token}, max_length)
 
+    def check_new(self, tokens: Mapping[str, int]) -> None:
+        """Raise InputError if tokens can't be added.
+
+        tokens: the number of vectors of each.
+        """
+        taken: set[str] = set()
+        for token, vectors in tokens.items():
+            if vectors > self.max_length - 2:
+                raise InputError(f"the token {token!r} has {vectors} vectors: a prompt holds {self.max_length - 2}")
+            base, _, number = token.rpartition("_")
+            if number.isdecimal() and (base in self.added or base in tokens):
+                raise InputError(f"the token {token!r} reads like a vector of {base!r}: give another, FILE:TOKEN")
+            for name in _numbered(token, max(vectors, 2)):  # `<toy>_1` would be a second vector
+                if name in taken or self.backend.token_to_id(name) is not None:
+                    raise InputError(f"the token {name!r} is in the vocabulary already: give another, FILE:TOKEN")
+                taken.add(name)
+
+    def add(self, token: str, vectors: int) -> None:
+        """Add a token that is never cut into pieces. Its vectors have the next ids: those of `<toy>`, `<toy>_1`, …"""
+        for name in _numbered(token, vectors):
+            self.backend.add_tokens([AddedToken(name)])
+            if self._id(name) != self.vocab_size:
+                raise InputError(
+                    f"tokenizer: the new token {name!r} has the id {self._id(name)}: ids are missing before it"
+                )
+            self.vocab_size += 1
+            self.added.add(name)
+
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Prompts → ids (b, max_length), int64. If a prompt is too long, a warning quotes the part that is cut off."""
         return torch.tensor([self._encode(prompt) for prompt in prompts], dtype=torch.int64)
@@ -110,11 +138,21 @@ class Tokenizer:
         they follow it, as in the pipelines of diffusers."""
         if not any(f"{token}_1" in self.added for token in self.added):
             return prompt
-        for token in dict.fromkeys(self.backend.encode(prompt, add_special_tokens=False).tokens):
-            others = itertools.takewhile(self.added.__contains__, (f"{token}_{i}" for i in itertools.count(1)))
-            if token in self.added:
-                prompt = prompt.replace(token, " ".join([token, *others]))
+        for token in self.used(prompt):
+            others = [*itertools.takewhile(self.added.__contains__, (f"{token}_{i}" for i in itertools.count(1)))]
+            if others and token not in prompt:
+                warnings.warn(
+                    f"the prompt has {token!r} in another spelling: only the first of its {len(others) + 1} vectors is "
+                    "used, as in diffusers: write it exactly so",
+                    stacklevel=5,
+                )
+            prompt = prompt.replace(token, " ".join([token, *others]))
         return prompt
+
+    def used(self, prompt: str) -> list[str]:
+        """The added tokens in a prompt, each once."""
+        tokens = self.backend.encode(prompt, add_special_tokens=False).tokens
+        return [token for token in dict.fromkeys(tokens) if token in self.added]
 
     def _encode(self, prompt: str) -> list[int]:
         encoding: Encoding = self.backend.encode(prompt)
@@ -174,6 +212,11 @@ def _backend(
                 f"tokenizer: the added token {added.content!r} would get the id {got}, but its file says {i}"
             )
     return backend
+
+
+def _numbered(token: str, vectors: int) -> list[str]:
+    """The texts that stand for the vectors of a token: `<toy>`, `<toy>_1`, `<toy>_2`, …"""
+    return [token, *(f"{token}_{i}" for i in range(1, vectors))]
 
 
 def _text(token: Token | None) -> str:

@@ -37,6 +37,8 @@ def summary(results: Results) -> list[str]:
             lines.append(f"{name.replace('_', ' ').capitalize()}: {chosen[name]}")
     if study.lora:
         lines.append(f"LoRA: {', '.join(str(one) for one in study.lora)}")
+    if study.embeddings:
+        lines.append(f"Embeddings: {', '.join(str(one) for one in study.embeddings)}")
     if results.protocol:
         clip = results.protocol.get("clip")
         lines.append(f"Measured by zs2 {results.protocol.get('zs2')}, with the CLIP of {clip}")

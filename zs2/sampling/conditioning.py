@@ -84,7 +84,8 @@ class Conditioning:
     def _project(self, texts: list[str], has_negative: bool) -> tuple[list[TextKV], Tensor | None]:
         """Keys and values (rows, n, c) of each layer, and SDXL's embedding. The negative prompt has the first row."""
         if self._projected is None or self._texts != texts:
-            encoded = self.model.text(texts, [self.request.negative_prompt] * has_negative)
+            negatives = [self.request.negative_prompt] * has_negative
+            encoded = self.model.text(texts, negatives, self.request.clip_skip)
             unet = self.model.unet
             added = None if encoded.pooled is None else unet.added_embedding(encoded.pooled, self.size)
             self._texts, self._projected = texts, (unet.text_keys_values(encoded.context), added)

@@ -176,7 +176,7 @@ def resolve(
 ) -> SamplingPlan:
     """Plan a sampling, whatever memory is free. The chunk is the request's, or the whole clip, or 8 frames of a stream.
 
-    Raises: InputError for a size, a number of steps or frames, or latents that this model can't sample.
+    Raises: InputError for a size, a number of steps or frames, a clip skip, or latents that this model can't sample.
     """
     frames = request.frames
     if frames is None and not stream:
@@ -188,6 +188,7 @@ def resolve(
     wanted = request.chunk or (STREAM_CHUNK if stream else frames) or STREAM_CHUNK
     solver = load(SOLVERS[request.sampler].implementation)(model.schedule, request.steps)
     shape = _latent_shape(model, request)
+    whole("clip_skip", request.clip_skip, 0, model.text.most_skipped)  # raises for more than there are layers
     has_latents = request.latents is not None
     method.settings(request.steps, has_latents)  # raises for too few steps
     start = None if has_latents or request.frames == 1 else load(NOISE_MODELS[method.noise].start)

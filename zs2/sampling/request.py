@@ -65,6 +65,8 @@ class Request:
         sampler: `ddim`, or `dpm++`, which needs fewer steps (DPM-Solver++(2M)).
         deep_cache: compute the UNet's deep features only in every N-th step (DeepCache: Ma et al. 2023, arXiv
             2312.00858). The other steps compute its first and last layer alone, and are approximate; 1 is exact.
+        clip_skip: the number of last layers of the text towers that the prompt, but not the negative prompt, does
+            without, as in diffusers. "Clip skip 2" of A1111 is 1 here.
         latents: initial noise (frames, c, h, w), float32, used as it is. Then seed and noise model have no effect.
     Raises: InputError for values that make no sense.
     """
@@ -97,6 +99,14 @@ class Request:
         least=1,
         unstated=1,
     )
+    clip_skip: int = _option(
+        0,
+        "whole",
+        "leave out the last N layers of the text towers for the prompt (not for the negative prompt, as in diffusers); "
+        '"Clip skip 2" of A1111 is 1 here',
+        "N",
+        unstated=0,
+    )
     latents: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -127,6 +137,8 @@ class Request:
             warnings.warn("the negative prompt has no effect at guidance 1", stacklevel=3)
         if self.guidance == 0 and any(texts):
             warnings.warn("the prompt has no effect at guidance 0, where only the negative prompt counts", stacklevel=3)
+        if self.guidance == 0 and self.clip_skip:
+            warnings.warn("clip_skip has no effect at guidance 0, where no prompt counts", stacklevel=3)
         if self.deep_cache > 1 and self.steps == 1:
             warnings.warn("deep_cache has no effect on a single step", stacklevel=3)
         if self.latents is not None and self.seed != 0:
@@ -160,15 +172,22 @@ class Request:
         start, end = self.guidance_interval
         return self.guidance if start <= step / self.steps < end else 1.0
 
+    @property
+    def texts(self) -> list[str]:
+        """All texts that count: the prompts but at guidance 0, and the negative prompt but at guidance 1."""
+        texts = [self.prompt] if isinstance(self.prompt, str) else [*self.prompt]
+        return texts * (self.guidance != 0) + [self.negative_prompt] * (self.guidance != 1)
+
     def prompts(self, first: int, count: int) -> list[str]:
         """The prompts of `count` frames from the frame `first` on, one per frame."""
         texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         return [texts[min(k, len(texts) - 1)] for k in range(first, first + count)]
 
 
-# The sampling options by name, in the order of the stored settings: these first, so that old and new files are alike.
-_FIRST = ("negative_prompt", "frames", "steps", "sampler", "deep_cache")
+# The sampling options by name, in the order of the stored settings. These are the first entries of the settings, those
+# that came later the last ones, so that old and new files are alike.
+FIRST = ("negative_prompt", "frames", "steps", "sampler", "deep_cache", "guidance", "guidance_interval")
 _FIELDS = [one for one in fields(Request) if "option" in one.metadata]
-_FIELDS.sort(key=lambda one: _FIRST.index(one.name) if one.name in _FIRST else len(_FIRST))
+_FIELDS.sort(key=lambda one: FIRST.index(one.name) if one.name in FIRST else len(FIRST))
 OPTIONS: dict[str, Option] = {one.name: one.metadata["option"] for one in _FIELDS}
 DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Request) if one.name in OPTIONS}

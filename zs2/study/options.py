@@ -9,7 +9,7 @@ from typing import Any
 
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.cli import command
-from zs2.cli.derived_options import add_sampling, flag
+from zs2.cli.derived_options import add_loading, add_sampling, flag
 from zs2.cli.derived_options import value_text as value_text
 from zs2.cli.values import seeds, shard, size
 from zs2.errors import InputError, choose
@@ -20,7 +20,7 @@ from zs2.study.prompts import SETS, Prompt, checked
 from zs2.system.devices import COMPILE_HELP, DTYPE_HELP
 
 OUT = "out/study"
-MANY = ("preset", "noise", "attn", "lam", "mu", "alpha", "lora")  # options that take several values
+MANY = ("preset", "noise", "attn", "lam", "mu", "alpha", "lora", "embedding")  # options that take several values
 JOINED = ("seeds", *(name for name, option in OPTIONS.items() if option.kind == "pair"))  # lists that are one value
 
 
@@ -72,8 +72,7 @@ then: """
     g = p.add_argument_group("model and sampling, the same in all cells")
     same = f"as in {command.program('sample')} --help"
     g.add_argument("--model", metavar="PATH", help=f"{same} (default {DEFAULT_MODEL})")
-    g.add_argument("--lora", nargs="+", metavar="FILE[:SCALE]", help="LoRAs to merge")
-    g.add_argument("--prediction", metavar="P", help="epsilon or v: what single files of SD 2 do not say of themselves")
+    add_loading(g, nargs="+")
     g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is; of torchrun, its own)")
     g.add_argument("--dtype", metavar="DTYPE", help=DTYPE_HELP)
     g.add_argument("--compile", action="store_true", help=COMPILE_HELP)

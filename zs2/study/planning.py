@@ -69,6 +69,8 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         raise InputError(f"the study in {options['out']} is of the model {model!r}: give that with --model")
     if known and known.lora and "lora" not in options:
         raise InputError(f"the study in {options['out']} is of a model with LoRA: give the same with --lora")
+    if known and known.embeddings and "embedding" not in options:
+        raise InputError(f"the study in {options['out']} is of a model with embeddings: give the same with --embedding")
     settings: dict[str, Any] = {**DEFAULTS, "fps": 8, "dtype": AUTO, **own.request}
     if known:
         settings = {**known.sampling, "fps": known.fps, "dtype": known.dtype}
@@ -107,6 +109,7 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         full=reference(chosen).id,
         cells=tuple(chosen),
         lora=known.lora if known else None,
+        embeddings=known.embeddings if known else None,
         compile="compile" in options or bool(known and known.compile),
     )
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from zs2.errors import InputError
 from zs2.evaluation.measure import differences, measured_metrics
 from zs2.evaluation.metrics import METRICS
+from zs2.sampling.request import FIRST, OPTIONS
 from zs2.study.cells import AUTHORS, Cell, sweep_point
 from zs2.study.stats import Estimate, Key, common, difference, mean, rank_correlation
 from zs2.study.study import Study, clip_file, measures_file, record_file
@@ -96,10 +97,12 @@ class Results:
 
     @property
     def digest(self) -> str:
-        """What votes belong to: the settings that decide every clip, and the prompts. More cells or seeds keep it."""
-        fixed = self.study.fixed | {"prompts": [str(prompt) for prompt in self.study.prompts]}
-        if not fixed["compile"]:  # newer than the first votes
-            del fixed["compile"]
+        """What votes belong to: the settings that decide every clip, and the prompts. More cells or seeds keep it, and
+        settings that came later, if they are as in studies of before."""
+        later = {name: option.unstated for name, option in OPTIONS.items() if name not in FIRST}
+        later |= {"compile": False, "embeddings": None}
+        fixed = {name: value for name, value in self.study.fixed.items() if (name, value) not in later.items()}
+        fixed["prompts"] = [str(prompt) for prompt in self.study.prompts]
         return hashlib.sha256(dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
     def measured(self, cell: str, prompts: str = EVERY) -> int:

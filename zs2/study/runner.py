@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from zs2.checkpoints.hub import DEFAULT_MODEL, is_hub_id
+from zs2.cli.derived_options import loading
 from zs2.errors import InputError
 from zs2.evaluation.clip_scorer import Scorer
 from zs2.evaluation.measure import is_valid, measure, protocol
@@ -34,16 +35,15 @@ def load(options: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
 
     Raises: InputError if there is no such model, or if it can't sample what is asked for.
     """
-    loading = {name: options[name] for name in ("prediction", "lora") if name in options}
-    loading |= {"device": own_device(options.get("device")), "dtype": study.dtype, "compile": study.compile}
-    model = ZS2.from_pretrained(study.model, **loading)
+    keywords = loading(options) | {"dtype": study.dtype, "compile": study.compile}
+    model = ZS2.from_pretrained(study.model, device=own_device(options.get("device")), **keywords)
     first = Request(**request(study, Job(study.cells[0], 0, study.seeds[0])))
     settings = model.settings(resolve(model.image_model, model.method, first), study.fps)
     study = replace(
         study,
         model=public_name(study.model, settings["model"]),
         threads=torch.get_num_threads() if model.device.type == "cpu" else None,
-        **{name: settings[name] for name in ("weights", "lora", "width", "height", "dtype")},
+        **{name: settings[name] for name in ("weights", "lora", "embeddings", "width", "height", "dtype")},
     )
     return model, study
 

@@ -55,7 +55,7 @@ class Study:
         chunk: how many frames are sampled at once.
         prompts, seeds, cells: each cell is sampled for each prompt and seed.
         full: the id of the cell that the others are compared with.
-        lora: what was merged into the weights.
+        lora: what was merged into the weights. embeddings: the textual inversions that were added.
         compile: whether the UNet is compiled.
         threads: of the CPU in the process that began the study, since the last bits of a clip depend on their number.
     """
@@ -74,6 +74,7 @@ class Study:
     full: str
     cells: tuple[Cell, ...]
     lora: list[dict[str, Any]] | None = None
+    embeddings: list[dict[str, Any]] | None = None
     compile: bool = False
     threads: int | None = None
 
