@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zs2.errors import InputError
 from zs2.method import LAM_MAX, NOISE_MODELS, SEED_MAX
-from zs2.noise import divergence, noises, stream_seed
+from zs2.noise.models import divergence, noises, stream_seed
 
 NOISE_KINDS = [name for name, row in NOISE_MODELS.items() if row.start is None]
 SHAPE = (4, 64, 64)
@@ -23,7 +23,29 @@ SEEDS = st.integers(0, SEED_MAX)
 
 
 def draw(kind, frames, seed=0, shape=SHAPE, **settings):
+    if NOISE_MODELS[kind].needs_frames:
+        settings["frames"] = frames
     return torch.stack(list(itertools.islice(noises(kind, shape, seed, **settings), frames)))
+
+
+def around(rho, lag, frames=6):
+    """The correlation around a circle whose neighbours have this one: that of AR(1), wrapped, its r found by roots."""
+    coefficients = [1.0, *[0.0] * (frames - 1), 1.0]  # r^F + 1
+    polynomial = torch.zeros(frames + 1, dtype=torch.float64)
+    polynomial[1] += 1
+    polynomial[frames - 1] += 1
+    polynomial -= rho * torch.tensor(coefficients, dtype=torch.float64)  # r + r^(F−1) − ρ(1 + r^F) = 0
+    companion = torch.zeros(frames, frames, dtype=torch.float64)
+    companion[1:, :-1] = torch.eye(frames - 1)
+    companion[:, -1] = -polynomial[:-1] / polynomial[-1]
+    roots = torch.linalg.eigvals(companion)
+    r = next(x.real.item() for x in roots if abs(x.imag) < 1e-9 and 0 < x.real < 1)
+    return (r**lag + r ** (frames - lag)) / (1 + r**frames)
+
+
+def mixture(lam, lam_high, low, lag):
+    """The mean correlation where the share `low` of all frequencies has λ."""
+    return low * (1 - lam / LAM_MAX) ** lag + (1 - low) * (1 - lam_high / LAM_MAX) ** lag
 
 
 def correlation(x, y):
@@ -54,6 +76,16 @@ def test_every_frame_is_standard_normal(kind):
         ("dnm", {"lam": 0.01}, lambda lag: (1 - 0.01 / LAM_MAX) ** lag),
         ("dnm", {"lam": 0.5}, lambda lag: (1 - 0.5 / LAM_MAX) ** lag),
         ("dnm", {"lam": LAM_MAX}, lambda lag: 0.0),
+        ("loop", {"lam": 0.0}, lambda lag: 1.0),
+        ("loop", {"lam": 0.5}, lambda lag: around(1 - 0.5 / LAM_MAX, lag)),
+        ("loop", {"lam": LAM_MAX}, lambda lag: 0.0),
+        ("freq", {"lam": 0.3, "lam_high": 0.3}, lambda lag: (1 - 0.3 / LAM_MAX) ** lag),
+        ("freq", {"lam": 0.0, "lam_high": LAM_MAX, "cutoff": 0.5}, lambda lag: 0.25),
+        ("freq", {"lam": LAM_MAX, "lam_high": 0.0, "cutoff": 0.5}, lambda lag: 0.75),
+        ("freq", {"lam": 0.2, "lam_high": 0.8}, lambda lag: mixture(0.2, 0.8, 1 / 16, lag)),
+        ("freenoise", {}, lambda lag: 0.0),
+        ("warp", {"motion": (4, 0)}, lambda lag: max(0.0, 1 - lag / 2)),  # of a latent, which is 8 pixels, half is left
+        ("warp", {"motion": (-3, 5)}, lambda lag: max(0.0, 1 - lag * 3 / 8) * max(0.0, 1 - lag * 5 / 8)),
     ],
 )
 def test_correlation_of_every_pair_of_frames(kind, settings, expected):
@@ -97,7 +129,8 @@ def test_search_never_reaches_a_still_clip_and_the_closed_form_does():
 def test_frame_0_is_the_noise_of_the_seed_and_longer_clips_begin_with_shorter_ones(kind):
     long, short = draw(kind, 5, seed=42, lam=0.4), draw(kind, 3, seed=42, lam=0.4)
     assert torch.equal(long[0], torch.randn(SHAPE, generator=torch.Generator("cpu").manual_seed(42)))
-    assert torch.equal(long[:3], short)
+    if not NOISE_MODELS[kind].needs_frames:
+        assert torch.equal(long[:3], short)
     assert torch.equal(draw(kind, 3, seed=42, lam=0.4), short)
     assert long.dtype == torch.float32
     assert long.device.type == "cpu"
@@ -148,3 +181,107 @@ def test_bad_seed(seed):
 def test_unknown_kind_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'shared'"):
         noises("sharde", SHAPE, 0)
+
+
+# A moved, zoomed or turned noise, and what the particles do most: move, split, merge, and come in.
+MOVEMENTS = [
+    {"motion": (5, -3)},
+    {"motion": (0, 0), "zoom": 1.1},
+    {"motion": (0, 0), "zoom": 0.85},
+    {"motion": (0, 0), "rotate": 7.0},
+    {"motion": (3, 2), "zoom": 1.03, "rotate": -2.0},
+]
+
+
+@pytest.mark.parametrize("settings", MOVEMENTS)
+def test_warped_noise_is_white_in_every_frame(settings):
+    """Mean, variance, fourth moment, and the correlation of neighbours along both axes."""
+    for frame in draw("warp", 4, seed=9, shape=(4, 32, 32), **settings).double():
+        n = frame.numel()
+        assert abs(frame.mean()) < 5 / math.sqrt(n)
+        assert abs(frame.var() - 1) < 5 * math.sqrt(2 / n)
+        assert abs((frame**4).mean() - 3) < 5 * math.sqrt(96 / n)
+        assert abs((frame[:, 1:] * frame[:, :-1]).mean()) < 5 / math.sqrt(n)
+        assert abs((frame[:, :, 1:] * frame[:, :, :-1]).mean()) < 5 / math.sqrt(n)
+
+
+def test_warped_noise_follows_the_movement():
+    """A shift by whole latents is exact: 16 pixels of 512 are one latent of 32. A half turn in two frames, too."""
+    frames = draw("warp", 4, seed=5, shape=(4, 32, 32), motion=(16, -32))
+    for before, frame in itertools.pairwise(frames):
+        torch.testing.assert_close(frame[:, 2:, :-1], before[:, :-2, 1:], atol=1e-5, rtol=0)
+    turned = draw("warp", 3, seed=5, shape=(4, 32, 32), motion=(0, 0), rotate=90.0)
+    torch.testing.assert_close(turned[1], turned[0].rot90(-1, (1, 2)), atol=1e-5, rtol=0)  # clockwise
+    torch.testing.assert_close(turned[2], turned[0].flip(1, 2), atol=1e-5, rtol=0)
+    still = draw("warp", 3, seed=5, shape=(4, 8, 8), motion=(0, 0))
+    torch.testing.assert_close(still[2], still[0], atol=1e-5, rtol=0)
+
+
+def test_slow_movements_add_up():
+    """A hundredth of a latent a frame is less than a cell of the fine grid. After 100 frames it is one latent."""
+    frames = draw("warp", 101, seed=2, shape=(1, 16, 16), motion=(0.32, 0))
+    first, last = frames[0], frames[100]
+    torch.testing.assert_close(last[:, :, :-1], first[:, :, 1:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 8, 40])
+@pytest.mark.parametrize("lam", [0.01, 0.6])
+def test_a_loop_has_no_seam(frames, lam):
+    """The last frame is as near to the first as neighbours are. The whole correlation matrix is circulant."""
+    clip = draw("loop", frames, seed=4, lam=lam).flatten(1).double()
+    measured = clip @ clip.T / N
+    rho = 1 - lam / LAM_MAX
+    for i in range(frames):
+        other = (i + 1) % frames
+        expected = rho if other != i else 1.0
+        assert abs(measured[i, other] - expected) < 5 * math.sqrt((1 + expected**2) / N)
+        turned = measured.roll((-i, -i), (0, 1))[0]
+        assert (turned - measured[0]).abs().max() < 10 * math.sqrt(2 / N)
+
+
+def test_low_frequencies_are_shared_and_high_ones_new():
+    """Band by band, against a cosine transform by its definition."""
+    frames = draw("freq", 3, seed=6, shape=(4, 16, 16), lam=0.0, lam_high=LAM_MAX, cutoff=0.25).double()
+    place = torch.arange(16, dtype=torch.float64)
+    basis = (math.pi * (place + 0.5) * place[:, None] / 16).cos()
+    basis /= basis.norm(dim=1, keepdim=True)
+    spectra = torch.einsum("ui,vj,fcij->fcuv", basis, basis, frames)
+    for before, spectrum in itertools.pairwise(spectra):
+        torch.testing.assert_close(spectrum[:, :4, :4], before[:, :4, :4], atol=1e-5, rtol=0)
+        assert abs(correlation(spectrum[:, 4:], before[:, 4:])) < 5 / math.sqrt(4 * 12 * 16)
+
+
+@pytest.mark.parametrize("window", [4, 6, 16])
+def test_freenoise_repeats_its_window_in_shuffled_blocks(window):
+    frames, block = draw("freenoise", 3 * window, seed=8, shape=(1, 2, 2), window=window), window // 4
+    clip = [tuple(frame.flatten().tolist()) for frame in frames]
+    assert torch.equal(frames[:window], draw("iid", window, seed=8, shape=(1, 2, 2)))
+    assert len(set(clip)) == window
+    for start in range(window, len(clip) - block + 1, block):
+        assert sorted(clip[start : start + block]) == sorted(clip[start - window : start - window + block])
+    assert all(before != frame for before, frame in itertools.pairwise(clip))
+    if window == 16:
+        blocks = [clip[start : start + block] for start in range(0, len(clip), block)]
+        assert any(b != a for a, b in zip(blocks, blocks[4:], strict=False))  # the order changes
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("freq", {"lam_high": -0.1}),
+        ("freq", {"cutoff": 1.5}),
+        ("freenoise", {"window": 3}),
+        ("freenoise", {"window": 10**9}),
+        ("warp", {"zoom": 0.0}),
+        ("warp", {"zoom": math.nan}),
+        ("warp", {"rotate": math.inf}),
+    ],
+)
+def test_parameters_out_of_range(kind, settings):
+    with pytest.raises(InputError, match=f"{next(iter(settings))} is .*from "):
+        noises(kind, SHAPE, 0, **settings)
+
+
+def test_a_loop_needs_the_number_of_frames():
+    with pytest.raises(InputError, match="'loop' needs the number of frames"):
+        noises("loop", SHAPE, 0)

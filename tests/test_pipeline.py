@@ -14,7 +14,7 @@ from zs2 import ZS2, Clip, Request
 from zs2.errors import InputError
 from zs2.method import LAM_MAX, NOISE_MODELS
 from zs2.models.temporal import momentum
-from zs2.noise import noises
+from zs2.noise.models import noises
 from zs2.sampling.ddim import DDIM
 
 NOISE_KINDS = [name for name, row in NOISE_MODELS.items() if row.start is None]

@@ -36,7 +36,7 @@ def added() -> Iterator[object]:
 
 def test_a_name_has_one_row() -> None:
     with pytest.raises(ValueError, match="there is a noise model 'iid' already"):
-        NOISE_MODELS.add(NoiseModel("iid", "again", "zs2.noise:iid"))
+        NOISE_MODELS.add(NoiseModel("iid", "again", "zs2.noise.models:iid"))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_name_has_one_row() -> None:
     [
         (ATTENTION_KINDS, AttentionKind("other", "", SelfAttention, {"alpha": 0.3})),
         (ATTENTION_KINDS, AttentionKind("other", "", SelfAttention, {"theta": 0.3})),
-        (NOISE_MODELS, NoiseModel("other", "", "zs2.noise:iid", {"mu": 0.3})),
+        (NOISE_MODELS, NoiseModel("other", "", "zs2.noise.models:iid", {"mu": 0.3})),
     ],
 )
 def test_a_parameter_of_the_other_table_or_of_none_is_refused(table, row) -> None:
@@ -54,7 +54,7 @@ def test_a_parameter_of_the_other_table_or_of_none_is_refused(table, row) -> Non
     assert "other" not in table
 
 
-@pytest.mark.parametrize("implementation", [None, dict, "zs2.noise:iid"])
+@pytest.mark.parametrize("implementation", [None, dict, "zs2.noise.models:iid"])
 def test_a_row_without_a_kind_of_attention_raises(added, implementation) -> None:
     added(ATTENTION_KINDS, AttentionKind("empty", "", implementation))
     with pytest.raises(InputError, match=r"attention kind 'empty' names .*: expected a subclass of Momentum"):

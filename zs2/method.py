@@ -46,7 +46,7 @@ class NoiseModel:
 
     Args:
         name: the value of `noise`. summary: one line of help.
-        generate: a function, or "module:name" of one: (draws: zs2.noise.Draws, **parameters) → the noises of the
+        generate: a function, or "module:name" of one: (draws: zs2.noise.models.Draws, **parameters) → the noises of the
             frames, in order and without end. With `needs_frames` it also gets `frames=`, and may end after so many.
         defaults: the model's parameters, with their default values.
         correlation: parameters → the correlation of consecutive frames by theory; None where there is no closed form.
@@ -100,37 +100,68 @@ ATTENTION_KINDS: Registry[AttentionKind] = Registry(
 NOISE_MODELS: Registry[NoiseModel] = Registry(
     "noise model",
     [
-        NoiseModel("iid", "independent noises", "zs2.noise:iid", correlation=lambda: 0.0),
-        NoiseModel("shared", "one noise", "zs2.noise:shared", correlation=lambda: 1.0, still=lambda: True),
+        NoiseModel("iid", "independent noises", "zs2.noise.models:iid", correlation=lambda: 0.0),
+        NoiseModel("shared", "one noise", "zs2.noise.models:shared", correlation=lambda: 1.0, still=lambda: True),
         NoiseModel(
             "mixed",
             "PYoCo's: one noise in all frames, mixed with each frame's own",
-            "zs2.noise:mixed",
+            "zs2.noise.models:mixed",
             {"alpha": 1.0},
             correlation=lambda alpha: alpha**2 / (1 + alpha**2),
         ),
         NoiseModel(
             "progressive",
             "PYoCo's: the noise of the frame before, mixed with new noise",
-            "zs2.noise:progressive",
+            "zs2.noise.models:progressive",
             {"alpha": 2.0},
             correlation=lambda alpha: alpha / math.sqrt(1 + alpha**2),
         ),
         NoiseModel(
             "dnm",
             "the dependency noise model, the paper's, in closed form",
-            "zs2.noise:dnm",
+            "zs2.noise.models:dnm",
             {"lam": 0.01},
             correlation=lambda lam: 1 - lam / LAM_MAX,
             still=lambda lam: lam == 0,
         ),
-        NoiseModel("dnm-search", "the paper's listing: a search for λ", "zs2.noise:dnm_search", {"lam": 0.01}),
+        NoiseModel("dnm-search", "the paper's listing: a search for λ", "zs2.noise.models:dnm_search", {"lam": 0.01}),
         NoiseModel(
             "text2video-zero",
             "Text2Video-Zero's: frame 0 moved and noised again, without its background smoothing",
-            "zs2.noise:iid",
+            "zs2.noise.models:iid",
             {"motion": (12.0, 12.0), "renoise": None},
             start="zs2.sampling.text2video_zero:MovedFrames",
+        ),
+        NoiseModel(
+            "freq",
+            "as dnm, with a λ for low spatial frequencies and another for high ones",
+            "zs2.noise.spectrum:freq",
+            {"lam": 0.01, "lam_high": LAM_MAX, "cutoff": 0.25},
+            correlation=lambda lam, lam_high, cutoff: 1 - (cutoff**2 * lam + (1 - cutoff**2) * lam_high) / LAM_MAX,
+            still=lambda lam, lam_high, cutoff: (lam == 0 or cutoff == 0) and (lam_high == 0 or cutoff == 1),
+        ),
+        NoiseModel(
+            "freenoise",
+            "FreeNoise's: the independent noises of the first frames, shuffled along the clip",
+            "zs2.noise.window:freenoise",
+            {"window": 16},
+            correlation=lambda window: 0.0,
+        ),
+        NoiseModel(
+            "warp",
+            "one noise, carried along by a movement of the picture",
+            "zs2.noise.warp:warp",
+            {"motion": (12.0, 12.0), "zoom": 1.0, "rotate": 0.0},
+            still=lambda motion, zoom, rotate: motion == (0, 0) and zoom == 1 and rotate == 0,
+        ),
+        NoiseModel(
+            "loop",
+            "as dnm, around a circle: the last frame is as near to the first as any two neighbours",
+            "zs2.noise.loop:loop",
+            {"lam": 0.01},
+            correlation=lambda lam: 1 - lam / LAM_MAX,
+            still=lambda lam: lam == 0,
+            needs_frames=True,
         ),
     ],
     _check_parameters,
@@ -144,8 +175,11 @@ class Method:
     Args:
         attn: the attention kind. mu: its momentum.
         noise: the noise model. lam: its λ. alpha: the a of PYoCo's models.
-        motion, renoise: of text2video-zero: the translation (x, y) per frame in pixels of 512, and how many steps
-            follow t₀ and t₁ (by default 44 and 47 of 50).
+        motion: of text2video-zero and warp: the translation (x, y) per frame in pixels of 512.
+        renoise: of text2video-zero: how many steps follow t₀ and t₁ (by default 44 and 47 of 50).
+        lam_high, cutoff: of freq: λ of the high frequencies, and the share of frequencies along an axis that is low.
+        window: of freenoise: the number of frames with noises of their own.
+        zoom, rotate: of warp: the factor and the degrees per frame.
         A parameter that is None has its kind's default.
     Raises: InputError for an unknown kind, or a value out of range.
     """
@@ -157,6 +191,11 @@ class Method:
     alpha: float | None = None
     motion: tuple[float, float] | None = None
     renoise: tuple[int, int] | None = None
+    lam_high: float | None = None
+    cutoff: float | None = None
+    window: int | None = None
+    zoom: float | None = None
+    rotate: float | None = None
 
     def __post_init__(self) -> None:
         NOISE_MODELS[self.noise]

@@ -13,7 +13,7 @@ from typing import Any
 from zs2.errors import InputError, whole
 from zs2.system.registry import Registry
 
-LAM_MAX = math.sqrt(math.e)  # λ of independent noises: see noise.py
+LAM_MAX = math.sqrt(math.e)  # λ of independent noises: see noise/models.py
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ def _between(name: str, low: float, high: float, ends: str) -> Callable[[Any], A
 MU = _between("mu", 0, 1, "0 (self-attention) to 1 (cross-frame attention)")
 LAM = _between("lam", 0, LAM_MAX, f"0 (one noise) to √e = {LAM_MAX:.4f} (independent noises)")
 ALPHA = _between("alpha", 0, 1e6, "0 (independent noises) to 1e6 (as good as one)")
+LAM_HIGH = _between("lam_high", 0, LAM_MAX, f"0 (one noise) to √e = {LAM_MAX:.4f} (independent noises)")
+CUTOFF = _between("cutoff", 0, 1, "0 (all frequencies are high) to 1 (all are low)")
+ZOOM = _between("zoom", 0.5, 2, "0.5 (half the size in each frame) to 2 (twice the size)")
+ROTATE = _between("rotate", -180, 180, "-180 to 180, degrees per frame, clockwise")
+WINDOW_MAX = 1024
 
 
 def _motion(motion: Any) -> Any:
@@ -94,6 +99,17 @@ PARAMETERS: Registry[Parameter] = Registry(
         Parameter("lam", "λ", LAM, "distance of consecutive noises: 0 (still) … √e (independent)"),
         Parameter("alpha", "a", ALPHA, "weight of the noise that frames share: 0 (independent) … 1e6 (still)"),
         Parameter("motion", "δ", _motion, "pixels of 512 per frame, left and up (right: --motion=-12,0)", length=2),
+        Parameter("lam_high", "λₕ", LAM_HIGH, "as λ, for high spatial frequencies"),
+        Parameter("cutoff", "c", CUTOFF, "the share of the frequencies along each axis that counts as low"),
+        Parameter(
+            "window",
+            "W",
+            lambda value: whole("window", value, 4, WINDOW_MAX),
+            "frames with noises of their own; then they repeat, shuffled in quarters",
+            number=int,
+        ),
+        Parameter("zoom", "ζ", ZOOM, "how many times larger each frame is than the one before"),
+        Parameter("rotate", "φ", ROTATE, "degrees per frame, clockwise"),
         Parameter("renoise", "t₀, t₁", _renoise, RENOISE, length=2, number=int, at_steps=renoise_at),
     ],
 )

@@ -42,7 +42,7 @@ from zs2.evaluation.metrics import (
 from zs2.evaluation.optical_flow import opencv
 from zs2.method import LAM_MAX, NOISE_MODELS, Method
 from zs2.metrics import main
-from zs2.noise import noises
+from zs2.noise.models import noises
 from zs2.sample import main as sample
 from zs2.system.registry import load
 from zs2.video.clip import Clip

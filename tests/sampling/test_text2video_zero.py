@@ -13,7 +13,7 @@ from helpers import CHECKPOINT, CLIP, LATENTS, Fixture, assert_close
 from zs2 import ZS2, Request
 from zs2.errors import InputError
 from zs2.method import ATTENTION_KINDS, renoise_at
-from zs2.noise import stream
+from zs2.noise.models import stream
 from zs2.sample import main
 from zs2.sampling.text2video_zero import shift
 

@@ -15,7 +15,7 @@ from zs2.errors import InputError, whole
 from zs2.method import NOISE_MODELS, Method
 from zs2.models.image_model import ImageModel
 from zs2.models.temporal import momentum
-from zs2.noise import noises
+from zs2.noise.models import noises
 from zs2.sampling.memory import MemoryPlan, fitting, planned_memory
 from zs2.sampling.request import Request
 from zs2.sampling.solver import SOLVERS, History, Solver

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from zs2.method import Method, renoise_at
-from zs2.noise import stream
+from zs2.noise.models import stream
 from zs2.sampling.plan import Joined
 from zs2.sampling.request import Request
 from zs2.sampling.sampler import Chunk, Sampler, Step

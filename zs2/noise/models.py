@@ -9,6 +9,13 @@ Every model yields εⁱ for i = 0, 1, 2, …; each εⁱ alone is N(0, I), and 
     dnm          εⁱ = ρ·εⁱ⁻¹ + √(1−ρ²)·zⁱ,  ρ = 1 − λ/√e              (ZS², arXiv 2407.21475; λ = 0.01)
     dnm-search   εⁱ = √α·εⁱ⁻¹ + √(1−α)·z, z and α searched so that the divergence of the two noises is nearest λ
 
+In files of their own beside this one:
+
+    freq         dnm with a ρ for low spatial frequencies and another for high ones      (spectrum.py)
+    loop         dnm around a circle, for a clip without a seam                          (loop.py)
+    freenoise    independent noises, repeated in shuffled blocks (arXiv 2310.15169)      (window.py)
+    warp         one noise, carried along by a movement (after arXiv 2501.08331)         (warp.py)
+
 ZS² measures how far a frame's noise is from the previous one by D = mean[exp(εⁱ⁻¹)·(εⁱ⁻¹ − εⁱ)], and searches for noise
 with D = λ. Since E[exp(p)·p] = √e for p ~ N(0, 1), E[D] = √e·(1 − ρ). So `dnm` has in closed form what the search looks
 for: it is an AR(1) process with corr(εⁱ, εʲ) = ρ^|i−j|. λ runs from 0 (one noise) to √e (independent noises).
