@@ -305,7 +305,7 @@ def test_a_grid_and_a_preset_together():
     [
         ("--preset papers", "unknown preset 'papers': expected one of paper, lambda, mu; did you mean 'paper'?"),
         ("--noise idd", "unknown noise model 'idd': expected one of"),
-        ("--noise idd", "text2video-zero; did you mean 'iid'?"),
+        ("--noise idd", "loop; did you mean 'iid'?"),
         ("--attn smaa", "unknown attention kind 'smaa': expected one of sa, cfa, tma, tma-two-tap"),
         ("--lam 2", "lam is 2.0: expected a number from 0"),
         ("--lam nan", "lam is nan"),
