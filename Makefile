@@ -12,6 +12,8 @@ READY := $(VENV)/.ready
 PROMPT ?=
 SAMPLE ?= --seed 0 --out out/sample.gif
 
+TRAINING := $(if $(QUICK),--quick) $(if $(DEVICE),--device $(DEVICE)) $(if $(MINUTES),--minutes $(MINUTES))
+
 # The study of `make bench-study`: under half an hour on two cores with the default checkpoint.
 STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 10)
 
@@ -26,10 +28,10 @@ help:  ## say what there is
 sample: $(READY)  ## make a clip: out/sample.gif, its contact sheet and its settings
 	@$(RUN) -m zs2.sample $(if $(PROMPT),"$(PROMPT)") $(SAMPLE)
 
-weights: $(READY)  ## train the default checkpoint anew: out/recipe (QUICK=1: a small one, in minutes: out/recipe-quick)
+weights: $(READY)  ## train a checkpoint: out/recipe (QUICK=1: in minutes: out/recipe-quick; DEVICE=cuda; MINUTES=10)
 	@$(RUN) -m pip install -q -e ".[recipe]"
-	@$(RUN) -m weights.recipe train $(if $(QUICK),--quick)
-	@$(RUN) -m weights.recipe judge $(if $(QUICK),--quick)
+	@$(RUN) -m weights.recipe train $(TRAINING)
+	@$(RUN) -m weights.recipe judge $(TRAINING)
 
 test: $(READY)  ## run the tests, in two processes: less than five minutes on two cores
 	@$(RUN) tests/run.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -16,24 +17,26 @@ import pytest
 import torch
 from helpers import CHECKPOINT, TESTS
 from PIL import Image, ImageDraw
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from weights.recipe import __main__ as recipe
-from weights.recipe import contrastive, judge, layout, looks, measure, pictures, scenes
+from weights.recipe import contrastive, denoiser, judge, layout, looks, measure, pictures, scenes
 from weights.recipe.muon import Muon, orthogonal
-from weights.recipe.settings import QUICK, SIZE, Schedule, Stage
-from weights.recipe.training import Clock, OutOfTime, generator, rate, train
+from weights.recipe.settings import QUICK, Schedule, Stage
+from weights.recipe.training import Clock, OutOfTime, _optimizers, generator, gradients, rate, train
 from zs2 import ZS2
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.errors import InputError
-from zs2.models.config import UNetConfig
+from zs2.models.config import ScheduleConfig, UNetConfig
 from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
+from zs2.sampling import schedule as sampling
 from zs2.video.clip import Clip
 
 ROOT = TESTS.parent
 NAMES = ["disc", "square", "star face"]
+SIZE = QUICK.size
 SHORT = Schedule(steps=4, batch=4, rate=1e-3, warmup=1, average=0.5)
 TINY = replace(
     QUICK,
@@ -43,7 +46,7 @@ TINY = replace(
     clip=SHORT,
     vae_widths=(16, 16, 16, 16),
     vae_channels=4,
-    vae=SHORT,
+    vae=replace(SHORT, pieces=2),
     unet_widths=(32, 32),
     unet=(Stage(2, 6, SHORT), Stage(None, 6, SHORT)),
     judge=SHORT,
@@ -64,7 +67,7 @@ def own(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(own) -> torch.Tensor:
-    return pictures.load(NAMES, own, own)
+    return pictures.load(NAMES, own, own, SIZE)
 
 
 def of(thing: int, background: int, look: int = 0, chance: float = 0.5) -> scenes.Scenes:
@@ -90,15 +93,15 @@ def test_the_recipe_writes_the_settings_that_are_shipped():
 
 
 def test_pictures_are_multiplied_by_alpha(loaded):
-    assert loaded.shape == (3, 4, pictures.SIDE, pictures.SIDE)
-    assert loaded[0, :, 64, 64].tolist() == [1, 0, 0, 1]
+    assert loaded.shape == (3, 4, 2 * SIZE, 2 * SIZE)
+    assert loaded[0, :, SIZE, SIZE].tolist() == [1, 0, 0, 1]
     assert loaded[:, :, 0, 0].abs().max() == 0
     assert (loaded[:, :3] <= loaded[:, 3:] + 1e-6).all()
 
 
 def test_a_missing_picture_is_named(own):
     with pytest.raises(InputError, match=r"has no picture of moon: expected moon\.png"):
-        pictures.load(["disc", "moon"], own, own)
+        pictures.load(["disc", "moon"], own, own, SIZE)
 
 
 def test_a_package_with_another_checksum_is_refused(tmp_path):
@@ -226,6 +229,14 @@ def test_the_rate_rises_then_falls():
     assert rates[-1] < 0.02
 
 
+def test_before_its_fall_a_schedule_does_not_depend_on_its_steps():
+    long, short = (Schedule(steps=steps, batch=1, rate=1.0, warmup=10, fall=30) for steps in (100, 70))
+    assert [rate(long, step) for step in range(40)] == [rate(short, step) for step in range(40)]
+    assert rate(long, 39) == rate(long, 69) == 1.0
+    assert [rate(long, step + 30) for step in range(40, 70)] == [rate(short, step) for step in range(40, 70)]
+    assert rate(short, 69) < 0.02
+
+
 def linear(steps: int, folder: Path, clock: Clock | None = None, seed: int = 0, muon: float = 0.0) -> nn.Module:
     """A training that learns a line."""
     torch.manual_seed(0)
@@ -291,6 +302,63 @@ def test_muon_moves_a_weight_as_far_as_its_rate_says():
     assert (moved * before.flatten(1)).sum() < 0  # against the gradient
 
 
+def test_pieces_of_a_batch_have_the_gradient_of_the_whole():
+    """Each with a generator of its own; a weight that no piece used has none."""
+    model = nn.ModuleDict({"used": nn.Linear(3, 1), "unused": nn.Linear(1, 1)})
+    weights = dict(model.named_parameters())
+    seen = {}
+
+    def loss(step, source):
+        x = torch.randn(4, 3, generator=source)
+        seen[source.initial_seed()] = x
+        return model["used"](x).square().mean(), {"first": x[0, 0]}
+
+    figures = gradients(weights, loss, 0, [generator(0, "pieces", i) for i in range(3)])
+    x = torch.cat([seen[generator(0, "pieces", i).initial_seed()] for i in range(3)])
+    wanted = torch.autograd.grad(model["used"](x).square().mean(), list(model["used"].parameters()))
+    for w, want in zip(model["used"].parameters(), wanted, strict=True):
+        assert torch.allclose(w.grad, want, atol=1e-6)
+    assert model["unused"].weight.grad is None
+    assert figures["first"] == pytest.approx(float(x[::4, 0].mean()))
+    assert figures["loss"] == pytest.approx(float(model["used"](x).detach().square().mean()))
+
+
+def test_weight_decay_holds_the_queries_and_keys_of_cross_attention():
+    """However long the gradient points one way, a singular value stays below the inverse of the decay."""
+    names = [f"attn{i}.to_{part}" for i in (1, 2) for part in "qkv"]
+    model = nn.ModuleDict({name.replace(".", "_"): nn.Linear(4, 4, bias=False) for name in names})
+    weights = {f"block.{name}.weight": model[name.replace(".", "_")].weight for name in names}
+    optimizers = _optimizers(weights, Schedule(1, 1, 1e-3, muon=0.1, hold=0.5))
+    gradient = -torch.linalg.qr(torch.randn(4, 4, generator=generator(0, "hold", 0))).Q
+    for _ in range(100):
+        for optimizer in optimizers:
+            for w in weights.values():
+                w.grad = gradient
+            optimizer.step()
+    largest = {name: float(torch.linalg.svdvals(weights[f"block.{name}.weight"].detach())[0]) for name in names}
+    assert all((value < 2.5) == (name in ("attn2.to_q", "attn2.to_k")) for name, value in largest.items()), largest
+    assert min(largest.values()) > 1.4
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_what_the_unet_learns_is_what_sampling_takes_it_for(prediction):
+    clean, noise = torch.randn(2, 1, 4, 8, 8, generator=generator(0, "clean and noise", 0))
+    config = ScheduleConfig.from_json(layout.scheduler(replace(TINY, prediction=prediction)))
+    schedule = sampling.Schedule(config)
+
+    for t in (5, 500, 950):
+        a = schedule.alphas_cumprod[t]
+        noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
+        for found, want in zip(
+            schedule.denoised(noisy, t, denoiser.target(prediction, clean, noise, a)), (clean, noise), strict=True
+        ):
+            assert torch.allclose(found, want, atol=1e-4)
+        # an error of the prediction is one of the clean latents, which weighs as much whatever is predicted
+        off = schedule.denoised(noisy, t, denoiser.target(prediction, clean, noise, a) + 1)[0] - clean
+        ratio = float(denoiser.weight(prediction, a) / off.square().mean())
+        assert ratio == pytest.approx(min(float(a / (1 - a)), denoiser.GAMMA), rel=1e-3)
+
+
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
     model = nn.Linear(1, 1)
     with pytest.raises(FloatingPointError, match="line: the loss is nan at step 4"):
@@ -319,7 +387,7 @@ def test_the_result_is_a_checkpoint_that_samples(made):
     assert clip.frames.shape == (2, SIZE, SIZE, 3)
     assert all(tensor.dtype == torch.float16 for tensor in weights(made).values())
     latents = [load_file(file) for file in (made / "latents").glob("*.safetensors")]
-    second = torch.cat([part["mean"] ** 2 + part["deviation"] ** 2 for part in latents]).mean()
+    second = torch.cat([part["mean"].float() ** 2 + part["deviation"].float() ** 2 for part in latents]).mean()
     assert second.sqrt() * model.vae.config.scaling_factor == pytest.approx(1, rel=1e-3)
 
 
@@ -349,6 +417,37 @@ def test_stopped_after_every_piece_it_ends_with_the_same_weights(made, loaded, t
         pytest.fail("it never came to an end")
     stopped = weights(tmp_path)
     assert all(torch.equal(tensor, stopped[key]) for key, tensor in weights(made).items())
+
+
+def test_shards_load_and_are_joined_again(made, tmp_path):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(made / "checkpoint", folder)
+    layout.shard(folder, 1 << 18)
+    files = list((folder / "unet").glob("*.safetensors"))
+    assert len(files) > 1
+    assert all(file.stat().st_size <= 1 << 18 for file in files)
+    sharded, whole = ZS2.from_pretrained(folder), ZS2.from_pretrained(made / "checkpoint")
+    assert sharded.unet.state_dict().keys() == whole.unet.state_dict().keys()
+    assert all(torch.equal(w, whole.unet.state_dict()[key]) for key, w in sharded.unet.state_dict().items())
+    assert recipe.main(["join", str(folder)]) == 0
+    for file in (made / "checkpoint").rglob("*.*"):
+        assert (folder / file.relative_to(made / "checkpoint")).read_bytes() == file.read_bytes()
+    assert len(list(folder.rglob("*.*"))) == len(list((made / "checkpoint").rglob("*.*")))
+
+
+def test_a_packed_file_has_the_pictures_as_they_were(own, tmp_path, monkeypatch):
+    """It replaces what would be fetched."""
+    of_emoji = {name: (own / f"{name}.png").read_bytes() for name in NAMES}
+    monkeypatch.setattr(pictures, "fetched", lambda names, cache: of_emoji)
+    monkeypatch.setattr(pictures, "things", lambda count=None: NAMES)
+    assert recipe.main(["pack", str(tmp_path / "things.zip")]) == 0
+    found = pictures.load(NAMES, tmp_path, tmp_path / "things.zip", SIZE)
+    assert torch.equal(found, pictures.load(NAMES, tmp_path, own, SIZE))
+    with pytest.raises(InputError, match=r"things\.zip has no picture of moon"):
+        pictures.load(["moon"], tmp_path, tmp_path / "things.zip", SIZE)
+    (tmp_path / "other").write_bytes(b"other")
+    with pytest.raises(InputError, match="other is no file of pictures"):
+        pictures.load(NAMES, tmp_path, tmp_path / "other", SIZE)
 
 
 def test_other_settings_in_the_same_folder_are_refused(made, loaded):
@@ -390,7 +489,7 @@ def test_killed_while_training_and_finished(own, tmp_path):
     assert said.returncode == 0, said.stderr
     assert "right of held-out scenes" in said.stdout
     found = judge.accuracy(
-        judge.Judge.load(tmp_path / "judge.safetensors"), pictures.load(NAMES, own, own), 0, count=300
+        judge.Judge.load(tmp_path / "judge.safetensors"), pictures.load(NAMES, own, own, SIZE), 0, count=300
     )
     assert found["thing"] > 0.9
     assert found["colour"] > 0.5
@@ -479,8 +578,9 @@ def test_figures_of_a_checkpoint_that_can_do_nothing_are_those_of_chance(made, l
     )
     for module in (measure, looks):
         monkeypatch.setattr(module, "STEPS", 3)
+    monkeypatch.setattr(measure, "restored", partial(measure.restored, count=64))
     torch.manual_seed(0)
-    classifier = judge.Judge(NAMES).eval()
+    classifier = judge.Judge(NAMES, SIZE).eval()
     found, shown = measure.figures(str(checkpoint), classifier, loaded, NAMES)
     assert shown.shape == (36, SIZE, SIZE, 3)
     assert found["prompts"] == 36
@@ -495,11 +595,43 @@ def test_figures_of_a_checkpoint_that_can_do_nothing_are_those_of_chance(made, l
         assert len({row[what][0] for row in rows}) > 1  # μ has an effect
 
 
+def test_figures_of_a_vae_alone_need_no_other_part(made, own, tmp_path, monkeypatch, capsys):
+    """The sheet has scenes over their reconstructions, and the figures are those of the whole checkpoint."""
+    (tmp_path / "alone").mkdir()
+    shutil.copytree(made / "checkpoint" / "vae", tmp_path / "alone" / "vae")
+    monkeypatch.setattr(measure, "restored", partial(measure.restored, count=8))
+    monkeypatch.setattr(judge, "accuracy", lambda *_, **__: {})
+    file = tmp_path / "judge.safetensors"
+    save_file(judge.Judge(NAMES, SIZE).state_dict(), file, {"things": json.dumps(NAMES), "size": str(SIZE)})
+    line = ["--pictures", str(own), "--judge", str(file), "--things", "3", "--out", str(tmp_path / "figures.json")]
+    assert recipe.main(["measure", str(tmp_path / "alone"), *line]) == 0
+    found = json.loads((tmp_path / "figures.json").read_text())[str(tmp_path / "alone")]
+    loaded = pictures.load(NAMES, own, own, SIZE)
+    assert found == measure.restored(ZS2.from_pretrained(made / "checkpoint").vae, loaded, SIZE)
+    assert f"{found['psnr']:.2f} dB" in capsys.readouterr().out
+    sheet = np.asarray(Image.open(tmp_path / "figures-alone.png"))
+    assert sheet.shape == (2 * SIZE, 12 * SIZE, 3)
+    drawn = scenes.render(scenes.draw(12, 3, generator(0, "scenes of the VAE's sheet", 0)), loaded, SIZE)
+    assert np.array_equal(sheet[:SIZE, :SIZE], measure.as_bytes(drawn)[0])
+
+
+def test_the_error_of_a_vae_is_that_of_its_pictures():
+    class Dark(nn.Module):
+        encode = staticmethod(lambda x: x)
+        decode = staticmethod(lambda x: 0.5 * x - 0.5)
+
+    opaque = torch.rand(2, 4, 32, 32)
+    opaque[:, 3] = 1
+    found = measure.restored(Dark(), opaque, 16, count=4)
+    pixels = scenes.render(scenes.draw(4, 2, generator(0, "held-out scenes of the VAE", 0)), opaque, 16)
+    assert found["psnr"] == pytest.approx(-10 * math.log10(float((0.5 * pixels + 0.5).square().mean()) / 4))
+
+
 def test_figures_judge_each_prompt_by_its_own_picture(made, loaded, monkeypatch, tmp_path):
     """Against pictures that show what is asked, made by the renderer in the model's place: all are right."""
 
     class Right(torch.nn.Module):
-        things = NAMES
+        things, size = NAMES, SIZE
 
         def forward(self, pixels):
             corner = (pixels[:, :, 0, 0] + 1) * 127.5
@@ -514,7 +646,7 @@ def test_figures_judge_each_prompt_by_its_own_picture(made, loaded, monkeypatch,
     shown = ((torch.stack(frames) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     assert len(shown) <= measure.BATCH
     monkeypatch.setattr(ZS2, "__call__", lambda self, prompts, **_: Clip(shown, 8, {}))
-    monkeypatch.setattr(measure, "psnr", partial(measure.psnr, count=8))  # which says nothing here
+    monkeypatch.setattr(measure, "restored", partial(measure.restored, count=8))  # which says nothing here
     found, _ = measure.figures(str(made / "checkpoint"), Right(), loaded, NAMES)
     assert found["thing"][0] == found["background"][0] == 1
     assert found["thing, held-out pairs"][0] == 1
@@ -536,7 +668,9 @@ def test_the_checkpoint_that_is_shipped_draws_what_it_is_asked_for():
     never = scenes.held_out(torch.tensor([classifier.things.index(name) for name in names]))[0].tolist()
     colours = [never[i] if i % 3 == 0 else i % len(scenes.COLOURS) for i in range(len(names))]
     prompts = [scenes.caption(names, i, colour, 0) for i, colour in enumerate(colours)]
-    shown = measure.drawn(ZS2.from_pretrained(CHECKPOINT, attn="sa", device="cpu"), prompts, "pictures", seed=0)
+    shown = measure.drawn(
+        ZS2.from_pretrained(CHECKPOINT, attn="sa", device="cpu"), prompts, "pictures", 0, classifier.size
+    )
     thing, colour = measure.seen(classifier, shown)
     named = [classifier.things[i] for i in thing.tolist()]
     assert sum(asked == got for asked, got in zip(names, named, strict=True)) >= 0.9 * len(names)

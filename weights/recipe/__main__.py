@@ -14,11 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -27,6 +30,7 @@ from weights.recipe.settings import FULL, QUICK, Settings
 from weights.recipe.training import Clock, OutOfTime
 from zs2.errors import InputError, whole
 from zs2.method import SEED_MAX
+from zs2.system.devices import choose_device
 
 FETCHED = Path("out/fetched")
 
@@ -41,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         ("train", "tokenizer, CLIP, VAE and UNet, in this order"),
         ("judge", "the classifier of `measure`"),
         ("measure", "judge checkpoints"),
+        ("pack", "write the pictures of things.json into one file, for a machine that can fetch nothing"),
+        ("join", "undo --shards"),
         ("looks", "how far the colours of later frames are from frame 0's, for each μ"),
     ):
         q = commands.add_parser(name, help=help_)
@@ -48,9 +54,21 @@ def main(argv: list[str] | None = None) -> int:
             q.add_argument("--quick", action="store_true", help="a few things, small parts, few steps")
             q.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes, to go on later")
             q.add_argument("--work", type=Path, metavar="DIR", help="default: out/recipe, or out/recipe-quick")
-        if name != "looks":
+            q.add_argument("--device", default="cpu", help="default: cpu; cuda takes minutes instead of hours")
+        if name == "train":
             q.add_argument(
-                "--pictures", type=Path, metavar="DIR", help="your own pictures, NAME.png each, with transparency"
+                "--shards", action="store_true", help="end with files of at most 15 MiB, in diffusers' shards"
+            )
+        if name == "join":
+            q.add_argument("checkpoint", type=Path, help="a folder of --shards, whose parts then have one file each")
+        if name == "pack":
+            q.add_argument("file", type=Path, help="about 2 MB, for --pictures")
+        if name in ("train", "judge", "measure"):
+            q.add_argument(
+                "--pictures",
+                type=Path,
+                metavar="PATH",
+                help="a folder of your own pictures, NAME.png each, with transparency, or a file of `pack`",
             )
         if name == "measure":
             q.add_argument("checkpoint", nargs="+", help="folders, or any other models that zs2 loads")
@@ -85,25 +103,33 @@ def run(args: argparse.Namespace) -> None:
         names = pictures.things(whole("things", args.things, 2))
         print_looks(args.checkpoint, names, whole("seeds", args.seeds, 1), whole("frames", args.frames, 2))
         return
+    if args.command == "join":
+        layout.shard(args.checkpoint, sys.maxsize)
+        return
+    if args.command == "pack":
+        pictures.pack(pictures.things(), FETCHED, args.file)
+        return
     if args.command == "measure":
         classifier = judge.Judge.load(args.judge)
-        loaded = pictures.load(classifier.things, FETCHED, args.pictures)
-        things, seed = whole("things", args.things, 1, len(loaded)), whole("seed", args.seed, 0, SEED_MAX)
-        report(args.checkpoint, classifier, loaded, things, seed, args.out)
+        load = partial(pictures.load, classifier.things, FETCHED, args.pictures)
+        things, seed = whole("things", args.things, 1, len(classifier.things)), whole("seed", args.seed, 0, SEED_MAX)
+        report(args.checkpoint, classifier, load, things, seed, args.out)
         return
     settings = QUICK if args.quick else FULL
     names = pictures.things(settings.things)
-    if args.pictures is not None:
+    if args.pictures is not None and not args.pictures.is_file():
         names = sorted(file.stem for file in args.pictures.glob("*.png"))
-    loaded = pictures.load(names, FETCHED, args.pictures)
-    work = args.work or Path("out/recipe-quick" if args.quick else "out/recipe")
+    loaded = pictures.load(names, FETCHED, args.pictures, settings.size)
+    work, device = args.work or Path("out/recipe-quick" if args.quick else "out/recipe"), choose_device(args.device)
     clock = Clock(None if args.minutes is None else 60 * args.minutes)
     if args.command == "train":
-        train(names, loaded, settings, work, clock)
+        train(names, loaded, settings, work, clock, device)
+        if args.shards:
+            layout.shard(work / "checkpoint", 15 << 20)
         return
     begin(work, settings, names, loaded)
     file = work / "judge.safetensors"
-    judge.learn(names, loaded, settings, work, clock, file)
+    judge.learn(names, loaded.to(device), settings, work, clock, file)
     print(f"{file}: right of held-out scenes: {json.dumps(judge.accuracy(judge.Judge.load(file), loaded, 0))}")
 
 
@@ -116,19 +142,27 @@ def begin(work: Path, settings: Settings, names: list[str], loaded: Tensor) -> N
     layout.write(file, inputs)
 
 
-def train(names: list[str], loaded: Tensor, settings: Settings, work: Path, clock: Clock) -> None:
-    """Train every part that does not exist yet."""
+def train(
+    names: list[str],
+    loaded: Tensor,
+    settings: Settings,
+    work: Path,
+    clock: Clock,
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+) -> None:
+    """Train every part that does not exist yet. A part that is there is kept, whoever made it."""
     begin(work, settings, names, loaded)
+    loaded = loaded.to(device)
     out = work / "checkpoint"
     tokenizer = bpe.learn(names, out)
     try:
         if not layout.is_there(out, "text_encoder"):
             contrastive.learn(names, loaded, tokenizer, settings, out, work, clock)
         if not layout.is_there(out, "vae"):
-            vae = autoencoder.learn(loaded, settings, work, clock)
-            autoencoder.encode(vae, loaded, settings, out, work, clock)
+            autoencoder.learn(loaded, settings, out, work, clock)
         if not layout.is_there(out, "unet"):
-            denoiser.learn(names, settings, out, work, clock)
+            autoencoder.encode(loaded, settings, out, work, clock)
+            denoiser.learn(names, settings, out, work, clock, loaded.device)
     finally:
         curves.draw(work)
     layout.write(out / "zs2.json", layout.own_settings(names[: settings.unet[-1].things]))
@@ -150,29 +184,40 @@ def print_looks(checkpoint: str, names: list[str], seeds: int, frames: int) -> N
 
 
 def report(
-    checkpoints: list[str], classifier: judge.Judge, loaded: Tensor, things: int, seed: int, out: Path | None
+    checkpoints: list[str],
+    classifier: judge.Judge,
+    load: Callable[[int], Tensor],
+    things: int,
+    seed: int,
+    out: Path | None,
 ) -> None:
-    """Print the figures of checkpoints, and write them to `out` if it is not None."""
+    """Print the figures of checkpoints, and write them to `out` if it is not None. load: pictures for a size."""
+    loaded = load(classifier.size)
     known = judge.accuracy(classifier, loaded, seed=0)
     print("the judge on real scenes that it never saw: " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in known.items()))
     figures: dict[str, Any] = {"judge": known}
     names = classifier.things[:things]
     for checkpoint in checkpoints:
-        found, shown = measure.figures(checkpoint, classifier, loaded[: len(names)], names, seed)
+        if measure.vae_alone(Path(checkpoint)):
+            found, shown = measure.of_vae(Path(checkpoint), load)
+            print(f"\n{checkpoint}: a VAE alone")
+        else:
+            found, shown = measure.figures(checkpoint, classifier, loaded[: len(names)], names, seed)
+            print(f"\n{checkpoint}: {found['prompts']} prompts")
         figures[checkpoint] = found
-        print(f"\n{checkpoint}: {found['prompts']} prompts")
         for key, value in found.items():
             if isinstance(value, list):
                 print(f"  {key:28}{100 * value[0]:6.1f} %  [{100 * value[1]:.1f}, {100 * value[2]:.1f}]")
-        print(f"  {'VAE, PSNR':28}{found['psnr']:6.2f} dB")
-        by_thing = found["by thing"]
-        often = sum(share > 0.85 for share in by_thing.values())
-        print(f"  seen in more than 85 % of their pictures: {often} of {len(by_thing)} things")
-        worst = list(by_thing.items())[:8]
-        print("  least often seen: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in worst))
+        print(f"  {'VAE, PSNR':28}{found['psnr']:6.2f} dB\n  {'VAE, SSIM':28}{found['ssim']:7.3f}")
+        by_thing = found.get("by thing", {})
+        if by_thing:
+            often = sum(share > 0.85 for share in by_thing.values())
+            print(f"  seen in more than 85 % of their pictures: {often} of {len(by_thing)} things")
+            worst = list(by_thing.items())[:8]
+            print("  least often seen: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in worst))
         if out is not None:
             side = shown.shape[1]
-            grid = shown.reshape(len(names), -1, side, side, 3).swapaxes(1, 2).reshape(len(names) * side, -1, 3)
+            grid = shown.reshape(-1, 12, side, side, 3).swapaxes(1, 2).reshape(-1, 12 * side, 3)
             Image.fromarray(np.ascontiguousarray(grid)).save(out.with_name(f"{out.stem}-{Path(checkpoint).name}.png"))
             layout.write(out, figures)
 

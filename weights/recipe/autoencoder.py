@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from weights.recipe import layout
-from weights.recipe.scenes import draw, mild, render
-from weights.recipe.settings import SIZE, Settings
-from weights.recipe.training import Clock, batches, generator, numbered, save, train
+from weights.recipe.scenes import Scenes, draw, half_mild, mild, render
+from weights.recipe.settings import Settings
+from weights.recipe.training import Clock, batches, fast, generator, numbered, save, train
 from zs2.models.config import VAEConfig
 from zs2.models.vae import VAE
+from zs2.system.json_files import read_json
 from zs2.system.progress import progress
 
 KL = 2e-4  # the weight of a latent number's divergence from the normal distribution, against a pixel's error
@@ -22,7 +22,7 @@ PIECE, BATCH = 1024, 64  # the number of scenes in a file of latents, and of sce
 
 def moments(vae: VAE, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and log variance of the latents, (b, c, h, w) each. The model's own `encode` returns only the mean."""
-    mean, log_variance = vae.quant_conv(vae.encoder(pixels)).chunk(2, dim=1)
+    mean, log_variance = vae.quant_conv(vae.encoder(pixels)).float().chunk(2, dim=1)
     return mean, log_variance.clamp(-20, 10)
 
 
@@ -41,56 +41,68 @@ def start(vae: VAE) -> None:
     nn.init.constant_(bias[vae.config.latent_channels :], -4.0)  # the log variances
 
 
-def learn(pictures: Tensor, settings: Settings, work: Path, clock: Clock) -> VAE:
-    """Train the VAE. `encode` writes it, when the scale of its latents is known."""
+def learn(pictures: Tensor, settings: Settings, folder: Path, work: Path, clock: Clock) -> None:
+    """Train the VAE, and write `vae/`, with the scale that gives the UNet's first latents the standard deviation 1."""
     torch.manual_seed(settings.seed)
-    vae = VAE(VAEConfig.from_json(layout.vae(settings)))
+    vae = VAE(VAEConfig.from_json(layout.vae(settings))).to(pictures.device)
     start(vae)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        scenes = draw(settings.vae.batch, len(pictures), generator)
-        pixels = render(scenes, pictures, SIZE)
-        mean, log_variance = moments(vae, pixels)
-        z = mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=generator)
-        error = vae.decode(z) - pixels
+        scenes = half_mild(draw(settings.vae.piece, len(pictures), generator))
+        pixels = render(scenes, pictures, settings.size)
+        with fast(pixels.device):
+            mean, log_variance = moments(vae, pixels)
+            noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+            error = vae.decode(mean + (log_variance / 2).exp() * noise).float() - pixels
         kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
         squared = (error**2).mean()
         psnr = -10 * (squared / 4).detach().log10()
         return error.abs().mean() + squared + KL * kl, {"psnr": psnr, "kl": kl.detach()}
 
     train("vae", vae, settings.vae, loss, seed=settings.seed, folder=work, clock=clock)
-    return vae
+    things = len(pictures[: settings.unet[0].things])
+    count = min(PIECE, settings.unet[0].scenes)
+    mean, deviation, _ = encoded(vae, pictures, settings, things, numbered("latents", 0), 0, count)
+    scale = float((mean**2 + deviation**2).double().mean()) ** -0.5
+    layout.write_part(folder, "vae", layout.vae(settings, scale), vae, "diffusion_pytorch_model")
 
 
 @torch.no_grad()
-def encode(vae: VAE, pictures: Tensor, settings: Settings, folder: Path, work: Path, clock: Clock) -> None:
-    """Encode the scenes that the UNet learns from, once, into files for each of its stages. Then write `vae/`, with the
-    scale that gives the first stage's latents the standard deviation 1."""
+def encoded(
+    vae: VAE, pictures: Tensor, settings: Settings, things: int, name: str, number: int, count: int
+) -> tuple[Tensor, Tensor, Scenes]:
+    """Mean and deviation of the latents of mild scenes, (count, c, h, w) each, and the scenes."""
+    scenes = mild(draw(count, things, generator(settings.seed, name, number)))
+    found = []
+    for part in batches(count, BATCH):
+        pixels = render(scenes[part], pictures, settings.size)
+        with fast(pixels.device):
+            found.append(moments(vae, pixels))
+    mean, log_variance = (torch.cat(each).cpu() for each in zip(*found, strict=True))
+    return mean, (log_variance / 2).exp(), scenes
+
+
+def encode(pictures: Tensor, settings: Settings, folder: Path, work: Path, clock: Clock) -> None:
+    """Encode the scenes that the UNet learns from, once, into files for each of its stages, in half precision, with the
+    VAE that was written."""
+    vae = load(folder).to(pictures.device)
     pieces = [
         (numbered("latents", stage), len(pictures[: of.things]), i, piece)
         for stage, of in enumerate(settings.unet)
         for i, piece in enumerate(batches(of.scenes, PIECE))
     ]
-    square, count = 0.0, 0
     for name, things, i, piece in progress(pieces, len(pieces), "encoding"):
         file = work / name / f"{i:04}.safetensors"
-        if not file.exists():
-            scenes = mild(draw(piece.stop - piece.start, things, generator(settings.seed, name, i)))
-            found = [moments(vae, render(scenes[part], pictures, SIZE)) for part in batches(len(scenes), BATCH)]
-            mean, log_variance = (torch.cat(each) for each in zip(*found, strict=True))
-            names = ("thing", "background", "look")
-            save(
-                file,
-                {
-                    "mean": mean,
-                    "deviation": (log_variance / 2).exp(),
-                    **{name: getattr(scenes, name) for name in names},
-                },
-            )
-            clock.check()
-        if name != numbered("latents", 0):
+        if file.exists():
             continue
-        kept = load_file(file)
-        square += float((kept["mean"] ** 2 + kept["deviation"] ** 2).double().sum())
-        count += kept["mean"].numel()
-    layout.write_part(folder, "vae", layout.vae(settings, (count / square) ** 0.5), vae, "diffusion_pytorch_model")
+        mean, deviation, scenes = encoded(vae, pictures, settings, things, name, i, piece.stop - piece.start)
+        contents = {name: getattr(scenes, name) for name in ("thing", "background", "look")}
+        save(file, {"mean": mean.half(), "deviation": deviation.half(), **contents})
+        clock.check()
+
+
+def load(folder: Path) -> VAE:
+    """The VAE that was written to a checkpoint, in the half precision in which others will load it."""
+    vae = VAE(VAEConfig.from_json(read_json(folder / "vae" / "config.json")))
+    vae.load_state_dict(layout.read_part(folder / "vae"))
+    return vae.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The UNet: it learns to predict the noise in latents (Ho et al. 2020), from captions that leave out more or less."""
+"""The UNet: it learns to tell noise from latents (Ho et al. 2020), with captions that leave out more or less."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from weights.recipe import contrastive, layout
 from weights.recipe.scenes import COLOURS, LOOKS, SETTINGS, Labels, Scenes, caption, label
 from weights.recipe.settings import Settings
-from weights.recipe.training import Clock, numbered, train
+from weights.recipe.training import Clock, fast, numbered, train
 from zs2.models.config import ScheduleConfig, UNetConfig
 from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
 from zs2.sampling.schedule import alphas_cumprod
 from zs2.system.json_files import read_json
 
-GAMMA = 5.0  # min-SNR weighting (Hang et al. 2023, arXiv 2303.09556)
+GAMMA = 5.0
 
 
 class Latents:
@@ -29,7 +29,7 @@ class Latents:
     def __init__(self, folder: Path, scale: float) -> None:
         pieces = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
         joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-        self.mean, self.deviation = joined["mean"] * scale, joined["deviation"] * scale
+        self.mean, self.deviation = joined["mean"].float() * scale, joined["deviation"].float() * scale
         nothing = torch.zeros(len(self.mean), 0)
         self.scenes = Scenes(joined["thing"], joined["background"], joined["look"], nothing)
 
@@ -42,14 +42,28 @@ def start(unet: UNet) -> None:
             nn.init.zeros_(module.bias)
 
 
-def learn(names: Sequence[str], settings: Settings, folder: Path, work: Path, clock: Clock) -> None:
+def target(prediction: str, clean: Tensor, noise: Tensor, a: Tensor) -> Tensor:
+    """What the UNet should predict: the noise (epsilon), or v (Salimans & Ho 2022, arXiv 2202.00512). a: ᾱ."""
+    return noise if prediction == "epsilon" else a.sqrt() * noise - (1 - a).sqrt() * clean
+
+
+def weight(prediction: str, a: Tensor) -> Tensor:
+    """The weight of a prediction's squared error. In the clean latents' error it is the signal-to-noise ratio, but at
+    most GAMMA (Hang et al. 2023, arXiv 2303.09556). a: ᾱ."""
+    snr = a / (1 - a)
+    return snr.clamp(max=GAMMA) / (snr if prediction == "epsilon" else snr + 1)
+
+
+def learn(
+    names: Sequence[str], settings: Settings, folder: Path, work: Path, clock: Clock, device: torch.device
+) -> None:
     """Train the UNet, stage after stage. Write `unet/` and the scheduler's file."""
     torch.manual_seed(settings.seed)
-    text, tokenizer = contrastive.load_text(folder), Tokenizer.from_folder(folder / "tokenizer")
+    text, tokenizer = contrastive.load_text(folder).to(device), Tokenizer.from_folder(folder / "tokenizer")
     scale = read_json(folder / "vae" / "config.json")["scaling_factor"]
-    unet = UNet(UNetConfig.from_json(layout.unet(settings)), attn="sa")
+    unet = UNet(UNetConfig.from_json(layout.unet(settings)), attn="sa").to(device)
     start(unet)
-    cumprod = alphas_cumprod(ScheduleConfig.from_json(layout.SCHEDULER))
+    cumprod = alphas_cumprod(ScheduleConfig.from_json(layout.scheduler(settings)))
     encoded: dict[int, Tensor] = {}
 
     @torch.no_grad()
@@ -61,7 +75,7 @@ def learn(names: Sequence[str], settings: Settings, folder: Path, work: Path, cl
         for thing in {thing for thing, _, _ in rows} - encoded.keys():
             where, looks = range(-1, len(COLOURS) + len(SETTINGS)), range(len(LOOKS))
             captions = [caption(names, thing, background, look) for background in where for look in looks]
-            encoded[thing] = text(tokenizer.encode(captions)).unflatten(0, (len(where), len(looks)))
+            encoded[thing] = text(tokenizer.encode(captions).to(device)).unflatten(0, (len(where), len(looks)))
         return torch.stack([encoded[thing][background, look] for thing, background, look in rows])
 
     def loss(data: Latents, batch: int, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -72,15 +86,16 @@ def learn(names: Sequence[str], settings: Settings, folder: Path, work: Path, cl
         clean = data.mean[rows] + data.deviation[rows] * noise[0]
         t = torch.randint(len(cumprod), (len(rows),), generator=generator)
         a = cumprod[t][:, None, None, None]
-        predicted = unet(a.sqrt() * clean + (1 - a).sqrt() * noise[1], t, context, frames=1).prediction
-        error = ((predicted - noise[1]) ** 2).mean((1, 2, 3))
-        snr = cumprod[t] / (1 - cumprod[t])
-        return (error * snr.clamp(max=GAMMA) / snr).mean(), {"error": error.mean().detach()}
+        noisy, wanted = a.sqrt() * clean + (1 - a).sqrt() * noise[1], target(settings.prediction, clean, noise[1], a)
+        with fast(device):
+            predicted = unet(noisy.to(device), t.to(device), context, frames=1).prediction.float()
+        error = ((predicted - wanted.to(device)) ** 2).mean((1, 2, 3))
+        return (error * weight(settings.prediction, cumprod[t]).to(device)).mean(), {"error": error.mean().detach()}
 
     for number, stage in enumerate(settings.unet):
         data = Latents(work / numbered("latents", number), scale)
-        of_stage = partial(loss, data, stage.schedule.batch)
+        of_stage = partial(loss, data, stage.schedule.piece)
         train(numbered("unet", number), unet, stage.schedule, of_stage, seed=settings.seed, folder=work, clock=clock)
-    layout.write(folder / "scheduler" / "scheduler_config.json", layout.SCHEDULER)
+    layout.write(folder / "scheduler" / "scheduler_config.json", layout.scheduler(settings))
     layout.write(folder / "model_index.json", layout.INDEX)
     layout.write_part(folder, "unet", layout.unet(settings), unet, "diffusion_pytorch_model")

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from weights.recipe.settings import EXAMPLES, GUIDANCE, LAM, OPEN_EXAMPLES, SIZE, STEPS, TOKENS, Settings
+from weights.recipe.settings import EXAMPLES, GUIDANCE, LAM, OPEN_EXAMPLES, STEPS, TOKENS, Settings
 from weights.recipe.training import save
 from zs2.models.tokenizer import Tokenizer
 
+HEADER = 1 << 16  # bytes that are left for the names of the tensors in a file
 DIFFUSERS = "0.42.1"  # the version of diffusers whose layout this is
 
 INDEX: dict[str, Any] = {
@@ -28,33 +30,41 @@ INDEX: dict[str, Any] = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
-SCHEDULER: dict[str, Any] = {
-    "_class_name": "DDIMScheduler",
-    "_diffusers_version": DIFFUSERS,
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-    "prediction_type": "epsilon",
-    "timestep_spacing": "leading",
-}
-IMAGES: dict[str, Any] = {
-    "crop_size": {"height": SIZE, "width": SIZE},
-    "do_center_crop": False,
-    "do_convert_rgb": True,
-    "do_normalize": True,
-    "do_rescale": True,
-    "do_resize": True,
-    "image_mean": [0.5, 0.5, 0.5],
-    "image_processor_type": "CLIPImageProcessor",
-    "image_std": [0.5, 0.5, 0.5],
-    "resample": 3,
-    "rescale_factor": 1 / 255,
-    "size": {"height": SIZE, "width": SIZE},
-}
+
+
+def scheduler(settings: Settings) -> dict[str, Any]:
+    """The configuration of the noise schedule."""
+    return {
+        "_class_name": "DDIMScheduler",
+        "_diffusers_version": DIFFUSERS,
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+        "prediction_type": settings.prediction,
+        "timestep_spacing": "leading",
+    }
+
+
+def images(settings: Settings) -> dict[str, Any]:
+    """The configuration of the pictures that CLIP's vision tower sees."""
+    return {
+        "crop_size": {"height": settings.clip_size, "width": settings.clip_size},
+        "do_center_crop": False,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_processor_type": "CLIPImageProcessor",
+        "image_std": [0.5, 0.5, 0.5],
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"height": settings.clip_size, "width": settings.clip_size},
+    }
 
 
 def tower(settings: Settings, tokenizer: Tokenizer | None) -> dict[str, Any]:
@@ -70,7 +80,7 @@ def tower(settings: Settings, tokenizer: Tokenizer | None) -> dict[str, Any]:
     }
     if tokenizer is None:
         kind = {"model_type": "clip_vision_model", "architectures": ["CLIPVisionModelWithProjection"]}
-        return kind | common | {"image_size": SIZE, "patch_size": 8, "num_channels": 3}
+        return kind | common | {"image_size": settings.clip_size, "patch_size": 8, "num_channels": 3}
     return (
         {"model_type": "clip_text_model", "architectures": ["CLIPTextModelWithProjection"]}
         | common
@@ -97,9 +107,10 @@ def vae(settings: Settings, scaling_factor: float = 1.0) -> dict[str, Any]:
         "in_channels": 3,
         "out_channels": 3,
         "latent_channels": settings.vae_channels,
+        "mid_block_add_attention": False,  # so that a place sees its surroundings only, whatever the size
         "layers_per_block": 1,
         "norm_num_groups": 16,
-        "sample_size": SIZE,
+        "sample_size": settings.size,
         "scaling_factor": scaling_factor,
     }
 
@@ -123,7 +134,7 @@ def unet(settings: Settings) -> dict[str, Any]:
         "layers_per_block": settings.unet_layers,
         "mid_block_type": "UNetMidBlock2DCrossAttn",
         "norm_num_groups": 32,
-        "sample_size": SIZE // 2 ** (len(settings.vae_widths) - 1),
+        "sample_size": settings.size // 2 ** (len(settings.vae_widths) - 1),
     }
 
 
@@ -155,6 +166,43 @@ def write_part(folder: Path, part: str, config: dict[str, Any], model: nn.Module
             raise FloatingPointError(f"{part}: {name} does not fit half precision")
     save(folder / part / f"{stem}.safetensors", tensors, {"format": "pt"})
     write(folder / part / "config.json", config)
+
+
+def read_part(folder: Path) -> dict[str, Tensor]:
+    """The weights of a part of the checkpoint, in one file or several."""
+    files = sorted(folder.glob("*.safetensors"))
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def shard(folder: Path, limit: int) -> None:
+    """Split the weights of each part into files of at most `limit` bytes, in diffusers' layout, or join them again.
+
+    Some machines send back small files only.
+    """
+    for config in folder.glob("*/config.json"):
+        files = sorted(config.parent.glob("*.safetensors"))
+        stem = files[0].stem.partition("-")[0]
+        shards: list[dict[str, Tensor]] = [{}]
+        room = limit - HEADER
+        for name, tensor in read_part(config.parent).items():
+            if tensor.nbytes > room and shards[-1]:
+                shards, room = [*shards, {}], limit - HEADER
+            shards[-1][name] = tensor
+            room -= tensor.nbytes
+        count = len(shards)
+        names = [f"{stem}-{i:05}-of-{count:05}" for i in range(1, count + 1)] if count > 1 else [stem]
+        for name, tensors in zip(names, shards, strict=True):
+            save(config.parent / f"{name}.safetensors", tensors, {"format": "pt"})
+        index = config.parent / f"{stem}.safetensors.index.json"
+        if count > 1:
+            where = {key: f"{name}.safetensors" for name, of in zip(names, shards, strict=True) for key in of}
+            size = sum(tensor.nbytes for of in shards for tensor in of.values())
+            write(index, {"metadata": {"total_size": size}, "weight_map": where})
+        else:
+            index.unlink(missing_ok=True)
+        for file in files:
+            if file.stem not in names:
+                file.unlink()
 
 
 def blank(module: nn.Module) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from weights.recipe import autoencoder
 from weights.recipe.judge import Judge
 from weights.recipe.scenes import COLOURS, caption, draw, held_out, render
-from weights.recipe.settings import GUIDANCE, SIZE, STEPS
+from weights.recipe.settings import GUIDANCE, STEPS
 from weights.recipe.training import batches, generator
 from zs2 import ZS2
 from zs2.errors import InputError
+from zs2.evaluation.metrics import ssim
+from zs2.models.vae import VAE
 from zs2.sampling.request import Request
+from zs2.system.json_files import read_json
 from zs2.system.progress import progress
 
 BATCH = 36
+SHOWN = 12  # pictures in the sheet of a VAE
 
 
 def figures(
@@ -30,14 +35,14 @@ def figures(
 ) -> tuple[dict[str, Any], NDArray[np.uint8]]:
     """Judge one picture for each pair of a thing and a plain colour: frame 0 of a seed.
 
-    Returns: the figures, and the pictures, uint8 (things · colours, SIZE, SIZE, 3). If a folder lists its things in a
+    Returns: the figures, and the pictures, uint8 (things · colours, size, size, 3). If a folder lists its things in a
         zs2.json, there is also the share of these that are right.
     Raises: InputError for a checkpoint that makes pictures of another size.
     """
     model = ZS2.from_pretrained(checkpoint, attn="sa", noise="iid")
     pairs = [(thing, colour) for thing in range(len(names)) for colour in range(len(COLOURS))]
     prompts = [caption(names, *pair, 0) for pair in pairs]
-    shown = drawn(model, prompts, f"pictures of {Path(checkpoint).name}", seed)
+    shown = drawn(model, prompts, f"pictures of {Path(checkpoint).name}", seed, judge.size)
     thing, colour = seen(judge, shown)
     which = torch.tensor([judge.things.index(name) for name in names])
     asked, on = torch.tensor(pairs).T
@@ -55,13 +60,13 @@ def figures(
         "thing, held-out pairs": _share(right[held]),
         "background, seen pairs": _share(right_colour[~held]),
         "background, held-out pairs": _share(right_colour[held]),
-        "psnr": psnr(model, pictures),
+        **restored(model.vae, pictures, judge.size),
         "by thing": dict(sorted(by_thing.items(), key=lambda item: item[1])),
     }, shown
 
 
-def drawn(model: ZS2, prompts: Sequence[str], what: str, seed: int) -> NDArray[np.uint8]:
-    """Frame 0 of each prompt: uint8 (prompts, SIZE, SIZE, 3).
+def drawn(model: ZS2, prompts: Sequence[str], what: str, seed: int, size: int) -> NDArray[np.uint8]:
+    """Frame 0 of each prompt: uint8 (prompts, size, size, 3).
 
     Frame 0 does not depend on the number of frames, the noise model or the attention. So a batch of prompts is sampled
     as the frames of one clip, all from the same noise.
@@ -72,8 +77,8 @@ def drawn(model: ZS2, prompts: Sequence[str], what: str, seed: int) -> NDArray[n
     """
     plan = model.plan(Request(prompts[0], seed=seed))
     height, width = plan.size
-    if (height, width) != (SIZE, SIZE):
-        raise InputError(f"{what}: they are {width}x{height}, but the judge knows pictures of {SIZE}x{SIZE}")
+    if (height, width) != (size, size):
+        raise InputError(f"{what}: they are {width}x{height}, but the judge knows pictures of {size}x{size}")
     first = next(plan.noises())
     frames = []
     parts = list(batches(len(prompts), BATCH))
@@ -101,12 +106,43 @@ def _share(right: Tensor) -> list[float]:
     return [p, *((x / (1 + z * z / n)) for x in (middle - half, middle + half))]
 
 
+def vae_alone(folder: Path) -> bool:
+    """Whether a folder is a checkpoint of which only the VAE is there."""
+    return (folder / "vae" / "config.json").is_file() and not (folder / "model_index.json").exists()
+
+
+def of_vae(folder: Path, load: Callable[[int], Tensor]) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+    """The figures of a folder that has a VAE and nothing else, and a sheet: scenes over their reconstructions.
+
+    load: pictures for a size.
+    Returns: the figures, and the pictures, uint8 (2 · SHOWN, size, size, 3).
+    """
+    size = read_json(folder / "vae" / "config.json")["sample_size"]
+    vae, pictures = autoencoder.load(folder), load(size)
+    scenes = draw(SHOWN, len(pictures), generator(0, "scenes of the VAE's sheet", 0))
+    pixels = render(scenes, pictures, size)
+    with torch.no_grad():
+        both = torch.cat([pixels, vae.decode(vae.encode(pixels))])
+    return restored(vae, pictures, size), as_bytes(both)
+
+
 @torch.no_grad()
-def psnr(model: ZS2, pictures: Tensor, count: int = 512) -> float:
-    """The PSNR in dB of scenes that are encoded and decoded again, from the mean squared error over all of them."""
+def restored(vae: VAE, pictures: Tensor, size: int, count: int = 512) -> dict[str, float]:
+    """How like scenes are to themselves, encoded and decoded again: the PSNR in dB, from the mean squared error over
+    all of them, and the mean SSIM."""
     scenes = draw(count, len(pictures), generator(0, "held-out scenes of the VAE", 0))
-    error = 0.0
+    error, likeness = 0.0, []
     for part in batches(count, 32):
-        pixels = render(scenes[part], pictures, SIZE)
-        error += float((model.vae.decode(model.vae.encode(pixels)).clamp(-1, 1) - pixels).square().sum())
-    return -10 * math.log10(error / (count * 3 * SIZE * SIZE) / 4)
+        pixels = render(scenes[part], pictures, size)
+        decoded = vae.decode(vae.encode(pixels)).clamp(-1, 1)
+        error += float((decoded - pixels).square().sum())
+        likeness += [ssim(np.stack(pair)) for pair in zip(as_bytes(pixels), as_bytes(decoded), strict=True)]
+    return {
+        "psnr": -10 * math.log10(error / (count * 3 * size * size) / 4),
+        "ssim": float(np.mean([value for value in likeness if value is not None])),
+    }
+
+
+def as_bytes(pixels: Tensor) -> NDArray[np.uint8]:
+    """Pixels in [-1, 1], (b, 3, h, w) → uint8 (b, h, w, 3)"""
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()

@@ -20,10 +20,11 @@ class Muon(torch.optim.Optimizer):
     Args:
         lr: the length of a step: the root mean square of the change in the image of a unit vector.
         momentum: that of the gradient's moving average.
+        decay: weight decay. It holds singular values below its inverse, because no step adds more than `lr` to one.
     """
 
-    def __init__(self, weights: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(weights, {"lr": lr, "momentum": momentum})
+    def __init__(self, weights: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.0) -> None:
+        super().__init__(weights, {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -39,6 +40,7 @@ class Muon(torch.optim.Optimizer):
             for (rows, columns), pairs in alike.items():
                 steps = orthogonal(torch.stack([ahead for _, ahead in pairs])) * max(1.0, rows / columns) ** 0.5
                 for (weight, _), step in zip(pairs, steps, strict=True):
+                    weight.mul_(1 - group["lr"] * group["decay"])
                     weight.sub_(step.view_as(weight), alpha=group["lr"])
 
 
@@ -51,7 +53,7 @@ def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    one = torch.eye(x.shape[1])
+    one = torch.eye(x.shape[1], device=x.device)
     gram, product = x @ x.mT, one
     for _ in range(iterations):
         factor = 3.4445 * one - 4.7750 * gram + 2.0315 * gram @ gram

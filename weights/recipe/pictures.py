@@ -12,6 +12,7 @@ import json
 import os
 import tarfile
 import urllib.request
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,6 @@ NAMES = (
     "6517b17f3b3b315a0b9e6cd998db0ee132a19c0269e43fbe566e8fa54a47fe31104257a6a7797cf028d9f83a19d9f68cf51e10c5990e3c90a84fc0e53e17d0dc",
 )
 THINGS = Path(__file__).parent / "things.json"  # the things that the checkpoint knows, in the order of learning
-SIDE = 128  # pixels a side of a picture in memory: twice a scene's side, so that a turned picture is still sharp
 
 
 def things(count: int | None = None) -> list[str]:
@@ -41,36 +41,57 @@ def things(count: int | None = None) -> list[str]:
     return json.loads(THINGS.read_text(encoding="utf-8"))[:count]
 
 
-def load(names: Sequence[str], cache: Path, folder: Path | None = None) -> Tensor:
-    """The pictures of these names: float32 (N, 4, SIDE, SIDE), red, green, blue times alpha, then alpha, all in [0, 1].
+def load(names: Sequence[str], cache: Path, own: Path | None, size: int) -> Tensor:
+    """The pictures of these names: float32 (N, 4, 2·size, 2·size) in [0, 1], red, green, blue times alpha, then alpha.
 
     Args:
-        cache: the folder for fetched packages. folder: a folder with other pictures instead, NAME.png each.
+        cache: the folder for fetched packages.
+        own: other pictures instead: a folder with NAME.png each, or a file of `pack`.
+        size: of the scenes that are to be drawn. Pictures are twice as large, so that they are sharp when turned.
     Raises: InputError for a name that has no picture, or a package that can't be fetched or has another checksum.
     """
     if not names:
-        raise InputError(f"no pictures in {folder}: expected NAME.png each")
-    if folder is not None:
-        missing = [name for name in names if not (folder / f"{name}.png").is_file()]
-        if missing:
-            raise InputError(f"{folder} has no picture of {', '.join(missing)}: expected {missing[0]}.png")
-        return torch.stack([_picture((folder / f"{name}.png").read_bytes()) for name in names])
+        raise InputError(f"no pictures in {own}: expected NAME.png each")
+    found = fetched(names, cache) if own is None else packed(own) if own.is_file() else in_folder(names, own)
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise InputError(f"{own or PICTURES[0]} has no picture of {', '.join(missing)}: expected {missing[0]}.png")
+    return torch.stack([_picture(found[name], 2 * size) for name in names])
+
+
+def in_folder(names: Sequence[str], folder: Path) -> dict[str, bytes]:
+    """The files of pictures in a folder, those that are there."""
+    files = {name: folder / f"{name}.png" for name in names}
+    return {name: file.read_bytes() for name, file in files.items() if file.is_file()}
+
+
+def pack(names: Sequence[str], cache: Path, file: Path) -> None:
+    """Write the fetched pictures into one file, for a machine that can fetch nothing: 2 MB for all things."""
+    with zipfile.ZipFile(file, "w") as out:
+        for name, data in sorted(fetched(names, cache).items()):
+            out.writestr(f"{name}.webp", data)
+
+
+def packed(file: Path) -> dict[str, bytes]:
+    """The files of pictures in a file of `pack`. Raises: InputError if it is none."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return {Path(member).stem: archive.read(member) for member in archive.namelist()}
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{file} is no file of pictures: expected one of `python -m weights.recipe pack`") from error
+
+
+def fetched(names: Sequence[str], cache: Path) -> dict[str, bytes]:
+    """The files of the emoji's pictures, those that are there. Raises: InputError for a name that no emoji has."""
     with tarfile.open(fetch(*NAMES, cache)) as archive:
         entries = {entry["name"].lower(): entry for entry in json.loads(_member(archive, "package/emoji.json"))}
     unknown = [name for name in names if name not in entries]
     if unknown:
         raise InputError(f"no emoji is called {', '.join(unknown)}: expected names of {NAMES[0].split('/')[0]}")
-    codes = [{entries[name]["unified"], entries[name]["non_qualified"]} - {None} for name in names]
-    files = {f"package/assets/{code.lower()}.webp": i for i, these in enumerate(codes) for code in these}
-    found: dict[int, Tensor] = {}
+    codes = {name: {entries[name]["unified"], entries[name]["non_qualified"]} - {None} for name in names}
+    files = {f"package/assets/{code.lower()}.webp": name for name, these in codes.items() for code in these}
     with tarfile.open(fetch(*PICTURES, cache)) as archive:
-        for member in archive:
-            if member.name in files:
-                found[files[member.name]] = _picture(_member(archive, member))
-    missing = [name for i, name in enumerate(names) if i not in found]
-    if missing:
-        raise InputError(f"there is no picture of {', '.join(missing)} in {PICTURES[0]}")
-    return torch.stack([found[i] for i in range(len(names))])
+        return {files[member.name]: _member(archive, member) for member in archive if member.name in files}
 
 
 def fetch(path: str, checksum: str, cache: Path) -> Path:
@@ -101,12 +122,12 @@ def _member(archive: tarfile.TarFile, member: str | tarfile.TarInfo) -> bytes:
     return opened.read()
 
 
-def _picture(data: bytes) -> Tensor:
-    """The bytes of a picture → (4, SIDE, SIDE). Colours are multiplied by alpha before the picture is scaled."""
+def _picture(data: bytes, side: int) -> Tensor:
+    """The bytes of a picture → (4, side, side). Colours are multiplied by alpha before the picture is scaled."""
     rgba = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"), dtype=np.float32) / 255
     premultiplied = np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], axis=2)
     planes = [
-        Image.fromarray(plane).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        Image.fromarray(plane).resize((side, side), Image.Resampling.LANCZOS)
         for plane in np.moveaxis(premultiplied, 2, 0)
     ]
     return torch.from_numpy(np.stack([np.asarray(plane) for plane in planes])).clamp(0, 1)

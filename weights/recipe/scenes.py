@@ -32,6 +32,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 SETTINGS = ("at night", "on grass", "on sand", "in the snow", "on stripes", "on dots")
 LOOKS = ("", "golden", "silver", "odd", "striped", "dotted")  # the first is a thing's own
 OWN_LOOK, PLAIN = 0.7, 0.8  # shares of the scenes
+SPECKS = 16  # places along a side where a star or a flake may be
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class Scenes:
 
     def __len__(self) -> int:
         return len(self.thing)
+
+    def to(self, device: torch.device) -> Scenes:
+        """The same scenes on another device."""
+        return Scenes(*(each.to(device) for each in (self.thing, self.background, self.look, self.chance)))
 
 
 def held_out(thing: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,13 +91,24 @@ def mild(scenes: Scenes) -> Scenes:
     return Scenes(scenes.thing, scenes.background, scenes.look, chance)
 
 
+def half_mild(scenes: Scenes) -> Scenes:
+    """The same scenes, every second one with its thing placed mildly."""
+    chance = scenes.chance.clone()
+    chance[::2] = mild(scenes).chance[::2]
+    return Scenes(scenes.thing, scenes.background, scenes.look, chance)
+
+
 def render(scenes: Scenes, pictures: Tensor, size: int) -> Tensor:
-    """Scenes as pixels in [-1, 1], (b, 3, size, size), from the pictures of `pictures.load`.
+    """Scenes as pixels in [-1, 1], (b, 3, size, size), from the pictures of `pictures.load`, on the pictures' device.
 
     They are drawn at twice the size and averaged, so that edges are smooth.
     """
+    scenes = scenes.to(pictures.device)
     x = scenes.chance
     side = 2 * size
+    picture = pictures[scenes.thing]
+    if picture.shape[-1] >= 2 * side:  # it would be drawn with gaps
+        picture = F.avg_pool2d(picture, picture.shape[-1] // side)
     turn, scale = (x[:, 0] - 0.5) * math.radians(30), 0.68 + 0.22 * x[:, 1]  # of the picture's side
     mirror = torch.where(x[:, 2] < 0.5, -1.0, 1.0)
     room = 1 - scale  # the thing's square stays within the scene, except for its turned corners
@@ -106,7 +122,7 @@ def render(scenes: Scenes, pictures: Tensor, size: int) -> Tensor:
         dim=1,
     )
     grid = F.affine_grid(affine, [len(scenes), 4, side, side], align_corners=False)
-    thing = F.grid_sample(dress(pictures[scenes.thing], scenes), grid, align_corners=False)
+    thing = F.grid_sample(dress(picture, scenes), grid, align_corners=False)
     pixels = thing[:, :3] + (1 - thing[:, 3:]) * backgrounds(scenes, side)
     return 2 * F.avg_pool2d(pixels, 2) - 1
 
@@ -133,10 +149,11 @@ def in_look(look: str, colours: Tensor, alpha: Tensor, x: Tensor) -> Tensor:
         return turned_hue(colours, 0.2 + 0.6 * x[:, 6]).clamp(min=0).minimum(alpha)
     tint = alpha * _hue(x[:, 5])[:, :, None, None]
     if look == "striped":
-        across = (torch.arange(h)[:, None] + torch.arange(w)) / w
+        across = (torch.arange(h, device=x.device)[:, None] + torch.arange(w, device=x.device)) / w
         return torch.where((across * 6) % 1 < 0.5, colours, 0.35 * colours + 0.65 * tint)
     if look == "dotted":
-        u, v = (torch.arange(h)[:, None] * 5 / h) % 1 - 0.5, (torch.arange(w) * 5 / w) % 1 - 0.5
+        u = (torch.arange(h, device=x.device)[:, None] * 5 / h) % 1 - 0.5
+        v = (torch.arange(w, device=x.device) * 5 / w) % 1 - 0.5
         return torch.where(u**2 + v**2 < 0.09, 0.15 * colours + 0.85 * tint, colours)
     raise ValueError(f"no look is called {look!r}")
 
@@ -145,7 +162,7 @@ def turned_hue(colours: Tensor, turn: Tensor) -> Tensor:
     """Colours (b, 3, h, w) turned about the gray axis, by a share (b,) of a whole turn. Their lightness stays."""
     angle = 2 * math.pi * turn
     to_yiq = colours.new_tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-    rotation = torch.zeros(len(turn), 3, 3)
+    rotation = colours.new_zeros(len(turn), 3, 3)
     rotation[:, 0, 0] = 1
     rotation[:, 1, 1] = rotation[:, 2, 2] = angle.cos()
     rotation[:, 1, 2], rotation[:, 2, 1] = -angle.sin(), angle.sin()
@@ -154,13 +171,13 @@ def turned_hue(colours: Tensor, turn: Tensor) -> Tensor:
 
 def _hue(h: Tensor) -> Tensor:
     """Bright colours of hues (b,) in [0, 1) → (b, 3)"""
-    return ((h[:, None] + torch.tensor([0.0, 2 / 3, 1 / 3])) % 1 * 6 - 3).abs().sub(1).clamp(0, 1)
+    return ((h[:, None] + h.new_tensor([0.0, 2 / 3, 1 / 3])) % 1 * 6 - 3).abs().sub(1).clamp(0, 1)
 
 
 def backgrounds(scenes: Scenes, side: int) -> Tensor:
     """The backgrounds of scenes: (b, 3, side, side) in [0, 1]"""
-    palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32) / 255
     x, kind = scenes.chance, scenes.background
+    palette = x.new_tensor(list(COLOURS.values())) / 255
     plain = palette[kind.clamp(max=len(COLOURS) - 1)] + (x[:, 7:10] - 0.5) * 0.06
     out = plain.clamp(0, 1)[:, :, None, None].expand(-1, -1, side, side).clone()
     for row in (kind >= len(COLOURS)).nonzero().flatten().tolist():
@@ -172,12 +189,13 @@ def setting(name: str, x: Tensor, side: int) -> Tensor:
     """One drawn background, from nine numbers in [0, 1): (3, side, side) in [0, 1]"""
 
     def colour(*rgb: int) -> Tensor:
-        return (torch.tensor(rgb, dtype=torch.float32) / 255)[:, None, None]
+        return (x.new_tensor(rgb) / 255)[:, None, None]
 
-    v, u = torch.meshgrid(torch.arange(side) / side, torch.arange(side) / side, indexing="ij")
-    specks = torch.rand(side // 8, side // 8, generator=torch.Generator().manual_seed(int(x[0] * 2**31)))
+    along = torch.arange(side, device=x.device) / side
+    v, u = torch.meshgrid(along, along, indexing="ij")
+    specks = torch.rand(SPECKS, SPECKS, generator=torch.Generator().manual_seed(int(x[0] * 2**31))).to(x.device)
     specks = F.interpolate(specks[None, None], size=(side, side), mode="nearest")[0, 0]
-    offset_u, offset_v = (u * side / 8) % 1 - 0.5, (v * side / 8) % 1 - 0.5
+    offset_u, offset_v = (u * SPECKS) % 1 - 0.5, (v * SPECKS) % 1 - 0.5
     speck = (specks > 0.86) & (offset_u**2 + offset_v**2 < 0.12)
     horizon = 0.45 + 0.3 * x[1]
     if name == "at night":
@@ -191,7 +209,7 @@ def setting(name: str, x: Tensor, side: int) -> Tensor:
     if name == "on sand":
         sea = torch.where(v > horizon - 0.15, colour(40, 130, 190), colour(165, 215, 245))
         return torch.where(v > horizon, colour(238, 208, 145), sea)
-    palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32) / 255
+    palette = x.new_tensor(list(COLOURS.values())) / 255
     first = int(x[2] * len(COLOURS))
     second = (first + 1 + int(x[3] * (len(COLOURS) - 1))) % len(COLOURS)
     one, other = palette[first][:, None, None], palette[second][:, None, None]

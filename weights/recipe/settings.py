@@ -1,10 +1,9 @@
-"""The recipe in numbers: the sizes of the parts, and how long they are trained. FULL made the shipped checkpoint."""
+"""The recipe in numbers: the sizes of the parts, and how long they are trained."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-SIZE = 64  # the side of a scene, in pixels
 TOKENS = 32  # the number of tokens of a prompt
 
 # The contents of the checkpoint's zs2.json: the sampling that suits it, and examples of things that it draws well.
@@ -24,15 +23,23 @@ OPEN_EXAMPLES = ("fox face", "turtle", "cactus", "hamburger", "airplane", "butte
 
 @dataclass(frozen=True)
 class Schedule:
-    """A training. Its rates rise over `warmup` steps, then fall along a cosine to a hundredth."""
+    """A training. Its rates rise over `warmup` steps, and fall along a cosine to a hundredth over the last `fall`."""
 
     steps: int
     batch: int
     rate: float  # the rate of AdamW
     warmup: int = 100
+    fall: int | None = None  # None: all steps after the warm-up
     decay: float = 0.01  # weight decay
     muon: float = 0.0  # the rate of Muon, which then trains the matrices (see muon.py); 0: AdamW trains all weights
+    hold: float = 0.0  # Muon's weight decay for the queries and keys of cross-attention, which no norm holds
     average: float = 0.0  # decay of the exponential moving average of the weights, which is the result; 0: none
+    pieces: int = 1  # a batch is learnt in so many pieces, at the same time, each by a thread of its own
+
+    @property
+    def piece(self) -> int:
+        """The number of scenes in a piece."""
+        return self.batch // self.pieces
 
 
 @dataclass(frozen=True)
@@ -50,17 +57,21 @@ class Settings:
 
     things: int | None = None  # how many of things.json, from its start; None: all
     seed: int = 0
-    # CLIP: both towers
+    size: int = 128  # the side of a scene, in pixels
+    # CLIP: both towers. It sees scenes of 64×64, whatever their size
+    clip_size: int = 64
     clip_width: int = 192
     clip_layers: int = 4
     clip_heads: int = 4
     clip_projection: int = 128
     clip: Schedule = field(default_factory=lambda: Schedule(steps=450, batch=64, rate=6e-4, average=0.98))
     # VAE
-    vae_widths: tuple[int, ...] = (16, 32, 64, 128)
+    vae_widths: tuple[int, ...] = (32, 64, 128, 128)
     vae_channels: int = 16
     vae: Schedule = field(
-        default_factory=lambda: Schedule(steps=3200, batch=4, rate=1e-3, muon=1.5e-2, decay=0.0, average=0.99)
+        default_factory=lambda: Schedule(
+            steps=8000, batch=4, rate=1e-3, fall=4000, muon=1.5e-2, decay=0.0, average=0.995, pieces=2
+        )
     )
     # UNet
     unet_widths: tuple[int, ...] = (96, 192)
@@ -68,10 +79,13 @@ class Settings:
     unet_heads: int = 4
     # few things first: in the same time they are learnt better, and the others build on them
     unet: tuple[Stage, ...] = (
-        Stage(49, 16_000, Schedule(steps=10_000, batch=32, rate=1e-3, muon=2e-2, average=0.999)),
-        Stage(None, 32_000, Schedule(steps=4_000, batch=32, rate=4e-4, muon=8e-3, average=0.999)),
+        Stage(49, 16_000, Schedule(steps=14_000, batch=32, rate=1e-3, muon=2e-2, hold=0.08, average=0.9995, pieces=2)),
+        Stage(
+            None, 32_000, Schedule(steps=12_000, batch=32, rate=4e-4, muon=8e-3, hold=0.08, average=0.9995, pieces=2)
+        ),
     )
     empty: float = 0.12  # share of empty captions
+    prediction: str = "v_prediction"  # what the UNet predicts: this, or epsilon
     # the judge of judge.py
     judge: Schedule = field(default_factory=lambda: Schedule(steps=1500, batch=16, rate=1e-3, muon=1e-2, average=0.99))
 
@@ -79,6 +93,7 @@ class Settings:
 FULL = Settings()
 QUICK = Settings(
     things=8,
+    size=64,
     clip_layers=2,
     clip=Schedule(steps=60, batch=32, rate=6e-4, warmup=10, average=0.9),
     vae_widths=(16, 16, 32, 64),
