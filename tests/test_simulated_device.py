@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zs2 import ZS2, Request
+from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.models.clip import TextEncoder
 from zs2.models.temporal import Temporal
 from zs2.models.vae import VAE
@@ -29,7 +30,7 @@ from zs2.sampling.schedule import Schedule
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason=f"torch {torch.__version__} can't take a device from Python")
 
 FRAMES, STEPS, CHUNK = 3, 3, 2
-CHUNKS, BLOCKS = 2, 7  # of those frames; transformer blocks of the checkpoint
+CHUNKS = 2  # of those frames
 SMALL = {"frames": FRAMES, "steps": STEPS, "guidance": 3.0, "height": 32, "width": 32}
 
 
@@ -70,7 +71,8 @@ ROWS = Crossing(TO_DEVICE, "sampling/conditioning.py Conditioning.frames")  # of
 FRESH = Crossing(TO_DEVICE, "sampling/text2video_zero.py spread")
 PLACES = Crossing(TO_DEVICE, "sampling/text2video_zero.py shift")
 SIZE = Crossing(TO_DEVICE, "models/unet.py UNet.added_embedding")
-STATES = "sampling/sampler.py _placed"
+KEPT = Crossing(TO_HOST, "sampling/kept_states.py TravellingStates.keep")
+FETCHED = Crossing(TO_DEVICE, "sampling/kept_states.py TravellingStates._fetch")
 CHECK = Crossing(WAIT, "sampling/sampler.py Sampler.check")  # for NaN
 CHECK_FRAMES = Crossing(WAIT, "sampling/decoding.py decode")
 DECODED = Crossing(TO_HOST, "sampling/decoding.py decode")
@@ -148,13 +150,26 @@ def test_given_latents(given: str) -> None:
 
 
 @pytest.mark.parametrize("state_device", [None, "cpu"])
-def test_a_stream_is_the_stream_of_the_cpu(state_device: str | None) -> None:
+@pytest.mark.parametrize("attn", ["tma", "cfa", "tma-two-tap", "sa"])
+def test_a_stream_is_the_stream_of_the_cpu(attn: str, state_device: str | None) -> None:
+    """The states of a step travel as one copy each way, whatever the number of blocks."""
     with simulated_device() as crossings:
-        there = stream(model("sim"), state_device)
-    assert_same(there, stream(model("cpu"), None))
-    states = BLOCKS * STEPS if state_device else 0
-    assert crossings[Crossing(TO_HOST, STATES)] == CHUNKS * states
-    assert crossings[Crossing(TO_DEVICE, STATES)] == (CHUNKS - 1) * states
+        there = stream(model("sim").variant(attn=attn), state_device)
+    assert_same(there, stream(model("cpu").variant(attn=attn), None))
+    steps = STEPS if state_device and attn != "sa" else 0
+    assert crossings[KEPT] == CHUNKS * steps
+    assert crossings[FETCHED] == (CHUNKS - 1) * steps
+
+
+def test_a_stream_whose_steps_have_other_states() -> None:
+    """Steps with deep features have states of few blocks, and unguided ones of one branch."""
+    options = {"deep_cache": 2, "guidance_interval": (0, 0.5), "steps": 4, "frames": 4, "chunk": 1}
+    with simulated_device() as crossings:
+        there = stream(model("sim"), "cpu", **options)
+        here = stream(model("sim"), None, **options)
+    assert torch.equal(there[0].cpu(), here[0].cpu())
+    assert torch.equal(there[1], here[1])
+    assert (crossings[KEPT], crossings[FETCHED]) == (4 * 4, 3 * 4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -167,6 +182,22 @@ def test_half_precision(dtype: str) -> None:
     for part in (cpu.unet, cpu.vae):
         part.to(memory_format=torch.contiguous_format)
     assert_same(there, clip(cpu))
+
+
+def test_weights_are_copied_as_stored_and_converted_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces of a fixed size, whatever the tensors: the file has 2 bytes a number, the loaded model 4."""
+    size = 100_001  # of a piece, odd
+    monkeypatch.setattr("zs2.models.loading.PIECE", size)
+    with simulated_device() as crossings:
+        there = Checkpoint(CHECKPOINT, torch.float32, "sim").unet()
+        here = Checkpoint(CHECKPOINT, torch.float32, "cpu").unet()
+        weights = dict(there.named_parameters())
+        for name, weight in here.named_parameters():
+            assert isinstance(weights[name].data, SimTensor)
+            assert torch.equal(weights[name].cpu(), weight)
+    stored, count = 2 * sum(weight.numel() for weight in here.parameters()), len(weights)
+    pieces = crossings[Crossing(TO_DEVICE, "models/loading.py Upload.__call__")]
+    assert stored // size <= pieces <= stored // size + count + 1
 
 
 def test_a_lora(tmp_path: Path) -> None:
@@ -204,7 +235,7 @@ def blend_by_the_matrix(self: Temporal, h: Tensor, frames: int, state: Tensor | 
 
 encode, decode = TextEncoder.forward, VAE.decode
 FAULTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    "text": (TextEncoder, "forward", lambda self, ids: encode(self, ids).cpu()),
+    "text": (TextEncoder, "forward", lambda self, *ids: encode(self, *ids).cpu()),
     "noise": (Sampler, "initial", lambda self: self.plan.noises()),
     "blend": (Temporal, "blend", blend_by_the_matrix),
     "solver": (Schedule, "signal", lambda self, t: self.alphas_cumprod[t : t + 1].sqrt()),

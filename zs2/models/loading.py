@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from zs2.errors import InputError
 
 M = TypeVar("M", bound=nn.Module)
+PIECE = 32 * 2**20  # bytes of a buffer that weights are copied through
 
 
 def faster_layout(dtype: torch.dtype, device: torch.device) -> torch.memory_format:
@@ -60,6 +61,40 @@ def without_weights() -> Iterator[None]:
         yield
 
 
+class Upload:
+    """Copies tensors of the host to a device through two pinned buffers in turn. So a file is read into one of them
+    while the other is copied, and nothing waits for a single tensor."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self._cuda = device, device.type == "cuda"
+        self._buffers = [torch.empty(PIECE, dtype=torch.uint8, pin_memory=self._cuda) for _ in range(2)]
+        self._copied: list[torch.cuda.Event | None] = [None, None]  # when what a buffer held is on the device
+        self._turn = self._used = 0  # which buffer is being filled, and how much of it is
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """The tensor on the device, contiguous, in its own dtype."""
+        there = torch.empty(tensor.shape, dtype=tensor.dtype, device=self.device)
+        source, target = (one.reshape(-1).view(torch.uint8) for one in (tensor, there))
+        done = 0
+        while done < len(source):
+            size = min(len(source) - done, PIECE - self._used)
+            piece = self._buffers[self._turn][self._used : self._used + size]
+            piece.copy_(source[done : done + size])
+            target[done : done + size].copy_(piece, non_blocking=True)
+            done, self._used = done + size, self._used + size
+            if self._used == PIECE:
+                self._next_buffer()
+        return there
+
+    def _next_buffer(self) -> None:
+        if self._cuda:
+            self._copied[self._turn] = torch.cuda.current_stream(self.device).record_event()
+        self._turn, self._used = 1 - self._turn, 0
+        copied = self._copied[self._turn]
+        if copied is not None:
+            copied.synchronize()
+
+
 def assign(
     module: M,
     tensors: dict[str, Tensor],
@@ -90,10 +125,11 @@ def assign(
     found = [f"{_count(names)} {problem}: {_some(names)}" for problem, names in problems if names]
     if found:
         raise InputError(f"{what}: the weights do not fit the configuration: {'; '.join(found)}")
-    placed = {}
+    placed, upload = {}, None if device.type in ("cpu", "mps") else Upload(device)
     for name, tensor in tensors.items():
         converted = tensor.ndim == 4 and tensor.dtype != dtype
-        placed[name] = tensor.to(device, dtype, memory_format=layout if converted else torch.preserve_format)
+        there = tensor if upload is None else upload(tensor)  # as stored, and converted there
+        placed[name] = there.to(device, dtype, memory_format=layout if converted else torch.preserve_format)
     module.load_state_dict(placed, assign=True)
     return module.eval().requires_grad_(False)
 

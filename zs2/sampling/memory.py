@@ -10,7 +10,7 @@ those of a chunk.
                  a model on a GPU they do not count
     text         each prompt of a chunk, and the negative prompt: keys and values of every cross-attention, 2·m·Σc
     states       each self-attention and branch: n·c·4 bytes for n tokens; twice while a chunk passes them on, and in
-                 a stream once more for each step
+                 a stream once more for each step, or if they are kept elsewhere, for two: on their way out and in
     deep         if they are reused, the deep features of all frames and branches: c·h·w of the first level each
     UNet         a chunk, with branches × frames rows: the feature maps kept for the way up, and the layer with the
                  largest need of its own (below)
@@ -97,7 +97,7 @@ def planned_memory(plan: SamplingPlan) -> MemoryPlan:
     branches = 1 if request.guidance in (0, 1) else 2
     texts = 1 if isinstance(request.prompt, str) else len(request.prompt)
     kept_states = (
-        0 if not plan.stream else 1 if plan.states_elsewhere else request.steps
+        0 if not plan.stream else 2 if plan.states_elsewhere else request.steps
     )  # steps whose states stay on the device
     held = chunk if plan.stream or request.frames is None else request.frames
     together = at_once(vae, height, width, chunk)

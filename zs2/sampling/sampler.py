@@ -19,6 +19,7 @@ from torch import Tensor
 from zs2.errors import OutOfMemory, is_out_of_memory
 from zs2.models.unet import States, cannot_compile
 from zs2.sampling.conditioning import Conditioning
+from zs2.sampling.kept_states import KeptStates, TravellingStates
 from zs2.sampling.plan import Joined, SamplingPlan
 from zs2.sampling.solver import History
 from zs2.system.devices import next_try
@@ -81,16 +82,22 @@ class Sampler:
         """Yield finished latents (f, c, h, w), a chunk at a time. This is endless if the request has frames=None."""
         joined = _result(self._beginning())
         latents = itertools.islice(joined.latents, self.plan.request.frames)
-        states: list[States] = [()] * self.plan.request.steps
+        kept = self._kept_states()
         first = 0
         while piece := list(itertools.islice(latents, self.span)):
             chunk = self._chunk(first, torch.stack(piece), joined.history)
             for i in range(self.begin, self.plan.request.steps):
-                now = self.step(i, chunk, _placed(states[i], self.device))
-                states[i] = _placed(now, self.plan.state_device)
+                kept.keep(i, self.step(i, chunk, kept.take(i)))
                 self.check(i, chunk.latents)
             first += len(piece)
             yield chunk.latents
+
+    def _kept_states(self) -> KeptStates:
+        """Where a stream keeps its states."""
+        steps = self.plan.request.steps
+        if self.plan.states_elsewhere:
+            return TravellingStates(steps, self.device, self.plan.state_device)
+        return KeptStates(steps)
 
     def _beginning(self) -> Generator[Step, None, Joined]:
         """Do the steps before all frames are sampled together, if the noise model has any."""
@@ -180,10 +187,6 @@ class Sampler:
         if kept is None or i % self.plan.request.deep_cache == 0 or len(kept) < rows:
             return None
         return kept if len(kept) == rows else kept[-rows:].clone()
-
-
-def _placed(states: States, device: torch.device) -> States:
-    return [None if state is None else state.to(device) for state in states]
 
 
 def _result(steps: Generator[Step, None, Joined]) -> Joined:
