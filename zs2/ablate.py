@@ -75,6 +75,8 @@ def run(options: dict[str, Any]) -> None:
     for part in parts:
         part.mkdir(parents=True, exist_ok=True)
     with Workplace(folder, [folder, *parts]) as place:
+        if place.removed:
+            say(f"removed what killed processes left: {', '.join(map(str, place.removed))}")
         with place.writing():
             known = existing(folder)
             grown = known.with_more(study) if known else study

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from zs2.checkpoints.hub import DEFAULT_MODEL, is_hub_id
 from zs2.checkpoints.locate import locate
@@ -24,7 +24,7 @@ from zs2.cli.sample_requests import (
     own_in_effect,
     warn_without_effect,
 )
-from zs2.errors import InputError
+from zs2.errors import InputError, LostProcess
 from zs2.method import METHOD
 from zs2.sampling.request import Request
 from zs2.system.devices import AUTO, auto_note
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from zs2.pipeline import ZS2
     from zs2.sampling.frame_parallel import Group
     from zs2.sampling.plan import SamplingPlan
+    from zs2.video.streaming import Saved
 
 
 def run(options: dict[str, Any], group: Group | None = None) -> None:
@@ -55,6 +56,11 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
         warn_without_effect(options, paths)
     if not is_hub_id(model_name):
         locate(model_name, "float32")  # raises if there is none
+    if "dry_run" not in options and (group is None or group.rank == 0):
+        from zs2.video.leftovers import clear_leftovers
+
+        for line in clear_leftovers(paths):
+            say(line)
 
     from zs2.pipeline import ZS2
 
@@ -111,7 +117,7 @@ def print_plans(model: ZS2, requests: Sequence[Request], group: Group | None, me
 def sample(model: ZS2, plan: SamplingPlan, path: Path, fps: int, label: str, options: dict[str, Any]) -> None:
     """Sample one clip, write it, and print the names of its files.
 
-    Raises: KeyboardInterrupt after Ctrl-C; the finished frames of a stream are written before.
+    Raises: KeyboardInterrupt after a signal, and what failed; the finished frames of a stream are written before.
     """
     from zs2.pipeline import stream_frames
     from zs2.sampling.decoding import decode_frames
@@ -121,7 +127,7 @@ def sample(model: ZS2, plan: SamplingPlan, path: Path, fps: int, label: str, opt
     from zs2.video.clip import Clip
 
     writes, sheet = plan.group is None or plan.group.rank == 0, options.get("sheet", True)
-    complete, count = True, plan.request.frames
+    count = plan.request.frames
     assert count is not None
     if writes:
         settings = in_background(lambda: model.settings(plan, fps))  # hashes the weights, once
@@ -131,7 +137,11 @@ def sample(model: ZS2, plan: SamplingPlan, path: Path, fps: int, label: str, opt
         frames = stream_frames(plan)
         if writes:
             shown = progress(frames, count, label.replace("sampling", "frames"))
-            files, complete = save(shown, count, path, fps, settings, sheet=sheet)
+            saved = save(shown, count, path, fps, settings, sheet=sheet)
+            for file in saved.files:
+                print(file)
+            if saved.ended is not None:
+                report_end(saved, count)
         else:
             for _ in frames:
                 pass
@@ -141,12 +151,19 @@ def sample(model: ZS2, plan: SamplingPlan, path: Path, fps: int, label: str, opt
             latents = step.latents
         pixels = decode_frames(plan, latents)
         if writes:
-            files = Clip(pixels, fps, settings()).save(path, sheet=sheet)
-    if writes:
-        for file in files:
-            print(file)
-    if not complete:
-        raise KeyboardInterrupt
+            for file in Clip(pixels, fps, settings()).save(path, sheet=sheet):
+                print(file)
+
+
+def report_end(saved: Saved, total: int) -> NoReturn:
+    """Say which frames are kept of a stream that ended early, and raise what ended it."""
+    assert saved.ended is not None
+    kept = f"the first {saved.count} of {total} frames are kept: {saved.kept}"
+    if isinstance(saved.ended, LostProcess):
+        saved.ended.args = (kept,)  # the process that prints the error adds it
+    else:
+        say(kept)
+    raise saved.ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:

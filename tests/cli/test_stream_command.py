@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from test_cli import BRIEF, ROOT, command, environment, failed, files, here, posix, succeeded, text, zs2
+from test_cli import BRIEF, ROOT, environment, failed, files, here, posix, succeeded, text, zs2
 
 from zs2.errors import InputError
 from zs2.sampling.memory import MemoryPlan, fitting
-from zs2.video.clip import read_settings
+from zs2.sampling.sampler import Sampler
+from zs2.system.stopping import Stopped, signals_stop
+from zs2.video.clip import Clip, read_settings
+from zs2.video.streaming import save
 
 __all__ = ["here", "zs2"]  # fixtures
 LINE = ("red apple", *BRIEF, "--frames", "5", "--chunk", "2", "--lam", "0.5")
@@ -68,64 +77,187 @@ def test_state_device_without_a_stream_has_no_effect(zs2):
     assert warning == "state_device: no effect without --stream"
 
 
+@pytest.fixture
+def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Has something happen before the n-th step of the sampler."""
+
+    def happens(number: int, what: Callable[[], None]) -> None:
+        step, calls = Sampler.step, []
+
+        def counted(*args: Any, **options: Any) -> Any:
+            calls.append(1)
+            if len(calls) == number:
+                what()
+            return step(*args, **options)
+
+        monkeypatch.setattr(Sampler, "step", counted)
+
+    return happens
+
+
 @posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("name", ["c.mp4", "c"])
-def test_ctrl_c_ends_a_stream_with_the_frames_that_are_there(here, name):
+def test_a_signal_ends_a_stream_with_the_frames_that_are_there(zs2, here, before_step, name, number):
     """In the middle of the third chunk: the file is whole, and its settings say how many frames it has."""
     if name == "c.mp4":
         pytest.importorskip("av")
-    code = (
-        "import os, signal, sys; from zs2.sample import main; from zs2.sampling.sampler import Sampler\n"
-        "step, calls = Sampler.step, []\n"
-        "def interrupted(*args, **options):\n"
-        "    calls.append(1)\n"
-        "    if len(calls) == 6: os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return step(*args, **options)\n"
-        "Sampler.step = interrupted\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    line = (*LINE, "--frames", "50", "--steps", "2", "--stream", "--out", name)
-    result = command(*line, program=("-c", code), cwd=here)
-    assert result.status == 130, result.err
-    assert result.err.splitlines()[-1] == "zs2: stopped: what was finished before is kept"
+    before_step(6, lambda: os.kill(os.getpid(), number))
+    result = zs2(*LINE, "--frames", "50", "--steps", "2", "--stream", "--out", name)
+    assert result.status == 128 + number, result.err
+    by = {signal.SIGINT: "", signal.SIGTERM: " by SIGTERM", signal.SIGHUP: " by SIGHUP"}[number]
+    kept, stopped = result.err.splitlines()[-2:]
+    assert kept == f"zs2: the first 4 of 50 frames are kept: {name}"
+    assert stopped == f"zs2: stopped{by}: what was finished before is kept"
     assert result.written == [name, f"{name}.sheet.png", f"{name}.json"]
+    assert len([*here.iterdir()]) == 3
     settings = text(here / f"{name}.json")
     assert settings["frames"] == 4
     assert read_settings(here / name) == settings
     if name == "c":
         assert sorted(file.name for file in (here / "c").iterdir()) == [f"{i:04}.png" for i in range(4)]
-        again = succeeded(command("--replay", "c", "--out", "again", cwd=here))
+        again = succeeded(zs2("--replay", "c", "--out", "again"))
         assert again.err.count("warning") == 0
-        assert {k[-8:]: v for k, v in files(here / "again").items()} == {
-            k[-8:]: v for k, v in files(here / "c").items()
-        }
+        assert files(here / "again") == files(here / "c")
     else:
-        import av
-
-        with av.open(str(here / name)) as container:
-            assert sum(1 for _ in container.decode(video=0)) == 4
+        assert len(decoded(here / name)) == 4
 
 
-def test_a_stream_that_fails_leaves_nothing(here):
-    """The disk is full, say. Its settings were asked for when the first frame was there."""
-    from zs2.video.streaming import save
+def test_too_little_memory_ends_a_stream_with_the_frames_that_are_there(zs2, here, before_step):
+    """As torch says it on a CPU."""
+    before_step(6, raises(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")))
+    result = zs2(*LINE, "--frames", "50", "--steps", "2", "--stream", "--out", "c", "--no-sheet")
+    kept, error = result.err.splitlines()[-2:]
+    assert kept == "zs2: the first 4 of 50 frames are kept: c"
+    assert error.startswith("zs2: error: out of memory")
+    assert (result.status, result.written) == (1, ["c", "c.json"])
+    assert text(here / "c.json")["frames"] == 4
 
+
+def noise(count: int, end: Callable[[], None] = lambda: None) -> Iterator[np.ndarray]:
+    """Random frames, and then what ends them."""
+    chance = np.random.default_rng(0)
+    for _ in range(count):
+        yield chance.integers(0, 256, (32, 32, 3), np.uint8)
+    end()
+
+
+def raises(error: BaseException) -> Callable[[], None]:
+    def end() -> None:
+        raise error
+
+    return end
+
+
+def is_signalled(number: int) -> Callable[[], None]:
+    def end() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+    return end
+
+
+def a_full_disk() -> None:
+    """The next PNG file is written to a device that has no space, by the kernel's word."""
+    Path("c.part/frame").symlink_to("/dev/full")
+
+
+ENDS = {  # what ends a stream, and what then is raised
+    "Ctrl-C": (is_signalled(signal.SIGINT), KeyboardInterrupt),
+    "SIGTERM": (is_signalled(signal.SIGTERM), Stopped),
+    "SIGHUP": (is_signalled(signal.SIGHUP), Stopped),
+    "memory": (raises(MemoryError()), MemoryError),
+    "torch's memory": (raises(RuntimeError("not enough memory: you tried to allocate")), RuntimeError),
+    "a full disk": (raises(OSError(errno.ENOSPC, "No space left on device")), OSError),
+    "NaN": (raises(FloatingPointError("NaN")), FloatingPointError),
+}
+
+
+@posix
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("name", ["c.mp4", "c"])
+def test_however_a_stream_ends_its_frames_are_a_whole_clip(here, name, end):
+    """Its frames, settings and sheet are those of a clip of so many frames."""
+    if name == "c.mp4":
+        pytest.importorskip("av")
+    ending, error = ENDS[end]
+    settings = {"prompt": ["a", "b", "c", "d", "e"], "frames": 9, "fps": 8}
+    with signals_stop():
+        saved = save(noise(3, ending), 9, Path(name), 8, lambda: settings, sheet=True)
+    assert type(saved.ended) is error
+    assert (saved.count, saved.kept) == (3, Path(name))
+    assert not list(here.glob("*.part"))
+    want = {"prompt": ["a", "b", "c"], "frames": 3, "fps": 8}
+    assert read_settings(here / name) == text(saved.files[-1]) == want
+    assert sorted(file.name for file in here.iterdir()) == [name, f"{name}.json", f"{name}.sheet.png"]
+    Clip(np.stack([*noise(3)]), 8, want).save(f"want/{name}")
+    if name == "c":
+        assert files(here / "c") == files(here / "want" / "c")
+    else:
+        assert np.array_equal(decoded(here / name), decoded(here / "want" / name))
+
+
+def decoded(file: Path) -> np.ndarray:
+    """The frames that PyAV decodes from an MP4."""
+    import av
+
+    with av.open(str(file)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_is_full_in_the_middle_of_a_frame(here):
+    """The frames before it are a clip."""
+
+    def frames():
+        yield from noise(3)
+        a_full_disk()
+        yield from noise(3)
+
+    saved = save(frames(), 6, Path("c"), 8, lambda: {"prompt": "", "frames": 6}, sheet=True)
+    assert isinstance(saved.ended, OSError)
+    assert saved.ended.errno == errno.ENOSPC
+    assert saved.count == len(files(here / "c")) == 3
+    assert [*map(str, saved.files)] == ["c", "c.sheet.png", "c.json"]
+    assert not (here / "c.part").exists()
+
+
+@posix
+def test_a_file_that_can_not_grow_keeps_the_frames_before(here):
+    """`ulimit -f`, which stops an MP4 in the middle of a frame, and its sheet."""
+    pytest.importorskip("av")
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.warns(UserWarning, match=r"c.mp4.sheet.png can't be written \(File too large\)"):
+            saved = save(noise(60), 60, Path("c.mp4"), 8, lambda: {"prompt": "", "frames": 60}, sheet=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert isinstance(saved.ended, OSError)
+    assert 5 < saved.count < 60
+    assert read_settings(here / "c.mp4")["frames"] == saved.count == len(decoded(here / "c.mp4"))
+    assert sorted(files(here)) == ["c.mp4", "c.mp4.json"]
+
+
+def test_a_stream_without_a_frame_leaves_nothing(here):
+    for name in ("c", "c.mp4"):
+        with pytest.raises(OSError, match="no space left"):
+            save(noise(0, raises(OSError("no space left"))), 5, Path(name), 8, lambda: {}, sheet=True)
+        assert list(here.iterdir()) == []
+
+
+def test_settings_are_asked_for_when_the_first_frame_is_there(here):
     order = []
 
     def settings():
         order.append("settings")
-        return {"prompt": "", "frames": 5}
+        return {"prompt": "", "frames": 2}
 
-    def broken():
-        order.append("frame")
-        yield np.zeros((16, 16, 3), np.uint8)
-        raise OSError("no space left")
-
-    for name in ("c", "c.mp4"):
-        with pytest.raises(OSError, match="no space left"):
-            save(broken(), 5, Path(name), 8, settings, sheet=True)
-        assert list(here.iterdir()) == []
-    assert order == ["frame", "settings"] * 2
+    frames = (order.append("frame") or frame for frame in noise(2))
+    assert save(frames, 2, Path("c"), 8, settings, sheet=False).ended is None
+    assert order == ["frame", "settings", "frame"]
 
 
 # --- the plan of memory -----------------------------------------------------------------------------------------------

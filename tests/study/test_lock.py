@@ -117,8 +117,9 @@ def names(folder: Path) -> set[str]:
 
 def test_what_killed_processes_left_is_removed(tmp_path):
     others = leave_behind(tmp_path)
-    with Workplace(tmp_path, [tmp_path]):
+    with Workplace(tmp_path, [tmp_path]) as place:
         assert names(tmp_path) == others
+        assert place.removed == [tmp_path / ".zs2-file.part", tmp_path / ".zs2-folder.part"]
         leave_behind(tmp_path)
     assert names(tmp_path) == others
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from zs2.errors import InputError, OutOfMemory, did_you_mean, is_out_of_memory
+from zs2.system.stopping import signal_number, signals_stop
 from zs2.version import __version__
 
 
@@ -79,7 +81,8 @@ def command(
 ) -> int:
     """Parse the arguments and run the command with the options. Warnings and errors become one line each.
 
-    Returns: the exit status: 0; 1 if the work failed; 2 for a wrong option; 130 for Ctrl-C.
+    Returns: the exit status: 0; 1 if the work failed; 2 for a wrong option; 128 and the number of a signal that ended
+        it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -92,7 +95,7 @@ def command(
             warned.add(str(message))
             say(f"warning: {message}")
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), signals_stop():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = warn
         try:
@@ -108,7 +111,9 @@ def command(
                 raise
             say("error: out of memory: try fewer --frames, a smaller --size, or half precision (--dtype)")
             return 1
-        except KeyboardInterrupt:
-            say("stopped: what was finished before is kept")
-            return 130
+        except KeyboardInterrupt as error:
+            number = signal_number(error)
+            by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+            say(f"stopped{by}: what was finished before is kept")
+            return 128 + number
     return 0

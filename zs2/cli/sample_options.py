@@ -73,8 +73,8 @@ def parser() -> command.Parser:
     g.add_argument(
         "--stream",
         action="store_true",
-        help="make and write the frames chunk by chunk, for clips of any length: .mp4 or a folder of PNG files. Ctrl-C "
-        "ends the clip with the frames that are there (default chunk: 8)",
+        help="make and write the frames chunk by chunk, for clips of any length: .mp4 or a folder of PNG files. "
+        "Ctrl-C, SIGTERM or an error ends the clip with the frames that are there (default chunk: 8)",
     )
     g.add_argument("--state-device", metavar="DEVICE", help="of --stream: where states are kept (default: --device)")
     g.add_argument("--dry-run", action="store_true", help="print the memory that this is expected to need, and stop")

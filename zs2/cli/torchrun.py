@@ -102,7 +102,8 @@ def together(
                 raise SystemExit(1) from error
             if isinstance(error, LostProcess):
                 what = f"one of the {os.environ['WORLD_SIZE']} processes has ended before the others"
-                raise Failure(f"{what}: only the clips that were named before are written") from error
+                kept = str(error) or "only the clips that were named before are written"
+                raise Failure(f"{what}: {kept}") from error
             raise
 
     return command(parser, joined_run, argv)

@@ -28,6 +28,7 @@ class Workplace:
     Args:
         folder: where the lock file is.
         folders: where unfinished files may lie. They are removed when no other process is there.
+    Attributes: removed: what killed processes had left.
     """
 
     def __init__(self, folder: Path, folders: Sequence[Path]) -> None:
@@ -35,7 +36,7 @@ class Workplace:
 
     def __enter__(self) -> Workplace:
         self._file = open(self.file, "a+b")
-        self._clean()
+        self.removed = self._clean()
         self._lock(PRESENT, shared=True, wait=True)
         return self
 
@@ -43,12 +44,11 @@ class Workplace:
         self._clean()
         self._file.close()
 
-    def _clean(self) -> None:
-        """Remove what killed processes left, if no other process is here."""
+    def _clean(self) -> list[Path]:
+        """Remove what killed processes left, if no other process is here. Returns: what it was."""
         if self._lock(PRESENT) is not True:
-            return
-        for folder in self.folders:
-            remove_unfinished(folder)
+            return []
+        return [path for folder in self.folders for path in remove_unfinished(folder)]
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -1,27 +1,37 @@
 """Files that are written whole or not at all: under a temporary name first, then renamed to their own.
 
-A temporary file or folder lies in the target's folder, because a rename is only atomic within one file system. Its
-name begins with `.zs2-` and ends with `.part`. It goes away whatever is raised. Only a killed process leaves one, which
+A temporary folder lies in the target's folder, because a rename is only atomic within one file system. Its name begins
+with `.zs2-` and ends with `.part`. It goes away whatever is raised. Only a killed process leaves one, which
 `remove_unfinished` removes later.
+
+Each has a file `lock`, which its process holds locked (flock) as long as it lives. So the folder of a living process is
+never taken for a dead one's, on this machine or another that shares the file system.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 PREFIX, SUFFIX = ".zs2-", ".part"  # of temporary names
+LOCK = "lock"  # the file in a temporary folder that its process holds locked
 
 
 def write_bytes(file: Path, content: bytes) -> None:
     """Write one file. Readers get the old content or the new one, never a part. Raises: OSError."""
     with _temporary_folder(file.parent) as folder:
-        part = Path(folder, file.name)
+        part = folder / "new"
         part.write_bytes(content)
         os.replace(part, file)
 
@@ -52,15 +62,23 @@ def write_all(jobs: Mapping[Path, Callable[[Path], object]], record: Path | None
     folder = next(iter(jobs)).parent
     folder.mkdir(parents=True, exist_ok=True)
     with _temporary_folder(folder) as stage:
-        new, old = Path(stage, "new"), Path(stage, "old")
+        new, old = stage / "new", stage / "old"
         new.mkdir()
         old.mkdir()
         for target, write in jobs.items():
             write(new / target.name)
-        if record is not None and record.exists():
-            os.replace(record, old / record.name)
-        for target in jobs:
-            _replace(new / target.name, target, old / target.name)
+        rename_all({target: new / target.name for target in jobs}, old, record)
+
+
+def rename_all(written: Mapping[Path, Path], old: Path, record: Path | None = None) -> None:
+    """Rename files or folders that are written, all on one file system, to their targets; see `write_all`.
+
+    Args: written: where each target is now. old: a folder for what was there before. Raises: OSError.
+    """
+    if record is not None and record.exists():
+        os.replace(record, old / record.name)
+    for target, source in written.items():
+        _replace(source, target, old / target.name)
 
 
 def _replace(new: Path, target: Path, old: Path) -> None:
@@ -82,14 +100,66 @@ def check_writable(folder: Path) -> None:
         pass
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove the temporary files and folders that killed processes left. No other process may be writing there."""
-    for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
-        if path.is_dir():
+def remove_unfinished(folder: Path) -> list[Path]:
+    """Remove the temporary files and folders that dead processes left. Returns: their paths.
+
+    Those of living processes stay, and all of them where the file system has no locks.
+    """
+    removed = []
+    for path in sorted(folder.glob(f"{PREFIX}*{SUFFIX}")):
+        with contextlib.suppress(OSError):
+            lock = try_lock(path / LOCK if path.is_dir() else path)
+            if lock is not None:
+                with lock:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                removed.append(path)
+    return removed
+
+
+class NoLocks(OSError):
+    """The file system, or Windows, has no locks."""
+
+
+def try_lock(file: Path) -> IO[bytes] | None:
+    """Lock a file, which is made if it is missing, until it is closed or the process ends.
+
+    Returns: the open file; None if another process has locked or removed it. Raises: NoLocks; OSError.
+    """
+    if fcntl is None:
+        raise NoLocks
+    try:
+        opened = open(file, "a+b")  # noqa: SIM115 (it stays open)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        opened.close()
+        if isinstance(error, BlockingIOError):
+            return None
+        raise NoLocks from error
+    try:
+        if os.path.samestat(os.fstat(opened.fileno()), os.stat(file)):
+            return opened
+    except OSError:  # it is gone
+        pass
+    opened.close()
+    return None
+
+
+@contextlib.contextmanager
+def _temporary_folder(folder: Path) -> Iterator[Path]:
+    """A new folder, locked until it is removed at the end of the block."""
+    path, lock = None, None
+    try:
+        with contextlib.suppress(NoLocks):
+            while lock is None:  # again, if a clean-up took the folder for a dead process's before it was locked
+                path = Path(tempfile.mkdtemp(dir=folder, prefix=PREFIX, suffix=SUFFIX))
+                lock = try_lock(path / LOCK)
+        assert path is not None
+        yield path
+    finally:
+        if path is not None:
             shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _temporary_folder(folder: Path) -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(dir=folder, prefix=PREFIX, suffix=SUFFIX)
+        if lock is not None:
+            lock.close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -68,28 +69,85 @@ def write_folder(frames: Iterable[Frames], fps: int, text: str, path: Path) -> N
     """Write frames (H, W, 3) to 0000.png, 0001.png, … in a new folder, each as it comes."""
     path.mkdir()
     for index, frame in enumerate(frames):
-        Image.fromarray(frame).save(path / f"{index:04}.png", format="PNG", pnginfo=png_text(text))
+        write_png(frame, text, frame_file(path, index))
+
+
+def frame_file(folder: Path, index: int) -> Path:
+    """The file of a frame in a folder of PNG files."""
+    return folder / f"{index:04}.png"
+
+
+def write_png(frame: Frames, text: str, path: Path) -> None:
+    """Write one frame (H, W, 3) with the clip's settings to a PNG file."""
+    Image.fromarray(frame).save(path, format="PNG", pnginfo=png_text(text))
+
+
+def with_png_text(data: bytes, text: str) -> bytes:
+    """The bytes of a PNG file of `write_png` with other settings: the file that it would write, without encoding again.
+
+    Raises: ValueError if there are no settings in it.
+    """
+    at, key = 8, f"{PNG_KEY}\0".encode()
+    while at < len(data):  # chunks: length of the content, kind, content, checksum
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        if data[at + 4 : at + 8] == b"tEXt" and data.startswith(key, at + 8):
+            content = key + text.encode("ascii")
+            checked = b"tEXt" + content
+            return data[:at] + len(content).to_bytes(4) + checked + zlib.crc32(checked).to_bytes(4) + data[end:]
+        at = end
+    raise ValueError("no settings in this PNG file")
 
 
 def write_mp4(frames: Iterable[Frames], fps: int, text: str, path: Path) -> None:
     """Write frames (H, W, 3) to an MP4 file, each as it comes."""
-    av, frames = pyav(), iter(frames)
-    first = next(frames)
-    with av.open(str(path.absolute()), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        container.metadata["comment"] = text
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "17"})
-        stream.height, stream.width = first.shape[:2]
+    writer = Mp4Writer(path, fps, text)
+    with writer.container:
+        for frame in frames:
+            writer.add(frame)
+        writer.flush()
+
+
+class Mp4Writer:
+    """Writes an MP4 file frame by frame: `add` for each, then `flush`, and close the `container`, an object of PyAV.
+
+    fragmented: the file is playable at any moment, up to the frame before the last. Its frames are encoded without
+        delay, which takes more bytes. Otherwise the file is none before it is closed.
+    """
+
+    def __init__(self, path: Path, fps: int, text: str, *, fragmented: bool = False) -> None:
+        self.av, self.fps, self.count = pyav(), fps, 0
+        self.stream: Any = None
+        flags = {"movflags": "+faststart"}
+        if fragmented:
+            flags = {"movflags": "+frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
+        self.options = {"crf": "17"} | ({"tune": "zerolatency", "preset": "veryfast"} if fragmented else {})
+        self.container = self.av.open(str(path.absolute()), "w", format="mp4", options=flags)
+        self.container.metadata["comment"] = text
+
+    def add(self, frame: Frames) -> None:
+        """Write the next frame (H, W, 3). Raises: OSError."""
+        if self.stream is None:
+            self.stream = self._stream(*frame.shape[:2])
+        image = self.av.VideoFrame.from_ndarray(frame, format="rgb24")
+        image = image.reformat(format="yuv420p", dst_colorspace="ITU709")
+        image.pts, image.time_base = self.count, Fraction(1, self.fps)
+        self.container.mux(self.stream.encode(image))
+        self.count += 1
+
+    def flush(self) -> None:
+        """Write what the encoder still holds. Raises: OSError."""
+        if self.stream is not None:
+            self.container.mux(self.stream.encode())
+
+    def _stream(self, height: int, width: int) -> Any:
+        stream = self.container.add_stream("libx264", rate=self.fps, options=self.options)
+        stream.height, stream.width = height, width
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1  # with more, the bytes depend on the machine's cores
         # 1 is BT.709 in the first three and limited range in the last: without them each player guesses the colours
         for name in ("colorspace", "color_primaries", "color_trc", "color_range"):
             setattr(stream.codec_context, name, 1)
-        for index, frame in enumerate(itertools.chain([first], frames)):
-            image = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            image = image.reformat(format="yuv420p", dst_colorspace="ITU709")
-            image.pts, image.time_base = index, Fraction(1, fps)
-            container.mux(stream.encode(image))
-        container.mux(stream.encode())
+        return stream
 
 
 def read_frames(path: Path) -> tuple[Frames, list[int]]:
@@ -117,22 +175,41 @@ def frames_in_time(ends: list[int], fps: int) -> list[int] | None:
     return counts if all(counts) and [_start(mark, fps, 1000) for mark in marks] == [0, *ends] else None
 
 
-def remux_mp4(path: Path, text: str) -> None:
-    """Give an MP4 other settings. Its frames stay as they are, not encoded again."""
-    av, other = pyav(), path.with_name(f"again-{path.name}")
+def remux_mp4(path: Path, text: str, target: Path) -> None:
+    """Write the frames of an MP4 to another file, plain and with other settings. They are not encoded again."""
+    av = pyav()
     with (
-        av.open(str(path.absolute())) as source,
-        av.open(str(other.absolute()), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+        av.open(str(path.absolute()), format="mp4") as source,
+        av.open(str(target.absolute()), "w", format="mp4", options={"movflags": "+faststart"}) as container,
     ):
         container.metadata["comment"] = text
         video = source.streams.video[0]
         old = not hasattr(container, "add_stream_from_template")  # PyAV before 14
         stream = container.add_stream(template=video) if old else container.add_stream_from_template(video)
-        for packet in source.demux(video):
+        for packet in _packets(source):
+            packet.stream = stream
+            container.mux(packet)
+
+
+def count_mp4(path: Path) -> int:
+    """How many frames an MP4 has, of which a killed process may have been writing the last."""
+    try:
+        with pyav().open(str(path.absolute()), format="mp4") as source:
+            return sum(1 for _ in _packets(source))
+    except (OSError, ValueError):  # it ends in its head
+        return 0
+
+
+def _packets(source: Any) -> Iterator[Any]:
+    """The whole packets of an MP4's video. Where it was cut off, they end."""
+    try:
+        for packet in source.demux(source.streams.video[0]):
+            if packet.is_corrupt:
+                return
             if packet.dts is not None:  # None: the last packet, which is empty
-                packet.stream = stream
-                container.mux(packet)
-    other.replace(path)
+                yield packet
+    except pyav().error.FFmpegError:
+        return
 
 
 def _read_json(path: Path) -> str | None:
