@@ -84,6 +84,7 @@ fixtures: $(READY)  ## make the tests' reference outputs again (installs the lib
 	@$(RUN) -m pip install -q -e ".[reference]"
 	@$(RUN) tests/fixtures/make.py
 	@$(RUN) tests/fixtures/make_lora.py
+	@$(RUN) tests/fixtures/make_lora_kinds.py
 	@$(RUN) tests/fixtures/make_metrics.py
 	@$(RUN) tests/fixtures/make_loading.py
 

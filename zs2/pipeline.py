@@ -14,9 +14,9 @@ from torch import Tensor
 from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.checkpoints.digests import sha256
 from zs2.checkpoints.embeddings import EmbeddingFile, add_files, embedding_files
-from zs2.checkpoints.lora import LoRA, lora_files, merge
+from zs2.checkpoints.lora import LoRA, files_of, lora_files, merge
 from zs2.checkpoints.own_settings import OwnSettings
-from zs2.errors import InputError, check_keywords, whole
+from zs2.errors import check_keywords, whole
 from zs2.method import METHOD, Method
 from zs2.models.config import ScheduleConfig
 from zs2.models.image_model import ImageModel
@@ -99,7 +99,8 @@ class ZS2:
             dtype: that of the networks; latents are always float32. By default, `auto`: float32 on a CPU; on a GPU
                 float16, or bfloat16 if the weights are stored in that.
             prediction: `epsilon` or `v`, for single files of SD 2, which do not contain it.
-            lora: one or several LoRA files to merge into the weights, each a path, `FILE:SCALE`, or (file, scale).
+            lora: one or several LoRAs to merge into the weights, each a path, `FILE:SCALE`, or (file, scale). A file
+                is safetensors, or a folder of PEFT or diffusers.
             embeddings: one or several textual inversions (safetensors), each a path, `FILE:TOKEN`, or (file, token).
                 Prompts and negative prompts can have the token; by default it is the one that the file names, or else
                 the file's own name.
@@ -114,9 +115,7 @@ class ZS2:
         chosen = Method().changed(**method)
         device, dtype = choose_device(device), choose_dtype(dtype)
         loras = lora_files(lora)
-        for file, _ in loras:  # before anything is downloaded
-            if not file.is_file():
-                raise InputError(f"no such LoRA: {str(file)!r}")
+        digested = [files_of(path) for path, _ in loras]  # raises before anything is downloaded
         inversions = embedding_files(embeddings)
         checkpoint = Checkpoint(model, dtype, device, prediction)
         own = checkpoint.own_settings.method
@@ -134,7 +133,10 @@ class ZS2:
             checkpoint.schedule(),
             method=chosen,
             checkpoint=checkpoint,
-            lora=[{"sha256": sha256([file]), "scale": float(scale)} for file, scale in loras],
+            lora=[
+                {"sha256": sha256(files), "scale": float(scale)}
+                for files, (_, scale) in zip(digested, loras, strict=True)
+            ],
             embeddings=added,
         )
 

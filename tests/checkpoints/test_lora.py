@@ -5,22 +5,27 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 import torch
+from fixtures import tiny
 from helpers import CHECKPOINT, MODULE, Fixture, assert_close
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zs2 import ZS2
-from zs2.checkpoints.lora import is_lora, lora_files, merge, parse
+from zs2.checkpoints.lora import files_of, lora_files, merge, parse
+from zs2.checkpoints.lora_kinds import is_lora
 from zs2.errors import InputError
 from zs2.models.clip import TextEncoder
+from zs2.models.clip_config import TextConfig
+from zs2.models.config import UNetConfig
 from zs2.models.unet import UNet
 
 Tensors = dict[str, Tensor]
@@ -279,6 +284,219 @@ def test_fused_outputs_are_those_of_diffusers(case: str, unet: UNet, text: TextE
         assert (was - want).abs().max() > 0.01 * want.abs().max()  # the LoRA shows
 
 
+# --- every kind -------------------------------------------------------------------------------------------------------
+
+UNETS = {"sd1": tiny.UNET | {"use_linear_projection": False}, "sd2": tiny.UNET, "xl": tiny.UNET_XL}
+CASES: dict[str, dict[str, Any]] = Fixture("lora_kinds").config["cases"]
+PEFT_CASES = [case for case in CASES if case.startswith("PEFT")]
+
+
+def tiny_model(family: str) -> tuple[UNet, list[TextEncoder]]:
+    """The tiny model of a case of the fixture lora_kinds."""
+    f, towers = Fixture("lora_kinds"), []
+    for part, config in (("text_encoder", tiny.TEXT), ("text_encoder_2", tiny.TEXT_2)):
+        weights = {
+            n if n.startswith("text_") else f"text_model.{n}": w for n, w in f.weights(f"{family}/{part}").items()
+        }
+        if weights:
+            tower = TextEncoder(TextConfig.from_json(config), "text_projection.weight" in weights)
+            tower.load_state_dict(weights)
+            towers.append(tower)
+    return f.load(UNet(UNetConfig.from_json(UNETS[family])), f"{family}/unet"), towers
+
+
+def lora_of(case: str) -> Tensors:
+    prefix = f"{case}/lora/"
+    return {n.removeprefix(prefix): t for n, t in Fixture("lora_kinds").tensors.items() if n.startswith(prefix)}
+
+
+def assert_merged(case: str, unet: UNet, towers: list[TextEncoder]) -> None:
+    """Assert that the parameters that the case merges are those of LyCORIS or PEFT, and that all others stayed."""
+    f, prefix = Fixture("lora_kinds"), f"{case}/merged/"
+    want = {name.removeprefix(prefix): t for name, t in f.tensors.items() if name.startswith(prefix)}
+    family = CASES[case]["model"]
+    for part, module in zip(("unet", "text_encoder", "text_encoder_2"), (unet, *towers), strict=False):
+        for name, before in f.weights(f"{family}/{part}").items():
+            stem = name.removeprefix("text_model.")
+            got = module.get_parameter(name if hasattr(module, name.split(".")[0]) else f"text_model.{name}")
+            if f"{part}.{stem}" in want:
+                assert_close(got, want.pop(f"{part}.{stem}"), 1e-6)
+                assert (got - before).abs().max() > 0.01 * before.abs().max()  # the LoRA shows
+            else:
+                assert torch.equal(got, before), name
+    assert not want
+
+
+def in_file(case: str, folder: Path) -> Path:
+    """The LoRA of a case as a file, or as PEFT's folder."""
+    if "adapter_config" not in CASES[case]:
+        return write(folder, lora_of(case))
+    folder = folder / CASES[case]["part"]
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(CASES[case]["adapter_config"]))
+    return write(folder, lora_of(case), name="adapter_model").parent
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_kind_is_merged_as_by_lycoris_and_peft(
+    case: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    unet, towers = tiny_model(CASES[case]["model"])
+    merge(in_file(case, tmp_path), CASES[case]["scale"], unet, towers)
+    assert_merged(case, unet, towers)
+    dora = any("dora_scale" in name or "magnitude" in name for name in lora_of(case))
+    assert len(recwarn) == (dora and CASES[case]["scale"] != 1)
+    assert all("is DoRA, for which programs differ at scales other than 1" in str(one.message) for one in recwarn)
+
+
+@pytest.mark.parametrize("case", PEFT_CASES)
+def test_what_peft_makes_in_a_file_of_diffusers(case: str, tmp_path: Path) -> None:
+    part = CASES[case]["part"]
+    tensors = {f"{part}.{name.removeprefix('base_model.model.')}": t for name, t in lora_of(case).items()}
+    metadata = json.dumps({f"{part}.{key}": value for key, value in CASES[case]["adapter_config"].items()})
+    unet, towers = tiny_model(CASES[case]["model"])
+    file = write(tmp_path, tensors, {"lora_adapter_metadata": metadata}, "pytorch_lora_weights")
+    merge(file.parent, CASES[case]["scale"], unet, towers)
+    assert_merged(case, unet, towers)
+
+
+def test_folders_of_several_parts(tmp_path: Path) -> None:
+    """As PEFT's own examples save them: unet/ and text_encoder/, each with its configuration."""
+    cases = ("PEFT, rs", "PEFT, text 2")
+    for case in cases:
+        in_file(case, tmp_path)
+    assert [file.relative_to(tmp_path).as_posix() for file in files_of(tmp_path)] == [
+        f"{part}/adapter_{end}" for part in ("unet", "text_encoder_2") for end in ("model.safetensors", "config.json")
+    ]
+    unet, towers = tiny_model("xl")
+    merge(tmp_path, 0.7, unet, towers)
+    assert_merged(cases[1], tiny_model("xl")[0], towers)
+    alone, _ = tiny_model("xl")
+    merge(tmp_path / "unet" / "adapter_model.safetensors", 0.7, alone, [])  # its configuration is beside it
+    assert all(map(torch.equal, alone.parameters(), unet.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ((), "no LoRA in"),
+        (("adapter_config.json",), "expected adapter_model.safetensors and adapter_config.json, or pytorch_lora"),
+        (("adapter_config.json", "adapter_model.bin"), "adapter_model.bin is a pickle"),
+        (("adapter_model.safetensors",), "no LoRA in"),
+        (("unet/adapter_config.json",), "no LoRA in"),
+    ],
+)
+def test_folders_without_a_lora(files: tuple[str, ...], words: str, loaded: ZS2, tmp_path: Path) -> None:
+    (tmp_path / "unet").mkdir()
+    for file in files:
+        (tmp_path / file).write_text("{}")
+    with pytest.raises(InputError, match=words):
+        merge(tmp_path, 1.0, loaded.unet, [])
+
+
+def test_a_file_of_peft_without_its_configuration(tmp_path: Path) -> None:
+    tensors = lora_of("PEFT, text")
+    unet, towers = tiny_model("sd2")
+    with pytest.warns(UserWarning, match=r"adapter_model.safetensors has no adapter_config.json beside it: its alpha"):
+        merge(write(tmp_path, tensors, name="adapter_model"), 0.7 * 2 / 3, unet, towers)  # its alpha was 2, its rank 3
+    assert_merged("PEFT, text", unet, towers)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"new_thing": 3}, "adapter_config.json: zs2 does not know new_thing: the result may differ"),
+        ({"new_thing": None}, None),
+        ({"peft_version": "9", "lora_dropout": 0.5}, None),
+    ],
+    ids=str,
+)
+def test_keys_that_zs2_does_not_know(
+    change: dict[str, Any], words: str | None, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    folder = in_file("PEFT, text", tmp_path)
+    (folder / "adapter_config.json").write_text(json.dumps(CASES["PEFT, text"]["adapter_config"] | change))
+    unet, towers = tiny_model("sd2")
+    merge(folder, 0.7, unet, towers)
+    assert [words] == [str(one.message) for one in recwarn] if words else not recwarn
+
+
+def renamed(*patterns: tuple[str, str]) -> Callable[[str], str]:
+    def name(key: str) -> str:
+        for pattern, target in patterns:
+            key = re.sub(pattern, target, key)
+        return key
+
+    return name
+
+
+NAMINGS = {
+    "the original layout": renamed(
+        ("unet_down_blocks_0_resnets_0_conv2", "unet_input_blocks_1_0_out_layers_3"),
+        ("unet_down_blocks_0_attentions_0", "unet_input_blocks_1_1"),
+        ("unet_down_blocks_0_resnets_0_norm1", "unet_input_blocks_1_0_in_layers_0"),
+        ("unet_conv_norm_out", "unet_out_0"),
+    ),
+    "a wrapper of LyCORIS": renamed(("^lora_(unet|te)_", "lycoris_")),
+    "one text": renamed(("^lora_te_", "lora_te1_")),
+    "ComfyUI": renamed(
+        ("^lora_unet_", "diffusion_model."), ("^lora_te_text_model_", "text_encoders.clip_l.transformer.text_model.")
+    ),
+    "PEFT": renamed(("^lora_unet_", "base_model.model.unet."), ("^lora_te_", "base_model.model.text_encoder.")),
+}
+
+
+@pytest.mark.parametrize("case", ["DoRA", "LoHa", "LoKr", "LoCon", "full", "norms"])
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_every_kind_in_every_naming(naming: str, case: str, tmp_path: Path) -> None:
+    tensors = {NAMINGS[naming](name): tensor for name, tensor in lora_of(case).items()}
+    assert tensors.keys() != lora_of(case).keys()
+    unet, towers = tiny_model("sd1")
+    merge(write(tmp_path, tensors), CASES[case]["scale"], unet, towers)
+    assert_merged(case, unet, towers)
+
+
+@pytest.mark.parametrize("case", ["LoHa", "LoKr", "LoCon", "DoRA", "full", "norms"])
+def test_kinds_add_up_and_the_parameters_are_replaced(case: str, tmp_path: Path) -> None:
+    """Half of a scale twice is the scale, but for DoRA."""
+    file, (unet, towers) = write(tmp_path, lora_of(case)), tiny_model("sd1")
+    parameters = [*unet.parameters(), *(p for tower in towers for p in tower.parameters())]
+    before = [parameter.clone() for parameter in parameters]
+    for _ in range(2):
+        merge(file, CASES[case]["scale"] / 2, unet, towers)
+    assert all(map(torch.equal, parameters, before))  # not in place: they may be shared
+    if case == "DoRA":
+        with pytest.raises(AssertionError, match="relative error"):
+            assert_merged(case, unet, towers)
+    else:
+        assert_merged(case, unet, towers)
+
+
+def test_dora_takes_the_weights_that_it_finds(tmp_path: Path) -> None:
+    """Two, one after another, in float64: each gives its norms to what was there and its own change."""
+    unet, _ = tiny_model("sd1")
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    stem = f"lora_unet_{layer.replace('.', '_')}"
+    want = unet.get_submodule(layer).weight.double()
+    for seed in (0, 10):
+        (down, up), norms = halves(want.float(), seed=seed), noise(len(want), 1, seed=seed + 5).abs()
+        merge(write(tmp_path, kohya(stem, down, up, 3.0) | {f"{stem}.dora_scale": norms}), 1.0, unet, [])
+        want = want + up.double() @ down.double()
+        want = want / want.norm(dim=1, keepdim=True) * norms
+    assert_close(unet.get_submodule(layer).weight, want, 1e-6)
+
+
+def test_a_lora_with_a_difference_of_a_bias(tmp_path: Path) -> None:
+    unet, _ = tiny_model("sd1")
+    layer = unet.get_submodule("down_blocks.0.attentions.0.proj_in")
+    down, up = halves(layer.weight)
+    weight, bias = layer.weight + 0.5 * product(down, up), layer.bias + 0.5 * noise(*layer.bias.shape)
+    stem = "lora_unet_down_blocks_0_attentions_0_proj_in"
+    merge(write(tmp_path, kohya(stem, down, up) | {f"{stem}.diff_b": noise(*layer.bias.shape)}), 0.5, unet, [])
+    assert_close(layer.weight, weight, 1e-6)
+    assert_close(layer.bias, bias, 1e-6)
+
+
 # --- metadata ---------------------------------------------------------------------------------------------------------
 
 
@@ -291,7 +509,12 @@ def test_fused_outputs_are_those_of_diffusers(case: str, unet: UNet, text: TextE
         ({"unet.lora_alpha": 6, "unet.alpha_pattern": {"attn1.to_q": 12}}, 4),
         ({"unet.lora_alpha": 6, "unet.alpha_pattern": {f"^{UNET}": 12}}, 4),
         ({"unet.lora_alpha": 6, "unet.alpha_pattern": {"to_k": 12, "o_q": 9}}, 2),
+        ({"unet.lora_alpha": 6, "unet.alpha_pattern": {".*attn1.*to_(q|k)": 12, "to_q": 9}}, 4),
+        ({"unet.lora_alpha": 6, "unet.alpha_pattern": {r"down_blocks\.\d+\..+to_q": 12}}, 4),
+        ({"unet.lora_alpha": 6, "unet.alpha_pattern": {"attn1.to_": 12, "^to_q": 9, "n1.to_q": 9}}, 2),
+        ({"unet.lora_alpha": 6, "unet.r": 5, "unet.rank_pattern": {"to_q": 3}}, 2),
         ({"unet.lora_alpha": 6, "unet.use_rslora": True}, 6 / math.sqrt(3)),
+        ({"unet.r": 3}, 8 / 3),
     ],
     ids=str,
 )
@@ -307,18 +530,34 @@ def test_alpha_in_the_metadata(config: dict[str, object], factor: float, unet: U
     ("text_", "words"),
     [
         ("{", "not the JSON of"),
+        ("[" * 100_000, "not the JSON of"),
         ("[1]", "not the JSON of"),
         ('{"unet.lora_alpha": "x"}', "the alpha 'x'"),
         ('{"unet.lora_alpha": NaN}', "the alpha nan"),
-        ('{"unet.alpha_pattern": {".*to_q": 3}}', "the pattern '.*to_q'"),
-        ('{"unet.alpha_pattern": 3}', "not the JSON of"),
+        ('{"unet.lora_alpha": 1e10}', "the alpha 10000000000.0"),
+        ('{"unet.lora_alpha": null}', "the alpha None"),
+        ('{"unet.alpha_pattern": {"(a+)+": 3}}', "the pattern '(a+)+'"),
+        ('{"unet.alpha_pattern": {"a*b*c*": 3}}', "the pattern 'a*b*c*'"),
+        ('{"unet.alpha_pattern": {"(to_q": 3}}', "the pattern '(to_q'"),
+        ('{"unet.alpha_pattern": {"": 3}}', "the pattern ''"),
+        (json.dumps({"unet.alpha_pattern": {f"a*{i}": 3 for i in range(51)}}), "the pattern 'a*0'"),
+        (json.dumps({"unet.alpha_pattern": {f"a{i}": 3 for i in range(5001)}}), "alpha_pattern is not"),
+        ('{"unet.alpha_pattern": 3}', "alpha_pattern is not"),
+        ('{"unet.r": 4}', f"the rank 4 for unet.{UNET}: its tensors have 3"),
+        ('{"unet.r": 8, "unet.rank_pattern": {"to_q": 2}}', "the rank 2"),
+        ('{"unet.r": "3"}', "the rank '3'"),
+        ('{"unet.use_dora": true}', "has no lora_magnitude_vector"),
+        ('{"unet.peft_type": "OFT"}', "peft_type = 'OFT', which zs2 does not merge"),
+        ('{"unet.bias": "all"}', "bias = 'all'"),
+        ('{"unet.init_lora_weights": "pissa_niter_4"}', "init_lora_weights = 'pissa_niter_4'"),
+        ('{"unet.modules_to_save": ["conv_in"]}', "modules_to_save = ['conv_in']"),
     ],
 )
-def test_bad_metadata(text_: str, words: str, unet: UNet, tmp_path: Path) -> None:
-    down, up = halves(unet.get_submodule(UNET).weight)
+def test_bad_metadata(text_: str, words: str, loaded: ZS2, tmp_path: Path) -> None:
+    down, up = halves(loaded.unet.get_submodule(UNET).weight)
     tensors = {f"unet.{UNET}.lora_A.weight": down, f"unet.{UNET}.lora_B.weight": up}
     with pytest.raises(InputError) as error:
-        merge(write(tmp_path, tensors, {"lora_adapter_metadata": text_}), 1.0, unet, [])
+        merge(write(tmp_path, tensors, {"lora_adapter_metadata": text_}), 1.0, loaded.unet, [])
     assert words in str(error.value)
 
 
@@ -340,10 +579,17 @@ def sd1(tensors: Tensors) -> None:
     tensors |= kohya(stem, noise(4, 768), noise(320, 4))
 
 
+def replace(tensors: Tensors, **roles: Tensor) -> None:
+    """Put other tensors in the place of the UNet's LoRA."""
+    for name in (D, U, A):
+        del tensors[name]
+    tensors |= {f"{KOHYA[0]}.{role}": tensor for role, tensor in roles.items()}
+
+
 WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
     "no up": (lambda t: t.pop(U), (D, "no up matrix")),
     "no down": (lambda t: t.pop(D), (U, "no down matrix")),
-    "alpha alone": (lambda t: (t.pop(D), t.pop(U)), (A, "no up matrix")),
+    "alpha alone": (lambda t: (t.pop(D), t.pop(U)), (A, "no down matrix")),
     "wide": (lambda t: t.update({D: noise(3, 99)}), (D, "(3, 99)", "(192, 3)", "(192, 192)", f"unet.{UNET}")),
     "tall": (lambda t: t.update({U: noise(99, 3)}), (D, "(99, 3)", "(192, 192)")),
     "ranks": (lambda t: t.update({U: noise(192, 4)}), (D, "(3, 192)", "(192, 4)")),
@@ -371,28 +617,116 @@ WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
         lambda t: t.update(kohya(f"unet.{UNET}", noise(3, 192), noise(192, 3))),
         (f"unet.{UNET}.lora_down.weight", D, "the same layer"),
     ),
-    "a norm": (
-        lambda t: t.update({"lora_unet_conv_norm_out.w_norm": noise(96)}),
-        ("lora_unet_conv_norm_out.w_norm", "is not a LoRA's"),
+    "rank 20000": (
+        lambda t: t.update({D: torch.zeros(1, 192).expand(20000, 192), U: torch.zeros(192, 1).expand(192, 20000)}),
+        (D, "the rank is 20000, expected at most 16384"),
     ),
-    "a bias": (lambda t: t.update({f"{KOHYA[0]}.lora_up.bias": noise(192)}), ("lora_up.bias", "is not a LoRA's")),
-    "DoRA": (lambda t: t.update({f"{KOHYA[0]}.dora_scale": noise(192, 1)}), ("dora_scale", "is DoRA")),
-    "DoRA of PEFT": (lambda t: t.update({f"unet.{UNET}.lora_magnitude_vector": noise(192)}), ("is DoRA",)),
-    "LoHa": (lambda t: t.update({f"{KOHYA[0]}.hada_w1_a": noise(192, 1)}), ("hada_w1_a", "is LoHa", "plain LoRA")),
-    "LoKr": (lambda t: t.update({f"{KOHYA[0]}.lokr_w1": noise(192, 1)}), ("lokr_w1", "is LoKr")),
-    "LoCon in three": (lambda t: t.update({f"{KOHYA[0]}.lora_mid.weight": noise(3, 3)}), ("lora_mid", "three factors")),
-    "a whole difference": (lambda t: t.update({f"{KOHYA[0]}.diff": noise(192, 192)}), (".diff", "whole weight")),
+    "complex alpha": (lambda t: t.update({A: torch.tensor(1j)}), (A, "complex64")),
+    "a norm": (lambda t: t.update({"lora_unet_conv_norm_out.w_norm": noise(95)}), ("norm_out.w_norm (95,)", "(96,)")),
+    "a norm's bias": (lambda t: t.update({"lora_unet_conv_norm_out.b_norm": noise(95)}), ("(95,)", "has a bias (96,)")),
+    "a norm of a linear layer": (lambda t: replace(t, w_norm=noise(192)), ("w_norm (192,) does not fit", "(192, 192)")),
+    "a LoRA of a norm": (
+        lambda t: t.update(kohya("lora_unet_conv_norm_out", noise(3, 96), noise(96, 3))),
+        ("lora_unet_conv_norm_out.lora_down.weight", "unet.conv_norm_out, whose weight is (96,)"),
+    ),
+    "a bias": (lambda t: t.update({f"{KOHYA[0]}.lora_up.bias": noise(192)}), ("lora_up.bias is a LoRA with a bias",)),
+    "a bias that is not there": (lambda t: t.update({f"{KOHYA[0]}.diff_b": noise(192)}), ("diff_b", "has no bias")),
+    "two biases": (
+        lambda t: t.update({f"{KOHYA[0]}.diff_b": noise(192), f"{KOHYA[0]}.b_norm": noise(192)}),
+        ("diff_b", "b_norm are for the same layer"),
+    ),
+    "DoRA": (lambda t: t.update({f"{KOHYA[0]}.dora_scale": noise(191, 1)}), ("dora_scale (191, 1) does not fit",)),
+    "DoRA in a square": (lambda t: t.update({f"{KOHYA[0]}.dora_scale": noise(16, 12)}), ("dora_scale (16, 12)",)),
+    "DoRA, nothing": (lambda t: t.update({f"{KOHYA[0]}.dora_scale": torch.zeros(())}), ("dora_scale ()",)),
+    "DoRA alone": (lambda t: replace(t, dora_scale=noise(192, 1)), ("dora_scale has no down matrix",)),
+    "DoRA of PEFT": (
+        lambda t: t.update({f"unet.{UNET}.lora_magnitude_vector": noise(193)}), ("lora_magnitude_vector (193,)",),
+    ),
+    "DoRA twice": (
+        lambda t: t.update(
+            {f"unet.{UNET}.lora_magnitude_vector": noise(192), f"{KOHYA[0]}.dora_scale": noise(192, 1)}
+        ),
+        ("dora_scale (192, 1)", "DoRA has one number a row"),
+    ),
+    "DoRA of a difference": (
+        lambda t: replace(t, diff=noise(192, 192), dora_scale=noise(192, 1)),
+        ("dora_scale (192, 1)", "full difference"),
+    ),
+    "LoRA and LoHa": (lambda t: t.update({f"{KOHYA[0]}.hada_w1_a": noise(192, 1)}), (D, "hada_w1_a", "same layer")),
+    "LoHa": (
+        lambda t: replace(t, hada_w1_a=noise(192, 1), hada_w1_b=noise(1, 192), hada_w2_a=noise(192, 1)),
+        ("hada_w1_a has no hada_w2_b",),
+    ),
+    "LoHa, a core": (
+        lambda t: replace(
+            t, hada_w1_a=noise(1, 192), hada_w1_b=noise(1, 192), hada_w2_a=noise(1, 192), hada_w2_b=noise(1, 192),
+            hada_t1=noise(1, 1, 3, 3),
+        ),
+        ("hada_t1 has no hada_t2",),
+    ),
+    "LoHa, other ranks": (
+        lambda t: replace(
+            t, hada_w1_a=noise(192, 1), hada_w1_b=noise(1, 192), hada_w2_a=noise(192, 2), hada_w2_b=noise(2, 192)
+        ),
+        ("hada_w1_a (192, 1)", "hada_w2_b (2, 192) do not fit"),
+    ),
+    "LoHa, the other way round": (
+        lambda t: replace(
+            t, hada_w1_a=noise(96, 1), hada_w1_b=noise(1, 384), hada_w2_a=noise(96, 1), hada_w2_b=noise(1, 384)
+        ),
+        ("hada_w1_b (1, 384)", "(192, 192)"),
+    ),
+    "LoKr": (lambda t: replace(t, lokr_w1=noise(2, 2), lokr_w2=noise(96, 95)), ("lokr_w2 (96, 95)", "(192, 192)")),
+    "LoKr, half": (lambda t: replace(t, lokr_w1=noise(2, 2)), ("lokr_w1 has no lokr_w2 with it",)),
+    "LoKr, a factor twice": (
+        lambda t: replace(t, lokr_w1=noise(2, 2), lokr_w1_a=noise(2, 1), lokr_w2=noise(96, 96)),
+        ("lokr_w1 (2, 2), ", "lokr_w1_a (2, 1)", "are for the same layer"),
+    ),
+    "LoKr, vast": (
+        lambda t: replace(
+            t,
+            lokr_w1=torch.zeros(1, 1).expand(2000, 2000),
+            lokr_w2_a=torch.zeros(1, 1).expand(2000, 1),
+            lokr_w2_b=torch.zeros(1, 1).expand(1, 2000),
+        ),
+        ("lokr_w1 (2000, 2000)", "do not fit"),
+    ),
+    "LoKr, a vector": (lambda t: replace(t, lokr_w1=noise(2), lokr_w2=noise(96, 96)), ("lokr_w1 (2,)",)),
+    "LoKr, a core of the first": (
+        lambda t: replace(t, lokr_t1=noise(1, 1, 3, 3)), ("lokr_t1 is a LoKr whose first factor is a convolution",),
+    ),
+    "LoCon": (lambda t: t.update({f"{KOHYA[0]}.lora_mid.weight": noise(3, 3, 3, 3)}), ("lora_mid.weight (3, 3,",)),
+    "LoCon, other ranks": (
+        lambda t: t.update({f"{KOHYA[0]}.lora_mid.weight": noise(4, 3)}), ("lora_mid.weight (4, 3)", "do not fit"),
+    ),
+    "a whole difference": (lambda t: replace(t, diff=noise(192, 191)), ("diff (192, 191) does not fit", "(192, 192)")),
+    **{
+        f"{name} by name": (
+            lambda t, tensor=tensor: t.update({f"{KOHYA[0]}.{tensor}": noise(192, 1)}),
+            (f"{KOHYA[0]}.{tensor} is {name}", "expected one of LoRA, LoHa, LoKr"),
+        )
+        for tensor, name in (
+            ("oft_blocks", "OFT or BOFT"), ("oft_diag", "OFT or BOFT"), ("oft_R", "OFT or BOFT"),
+            ("boft_R", "OFT or BOFT"), ("on_input", "IA³"), ("ia3_l", "IA³"), ("a1.weight", "GLoRA"),
+            ("bm.weight", "GLoRA"), ("lambda_layer", "T-LoRA"), ("lora_E", "AdaLoRA"), ("vera_lambda_b", "VeRA"),
+            ("lora_embedding_A", "a LoRA of an embedding"), ("set_weight", "a weight that replaces the model's"),
+            ("reshape_weight", "a change of a weight's shape"), ("scalar", "a scale other than alpha"),
+        )
+    },
     "XL": (xl, ("lora_unet_input_blocks_4_1", "Stable Diffusion XL with text 2048 wide", "text 192 wide")),
     "SD 1": (sd1, ("(4, 768)", "Stable Diffusion 1.x with text 768 wide", "text 192 wide")),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_files_that_do_not_fit(case: str, unet: UNet, text: TextEncoder, tmp_path: Path) -> None:
+def test_files_that_do_not_fit(case: str, loaded: ZS2, tmp_path: Path) -> None:
     change, words = WRONG[case]
     tensors = kohya(KOHYA[1], *halves(noise(192, 192))) | kohya(KOHYA[0], *halves(noise(192, 192)), 2.0)
     change(tensors)
-    before = [module.state_dict() for module in (unet, text)]
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    unet, text = loaded.unet, loaded.text_encoder
+    weights = [unet.get_submodule(UNET).weight, text.text_model.get_submodule(TEXT).weight]
+    before, copies = [*unet.parameters(), *text.parameters()], [weight.clone() for weight in weights]
     with pytest.raises(InputError) as error:
         merge(write(tmp_path, tensors), 1.0, unet, [text])
     message = str(error.value)
@@ -400,7 +734,16 @@ def test_files_that_do_not_fit(case: str, unet: UNet, text: TextEncoder, tmp_pat
     assert "\n" not in message
     for word in words:
         assert word in message
-    assert not changed(before[0], unet) | changed(before[1], text)  # all or nothing
+    # all or nothing: neither replaced, nor changed in place
+    assert all(was is now for was, now in zip(before, [*unet.parameters(), *text.parameters()], strict=True))
+    assert all(map(torch.equal, weights, copies))
+
+
+@pytest.mark.parametrize(("dtype", "alpha"), [(torch.float32, 1e38), (torch.float16, 1e6)], ids=str)
+def test_a_merged_weight_is_finite(dtype: torch.dtype, alpha: float, unet: UNet, tmp_path: Path) -> None:
+    down, up = halves(noise(192, 192))
+    with pytest.raises(InputError, match=rf"style\.safetensors: merged, the weight of unet\.{UNET} is not finite in "):
+        merge(write(tmp_path, kohya(KOHYA[0], 100 * down, up, alpha)), 1.0, copy.deepcopy(unet).to(dtype), [])
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
@@ -421,7 +764,7 @@ def test_files_that_are_not_even_safetensors(unet: UNet, tmp_path: Path) -> None
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=words):
             merge(tmp_path / name, 1.0, unet, [])
-    for missing in ("nowhere.safetensors", "."):
+    for missing in ("nowhere.safetensors", "n" * 5000):
         with pytest.raises(InputError, match="no such LoRA"):
             merge(tmp_path / missing, 1.0, unet, [])
     with pytest.raises(InputError, match="is not a LoRA: no tensor"):

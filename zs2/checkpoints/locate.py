@@ -6,12 +6,15 @@ that begins with `weights/` is also looked for there, whatever the working direc
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from zs2.checkpoints.hub import DEFAULT_MODEL, Choose, choose_files, fetch, is_hub_id, parse
 from zs2.errors import InputError
 
 PACKAGE = Path(__file__).resolve().parents[1]
+# Of a LoRA in a folder: PEFT's files, and that of diffusers.
+ADAPTER, CONFIG, DIFFUSERS = "adapter_model.safetensors", "adapter_config.json", "pytorch_lora_weights.safetensors"
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 
@@ -65,3 +68,26 @@ def locate(model: str | Path, dtype: str, choose: Choose = choose_files) -> tupl
 def refuse_pickle(path: Path) -> str:
     """Why a pickle is not read."""
     return f"{path.name} is a pickle, which can run any code when it is loaded: convert the model to safetensors"
+
+
+def lora_sources(path: Path) -> list[tuple[Path, Path | None, str]]:
+    """The safetensors of a LoRA, each with PEFT's configuration of it, if any, and the text tower that it is for."""
+    if os.path.isfile(path):  # also of a name that is too long to be one
+        config = path.parent / CONFIG
+        return [(path, config if path.name == ADAPTER and config.is_file() else None, "text_encoder")]
+    if not os.path.isdir(path):
+        raise InputError(f"no such LoRA: {str(path)!r}: expected a safetensors file, or a folder of PEFT or diffusers")
+    if (path / DIFFUSERS).is_file():
+        return [(path / DIFFUSERS, None, "text_encoder")]
+    folders = [path, *(path / part for part in ("unet", "text_encoder", "text_encoder_2"))]
+    found = [folder for folder in folders if (folder / CONFIG).is_file()]
+    for folder in found:
+        pickle = (folder / ADAPTER).with_suffix(".bin")
+        if pickle.is_file() and not (folder / ADAPTER).is_file():
+            raise InputError(refuse_pickle(pickle))
+    if not found or not all((folder / ADAPTER).is_file() for folder in found):
+        raise InputError(f"no LoRA in {str(path)!r}: expected {ADAPTER} and {CONFIG}, or {DIFFUSERS}")
+    return [
+        (folder / ADAPTER, folder / CONFIG, "text_encoder_2" if folder.name == "text_encoder_2" else "text_encoder")
+        for folder in found
+    ]

@@ -1,81 +1,72 @@
-"""LoRA (Hu et al. 2021): read the files of kohya's trainers, diffusers and PEFT, and merge them into the weights.
+"""LoRA and its relatives: read the files of kohya's trainers, LyCORIS, diffusers and PEFT, and merge them.
 
-Such a file holds two thin matrices for some layers: W becomes W + scale · alpha/rank · up·down. The formats differ only
-in their names. Reading is strict, as for a model: a tensor that fits no layer is an error that names it.
+Such a file holds small tensors for some layers, from which the changes of their weights are computed; `lora_kinds` has
+the formulas. The formats differ mostly in names. Reading is strict, as for a model: a tensor that fits no layer is an
+error that names it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from zs2.checkpoints.original_names import unet_names
+from zs2.checkpoints.locate import CONFIG, lora_sources
+from zs2.checkpoints.lora_kinds import NORMS, Layer, Update, is_lora, role, updates
+from zs2.checkpoints.original_names import lora_layer, underscored_unet_name
 from zs2.checkpoints.tensor_files import read_metadata, read_tensors
 from zs2.errors import InputError
 from zs2.models.unet import UNet
-from zs2.system.json_files import Json
+from zs2.system.json_files import Json, read_json
 
-Layer = nn.Linear | nn.Conv2d
 LoRA = str | Path | tuple[str | Path, float]  # FILE or FILE:SCALE; a path; a file and its scale
 
-MARK = re.compile(r"(^|[._])(lora|hada|lokr|oft|lycoris)[._]")
+PEFT = "base_model.model."  # before all names in its files
 
-# A tensor's name: the layer, then the kind of tensor as kohya, PEFT, or diffusers before PEFT names it; or the alpha.
-KEY = re.compile(
-    r"(.+?)(?:\.lora_(down|up)\.weight|\.lora_(A|B)(?:\.default)?\.weight"
-    r"|(?:_lora|\.lora|\.lora_linear_layer)\.(down|up)\.weight|(?:_lora|\.lora|\.lora_linear_layer)?\.(alpha))"
-)
-HALVES = {"down": "down", "A": "down", "up": "up", "B": "up", "alpha": "alpha"}
+NAME = re.compile(r"\^?[\w.]+")  # a layer's name, or its end, in PEFT's patterns
 
-# The beginning of a layer's name → the part of the model.
-PARTS = (
-    (r"(lora_unet_|unet\.|diffusion_model\.|(?=(down|up)_blocks\.|mid_block\.))", "unet"),
-    (r"(lora_te1?_|text_encoder\.)", "text_encoder"),
-    (r"(lora_te2_|text_encoder_2\.)", "text_encoder_2"),
-)
-
-# Other names of the same layer within a part, with underscores for dots.
-ALIASES = (
-    (r"^text_model_", ""),
-    (r"_processor_", "_"),
-    (r"self_attn_to_(q|k|v|out)$", r"self_attn_\1_proj"),
-    (r"(attn\d_to_out)$", r"\1_0"),
-)
-
-UNSUPPORTED = (
-    (r"dora_scale|lora_magnitude_vector", "DoRA"),
-    (r"hada_", "LoHa"),
-    (r"lokr_", "LoKr"),
-    (r"oft_", "OFT"),
-    (r"lora_mid", "a convolution in three factors (LoCon's CP decomposition)"),
-    (r"\.diff(_b)?$", "the difference of a whole weight"),
-)
+# Keys of PEFT's configuration that mean another change of the weights, or of more of them, and what they may be.
+NOTHING: tuple[Any, ...] = (None, False, [], {})
+EXPECTED: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA", "LOHA", "LOKR"),
+    "bias": ("none",),
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "mica"),  # others change the model's
+    **dict.fromkeys(("modules_to_save", "trainable_token_indices", "layer_replication", "target_parameters"), NOTHING),
+    **dict.fromkeys(("lora_bias", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config"), NOTHING),
+    **dict.fromkeys(("kasa_config", "monteclora_config", "velora_config"), NOTHING),
+}
+READ = ("r", "alpha", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora")
+WITHOUT_EFFECT = """
+    auto_mapping base_model_name_or_path corda_config decompose_both decompose_factor ensure_weight_tying eva_config
+    exclude_modules fan_in_fan_out inference_mode init_weights layers_pattern layers_to_transform loftq_config
+    lora_dropout lora_ga_config megatron_config megatron_core module_dropout parent_library peft_version
+    qalora_group_size rank_dropout rank_dropout_scale revision runtime_config target_modules task_type
+    use_effective_conv2d
+"""
+KNOWN = {*READ, *WITHOUT_EFFECT.split(), *EXPECTED}
 
 # The family whose cross-attention takes a text of this width; only for messages.
 FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 
 
-def is_lora(names: Iterable[str]) -> bool:
-    """Whether tensors with these names are a LoRA or one of its relatives, and so not a model."""
-    return any(MARK.search(name) for name in names)
-
-
 def parse(text: str) -> tuple[Path, float]:
-    """Read `FILE[:SCALE]`. The default scale is 1. A file with exactly this name, colons included, takes precedence.
+    """Read `FILE[:SCALE]`. The default scale is 1. A file or folder with exactly this name, colons included, is first.
 
     Raises: InputError for any other text.
     """
     name, colon, number = text.rpartition(":")
-    if not colon or Path(text).is_file() or re.search(r"[/\\]|\.safetensors$", number, re.IGNORECASE):
+    if not colon or os.path.exists(text) or re.search(r"[/\\]|\.safetensors$", number, re.IGNORECASE):
         name, number = text, "1"  # the colon, if any, is part of the name, such as a drive's
     try:
         scale = float(number)
@@ -109,153 +100,175 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def merge(file: Path, scale: float, unet: UNet, text_encoders: Sequence[nn.Module]) -> None:
-    """Merge a LoRA: W + scale · alpha/rank · up·down, computed in float32, for every layer in the file.
+def merge(path: Path, scale: float, unet: UNet, text_encoders: Sequence[nn.Module]) -> None:
+    """Merge a LoRA into the weights of every layer that it has: W + scale · alpha/rank · ΔW, computed in float32.
 
     The weights are replaced, not changed in place: they may be shared with another model, or mapped from a file.
+    Several LoRAs are merged one after another. They add up, in any order, but for DoRA: it gives rows the norms that
+    they should have once its own change is added to the weights that it finds.
 
     Args:
-        file: safetensors. scale: its strength, a finite number. Several files add up, in any order.
+        path: safetensors, or a folder of PEFT or diffusers. scale: its strength, a finite number.
         unet, text_encoders: the parts of the model, with the text towers in the order of the model.
     Raises: InputError, before anything is merged, if the file is not a LoRA, is of a kind that is not supported, or is
-        for another model.
+        for another model; and if a merged weight is not finite.
+    Warns: of DoRA at a scale other than 1, and of an alpha that is not known.
     """
     if not math.isfinite(scale):
-        raise InputError(f"{file.name}: the scale is {scale}: expected a finite number")
-    if not file.is_file():
-        raise InputError(f"no such LoRA: {str(file)!r}: expected a safetensors file")
-    tensors = read_tensors([file])
-    if not is_lora(tensors):
-        some = next(iter(tensors), "none")
-        raise InputError(
-            f"{file.name} is not a LoRA: no tensor (such as {some}) has a LoRA's name (….lora_down.weight)"
-        )
+        raise InputError(f"{path.name}: the scale is {scale}: expected a finite number")
     parts = dict(zip(("unet", "text_encoder", "text_encoder_2"), (unet, *text_encoders), strict=False))
-    try:
-        updates = _updates(tensors, parts, unet.config.layers_per_block[0], _Config(read_metadata(file)))
-    except InputError as error:
-        raise InputError(f"{file.name}: {error}{_meant_for(tensors, unet.config.cross_attention_dim)}") from error
-    for layer, up, down, factor in updates:
-        weight = layer.weight
-        up, down = (x.to(weight.device, torch.float32).flatten(1) for x in (up, down))  # (out, r), (r, in·h·w)
-        merged = torch.addmm(weight.detach().float().flatten(1), up, down, alpha=scale * factor)
-        layer.weight = nn.Parameter(merged.view(weight.shape).to(weight.dtype), requires_grad=False)
+    found = []
+    for file, config, default in lora_sources(path):
+        tensors = read_tensors([file])
+        if not is_lora(tensors):
+            some = next(iter(tensors), "none")
+            raise InputError(
+                f"{file.name} is not a LoRA: no tensor (such as {some}) has a LoRA's name (….lora_down.weight)"
+            )
+        try:
+            settings = _Config(read_json(config) if config else None, read_metadata(file), parts)
+            found += _updates(tensors, parts, default, unet.config.layers_per_block[0], settings)
+        except InputError as error:
+            raise InputError(f"{file.name}: {error}{_meant_for(tensors, unet.config.cross_attention_dim)}") from error
+        if settings.guessed and any(name.startswith(PEFT) for name in tensors):
+            warnings.warn(f"{file.name} has no {CONFIG} beside it: its alpha is taken to be its rank", stacklevel=2)
+    if scale != 1 and any(update.tensors.keys() & set(NORMS) for update in found):
+        warnings.warn(
+            f"{path.name} is DoRA, for which programs differ at scales other than 1: docs/checkpoints.md has zs2's "
+            "formula",
+            stacklevel=2,
+        )
+    for update in found:
+        update.apply(scale, path.name)
 
 
-class _Update(NamedTuple):
-    layer: Layer
-    up: Tensor  # (out, r), or (out, r, 1, 1)
-    down: Tensor  # (r, in), or (r, in, h, w)
-    factor: float  # alpha/rank
+def files_of(path: Path) -> list[Path]:
+    """The files that a LoRA consists of. Raises: InputError if there are none."""
+    return [file for source in lora_sources(path) for file in source[:2] if file]
 
 
 def _updates(
-    tensors: Mapping[str, Tensor], parts: Mapping[str, nn.Module], depth: int, config: _Config
-) -> list[_Update]:
-    """Pair the tensors, and check that each pair fits its layer. depth: the resnets in a level of the UNet."""
+    tensors: Mapping[str, Tensor], parts: Mapping[str, nn.Module], tower: str, depth: int, config: _Config
+) -> list[Update]:
+    """Collect the tensors of each layer, and check that they fit it.
+
+    tower: the text tower, where names do not say which. depth: the resnets in a level of the UNet.
+    """
     layers = {
         (part, name.removeprefix("text_model.").replace(".", "_")): (layer, f"{part}.{name}")
         for part, module in parts.items()
         for name, layer in module.named_modules()
         if isinstance(layer, Layer)
     }
-    keys: dict[tuple[Layer, str], dict[str, str]] = defaultdict(dict)  # per layer: down, up, alpha
+    keys: dict[tuple[Layer, str], dict[str, str]] = defaultdict(dict)  # per layer: role → the tensor's name
     for key, tensor in tensors.items():
-        for pattern, kind in UNSUPPORTED:
-            if re.search(pattern, key):
-                raise InputError(f"{key} is {kind}: expected a plain LoRA, an up and a down matrix for each layer")
-        match = KEY.fullmatch(key)
-        if match is None:
-            raise InputError(f"{key} is not a LoRA's: expected names such as ….lora_down.weight or ….lora_A.weight")
-        part, name = _place(match[1])
-        found = layers.get((part, name)) or layers.get((part, _of_original_layout(name, depth)))
+        layer, kind = role(key.removeprefix(PEFT))
+        part, name = lora_layer(layer, tower)
+        found = layers.get((part, name)) or layers.get((part, underscored_unet_name(name, depth)))
         if found is None:
             where = part if part in parts else f"model ({', '.join(parts)})"
             raise InputError(f"{key} fits no layer of this {where}")
-        half = HALVES[match[match.lastindex or 0]]
-        if half in keys[found]:
-            raise InputError(f"{key} and {keys[found][half]} are for the same layer")
-        if not (tensor.is_floating_point() or half == "alpha"):
+        if kind in keys[found]:
+            raise InputError(f"{key} and {keys[found][kind]} are for the same layer")
+        if not (tensor.is_floating_point() or (kind == "alpha" and not tensor.is_complex())):
             raise InputError(f"{key} is {tensor.dtype}: expected floating point")
         if not tensor.float().isfinite().all():
             raise InputError(f"{key} has values that are not finite: the file is damaged, or its training failed")
-        keys[found][half] = key
-    return [_update(layer, path, names, tensors, config) for (layer, path), names in keys.items()]
-
-
-def _place(name: str) -> tuple[str, str]:
-    """A layer's name in the file → (part, name with underscores)."""
-    part = next(((part, match.end()) for pattern, part in PARTS if (match := re.match(pattern, name))), ("", 0))
-    rest = name[part[1] :].replace(".", "_")
-    for pattern, target in ALIASES:
-        rest = re.sub(pattern, target, rest)
-    return part[0], rest
-
-
-def _of_original_layout(name: str, depth: int) -> str:
-    """`input_blocks_4_1_proj_in` → `down_blocks_1_attentions_0_proj_in`, by the table for single files."""
-    dotted = re.sub(r"_(?=\d)|(?<=\d)_", ".", name) + ".weight"
-    first_downsampling = f"input_blocks.{depth + 1}.0.op.weight"
-    return unet_names([dotted, first_downsampling])[dotted].removesuffix(".weight").replace(".", "_")
-
-
-def _update(
-    layer: Layer, path: str, keys: Mapping[str, str], tensors: Mapping[str, Tensor], config: _Config
-) -> _Update:
-    for half, other in (("up", "down"), ("down", "up")):
-        if half not in keys:
-            raise InputError(f"{keys.get(other, keys.get('alpha'))} has no {half} matrix with it: is the file whole?")
-    up, down = tensors[keys["up"]], tensors[keys["down"]]
-    want, got_up, got_down = _matrix(layer.weight), _matrix(up), _matrix(down)
-    rank = got_down[0] if got_down else 0
-    if rank == 0 or got_up != (want[0], rank) or got_down != (rank, *want[1:]):
-        raise InputError(
-            f"{keys['down']} {tuple(down.shape)} and its up matrix {tuple(up.shape)} do not fit {path}, "
-            f"whose weight is {tuple(layer.weight.shape)}"
-        )
-    alpha = tensors[keys["alpha"]] if "alpha" in keys else torch.tensor(config.alpha(path, rank))
-    if alpha.numel() != 1:
-        raise InputError(f"{keys['alpha']} has shape {tuple(alpha.shape)}: expected one number")
-    return _Update(layer, up, down, alpha.item() / (math.sqrt(rank) if config.rooted(path) else rank))
-
-
-def _matrix(tensor: Tensor) -> tuple[int, ...]:
-    """The shape, without the sides of a 1×1 convolution, which may stand for a linear layer, and the reverse."""
-    shape = tuple(tensor.shape)
-    return shape[:2] if shape[2:] == (1, 1) else shape
+        keys[found][kind] = key
+    made = []
+    for (at, path), names in keys.items():
+        made += updates(at, path, names, tensors, partial(config.factor, path))
+        config.check_dora(path, names)
+    return made
 
 
 class _Config:
-    """PEFT's LoraConfig for each part. Newer files of diffusers have it in their metadata, and have no alphas."""
+    """PEFT's configuration of each part: an adapter_config.json, or the metadata of newer files of diffusers. These
+    have no alphas in their tensors. Without a configuration, alpha is the rank."""
 
-    def __init__(self, metadata: Mapping[str, str]) -> None:
-        try:
-            config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        except (ValueError, RecursionError):
-            config = None
-        if not isinstance(config, dict) or not all(
-            isinstance(value or {}, dict) for key, value in config.items() if key.endswith(".alpha_pattern")
-        ):
-            raise InputError("its metadata, lora_adapter_metadata, is not the JSON of PEFT's LoraConfig")
-        self.json: Json = config
+    def __init__(self, adapter: Json | None, metadata: Mapping[str, str], parts: Iterable[str]) -> None:
+        self.where = "its metadata, lora_adapter_metadata," if adapter is None else CONFIG
+        config: Any = (
+            None if adapter is None else {f"{p}.{key}": value for p in parts for key, value in adapter.items()}
+        )
+        if config is None:
+            with contextlib.suppress(ValueError, RecursionError):
+                config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        if not isinstance(config, dict):
+            raise InputError(f"{self.where} is not the JSON of PEFT's LoraConfig")
+        self.guessed = False  # whether an alpha was needed and nothing says it
+        self.parts: dict[str, dict[str, Any]] = defaultdict(dict)
+        for name, value in config.items():
+            part, _, key = name.partition(".")
+            self.parts[part][key] = value
+            if key in EXPECTED and value not in EXPECTED[key]:
+                raise InputError(f"{self.where} has {key} = {repr(value)[:40]}, which zs2 does not merge")
+            if key.endswith("_pattern"):
+                self._check_patterns(key, value or {})
+            if value and key not in KNOWN:
+                warnings.warn(f"{self.where}: zs2 does not know {key[:40]}: the result may differ", stacklevel=4)
 
-    def alpha(self, path: str, rank: int) -> float:
-        """The alpha of a layer: the first entry of alpha_pattern that ends its name, or else its part's alpha, or else
-        the rank."""
-        part = path.partition(".")[0]
-        alpha = self.json.get(f"{part}.lora_alpha", rank)
-        for end, special in reversed((self.json.get(f"{part}.alpha_pattern") or {}).items()):
-            if not re.fullmatch(r"\^?[\w.]+", end):
-                raise InputError(f"its metadata has an alpha for the pattern {end!r}: expected a layer's name")
-            if f".{path}".endswith(f".{end.removeprefix('^')}"):
-                alpha = special
-        if not isinstance(alpha, int | float) or not abs(alpha) < 1e9:
-            raise InputError(f"its metadata has the alpha {alpha!r}: expected a number")
-        return float(alpha)
+    def _check_patterns(self, key: str, patterns: Any) -> None:
+        if not isinstance(patterns, dict) or len(patterns) > 5000:
+            raise InputError(f"{self.where}: {key} is not what PEFT's LoraConfig has: expected names of layers")
+        special = [pattern for pattern in patterns if not NAME.fullmatch(pattern)]
+        wrong = [pattern for pattern in special if not _simple(pattern)]
+        for pattern in wrong or special[:1] * (len(special) > 50):
+            raise InputError(
+                f"{self.where} has the pattern {pattern[:80]!r}: expected a layer's name, or few simple ones"
+            )
 
-    def rooted(self, path: str) -> bool:
-        """Whether the alpha of a layer is divided by the root of the rank (rsLoRA), not by the rank."""
-        return bool(self.json.get(f"{path.partition('.')[0]}.use_rslora"))
+    def factor(self, path: str, rank: int | None, alpha: float | None) -> float:
+        """alpha/rank of a layer, or alpha/√rank for rsLoRA.
+
+        rank: as its tensors show it; None for a LoKr of two whole factors, which has the factor 1 but in PEFT. alpha:
+        the one in the file, if any.
+        """
+        config = self.parts.get(path.partition(".")[0], {})
+        said = self._special(path, config.get("rank_pattern"), config.get("r", rank))
+        if said is not None and not (isinstance(said, int) and said > 0 and said == (rank or said)):
+            raise InputError(f"{self.where} has the rank {repr(said)[:40]} for {path}: its tensors have {rank}")
+        rank = rank or (said if config else None)
+        if rank is None:
+            return 1.0
+        if alpha is None:
+            self.guessed |= not config
+            default = config.get("lora_alpha", config.get("alpha", 8)) if config else rank  # 8 is PEFT's own default
+            alpha = self._special(path, config.get("alpha_pattern"), default)
+            if not isinstance(alpha, int | float) or not abs(alpha) < 1e9:
+                raise InputError(f"{self.where} has the alpha {repr(alpha)[:40]} for {path}: expected a number")
+        return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+    def _special(self, path: str, patterns: Json | None, default: Any) -> Any:
+        """The value of the first pattern that fits the end of a layer's name, as PEFT reads it; or the default."""
+        layer = path.partition(".")[2]
+        names = layer, layer.removeprefix("text_model.")
+        for pattern, value in (patterns or {}).items():
+            if not NAME.fullmatch(pattern):
+                fits = any(re.match(rf"(.*\.)?({pattern})$", name) for name in names)
+            else:
+                fits = pattern.removeprefix("^") in names or f".{layer}".endswith(f".{pattern}")
+            if fits:
+                return value
+        return default
+
+    def check_dora(self, path: str, roles: Iterable[str]) -> None:
+        """Raise an InputError if the configuration says DoRA and a layer has none of it, or the reverse."""
+        dora = self.parts.get(path.partition(".")[0], {}).get("use_dora")
+        if dora is not None and bool(dora) != ("magnitude" in roles):
+            has = "no lora_magnitude_vector" if dora else "a lora_magnitude_vector"
+            raise InputError(f"{self.where} has use_dora = {dora}, but {path} has {has}: is the file whole?")
+
+
+def _simple(pattern: str) -> bool:
+    """Whether a regular expression for names of layers takes no time to match: few repetitions and alternatives."""
+    few = len(pattern) <= 200 and len(re.findall("[*+?]", pattern)) <= 2 and pattern.count("|") <= 4
+    if not few or not re.fullmatch(r"[\w.\\^$*+?|()\[\]-]+", pattern) or re.search("[)*+?][*+?]", pattern):
+        return False
+    with contextlib.suppress(re.error):
+        re.compile(pattern)
+        return True
+    return False
 
 
 def _meant_for(tensors: Mapping[str, Tensor], width: int) -> str:

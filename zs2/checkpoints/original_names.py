@@ -1,4 +1,5 @@
-"""The names of the original layout of Stable Diffusion 1.x, 2.x and XL, translated to those of the diffusers layout."""
+"""The names of the original layout of Stable Diffusion 1.x, 2.x and XL, translated to those of the diffusers layout;
+and how the files of LoRA name a layer of either."""
 
 from __future__ import annotations
 
@@ -49,6 +50,29 @@ OPENCLIP_NAMES = (
     (r"transformer\.resblocks\.(\d+)\.mlp\.c_proj", r"text_model.encoder.layers.\1.mlp.fc2"),
 )
 
+# In LoRA: the beginning of a layer's name → the part of the model. PEFT and LyCORIS can leave the part out.
+LORA_PARTS = (
+    (
+        r"lora_unet_|unet\.|diffusion_model\.|(lycoris_)?"
+        r"(?=((down|up)_blocks|mid_block|conv_in|conv_out|conv_norm_out|time_embedding|add_embedding)([._]|$))",
+        "unet",
+    ),
+    (
+        r"lora_te1?_|text_encoder\.|text_encoders\.clip_l\.transformer\.|(lycoris_)?"
+        r"(?=(text_model|encoder|final_layer_norm|text_projection)([._]|$))",
+        "text_encoder",
+    ),
+    (r"lora_te2_|text_encoder_2\.|text_encoders\.clip_g\.transformer\.", "text_encoder_2"),
+)
+
+# In LoRA: other names of the same layer within a part, with underscores for dots.
+LORA_ALIASES = (
+    (r"^text_model_", ""),
+    (r"_processor_", "_"),
+    (r"self_attn_to_(q|k|v|out)$", r"self_attn_\1_proj"),
+    (r"(attn\d_to_out)$", r"\1_0"),
+)
+
 
 def unet_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The UNet's tensors by their names in the diffusers layout."""
@@ -92,6 +116,29 @@ def _piece(name: str, table: tuple[tuple[str, str], ...], after: str = "") -> st
         if match:
             return match[1] + re.sub(pattern, target, match[2]) + name[match.end() :]
     return name
+
+
+def lora_layer(name: str, tower: str) -> tuple[str, str]:
+    """A layer's name in a LoRA → (the part of the model, or nothing if it is of none; its name, with underscores).
+
+    tower: the text tower, for a name that does not say which one.
+    """
+    for pattern, part in LORA_PARTS:
+        match = re.match(pattern, name)
+        if match:
+            implied = part == "text_encoder" and match[0] in ("", "lycoris_")
+            rest = name[match.end() :].replace(".", "_")
+            for alias, target in LORA_ALIASES:
+                rest = re.sub(alias, target, rest)
+            return tower if implied else part, rest
+    return "", name
+
+
+def underscored_unet_name(name: str, depth: int) -> str:
+    """`input_blocks_4_1_proj_in` → `down_blocks_1_attentions_0_proj_in`. depth: the resnets in a level."""
+    dotted = re.sub(r"_(?=\d)|(?<=\d)_", ".", name) + ".weight"
+    first_downsampling = f"input_blocks.{depth + 1}.0.op.weight"
+    return unet_names([dotted, first_downsampling])[dotted].removesuffix(".weight").replace(".", "_")
 
 
 def vae_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from zs2.checkpoints.diffusers_folder import rename
-from zs2.checkpoints.lora import is_lora
+from zs2.checkpoints.lora_kinds import is_lora
 from zs2.checkpoints.original_names import count, openclip_tensors, unet_tensors, vae_tensors
 from zs2.checkpoints.statements import PREDICTIONS, Statements, read_statements
 from zs2.checkpoints.tensor_files import read_metadata, read_tensors

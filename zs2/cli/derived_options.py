@@ -43,7 +43,13 @@ def add_method(group: argparse._ArgumentGroup) -> None:
 def add_loading(group: argparse._ArgumentGroup, **several: Any) -> None:
     """Add the options of LOADING. several: how argparse reads an option of several values."""
     more = "; may be given several times" if several.get("action") == "append" else ""
-    group.add_argument("--lora", metavar="FILE[:SCALE]", help=f"merge a LoRA{more}", **several)
+    group.add_argument(
+        "--lora",
+        metavar="FILE[:SCALE]",
+        help="merge a LoRA, or a DoRA, LoCon, LoHa, LoKr or difference: a .safetensors file, or a folder of PEFT or "
+        f"diffusers{more}",
+        **several,
+    )
     group.add_argument(
         "--embedding",
         metavar="FILE[:TOKEN]",
