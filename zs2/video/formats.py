@@ -15,6 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from zs2.errors import InputError
+from zs2.video.palette import paletted
 
 Frames: TypeAlias = NDArray[np.uint8]  # (F, H, W, 3)
 
@@ -46,8 +47,7 @@ def png_text(text: str) -> PngInfo:
 
 
 def _write_gif(frames: Frames, fps: int, text: str, path: Path) -> None:
-    palette, dither = Image.Quantize.MEDIANCUT, Image.Dither.NONE
-    images = [Image.fromarray(frame).quantize(256, method=palette, dither=dither) for frame in frames]
+    images = [paletted(frame) for frame in frames]
     duration = [10 * hundredths for hundredths in _durations(len(frames), fps, 100)]
     # disposal 1: a frame is drawn over the one before, so only what changed is stored
     _save_animation(images, path, "GIF", duration=duration, disposal=1, comment=text.encode())
