@@ -81,6 +81,9 @@ def test_a_clip(model):
         "guidance": 5.0,  # its own, as in its zs2.json
         "guidance_interval": [0.0, 1.0],
         "clip_skip": 0,
+        "spacing": "leading",
+        "zero_snr": False,
+        "final_alpha": "first",
         "seed": 5,
         "width": 64,
         "height": 64,

@@ -12,6 +12,7 @@ import torch
 
 from zs2.sampling.plan import SamplingPlan
 from zs2.sampling.request import FIRST, OPTIONS
+from zs2.sampling.schedule import options_of
 from zs2.version import __version__
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def clip_settings(
     """
     request, latents = plan.request, plan.request.latents
     height, width = plan.size
-    stored = {name: _plain(getattr(request, name)) for name in OPTIONS}
+    stored = {name: _plain(getattr(request, name)) for name in OPTIONS} | options_of(plan.solver.schedule.config)
     return {
         "prompt": _plain(request.prompt),
         **{name: stored.pop(name) for name in FIRST},

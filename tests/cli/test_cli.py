@@ -34,7 +34,8 @@ from zs2.video.clip import read_settings
 
 ROOT = TESTS.parent
 EXAMPLE = OwnSettings.of(CHECKPOINT).prompts[0]
-BRIEF = ("--steps", "1", "--frames", "2", "--size", "16x16")  # the cheapest clip; options that follow win
+# the cheapest clip; options that follow win
+BRIEF = ("--steps", "1", "--frames", "2", "--size", "16x16", "--spacing", "trailing")
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
@@ -404,8 +405,8 @@ def test_a_clip_imports_nothing_that_it_does_not_use(here):
 
 
 HELP = """model device dtype attn mu noise lam alpha negative-prompt frames steps sampler guidance
-    guidance-interval deep-cache clip-skip embedding fast seed size
-    latents prompts travel out fps no-sheet replay version help"""
+    guidance-interval deep-cache clip-skip embedding spacing zero-snr no-zero-snr final-alpha
+    fast seed size latents prompts travel out fps no-sheet replay version help"""
 
 
 def test_help_names_every_option_and_its_default(zs2):
@@ -477,13 +478,13 @@ def test_nan_latents_stop_the_clip(zs2, here, folder):
     tensors["conv_out.weight"][0, 0, 0, 0] = torch.nan
     (folder / UNET).unlink()
     save_file(tensors, folder / UNET)
-    line = f"a --model '{folder}' --dtype bfloat16 --steps 3 --frames 1 --guidance 1 --out a.gif"
-    failed(zs2(*shlex.split(line)), "NaN", "after step 1 of 3", "timestep 667", "bfloat16", "try float32", status=1)
+    line = f"a --model '{folder}' --dtype bfloat16 --steps 3 --spacing trailing --frames 1 --guidance 1 --out a.gif"
+    failed(zs2(*shlex.split(line)), "NaN", "after step 1 of 3", "timestep 999", "bfloat16", "try float32", status=1)
     assert files(here) == {}
 
 
 def test_infinite_latents_stop_the_clip(zs2, here):
-    result = zs2("--guidance", "1e38", "--steps", "2", "--frames", "2", "--lam", "0.01")
+    result = zs2("--guidance", "1e38", "--steps", "2", *BRIEF[-2:], "--frames", "2", "--lam", "0.01")
     failed(result, "infinite", "after step 2 of 2", "float32", "smaller guidance than 1e+38", status=1)
     assert "try float32" not in result.err  # it was
     assert files(here) == {}
@@ -628,13 +629,13 @@ def test_a_warning_quotes_what_was_cut_without_its_control_characters(zs2):
 
 def test_the_default_command(tmp_path):
     """In a folder that is not the repository, with fewer steps and frames for speed."""
-    result = succeeded(command("--steps", "2", "--frames", "2", cwd=tmp_path))
+    result = succeeded(command("--steps", "8", "--frames", "2", cwd=tmp_path))
     names = ["out/00001.gif", "out/00001.gif.sheet.png", "out/00001.gif.json"]
     assert result.written == names
     assert sorted(files(tmp_path)) == sorted(names)
     own, sampled = result.err.splitlines()
     assert own == "zs2: emoji64's own settings: guidance 5, λ 0.15 (zs2.json)"
-    assert sampled.startswith("sampling 2/2 in ")
+    assert sampled.startswith("sampling 8/8 in ")
     clip = frames(tmp_path / "out/00001.gif")
     assert clip.shape == (2, 64, 64, 3)
     with Image.open(tmp_path / "out/00001.gif.sheet.png") as sheet:
@@ -642,7 +643,7 @@ def test_the_default_command(tmp_path):
         assert sheet.height > 64
     settings = text(tmp_path / "out/00001.gif.json")
     assert settings == read_settings(tmp_path / "out/00001.gif") == read_settings(tmp_path / "out/00001.gif.sheet.png")
-    expected = {"prompt": EXAMPLE, "frames": 2, "steps": 2, "seed": 0, "attn": "tma", "noise": "dnm", "fps": 8}
+    expected = {"prompt": EXAMPLE, "frames": 2, "steps": 8, "seed": 0, "attn": "tma", "noise": "dnm", "fps": 8}
     expected |= {"guidance": 5.0, "lam": 0.15, "mu": 0.98}
     assert settings.items() >= expected.items()
 
@@ -673,6 +674,7 @@ def test_fast_is_short_for_options_of_which_what_is_given_wins(zs2, here):
 def test_every_option_reaches_the_settings(zs2, here):
     line = """'red apple' --negative-prompt blurry --frames 3 --steps 2 --sampler dpm++ --guidance 3 --seed 7
         --guidance-interval 0,0.5 --deep-cache 2 --clip-skip 1
+        --spacing linspace --no-zero-snr --final-alpha first
         --size 48x32 --chunk 2 --fps 12 --attn tma-two-tap --mu 0.5 --noise progressive --alpha 1.5 --dtype bfloat16
         --device cpu --out clip.webp"""
     assert succeeded(zs2(*shlex.split(line))).written == ["clip.webp", "clip.webp.sheet.png", "clip.webp.json"]
@@ -689,6 +691,9 @@ def test_every_option_reaches_the_settings(zs2, here):
         "guidance": 3.0,
         "guidance_interval": [0.0, 0.5],
         "clip_skip": 1,
+        "spacing": "linspace",
+        "zero_snr": False,
+        "final_alpha": "first",
         "seed": 7,
         "width": 48,
         "height": 32,
@@ -834,7 +839,7 @@ def test_the_settings_tell_no_path_time_or_host(zs2, here, folder):
 
 # --- replay -----------------------------------------------------------------------------------------------------------
 
-CLIP = shlex.split("'red apple' --steps 1 --frames 2 --lam 0.5 --mu 0.5 --seed 4 --fps 10 --guidance 3 --size 16x24")
+CLIP = shlex.split("'red apple' --steps 8 --frames 2 --lam 0.5 --mu 0.5 --seed 4 --fps 10 --guidance 3 --size 16x24")
 
 
 @pytest.mark.parametrize(
@@ -874,7 +879,7 @@ def test_replay_of_given_latents_needs_them(zs2, here):
     generator = torch.Generator().manual_seed(5)
     for name in ("n", "other"):
         save_file({"latents": torch.randn(2, LATENTS[0], 4, 4, generator=generator)}, f"{name}.safetensors")
-    succeeded(zs2("--latents", "n.safetensors", "--steps", "1", "--out", "first/c.gif"))
+    succeeded(zs2("--latents", "n.safetensors", *BRIEF[:2], *BRIEF[-2:], "--out", "first/c.gif"))
     failed(zs2("--replay", "first/c.gif.json"), "first/c.gif.json", "given latents", "--latents")
     failed(zs2("--replay", "first/c.gif.json", "--latents", "other.safetensors"), "other latents")
     succeeded(zs2("--replay", "first/c.gif.json", "--latents", "n.safetensors", "--out", "again/c.gif"))
@@ -938,6 +943,11 @@ def test_replay_with_other_versions_is_a_warning(zs2, here):
         {"deep_cache": None},
         {"deep_cache": 0},
         {"sampler": None},
+        {"spacing": "lagging"},
+        {"spacing": []},
+        {"zero_snr": 1},
+        {"zero_snr": "true"},
+        {"final_alpha": 1},
         {"seed": None},
         {"seed": "4"},
         {"width": None},
@@ -987,6 +997,7 @@ def test_those_settings_can_be_replayed(zs2, here, clip_settings):
 
 def test_a_clip_made_before_an_option_was_there_is_replayed_without_it(zs2, here, clip_settings):
     later = ("sampler", "guidance_interval", "deep_cache", "clip_skip", "embeddings")
+    later += ("spacing", "zero_snr", "final_alpha")
     old = {name: value for name, value in clip_settings.items() if name not in later}
     (here / "c.json").write_text(json.dumps(old))
     assert succeeded(zs2("--replay", "c.json", "--out", "again.gif")).warnings == []

@@ -121,6 +121,7 @@ class SingleFile:
         stated = self.stated
         if part == "scheduler":
             own = {"prediction_type": PREDICTIONS[stated.prediction], "rescale_betas_zero_snr": stated.zero_snr}
+            own |= {"timestep_spacing": "trailing"} if stated.zero_snr else {}  # to begin where there is no signal
             return SCHEDULE | stated.schedule | own
         tensors = self.converted[part]
         if part == "unet":

@@ -11,10 +11,10 @@ from zs2.cli.derived_options import LOADING
 from zs2.cli.sample_requests import REQUEST
 from zs2.errors import InputError
 from zs2.method import ATTENTION_KINDS, METHOD, PARAMETERS, effects
-from zs2.sampling.request import OPTIONS
+from zs2.sampling.request import DEFAULTS, OPTIONS, STATED
 
 # Settings that were added later, with the value of the clips that do not record them.
-ADDED = {name: option.unstated for name, option in OPTIONS.items() if option.unstated is not None}
+ADDED = {name: option.unstated for name, option in OPTIONS.items() if option.unstated is not STATED}
 ADDED |= {"compile": False, "embeddings": None}
 
 # The options that may stand beside --replay. They decide where and how the clip is made, not which clip it is.
@@ -80,7 +80,8 @@ def check_settings(file: str, settings: Mapping[str, Any]) -> None:
 
 def settings_in_effect(settings: Mapping[str, Any]) -> list[str]:
     """The names of the settings that decide this clip; all others may be null."""
-    names = ["prompt", *OPTIONS, "width", "height", "fps", "chunk", "attn"]
+    options = [name for name in OPTIONS if DEFAULTS[name] is not None]  # null: as the checkpoint says
+    names = ["prompt", *options, "width", "height", "fps", "chunk", "attn"]
     names += ["dtype", "device", "compile", "weights", "versions"]
     attn = str(settings["attn"])
     if settings["latents"] is None:

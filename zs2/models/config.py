@@ -49,7 +49,8 @@ VAE_FIXED: Fixed = {
     "quantization_config": (None,),
     "shift_factor": (None,),
 }
-SCHEDULE_FIXED: Fixed = {"thresholding": (False, None)}
+SCHEDULE_FIXED: Fixed = {"thresholding": (False, None), "use_flow_sigmas": (False, None)}
+SPACINGS = ("leading", "trailing", "linspace")
 
 # Keys that zs2 does not read, and with null in which diffusers fails.
 UNET_NOT_NULL = {"_class_name", "dropout"}
@@ -257,9 +258,10 @@ class ScheduleConfig:
         if betas is not None and len(betas) != total:
             raise InputError(f"{read.what}: {len(betas)} trained_betas for {total} timesteps: expected one each")
         # what is not used may be null
-        schedules, spacings = ("linear", "scaled_linear", "squaredcos_cap_v2"), ("leading", "trailing", "linspace")
+        schedules = ("linear", "scaled_linear", "squaredcos_cap_v2")
         schedule = "trained" if betas else read.name("beta_schedule", "linear", schedules)
-        spacing = read.name("timestep_spacing", "leading", spacings)
+        spacing = read.name("timestep_spacing", "leading", SPACINGS)
+        offset = spacing == "leading" or json.get("steps_offset") is not None
         clip = read.flag("clip_sample", json.get("_class_name", "DDIMScheduler") == "DDIMScheduler")
         start, end = 1e-4, 0.02
         if schedule in ("linear", "scaled_linear"):
@@ -276,7 +278,7 @@ class ScheduleConfig:
             rescale_betas_zero_snr=read.flag("rescale_betas_zero_snr", False),
             prediction_type=read.name("prediction_type", "epsilon", ("epsilon", "v_prediction", "sample")),
             timestep_spacing=spacing,
-            steps_offset=read.whole("steps_offset", 0, least=0) if spacing == "leading" else 0,
+            steps_offset=read.whole("steps_offset", 0, least=0) if offset else 0,
             set_alpha_to_one=read.flag("set_alpha_to_one", True),
             clip_sample=clip,
             clip_sample_range=read.number("clip_sample_range", 1.0) if clip else 1.0,

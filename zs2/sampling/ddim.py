@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zs2.errors import InputError
 from zs2.models.config import ScheduleConfig
-from zs2.sampling.schedule import Schedule
+from zs2.sampling.schedule import Schedule, trailing
 from zs2.sampling.solver import History, Solver
 
 
@@ -25,8 +25,7 @@ def timesteps(config: ScheduleConfig, steps: int) -> list[int]:
     if config.timestep_spacing == "leading":
         chosen = [i * (total // steps) + config.steps_offset for i in reversed(range(steps))]
     elif config.timestep_spacing == "trailing":
-        stride = (total - total / steps) - total  # the rounding of numpy's arange: halves fall the same way
-        chosen = [round(total + i * stride) - 1 for i in range(steps)]
+        chosen = trailing(total, steps)
     else:
         stride = (total - 1) / max(steps - 1, 1)
         chosen = [round(i * stride) for i in reversed(range(steps))]

@@ -1,7 +1,7 @@
 """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2, midpoint): of second order, so it needs fewer steps.
 
-As in diffusers' DPMSolverMultistepScheduler with its defaults, the timesteps are those that the schedule's spacing has
-for one step more, and the last step goes to zero noise.
+As in diffusers' DPMSolverMultistepScheduler, the timesteps are those that the schedule's spacing has for one step more.
+The last step goes to zero noise by default; with `set_alpha_to_one` false it goes to the noise of timestep 0.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from zs2.errors import InputError
 from zs2.models.config import ScheduleConfig
-from zs2.sampling.schedule import Schedule
+from zs2.sampling.schedule import Schedule, trailing
 from zs2.sampling.solver import History, Solver
+
+FEW = 15  # with fewer steps the last one is of first order, as in diffusers
 
 
 def timesteps(config: ScheduleConfig, steps: int) -> list[int]:
@@ -27,13 +29,13 @@ def timesteps(config: ScheduleConfig, steps: int) -> list[int]:
     if config.timestep_spacing == "leading":
         most = next(n for n in range(total - 1, 0, -1) if n * (total // (n + 1)) + config.steps_offset < total)
     else:
-        most = total - 1
+        most = total if config.timestep_spacing == "trailing" else total - 1
     if not 1 <= steps <= most:
         raise InputError(f"steps is {steps}: expected from 1 to {most} of the schedule's {total}")
     if config.timestep_spacing == "leading":
         return [i * (total // (steps + 1)) + config.steps_offset for i in range(steps, 0, -1)]
     if config.timestep_spacing == "trailing":
-        return [round(total - i * (total / steps)) - 1 for i in range(steps)]
+        return trailing(total, steps)
     return [round(i * ((total - 1) / steps)) for i in range(steps, 0, -1)]
 
 
@@ -52,18 +54,23 @@ class DPMSolver(Solver):
     def __init__(self, config: ScheduleConfig, steps: int) -> None:
         # diffusers' lower limit of ᾱ: the logarithm stays finite if a schedule ends at zero signal
         super().__init__(Schedule(config, least=2**-24), timesteps(config, steps))
-        self.alpha = [*map(self.schedule.alpha, self.timesteps), 1.0]
+        final = 1.0 if config.set_alpha_to_one else self.schedule.alpha(0)
+        self.alpha = [*map(self.schedule.alpha, self.timesteps), final]
 
     def _log_snr(self, i: int) -> float:
         """λ = log(√ᾱ / √(1 − ᾱ)) before step i."""
         return 0.5 * math.log(self.alpha[i] / (1 - self.alpha[i]))
 
     def step(self, i: int, latents: Tensor, prediction: Tensor, history: History | None) -> tuple[Tensor, Predicted]:
-        """First order on the first and the last step, and for frames that join mid-sampling; else second."""
+        """First order on the first step, and for frames that join mid-sampling; else second.
+
+        The last step is of first order, too, if it goes to zero noise or is one of a few.
+        """
         x0, _ = self.schedule.denoised(latents, self.timesteps[i], prediction)
-        last = i == len(self.timesteps) - 1
+        steps = len(self.timesteps)
+        first_order = i == steps - 1 and (self.alpha[-1] == 1 or steps < FEW)
         guess = x0
-        if isinstance(history, Predicted) and not last:
+        if isinstance(history, Predicted) and not first_order:
             h, before = self._log_snr(i + 1) - self._log_snr(i), self._log_snr(i) - self._log_snr(i - 1)
             ahead = x0 + h / (2 * before) * (x0 - history.x0)  # x₀ extrapolated to half the step
             guess = torch.where(history.known[:, None, None, None], ahead, x0)

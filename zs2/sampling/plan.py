@@ -18,6 +18,7 @@ from zs2.models.temporal import momentum
 from zs2.noise.models import noises
 from zs2.sampling.memory import MemoryPlan, fitting, planned_memory
 from zs2.sampling.request import Request
+from zs2.sampling.schedule import with_options
 from zs2.sampling.solver import SOLVERS, History, Solver
 from zs2.system.devices import choose_device
 from zs2.system.free_memory import free_memory
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from zs2.sampling.frame_parallel import Group
     from zs2.sampling.sampler import Sampler, Step
 
+MOST_SIGNAL = 0.2  # √ᾱ of the first timestep; more is no noise. Published schedules end at 0.07
 STREAM_CHUNK = 8  # frames per chunk of a stream, which yields no frame before its first chunk is finished
 
 
@@ -160,6 +162,7 @@ def plan_sampling(
             "nearly the model's image, because its deep features are computed again when the other frames join",
             stacklevel=3,
         )
+    _warn_of_signal(plan.solver)
     if stream and state_device is not None and not plan.states_elsewhere:
         warnings.warn(f"state_device {state_device} has no effect: the model is there, too", stacklevel=3)
     return replace(plan, chunk=chunk)
@@ -186,7 +189,9 @@ def resolve(
             raise InputError(f"{group.size} processes for {frames} frames: expected at most one per frame")
         frames = -(-frames // group.size)
     wanted = request.chunk or (STREAM_CHUNK if stream else frames) or STREAM_CHUNK
-    solver = load(SOLVERS[request.sampler].implementation)(model.schedule, request.steps)
+    row = SOLVERS[request.sampler]
+    schedule = with_options(model.schedule, request.spacing, request.zero_snr, request.final_alpha or row.final_alpha)
+    solver = load(row.implementation)(schedule, request.steps)
     shape = _latent_shape(model, request)
     whole("clip_skip", request.clip_skip, 0, model.text.most_skipped)  # raises for more than there are layers
     has_latents = request.latents is not None
@@ -206,6 +211,20 @@ def resolve(
     )
     plan.noises()  # raises for a noise model that needs the number of frames
     return plan
+
+
+def _warn_of_signal(solver: Solver) -> None:
+    """Warn if sampling starts from pure noise at a timestep where the model was trained to find a picture in it."""
+    schedule, first, last = solver.schedule, solver.timesteps[0], solver.schedule.config.num_train_timesteps - 1
+    if schedule.signal(first) > MOST_SIGNAL:
+        advice = f"spacing trailing, which starts at timestep {last}, or more steps"
+        if schedule.signal(last) > MOST_SIGNAL:
+            advice = "another schedule: this one has no timestep of noise alone"
+        warnings.warn(
+            f"sampling starts from pure noise at timestep {first}, where the model expects signal (√ᾱ = "
+            f"{schedule.signal(first):.2g}, at most {MOST_SIGNAL} is usual): give {advice}",
+            stacklevel=5,
+        )
 
 
 def _latent_shape(model: ImageModel, request: Request) -> tuple[int, int, int]:

@@ -12,14 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from zs2.errors import InputError, whole
+from zs2.errors import InputError, choose, whole
 from zs2.method import SEED_MAX
+from zs2.models.config import SPACINGS
 from zs2.sampling.solver import SOLVERS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 GUIDED = (0.0, 1.0)  # the guidance interval that covers all steps
+FINAL_ALPHAS = ("one", "first")  # ᾱ at the end of the last step: 1, or that of the first training timestep
+STATED: Any = object()  # of an option that every file has
 # Options for fewer and cheaper steps. Their clips score like those of 50 DDIM steps, by benchmarks/fewer_steps.py.
 # Guidance that ends early is not one of them, because it reduces motion.
 FAST: dict[str, Any] = {"sampler": "dpm++", "steps": 20, "deep_cache": 2}
@@ -30,17 +33,17 @@ class Option:
     """How a sampling option is written and stored.
 
     Args:
-        kind: `text`, `whole`, `number` or `pair` (two numbers).
+        kind: `text`, `whole`, `number`, `pair` (two numbers) or `flag`.
         help: one line, without the default. metavar: the name of its value in the help.
         least: the smallest value, for a whole number.
-        unstated: its value in clips whose files are too old to have the option; None if all files have it.
+        unstated: its value in clips whose files are too old to have the option; STATED if all files have it.
     """
 
     kind: str
     help: str
-    metavar: str
+    metavar: str | None = None
     least: int = 0
-    unstated: Any = None
+    unstated: Any = STATED
 
 
 def _option(default: Any, *how: Any, **more: Any) -> Any:
@@ -67,6 +70,10 @@ class Request:
             2312.00858). The other steps compute its first and last layer alone, and are approximate; 1 is exact.
         clip_skip: the number of last layers of the text towers that the prompt, but not the negative prompt, does
             without, as in diffusers. "Clip skip 2" of A1111 is 1 here.
+        spacing: how the steps' timesteps are placed: `leading`, `trailing` or `linspace` (Lin et al. 2023, arXiv
+            2305.08891, table 2). None, here and below: as the checkpoint says.
+        zero_snr: whether the schedule is rescaled so that its last timestep has no signal (the same, algorithm 1).
+        final_alpha: ᾱ after the last step, `one` or `first` (that of timestep 0). `dpm++` ends at one by default.
         latents: initial noise (frames, c, h, w), float32, used as it is. Then seed and noise model have no effect.
     Raises: InputError for values that make no sense.
     """
@@ -107,6 +114,18 @@ class Request:
         "N",
         unstated=0,
     )
+    spacing: str | None = _option(
+        None, "text", f"where the steps are: {', '.join(SPACINGS)}; few-step models need trailing", "S", unstated=None
+    )
+    zero_snr: bool | None = _option(
+        None,
+        "flag",
+        "rescale the schedule to end without signal, with trailing spacing; needs v-prediction",
+        unstated=None,
+    )
+    final_alpha: str | None = _option(
+        None, "text", "signal after the last step, one (the clean image) or first (of timestep 0)", "A", unstated=None
+    )
     latents: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -116,6 +135,11 @@ class Request:
                 value = whole(name, getattr(self, name), least, SEED_MAX if name == "seed" else None)
                 object.__setattr__(self, name, value)
         SOLVERS[self.sampler]
+        for name, options in (("spacing", SPACINGS), ("final_alpha", FINAL_ALPHAS)):
+            if getattr(self, name) is not None:
+                choose(name, getattr(self, name), options)
+        if self.zero_snr is not None and not isinstance(self.zero_snr, bool):
+            raise InputError(f"zero_snr is {self.zero_snr!r:.40}: expected true or false")
         if not isinstance(self.guidance, int | float) or not abs(self.guidance) <= sys.float_info.max:
             raise InputError(f"guidance is {str(self.guidance)[:40]}: expected a finite number")
         object.__setattr__(self, "guidance", float(self.guidance))

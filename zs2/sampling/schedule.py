@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,36 @@ def alphas_cumprod(config: ScheduleConfig) -> Tensor:
         return cumprod
     root = cumprod.sqrt()
     return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+
+
+def trailing(total: int, steps: int) -> list[int]:
+    """The timesteps of trailing spacing, which begins at the last of `total`.
+
+    They are those of diffusers, which for some counts adds a step at −1.
+    """
+    stride = (total - total / steps) - total  # the rounding of numpy's arange: halves fall the same way
+    return [round(total + i * stride) - 1 for i in range(steps)]
+
+
+def options_of(config: ScheduleConfig) -> dict[str, Any]:
+    """The options of a request that decide this schedule, with their values: see OF_SCHEDULE in request.py."""
+    return {
+        "spacing": config.timestep_spacing,
+        "zero_snr": config.rescale_betas_zero_snr,
+        "final_alpha": "one" if config.set_alpha_to_one else "first",
+    }
+
+
+def with_options(
+    config: ScheduleConfig, spacing: str | None, zero_snr: bool | None, final_alpha: str | None
+) -> ScheduleConfig:
+    """A schedule with these options of a request. None leaves one as it is."""
+    return replace(
+        config,
+        timestep_spacing=config.timestep_spacing if spacing is None else spacing,
+        rescale_betas_zero_snr=config.rescale_betas_zero_snr if zero_snr is None else zero_snr,
+        set_alpha_to_one=config.set_alpha_to_one if final_alpha is None else final_alpha == "one",
+    )
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,10 @@ class Solver(ABC):
         self.schedule, self.timesteps = schedule, timesteps
         least = min(schedule.alphas_cumprod[t].item() for t in timesteps)
         if schedule.config.prediction_type == "epsilon" and least <= 0:
-            raise InputError("a schedule that ends at zero signal needs v or x0 prediction: epsilon has no x0 there")
+            raise InputError(
+                f"there is no signal at timestep {timesteps[0]} (zero_snr), so an epsilon prediction has no x0 there: "
+                "expected a model of v or x0, or spacing leading, or no zero_snr"
+            )
 
     @abstractmethod
     def step(
@@ -74,17 +77,23 @@ class Solver(ABC):
 
 @dataclass(frozen=True)
 class SolverKind:
-    """A row of SOLVERS. implementation: a function (ScheduleConfig, steps) → Solver, or its "module:name"."""
+    """A row of SOLVERS.
+
+    Args:
+        implementation: a function (ScheduleConfig, steps) → Solver, or its "module:name".
+        final_alpha: ᾱ after its last step where a request leaves it open; None: as the checkpoint says.
+    """
 
     name: str
     summary: str
     implementation: Any
+    final_alpha: str | None = None
 
 
 SOLVERS: Registry[SolverKind] = Registry(
     "sampler",
     [
         SolverKind("ddim", "deterministic DDIM, the paper's", "zs2.sampling.ddim:DDIM"),
-        SolverKind("dpm++", "DPM-Solver++(2M), which needs fewer steps", "zs2.sampling.dpm_solver:DPMSolver"),
+        SolverKind("dpm++", "DPM-Solver++(2M), which needs fewer steps", "zs2.sampling.dpm_solver:DPMSolver", "one"),
     ],
 )

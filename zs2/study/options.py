@@ -21,6 +21,7 @@ from zs2.system.devices import COMPILE_HELP, DTYPE_HELP
 
 OUT = "out/study"
 MANY = ("preset", "noise", "attn", "lam", "mu", "alpha", "lora", "embedding")  # options that take several values
+FLAGS = ["compile", *(name for name, option in OPTIONS.items() if option.kind == "flag")]
 JOINED = ("seeds", *(name for name, option in OPTIONS.items() if option.kind == "pair"))  # lists that are one value
 
 
@@ -120,10 +121,11 @@ def with_file(options: dict[str, Any]) -> dict[str, Any]:
             more["prompts"] = _prompts(file, value if isinstance(value, dict) else {SETS[0]: value})
         elif name == "dry_run":
             raise InputError(f"{file}: dry-run is for the command line only")
-        elif name == "compile":
+        elif name in FLAGS:
             if not isinstance(value, bool):
-                raise InputError(f"{file}: compile is {value!r}: expected true or false")
-            more |= {"compile": True} if value else {}
+                raise InputError(f"{file}: {name} is {value!r}: expected true or false")
+            if value or name != "compile":  # which the command line can't switch off
+                more[name] = value
         else:
             arguments += _arguments(file, name, value)
     return vars(reader.parse_args(arguments)) | more | options

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zs2.errors import InputError
-from zs2.sampling.request import OPTIONS
+from zs2.sampling.request import OPTIONS, STATED
 from zs2.study.cells import Cell, merge, reference
 from zs2.study.prompts import Prompt
 from zs2.system.atomic import write_json
@@ -158,7 +158,7 @@ ANOTHER = "give another --out for another study"
 def _option(name: str, stored: dict[str, Any]) -> Any:
     """Take a sampling option out of what study.json says. Older studies lack options that came later."""
     unstated = OPTIONS[name].unstated
-    value = stored.pop(name) if unstated is None else stored.pop(name, unstated)
+    value = stored.pop(name) if unstated is STATED else stored.pop(name, unstated)
     return tuple(value) if isinstance(value, list) else value
 
 
