@@ -100,7 +100,7 @@ class ZS2:
                 float16, or bfloat16 if the weights are stored in that.
             prediction: `epsilon` or `v`, for single files of SD 2, which do not contain it.
             lora: one or several LoRAs to merge into the weights, each a path, `FILE:SCALE`, or (file, scale). A file
-                is safetensors, or a folder of PEFT or diffusers.
+                is safetensors, or a folder of PEFT or diffusers. Embeddings in it are added.
             embeddings: one or several textual inversions (safetensors), each a path, `FILE:TOKEN`, or (file, token).
                 Prompts and negative prompts can have the token; by default it is the one that the file names, or else
                 the file's own name.
@@ -123,7 +123,7 @@ class ZS2:
         unet, text = checkpoint.unet(momentum(chosen.attn, **chosen.attention_parameters)), checkpoint.text()
         for file, scale in loras:
             merge(file, scale, unet, text.encoders)
-        added = add_files(inversions, text)
+        added = add_files(inversions, text, (file for files in digested for file in files))
         if compile:
             unet.compile()
         return cls(

@@ -93,6 +93,57 @@ def test_prompts_with_embeddings_are_encoded_as_by_diffusers(folder, tmp_path, k
         assert_encodes(text, kind, case, *tiny.EMBEDDING_PROMPTS[case])
 
 
+def bundle(place: Path, kind: str, change: Callable[[dict[str, Tensor]], object] = len) -> Path:
+    """A LoRA of nothing, with all embeddings of a model in its file."""
+    found = {f"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_{end}.weight": torch.zeros(20, 1) for end in ("up",)}
+    found["lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"] = torch.ones(1, 16)
+    for file, (token, names) in tiny.EMBEDDINGS.items():
+        for name, tensor in tensors(kind, file).items():
+            end = name if kind == "xl" or name == "emb_params" else "string_to_param.*"
+            found[f"bundle_emb.{token}.{end}"] = tensor
+        assert len(names) == 1
+    change(found)
+    save_file(found, place / "style.safetensors")
+    return place / "style.safetensors"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lora_brings_its_embeddings(folder, tmp_path, kind):
+    """Equal to the embeddings of files of their own; merged twice, they are added once."""
+    file = bundle(tmp_path, kind)
+    model = ZS2.from_pretrained(folder(kind), device="cpu", lora=[(file, 0.5), (file, 0.5)])
+    assert_encodes(model.text, kind, "all", *tiny.EMBEDDING_PROMPTS["all"])
+    assert sorted(model.text.embeddings) == sorted(token for token, _ in tiny.EMBEDDINGS.values())
+    assert [one["scale"] for one in model.lora] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda t: t.update({"bundle_emb.<cat>.vectors": torch.ones(1, 16)}),
+            "bundle_emb.<cat>.vectors is no embedding",
+        ),
+        (
+            lambda t: t.update({"bundle_emb.<cat>.clip_l": torch.ones(1, 15)}),
+            "'<cat>' is 15 wide, the model's text is 16",
+        ),
+        (lambda t: t.update({"bundle_emb.<cat>.clip_l": torch.ones(1, 16, dtype=torch.int8)}), "clip_l is torch.int8"),
+        (lambda t: t.update({"bundle_emb.\n.emb_params": torch.ones(1, 16)}), r"the token is '\n'"),
+        (
+            lambda t: t.update({"bundle_emb.easy.clip_l": torch.ones(1, 16)}),
+            "style.safetensors ('easy') is no embedding",
+        ),
+    ],
+)
+def test_a_lora_with_embeddings_that_do_not_fit(folder, tmp_path, change, words):
+    file = bundle(tmp_path, "sd", change)
+    with pytest.raises(InputError) as error:
+        ZS2.from_pretrained(folder("sd"), device="cpu", lora=file)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_embeddings_change_no_other_prompt(folder, tmp_path, kind):
     text = Checkpoint(folder(kind)).text()

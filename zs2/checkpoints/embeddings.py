@@ -5,12 +5,13 @@ An embedding is one or several rows for the table of token embeddings, with a to
     A1111, kohya    `emb_params` (n, c); the token is the file's name
     SDXL            `clip_l` (n, c) and `clip_g` (n, c), a tensor for each text tower; the token is the file's name
     diffusers       one tensor (c) or (n, c), which is named by its token
+    in a LoRA       `bundle_emb.TOKEN.` and the name of a tensor as A1111 or SDXL has it
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ UNNAMED = ("emb_params", "string_to_param.*")  # names of a tensor that do not c
 TOWERS = {"clip_l": 0, "clip_g": 1}  # the number of the text tower
 # The family by the widths of the vectors; only for messages.
 FAMILIES = {(768,): "SD 1", (1024,): "SD 2", (1280,): "SDXL's second tower", (768, 1280): "SDXL"}
+BUNDLED = re.compile(r"bundle_emb\.(.+)\.(emb_params|string_to_param\.\*|clip_[lg])", re.DOTALL)
 SUFFIXES = "|".join(re.escape(suffix) for suffix in (".safetensors", *PICKLES))
 
 
@@ -94,17 +96,35 @@ def embedding_files(embeddings: EmbeddingFile | Sequence[EmbeddingFile]) -> list
     return found
 
 
-def add_files(files: Sequence[tuple[Path, str | None]], text: PromptEncoder) -> list[dict[str, Any]]:
-    """Add the embeddings in some files to a model. Returns: for each file what identifies it, for a clip's settings.
+def add_files(
+    files: Sequence[tuple[Path, str | None]], text: PromptEncoder, loras: Iterable[Path] = ()
+) -> list[dict[str, Any]]:
+    """Add the embeddings in some files, and those that came in the files of LoRAs, to a model.
 
-    Raises: InputError as `read` and `add` do.
+    Returns: for each file what identifies it, for a clip's settings. Raises: InputError as `read` and `add` do.
     """
     embeddings = [read(read_tensors([file]), file.stem, token, file.name) for file, token in files]
-    add(embeddings, text)
+    brought = [one for file in dict.fromkeys(loras) if file.suffix != ".json" for one in bundled(file)]
+    add([*embeddings, *brought], text)
     return [
         {"sha256": sha256([file]), "token": embedding.token}
         for (file, _), embedding in zip(files, embeddings, strict=True)
     ]
+
+
+def bundled(file: Path) -> list[Embedding]:
+    """The embeddings in the file of a LoRA. Raises: InputError as `read` does, or for a tensor of another name."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in read_tensors([file]).items():
+        if key.startswith("bundle_emb."):
+            match = BUNDLED.fullmatch(key)
+            if match is None:
+                raise InputError(
+                    f"{file.name}: {key} is no embedding: expected bundle_emb.TOKEN. with string_to_param.*, "
+                    "emb_params, clip_l or clip_g"
+                )
+            found.setdefault(match[1], {})[match[2]] = tensor
+    return [read(tensors, token, source=f"{file.name} ({token[:40]!r})") for token, tensors in found.items()]
 
 
 def read(tensors: Mapping[str, Tensor], name: str, token: str | None = None, source: str | None = None) -> Embedding:

@@ -162,6 +162,8 @@ def _updates(
     }
     keys: dict[tuple[Layer, str], dict[str, str]] = defaultdict(dict)  # per layer: role → the tensor's name
     for key, tensor in tensors.items():
+        if key.startswith("bundle_emb."):  # `embeddings.bundled` reads them
+            continue
         layer, kind = role(key.removeprefix(PEFT))
         part, name = lora_layer(layer, tower)
         found = layers.get((part, name)) or layers.get((part, underscored_unet_name(name, depth)))
