@@ -17,9 +17,10 @@ from zs2.cli.command import Failure, command, program, say
 from zs2.errors import InputError
 from zs2.study.lock import Workplace
 from zs2.study.options import OUT, parser, with_file
-from zs2.study.study import Study, clip_file, is_finished, measures_file, study_file
+from zs2.study.study import Study, clip_file, files_of, is_finished, measures_file, study_file
 from zs2.system.devices import AUTO, auto_note
 from zs2.system.progress import progress
+from zs2.system.terminal import show
 from zs2.video.clip import check_output
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def run(options: dict[str, Any]) -> None:
     if known:
         known.with_more(study)
     if "dry_run" in options:
-        print(table(folder, study))
+        show(*table(folder, study))
         return
 
     from zs2.evaluation.clip_scorer import Scorer, scoring_model
@@ -110,10 +111,10 @@ def finish(folder: Path, study: Study, runner: Runner, reason: str) -> None:
     jobs = list(study.jobs())
     if os.environ.get("RANK", "0") == "0":
         left = len(runner.missing(jobs)) - len(runner.failed)
-        print(table(folder, study))
+        show(*table(folder, study))
         if left:
-            print(f"{left} of {len(jobs)} are left to make or measure, by other processes or by this command again")
-        print(f"next: {program('report')} {folder}")
+            show(f"{left} of {len(jobs)} are left to make or measure, by other processes or by this command again")
+        show(f"next: {program('report')} {folder}", most=None)
     if runner.failed:
         name, why = next(iter(runner.failed.items()))
         raise Failure(f"{len(runner.failed)} of {len(jobs)} clips could not be made. {name}: {why}")
@@ -121,18 +122,19 @@ def finish(folder: Path, study: Study, runner: Runner, reason: str) -> None:
         raise Failure(f"the clips are there, but not measured: {reason}. Once that is mended, give the same command")
 
 
-def table(folder: Path, study: Study) -> str:
-    """How many clips of each cell there are, and how many are measured."""
+def table(folder: Path, study: Study) -> list[str]:
+    """How many clips of each cell there are, and how many are measured, as lines."""
     each = len(study.prompts) * len(study.seeds)
     counts = {cell.id: [0, 0] for cell in study.cells}
+    clips, measured = files_of(clip_file(folder, "any").parent), files_of(measures_file(folder, "any").parent)
     for job in study.jobs():
-        counts[job.cell.id][0] += is_finished(folder, job.name)
-        counts[job.cell.id][1] += measures_file(folder, job.name).exists()
+        counts[job.cell.id][0] += f"{job.name}.webp" in clips and is_finished(folder, job.name)
+        counts[job.cell.id][1] += f"{job.name}.json" in measured
     rows = [["cell", "clips", "measured", ""]]
     rows += [[c.id, *(f"{n}/{each}" for n in counts[c.id]), c.label] for c in study.cells]
     rows += [["all", *(f"{sum(column)}/{each * len(counts)}" for column in zip(*counts.values(), strict=True)), ""]]
     a, b, c = (max(len(row[column]) for row in rows) for column in range(3))
-    return "\n".join(f"{row[0]:<{a}}  {row[1]:>{b}}  {row[2]:>{c}}  {row[3]}".rstrip() for row in rows)
+    return [f"{row[0]:<{a}}  {row[1]:>{b}}  {row[2]:>{c}}  {row[3]}".rstrip() for row in rows]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

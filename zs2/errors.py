@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import operator
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 
 
@@ -12,16 +13,30 @@ class InputError(ValueError):
     """The user's input can't be used. The message says what was got, what was expected, and what to do."""
 
 
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxdict, _BRIEF.maxlist, _BRIEF.maxtuple, _BRIEF.maxset = 4, 6, 8, 8, 8
+_BRIEF.maxstring, _BRIEF.maxlong, _BRIEF.maxother = 80, 40, 80
+
+
+def brief(value: object) -> str:
+    """The `repr` of a value for a message. Only its ends, if it is long."""
+    try:
+        return _BRIEF.repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return f"a number of {type(value).__name__} that is too long to show"
+
+
 def choose(what: str, got: str, options: Sequence[str]) -> str:
     """Return `got` if it is one of `options`. Otherwise raise an `InputError` that suggests the nearest name."""
     if got in options:
         return got
-    raise InputError(f"unknown {what} {got!r}: expected one of {', '.join(options)}{did_you_mean(got, options)}")
+    raise InputError(f"unknown {what} {brief(got)}: expected one of {', '.join(options)}{did_you_mean(got, options)}")
 
 
 def did_you_mean(got: str, options: Sequence[str], cutoff: float = 0.4) -> str:
     """The question "did you mean …?" with the option most like `got`, as the end of a message; empty if none is."""
-    near = difflib.get_close_matches(str(got), options, n=1, cutoff=cutoff)
+    likely = isinstance(got, str) and len(got) < 100  # a long one is like none, and takes long to compare
+    near = difflib.get_close_matches(got, options, n=1, cutoff=cutoff) if likely else []
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
@@ -41,14 +56,19 @@ def check_keywords(call: str, keywords: Mapping[str, object], calls: Mapping[str
 
 
 def whole(what: str, got: object, least: int, most: int | None = None) -> int:
-    """Return `got` as an int if it is a whole number from `least` to `most`; otherwise raise an `InputError`."""
+    """Return `got` as an int if it is a whole number from `least` to `most`; otherwise raise an `InputError`.
+
+    True and false are no numbers here.
+    """
     span = f"at least {least}" if most is None else f"from {least} to {most}"
     try:
         number = operator.index(got)  # type: ignore[arg-type]
     except TypeError:
-        raise InputError(f"{what} is {got!r}: expected a whole number, {span}") from None
+        number = None
+    if number is None or isinstance(got, bool):
+        raise InputError(f"{what} is {brief(got)}: expected a whole number, {span}")
     if number < least or (most is not None and number > most):
-        raise InputError(f"{what} is {number}: expected {span}")
+        raise InputError(f"{what} is {brief(number)}: expected {span}")
     return number
 
 

@@ -13,6 +13,7 @@ from zs2.cli.command import command, parser
 from zs2.errors import InputError
 from zs2.evaluation.measure import measure
 from zs2.evaluation.metrics import METRICS
+from zs2.system.terminal import show
 from zs2.version import __version__
 from zs2.video.clip import Clip
 
@@ -37,17 +38,17 @@ def run(options: dict[str, Any]) -> None:
             "zs2": __version__,
         }
         found = [{"clip": path, "prompt": clips[path]["prompt"], "metrics": row} for path, row in rows.items()]
-        print(json.dumps({"protocol": protocol, "clips": found}, indent=2))
+        show(*json.dumps({"protocol": protocol, "clips": found}, indent=2).splitlines(), most=None)
         return
     names = [name.rjust(7) for name in next(iter(rows.values()))]  # as wide as -0.1234
-    print("  ".join([*names, "clip"]))
+    show("  ".join([*names, "clip"]))
     for path, row in rows.items():
         values = ("—" if value is None else f"{value:.4f}" for value in row.values())
         cells = (value.rjust(len(name)) for value, name in zip(values, names, strict=True))
-        print("  ".join([*cells, path]))
+        show("  ".join([*cells, path]), most=None)
     only = "" if scorer.comparable else ", which came with a model: its scores compare only with each other"
-    print(f"\nCLIP: {scorer.name}{only}.")
-    print("A still picture has the best consistency there is: read it next to the motion.")
+    show("", f"CLIP: {scorer.name}{only}.")
+    show("A still picture has the best consistency there is: read it next to the motion.")
 
 
 def _prompts(path: str, settings: dict[str, Any]) -> list[str]:

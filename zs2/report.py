@@ -19,6 +19,7 @@ from zs2.reporting.page import page
 from zs2.reporting.spreadsheet import table_of_clips
 from zs2.study.results import Results
 from zs2.system.atomic import write_text
+from zs2.system.terminal import show
 
 
 def run(options: dict[str, Any]) -> None:
@@ -37,7 +38,7 @@ def run(options: dict[str, Any]) -> None:
     }
     for file, text in files.items():
         write_text(file, text)
-        print(file)
+        show(str(file), most=None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -28,6 +28,7 @@ from zs2.errors import InputError, LostProcess
 from zs2.method import METHOD
 from zs2.sampling.request import Request
 from zs2.system.devices import AUTO, auto_note
+from zs2.system.terminal import show
 
 if TYPE_CHECKING:
     from zs2.pipeline import ZS2
@@ -107,8 +108,8 @@ def print_plans(model: ZS2, requests: Sequence[Request], group: Group | None, me
             planned = replace(planned, chunk=request.chunk or 1)
         plan = planned_memory(planned)
         if plan not in plans and (group is None or group.rank == 0):
-            print(f"{request.frames} frames, {planned.chunk} at a time:", *plan.lines(), sep="\n")
-            print(f"{'free':<10}{'not known' if free is None else amount(free):>10}")
+            show(f"{request.frames} frames, {planned.chunk} at a time:", *plan.lines())
+            show(f"{'free':<10}{'not known' if free is None else amount(free):>10}")
         plans.add(plan)
         if failed is not None:
             raise failed
@@ -138,8 +139,7 @@ def sample(model: ZS2, plan: SamplingPlan, path: Path, fps: int, label: str, opt
         if writes:
             shown = progress(frames, count, label.replace("sampling", "frames"))
             saved = save(shown, count, path, fps, settings, sheet=sheet)
-            for file in saved.files:
-                print(file)
+            show(*map(str, saved.files), most=None)
             if saved.ended is not None:
                 report_end(saved, count)
         else:
@@ -151,8 +151,7 @@ def sample(model: ZS2, plan: SamplingPlan, path: Path, fps: int, label: str, opt
             latents = step.latents
         pixels = decode_frames(plan, latents)
         if writes:
-            for file in Clip(pixels, fps, settings()).save(path, sheet=sheet):
-                print(file)
+            show(*map(str, Clip(pixels, fps, settings()).save(path, sheet=sheet)), most=None)
 
 
 def report_end(saved: Saved, total: int) -> NoReturn:

@@ -321,6 +321,7 @@ HOSTILE = (
     '-1"; +2, @3',
     "\t=4",
 )
+SAFE = {MARKS: f"'{MARKS}", '-1"; +2, @3': "'-1\"; '+2, '@3", "\t=4": "'\t'=4", HOSTILE[4]: f"'{HOSTILE[4]}"}
 
 
 @pytest.fixture
@@ -345,7 +346,30 @@ def test_prompts_are_text_in_markdown(hostile):
 
 def test_prompts_are_text_in_csv(hostile):
     rows = list(csv.DictReader(io.StringIO(table_of_clips(hostile[0]))))
-    assert [row["text"] for row in rows] == [f"'{text}" if text[0] in "=+-@\t" else text for text in HOSTILE]
+    assert [row["text"] for row in rows] == [SAFE.get(text, text) for text in HOSTILE]
+
+
+@pytest.mark.parametrize("cut", [";", "\t", "|", "\n", ","])
+@pytest.mark.parametrize("sign", [*"=+-@＝＋－＠"])
+def test_no_way_to_cut_a_text_in_csv_leaves_a_formula(tmp_path, cut, sign):
+    """A spreadsheet that cuts at semicolons or tabs sees other cells than one that cuts at commas."""
+    prompts = [Prompt(f"rose{cut}{space}{sign}1+1") for space in ("", " ", "  ")]
+    found = table_of_clips(known(tmp_path / "study", cells=CELLS[:1], prompts=prompts, seeds=(0,)))
+    for line in found.splitlines()[1:]:
+        assert not any(part.strip(' "').startswith(sign) for part in re.split(r"[;|\t,]", line) if "1+1" in part)
+
+
+def test_texts_in_csv_are_quoted(hostile):
+    rows = list(csv.reader(io.StringIO(table_of_clips(hostile[0])), quoting=csv.QUOTE_NONNUMERIC))
+    assert all(isinstance(name, str) for name in rows[0])  # what is not quoted is read as a number, or fails
+    assert len(rows) == 1 + len(HOSTILE)
+
+
+def test_headings_are_text_in_markdown(tmp_path):
+    results = known(tmp_path / "study", cells=CELLS[:1], seeds=(0,))
+    prompts = tuple(Prompt(one.text, "x\n# y <b>") for one in results.study.prompts)
+    text = markdown(replace(results, study=replace(results.study, prompts=prompts)))
+    assert "### X \\# y &lt;b&gt; prompts" in text
 
 
 def test_prompts_are_text_on_the_page(hostile):
@@ -525,9 +549,12 @@ def test_an_output_that_can_t_be_is_refused(out, words, tmp_path, capsys):
     [
         ("{", "can't be read as JSON"),
         ("{}", "expected metrics and protocol in it: remove it"),
-        ('{"metrics": [], "protocol": {}}', "expected metrics and protocol in it"),
+        ('{"metrics": [], "protocol": {}}', "metrics is []: expected a JSON object: remove it"),
+        ('{"metrics": {}, "protocol": {"metrics": [[]]}}', "protocol: metrics is [[]]: expected a list of names"),
+        ('{"metrics": {}, "protocol": {"clip_sha256": {"model": 1}}}', "clip_sha256 is {'model': 1}: expected texts"),
+        ('{"metrics": {}, "protocol": {"zs2": {}}}', "'zs2' is {}: expected a text"),
         ('{"metrics": {}, "protocol": null}', "expected metrics and protocol in it"),
-        ('{"metrics": {"motion": NaN}, "protocol": {}}', "motion is nan: expected a finite number or null: remove it"),
+        ('{"metrics": {"motion": NaN}, "protocol": {}}', "NaN is no number): remove it"),
         ('{"metrics": {"ssim": "1"}, "protocol": {}}', "ssim is '1': expected a finite number or null"),
         ('{"metrics": {"ssim": true}, "protocol": {}}', "ssim is True: expected a finite number or null"),
     ],

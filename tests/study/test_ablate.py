@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import re
@@ -570,8 +571,9 @@ def bright(frames: np.ndarray) -> float:
 def columns(folder: Path) -> tuple[list[str], str, str]:
     """The report: the head of its CSV file, its Markdown and its page."""
     assert report([str(folder)]) == 0
-    head, _ = (folder / "results.csv").read_text(encoding="utf-8").split("\n", 1)
-    return head.split(","), *((folder / f"report.{ending}").read_text(encoding="utf-8") for ending in ("md", "html"))
+    with open(folder / "results.csv", encoding="utf-8", newline="") as file:
+        head = next(csv.reader(file))
+    return head, *((folder / f"report.{ending}").read_text(encoding="utf-8") for ending in ("md", "html"))
 
 
 def test_a_new_metric_is_one_row(zs2, copy, brightness):

@@ -432,10 +432,29 @@ def study_text(**changes: Any) -> str:
         ({"steps": "gone"}, "steps"),
         ({"cells": "gone"}, "cells"),
         ({"more": 1}, "more"),
-        ({"cells": [{"id": "x"}]}, "presets"),
-        ({"cells": [{"id": "x", "presets": []}]}, "missing"),
-        ({"prompts": ["a"]}, "mapping"),
-        ({"seeds": 3}, "int"),
+        ({"cells": [{"id": "x"}]}, "cells 0: label is None: expected a text"),
+        ({"cells": []}, "0 cells"),
+        ({"prompts": []}, "no prompt in it"),
+        ({"prompts": ["a"]}, "prompts is .*: expected a list of at most 100000 objects"),
+        ({"prompts": [{"text": "a"}, {"text": "a"}]}, "is there twice"),
+        ({"prompts": [{"text": "a", "set": "x"}]}, "unknown set in study.json: prompts 0 'x'"),
+        ({"seeds": 3}, "seeds is 3: expected a list"),
+        ({"seeds": [True]}, "a seed is True: expected a whole number"),
+        ({"seeds": [0, -0]}, "a seed is there twice"),
+        ({"seeds": [2**32]}, "a seed is 4294967296"),
+        ({"full": "x"}, "unknown full in study.json 'x'"),
+        ({"width": "x"}, "width is 'x': expected a whole number"),
+        ({"width": True}, "width is True: expected a whole number"),
+        ({"height": 10**9}, "height is 1000000000: expected from 0 to 65536"),
+        ({"steps": 10**9}, "steps is 1000000000: expected from 1 to 100000"),
+        ({"guidance": 10**400}, "guidance is .*: expected a number"),
+        ({"guidance": float("nan")}, "NaN is no number"),
+        ({"guidance_interval": [0]}, "guidance_interval is .*: expected two numbers"),
+        ({"model": "\ud800"}, "surrogates not allowed"),
+        ({"weights": {"unet": 3}}, "weights is .*: expected texts"),
+        ({"lora": [{"scale": []}]}, "lora is"),
+        ({"threads": 0}, "threads is 0"),
+        ({"dtype": None}, "unknown dtype in study.json None"),
     ],
 )
 def test_a_study_that_is_damaged(here, changes, words):
@@ -444,6 +463,37 @@ def test_a_study_that_is_damaged(here, changes, words):
     with pytest.raises(InputError, match=r"study.json: this is not what zs2.ablate writes \(.*: give another folder$"):
         Study.read(here)
     with pytest.raises(InputError, match=words):
+        Study.read(here)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        *(
+            ({"id": name}, "id is .*: expected letters")
+            for name in ("../../x", "/x", "a/b", "..", "", "x" * 101, "a\n")
+        ),
+        ({"id": "dnm-0.2_tma-0.98"}, "is not the id of dnm and tma at its values"),
+        ({"lam": None}, "is not the id of dnm and tma"),
+        ({"lam": 9}, "lam is 9"),
+        ({"noise": "x"}, "unknown noise model 'x'"),
+        ({"frozen": 1}, "frozen is 1: expected true or false"),
+        ({"presets": [1]}, "presets is"),
+        ({"more": 1}, "it has 'more', which zs2 does not know"),
+    ],
+)
+def test_a_cell_that_is_damaged(here, changes, words):
+    """Its id is part of paths: it can't lead out of the study's folder."""
+    cells = json.loads(study_text())["cells"]
+    study_file(here).write_text(study_text(cells=[cells[0] | changes, *cells[1:]]))
+    with pytest.raises(InputError, match=f"study.json: this is not what zs2.ablate writes .*{words}"):
+        Study.read(here)
+
+
+def test_a_study_of_too_many_clips_is_refused_before_they_are_listed(here):
+    many = study_text(seeds=list(range(10**5)), prompts=[{"text": str(i)} for i in range(10)])
+    study_file(here).write_text(many)
+    with pytest.raises(InputError, match="more than 1000000 clips"):
         Study.read(here)
 
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from zs2.errors import InputError, OutOfMemory, did_you_mean, is_out_of_memory
 from zs2.system.stopping import signal_number, signals_stop
+from zs2.system.terminal import show
 from zs2.version import __version__
 
 
@@ -31,6 +32,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         say(f"error: {self.where}{message}")
         sys.exit(2)
+
+    def _print_message(self, message: str, file: Any = None) -> None:  # the help, and the version
+        show(*message.splitlines(), to=file, most=None)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         """The options. An unknown argument ends the command with a hint: the nearest option, or quotes."""
@@ -71,9 +75,8 @@ def parser(name: str, description: str, epilog: str) -> Parser:
 
 
 def say(text: str) -> None:
-    """Print one line on standard error, without the control characters that a user's text may hold."""
-    line = " ".join(text.split())
-    print("zs2:", "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
+    """Print one line on standard error."""
+    show(f"zs2: {' '.join(text.split())}", to=sys.stderr)
 
 
 def command(

@@ -12,6 +12,7 @@ from zs2.checkpoints.locate import locate
 from zs2.checkpoints.own_settings import FILE, OF_METHOD, OF_REQUEST, OwnSettings
 from zs2.cli.command import command, parser
 from zs2.errors import InputError
+from zs2.system.terminal import show
 
 TAKES = f"""\
 --model takes one of these names, or any Stable Diffusion 1.x, 2.x or XL model: a folder in the diffusers layout, a
@@ -30,8 +31,8 @@ def run(options: dict[str, Any]) -> None:
     rows = [("name", "model", "licence"), *((name, *row) for name, row in (*SHORT_NAMES.items(), default))]
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
     for name, model, licence in rows:
-        print(f"{name:<{first}}  {model:<{second}}  {licence}")
-    print(f"\n{TAKES}")
+        show(f"{name:<{first}}  {model:<{second}}  {licence}")
+    show("", *TAKES.splitlines())
 
 
 def print_own_settings(model: str) -> None:
@@ -50,13 +51,13 @@ def print_own_settings(model: str) -> None:
     if own == OwnSettings(own.name):
         raise InputError(f"{own.name} has no {FILE}: its defaults are the paper's")
     values = {name: getattr(own, name) for name in (*OF_REQUEST, *OF_METHOD)}
-    print(own.summary([name for name, value in values.items() if value is not None]) or f"{own.name} ({FILE})")
+    show(own.summary([name for name, value in values.items() if value is not None]) or f"{own.name} ({FILE})")
     for title, prompts in (("prompts", own.prompts), ("prompts that leave the look open", own.open_prompts)):
         if prompts:
-            print(f"\n{title}:", *(f'  "{prompt}"' for prompt in prompts), sep="\n")
+            show("", f"{title}:", *(f'  "{prompt}"' for prompt in prompts))
     if own.things:
         names = textwrap.wrap(", ".join(own.things), WIDTH, break_on_hyphens=False)
-        print(f"\nit knows {len(own.things)} things:", *(f"  {line}" for line in names), sep="\n")
+        show("", f"it knows {len(own.things)} things:", *(f"  {line}" for line in names))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from zs2.reporting.content import (
     sweep_title,
 )
 from zs2.study.results import Results, sweeps, table
+from zs2.system.terminal import shown
 
 ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", **{sign: f"\\{sign}" for sign in "\\`*_[]#~$"}}
 
@@ -33,14 +34,15 @@ def markdown(results: Results) -> str:
         for name in results.sets:
             head = ["variant", "clips", *heads(results)]
             rows = [ablation_row(results, row) for row in table(results, name)]
-            parts += ["", f"### {name.capitalize()} prompts ({prompt_count(results, name)})", "", *_table(head, rows)]
+            heading = f"{_escaped(name.capitalize())} prompts ({prompt_count(results, name)})"
+            parts += ["", f"### {heading}", "", *_table(head, rows)]
         parts += ["", *_list(definitions(results))]
     found = sweeps(results)
     if found:
         parts += ["", "## The authors' sweeps", "", _escaped(AUTHORS_CLIPS)]
     for sweep in found:
         head = ["prompts", *(f"{sweep.parameter} = {value:g}" for value in sweep.at)]
-        parts += ["", f"### {sweep_title(sweep)}", "", *_table(head, sweep_rows(sweep)), "", RANKS, ""]
+        parts += ["", f"### {_escaped(sweep_title(sweep))}", "", *_table(head, sweep_rows(sweep)), "", RANKS, ""]
         parts += _list(rank_lines(sweep))
     noise = [[[text] for text in row] for row in noise_rows(results)]
     if noise:
@@ -61,5 +63,5 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Sequence[str]]]) -> list
 
 
 def _escaped(text: str) -> str:
-    """A user's text in Markdown: no HTML, no markup, no end of a cell."""
-    return " ".join("".join(ESCAPES.get(letter, letter) for letter in text).split())
+    """A user's text in Markdown: no HTML, no markup, no end of a cell, no control character."""
+    return shown(" ".join("".join(ESCAPES.get(letter, letter) for letter in text).split()), most=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +12,9 @@ from zs2.evaluation.metrics import METRICS
 from zs2.sampling.request import OPTIONS
 from zs2.study.results import Results
 
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a text that begins with one of these
+# A spreadsheet runs a text that begins with one of these signs. It may cut a text at other signs than a comma, which
+# quotes do not prevent, so what follows them is a beginning, too.
+FORMULA = re.compile(r"(^|[;,|\t\r\n])([ \u00a0]*)(?=[=+\-@\t\r＝＋－＠])")
 OF_CELL = ("noise", "lam", "alpha", "attn", "mu", "frozen")
 # Columns of the settings, in the order that the file has always had. Newer sampling options follow.
 FIRST: tuple[str, ...] = ("model", "steps", "frames", "guidance", "width", "height", "fps", "dtype", "negative_prompt")
@@ -22,11 +25,11 @@ SETTINGS = (*FIRST, *(name for name in OPTIONS if name not in FIRST))
 def table_of_clips(results: Results) -> str:
     """All clips of the study as CSV. A metric that was not measured is empty.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    All texts are in quotes. One that a spreadsheet would take for a formula gets an apostrophe in front.
     """
     study, out = results.study, io.StringIO()
     settings = {name: study.sampling[name] if name in OPTIONS else getattr(study, name) for name in SETTINGS}
-    writer = csv.writer(out, lineterminator="\n")
+    writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(["clip", "cell", "label", *OF_CELL, "prompt", "text", "set", "seed", *SETTINGS, *METRICS])
     for job in study.jobs():
         if job.name in results.finished:
@@ -40,4 +43,5 @@ def table_of_clips(results: Results) -> str:
 
 
 def _safe(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
+    text = str(value) if isinstance(value, bool) else value
+    return FORMULA.sub(r"\1\2'", text) if isinstance(text, str) else text

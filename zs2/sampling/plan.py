@@ -22,6 +22,7 @@ from zs2.sampling.schedule import with_options
 from zs2.sampling.solver import SOLVERS, History, Solver
 from zs2.system.devices import choose_device
 from zs2.system.free_memory import free_memory
+from zs2.system.json_files import MOST_PIXELS
 from zs2.system.registry import load
 
 if TYPE_CHECKING:
@@ -234,8 +235,8 @@ def _latent_shape(model: ImageModel, request: Request) -> tuple[int, int, int]:
     if size is None and None in (request.height, request.width):
         raise InputError("the checkpoint does not say which size it was trained at: give the width and the height")
     h, w = size or (0, 0)
-    height = h * reduction if request.height is None else whole("height", request.height, reduction)
-    width = w * reduction if request.width is None else whole("width", request.width, reduction)
+    height = h * reduction if request.height is None else whole("height", request.height, reduction, MOST_PIXELS)
+    width = w * reduction if request.width is None else whole("width", request.width, reduction, MOST_PIXELS)
     if height % reduction or width % reduction or not height or not width:
         raise InputError(f"size {width}x{height}: expected multiples of {reduction}, the VAE's reduction")
     shape = channels, height // reduction, width // reduction

@@ -6,16 +6,16 @@ metadata: command line, replay, study and settings derive from OPTIONS. (The sam
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from zs2.errors import InputError, choose, whole
+from zs2.errors import InputError, brief, choose, whole
 from zs2.method import SEED_MAX
 from zs2.models.config import SPACINGS
 from zs2.sampling.solver import SOLVERS
+from zs2.system.json_files import MOST_TIMESTEPS, is_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ class Option:
     Args:
         kind: `text`, `whole`, `number`, `pair` (two numbers) or `flag`.
         help: one line, without the default. metavar: the name of its value in the help.
-        least: the smallest value, for a whole number.
+        least, most: the smallest and the largest value, for a whole number.
         unstated: its value in clips whose files are too old to have the option; STATED if all files have it.
     """
 
@@ -43,6 +43,7 @@ class Option:
     help: str
     metavar: str | None = None
     least: int = 0
+    most: int | None = None
     unstated: Any = STATED
 
 
@@ -81,7 +82,7 @@ class Request:
     prompt: str | Sequence[str]
     negative_prompt: str = _option("", "text", "the text that guidance leads away from", "TEXT")
     frames: int | None = _option(8, "whole", "frames of the clip", "N", least=1)
-    steps: int = _option(50, "whole", "sampling steps", "N", least=1)
+    steps: int = _option(50, "whole", "sampling steps", "N", least=1, most=MOST_TIMESTEPS)
     guidance: float = _option(7.5, "number", "u + G·(c − u); 1: only the prompt, at half the work", "G")
     guidance_interval: tuple[float, float] = _option(
         GUIDED,
@@ -129,28 +130,31 @@ class Request:
     latents: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        limits = {name: one.least for name, one in OPTIONS.items() if one.kind == "whole"}
-        for name, least in {**limits, "chunk": 1, "seed": 0}.items():
+        limits = {name: (one.least, one.most) for name, one in OPTIONS.items() if one.kind == "whole"}
+        for name, (least, most) in {**limits, "chunk": (1, None), "seed": (0, SEED_MAX)}.items():
             if getattr(self, name) is not None or name not in ("frames", "chunk"):
-                value = whole(name, getattr(self, name), least, SEED_MAX if name == "seed" else None)
-                object.__setattr__(self, name, value)
+                object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
         SOLVERS[self.sampler]
         for name, options in (("spacing", SPACINGS), ("final_alpha", FINAL_ALPHAS)):
             if getattr(self, name) is not None:
                 choose(name, getattr(self, name), options)
         if self.zero_snr is not None and not isinstance(self.zero_snr, bool):
-            raise InputError(f"zero_snr is {self.zero_snr!r:.40}: expected true or false")
-        if not isinstance(self.guidance, int | float) or not abs(self.guidance) <= sys.float_info.max:
-            raise InputError(f"guidance is {str(self.guidance)[:40]}: expected a finite number")
+            raise InputError(f"zero_snr is {brief(self.zero_snr)}: expected true or false")
+        if not is_number(self.guidance):
+            raise InputError(f"guidance is {brief(self.guidance)}: expected a finite number")
         object.__setattr__(self, "guidance", float(self.guidance))
         object.__setattr__(self, "guidance_interval", self._interval())
         texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         if not isinstance(texts, list | tuple) or not all(
             isinstance(text, str) for text in (*texts, self.negative_prompt)
         ):
-            raise InputError(f"prompt is {self.prompt!r}, negative prompt {self.negative_prompt!r}: expected texts")
+            raise InputError(
+                f"prompt is {brief(self.prompt)}, negative prompt {brief(self.negative_prompt)}: expected texts"
+            )
         if any("\ud800" <= c <= "\udfff" for text in (*texts, self.negative_prompt) for c in text):
-            raise InputError(f"prompt is {self.prompt!r}: expected text in Unicode (the bytes given are not UTF-8)")
+            raise InputError(
+                f"prompt is {brief(self.prompt)}: expected text in Unicode (the bytes given are not UTF-8)"
+            )
         if not texts or (self.frames is not None and len(texts) > self.frames):
             raise InputError(
                 f"{len(texts)} prompts for {self.frames} frames: expected from 1 to {self.frames} (give more frames?)"
@@ -173,11 +177,11 @@ class Request:
         try:
             start, end = (float(share) for share in self.guidance_interval)
             right = 0 <= start < end <= 1
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             right = False
         if not right:
             raise InputError(
-                f"guidance_interval is {str(self.guidance_interval)[:40]}: expected two shares of the steps that rise, "
+                f"guidance_interval is {brief(self.guidance_interval)}: expected two shares of the steps that rise, "
                 "from 0 to 1, such as 0.2,0.8"
             )
         if (start, end) != GUIDED and self.guidance in (0, 1):

@@ -6,6 +6,7 @@ one they are closed. A line `""` is the empty prompt. Blank lines don't count.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ def checked(prompts: Sequence[Prompt], where: str) -> tuple[Prompt, ...]:
     """The prompts. Raises: InputError if there are none, or one is repeated."""
     if not prompts:
         raise InputError(f"{where}: no prompt in it: expected one a line")
-    repeated = [prompt for i, prompt in enumerate(prompts) if prompt in prompts[:i]]
+    repeated = next((prompt for prompt, times in Counter(prompts).items() if times > 1), None)
     if repeated:
-        raise InputError(f"{where}: the prompt {repeated[0]} is there twice: expected each once")
+        raise InputError(f"{where}: the prompt {repeated} is there twice: expected each once")
     return tuple(prompts)

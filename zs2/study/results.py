@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 from json import dumps
@@ -16,8 +15,8 @@ from zs2.evaluation.metrics import METRICS
 from zs2.sampling.request import FIRST, OPTIONS
 from zs2.study.cells import AUTHORS, Cell, sweep_point
 from zs2.study.stats import Estimate, Key, common, difference, mean, rank_correlation
-from zs2.study.study import Study, clip_file, measures_file, record_file
-from zs2.system.json_files import read_json
+from zs2.study.stored import read_measures
+from zs2.study.study import Study, clip_file, files_of, measures_file
 
 EVERY = "all"  # the set of all prompts
 
@@ -48,20 +47,20 @@ class Results:
         Raises: InputError if it has no study, no clip, or measures that are broken or of different protocols.
         """
         study = Study.read(folder)
+        clips, measured = files_of(clip_file(folder, "any").parent), files_of(measures_file(folder, "any").parent)
         finished = [
             job
             for job in study.jobs()
-            if clip_file(folder, job.name).exists() and record_file(folder, job.name).exists()
+            if f"{job.name}.webp" in clips and not clips.isdisjoint((f"{job.name}.webp.json", f"{job.name}.json"))
         ]
         if not finished:
             raise InputError(f"{folder}: the study has no clip yet: run python -m zs2.ablate --out {folder} to the end")
         measures, incomplete = {}, set()
         first: dict[str, Any] | None = None
         for job in finished:
-            file = measures_file(folder, job.name)
-            if not file.exists():
+            if f"{job.name}.json" not in measured:
                 continue
-            values, protocol = _read_measures(file)
+            values, protocol = read_measures(measures_file(folder, job.name))
             first = protocol if first is None else first
             _check_alike(folder, first, protocol)
             if not study.prompts[job.prompt].text.strip():  # older measures may have a score of the empty prompt
@@ -131,19 +130,6 @@ class Results:
                 unmeasured[job.cell.id] += 1
         cells = self.study.cells
         return [(c, missing[c.id], unmeasured[c.id]) for c in cells if missing[c.id] or unmeasured[c.id]]
-
-
-def _read_measures(file: Path) -> tuple[dict[str, float | None], dict[str, Any]]:
-    """The metrics and the protocol in a file of measures."""
-    stored, advice = read_json(file), "remove it and give the command of zs2.ablate again"
-    metrics, protocol = stored.get("metrics"), stored.get("protocol")
-    if not isinstance(metrics, dict) or not isinstance(protocol, dict):
-        raise InputError(f"{file}: expected metrics and protocol in it: {advice}")
-    values = {name: metrics.get(name) for name in METRICS}
-    for name, value in values.items():
-        if value is not None and not (type(value) in (int, float) and math.isfinite(value)):
-            raise InputError(f"{file}: {name} is {value!r}: expected a finite number or null: {advice}")
-    return values, protocol
 
 
 def _check_alike(folder: Path, one: dict[str, Any], other: dict[str, Any]) -> None:

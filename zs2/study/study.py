@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zs2.errors import InputError
-from zs2.sampling.request import OPTIONS, STATED
 from zs2.study.cells import Cell, merge, reference
 from zs2.study.prompts import Prompt
+from zs2.study.stored import read_study
 from zs2.system.atomic import write_json
-from zs2.system.json_files import read_json
+from zs2.system.regular_files import check_regular
 
 
 class Job(NamedTuple):
@@ -91,18 +91,13 @@ class Study:
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Study:
-        """The study in a folder. Raises: InputError if there is none."""
+        """The study in a folder. Raises: InputError if there is none, or study.json is not what `write` writes."""
         file = study_file(folder)
         if not file.exists():
             raise InputError(f"{folder}: no study here (no study.json): python -m zs2.ablate makes one")
         try:
-            stored = read_json(file)
-            stored["prompts"] = tuple(Prompt(**prompt) for prompt in stored["prompts"])
-            stored["cells"] = tuple(Cell(**{**cell, "presets": tuple(cell["presets"])}) for cell in stored["cells"])
-            stored["seeds"] = tuple(stored["seeds"])
-            sampling = {name: _option(name, stored) for name in OPTIONS}
-            return cls(sampling=sampling, **stored)
-        except (InputError, KeyError, TypeError) as error:
+            return cls(**read_study(file))
+        except InputError as error:
             raise InputError(f"{file}: this is not what zs2.ablate writes ({error}): give another folder") from error
 
     def write(self, folder: str | os.PathLike[str]) -> None:
@@ -155,13 +150,6 @@ GROWING = ("zs2", "model", "prompts", "seeds", "full", "cells", "threads")
 ANOTHER = "give another --out for another study"
 
 
-def _option(name: str, stored: dict[str, Any]) -> Any:
-    """Take a sampling option out of what study.json says. Older studies lack options that came later."""
-    unstated = OPTIONS[name].unstated
-    value = stored.pop(name) if unstated is STATED else stored.pop(name, unstated)
-    return tuple(value) if isinstance(value, list) else value
-
-
 def study_file(folder: str | os.PathLike[str]) -> Path:
     """DIR/study.json."""
     return Path(folder, "study.json")
@@ -183,12 +171,18 @@ def measures_file(folder: str | os.PathLike[str], name: str) -> Path:
     return Path(folder, "measures", f"{name}.json")
 
 
+def files_of(folder: Path) -> frozenset[str]:
+    """The names in a folder, which may be missing. (To look for a million files one by one takes seconds.)"""
+    return frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()
+
+
 def is_finished(folder: str | os.PathLike[str], name: str) -> bool:
     """Whether a clip is there, and as long as its file says: a machine that went down may have cut it short."""
     try:
+        check_regular(clip_file(folder, name))
         with open(clip_file(folder, name), "rb") as file:
             head, length = file.read(8), file.seek(0, os.SEEK_END)
-    except FileNotFoundError:
+    except (FileNotFoundError, InputError):
         return False
     whole = length > 8 and length == 8 + int.from_bytes(head[4:], "little")  # RIFF
     return whole and record_file(folder, name).exists()

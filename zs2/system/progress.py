@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TextIO, TypeVar
 
+from zs2.system.terminal import shown
+
 T = TypeVar("T")
 WIDTH = 24
 
@@ -21,6 +23,7 @@ def progress(items: Iterable[T], total: int, label: str, stream: TextIO | None =
     """
     out = sys.stderr if stream is None else stream
     live = out.isatty()
+    label = shown(label)
     start = printed = time.monotonic()
     done = 0
     try:

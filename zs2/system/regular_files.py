@@ -1,0 +1,52 @@
+"""Reading files that a stranger may have made: regular files only, of at most a known size.
+
+A FIFO would be waited for, /dev/zero has no end, and a folder or a socket has no content. All are refused before they
+are opened.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from zs2.errors import InputError
+
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def check_regular(path: str | os.PathLike[str], most: int | None = None) -> os.stat_result:
+    """Check that a path is a regular file of at most `most` bytes, and return its status.
+
+    Raises: InputError for anything else; OSError if there is nothing, or it can't be looked at.
+    """
+    try:
+        status = os.stat(path)
+    except ValueError as error:  # a NUL in the name
+        raise InputError(f"{os.fspath(path)!r} names no file ({error})") from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((kind for test, kind in KINDS if test(status.st_mode)), "no regular file")
+        raise InputError(f"{path} is {kind}: expected a file")
+    if most is not None and status.st_size > most:
+        raise InputError(f"{path} has {status.st_size} bytes: expected at most {most}")
+    return status
+
+
+def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes. Raises: as `check_regular` does."""
+    size = check_regular(path, most).st_size
+    with open(path, "rb") as file:
+        content = file.read(size + 1)
+    if len(content) > size:  # a file that is written to, or one of the kernel's, which has no size
+        raise InputError(f"{path} has more than the {size} bytes that it says: expected a file that stays as it is")
+    return content
+
+
+def read_text(path: str | os.PathLike[str], most: int, encoding: str = "utf-8") -> str:
+    """The text of a regular file, with the line ends as they stand. Raises: UnicodeDecodeError, and as `read_bytes`."""
+    return read_bytes(path, most).decode(encoding)

@@ -1,0 +1,42 @@
+"""Everything that zs2 prints goes through `show`, so that text of a stranger's file is shown and never obeyed.
+
+A terminal obeys control characters: they move the cursor, hide lines, or rename the window. Here they are shown as
+escapes, such as \\x1b. A text of more than 400 characters is shortened in its middle.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+MOST = 400  # characters of a line
+TAIL = 120  # of them after the cut: the end of an error says what to do
+
+
+def shown(text: str, most: int | None = MOST) -> str:
+    """A text as one line for a terminal: without control characters, and of at most `most` characters."""
+    line = _escaped(_shortened(text, most))
+    return line if line.isprintable() and len(line) <= (most or len(line)) else _shortened(line, most)
+
+
+def show(*lines: str, to: TextIO | None = None, most: int | None = MOST) -> None:
+    """Print each text as one line, on standard output or another stream. most: None for text that is never cut."""
+    out = sys.stdout if to is None else to
+    for line in lines:
+        print(shown(line, most), file=out)
+    out.flush()
+
+
+def _shortened(text: str, most: int | None) -> str:
+    if most is None or len(text) <= most:
+        return text
+    tail = min(TAIL, most // 3)
+    cut = f" … ({len(text)} characters) … "
+    return text[: max(most - tail - len(cut), 0)] + cut + text[len(text) - tail :]
+
+
+def _escaped(text: str) -> str:
+    """A text with its control characters, line ends and lone surrogates as escapes. Accents and emoji stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
