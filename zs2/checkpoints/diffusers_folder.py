@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from zs2.checkpoints.tensor_files import read_tensors, weight_files
 from zs2.errors import InputError
+from zs2.models.config import REFUSED_SCHEDULERS
 from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import Json, Reader, read_json
 
@@ -26,6 +28,13 @@ ALIASES: tuple[tuple[str, str | None], ...] = (
     (r"(.*\.attentions\.\d+)\.value\.(.*)", r"\1.to_v.\2"),
     (r"(.*\.attentions\.\d+)\.proj_attn\.(.*)", r"\1.to_out.0.\2"),
 )
+
+# The schedulers of ε, v and x₀ models that need no more than a sampler: DDIM or DPM-Solver++ stand for any of them.
+SAMPLERS = re.compile(
+    r"(Flax)?(DDIM|DDIMParallel|DDPM|DDPMParallel|PNDM|IPNDM|LMSDiscrete|Euler(Ancestral)?Discrete|HeunDiscrete"
+    r"|KDPM2(Ancestral)?Discrete|DPMSolver(Multistep|Singlestep|SDE)|DEISMultistep|UniPCMultistep|SASolver)Scheduler"
+)
+NOISE_ANEW = ("LCMScheduler", "TCDScheduler")  # models that were made for these need it
 
 
 class Folder:
@@ -48,6 +57,7 @@ class Folder:
         self.index = _index(path, needed)
         self.name = name or path.resolve().name
         self.files = {part: weight_files(path / part, stem, dtype) for part, stem in parts.items()}
+        _check_scheduler(self.index, self.json("scheduler"))
 
     def json(self, part: str) -> Json:
         """The configuration of a part, or of the scheduler."""
@@ -80,6 +90,19 @@ def _index(path: Path, parts: Sequence[str]) -> Json:
         if isinstance(index.get(part), list) and None in index[part]:
             raise InputError(f"{file.name}: {part} is {index[part]}: a model without it can't be sampled")
     return index
+
+
+def _check_scheduler(index: Json, config: Json) -> None:
+    """Warn of a scheduler whose models need something else than a sampler: those of diffusers that none stands for."""
+    entry = index.get("scheduler")
+    stated = {str(config.get("_class_name", "DDIMScheduler")): "scheduler_config.json"}
+    if isinstance(entry, list) and entry:
+        stated[str(entry[-1])] = "model_index.json"
+    for name, file in stated.items():
+        refused = file == "scheduler_config.json" and any(word in name for word in REFUSED_SCHEDULERS)
+        if not refused and not SAMPLERS.fullmatch(name):
+            why = ": it draws noise anew at each step, zs2 does not" if name in NOISE_ANEW else ""
+            warnings.warn(f"{file} names {name[:80]}, which zs2 does not follow{why}", stacklevel=5)
 
 
 def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

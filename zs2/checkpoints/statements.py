@@ -37,6 +37,8 @@ PREDICTION_KEYS = ("modelspec.prediction_type", "modelspec.predict_key", "predic
 V_KEYS = ("ss_v_parameterization", "ss_v_prediction", "v_parameterization")
 ZERO_SNR_KEYS = ("ss_zero_terminal_snr", "zero_terminal_snr", "ztsnr", "zsnr")
 CLIP_SKIP_KEYS = ("modelspec.encoder_layer", "ss_clip_skip")
+TITLE_KEYS = ("modelspec.title", "modelspec.tags", "modelspec.merged_from", "ss_output_name")
+LCM = re.compile(r"(?<![a-z])lcm(?![a-z])", re.IGNORECASE)
 # Architectures of the standard: the family, and the prediction if the name tells it.
 ARCHITECTURES: dict[str, tuple[str, str | None]] = {
     "stable-diffusion-v1": ("SD 1", None),
@@ -102,6 +104,12 @@ class _Reader:
     def metadata(self, metadata: Mapping[str, str]) -> None:
         """Read the metadata of the safetensors header."""
         stated = {key: value for key, value in metadata.items() if value.strip().lower() not in NOT_STATED}
+        lcm = [f"{key} = {stated[key][:80]!r}" for key in TITLE_KEYS if LCM.search(stated.get(key, ""))]
+        if lcm:
+            warnings.warn(
+                f"{self.path.name} seems to be an LCM ({lcm[0]}): it needs noise anew at each step; here it gets none",
+                stacklevel=5,
+            )
         for key, value in stated.items():
             where, name = f"{key} = {value!r}", key.removeprefix("modelspec.")
             if key in PREDICTION_KEYS:

@@ -50,6 +50,7 @@ VAE_FIXED: Fixed = {
     "shift_factor": (None,),
 }
 SCHEDULE_FIXED: Fixed = {"thresholding": (False, None), "use_flow_sigmas": (False, None)}
+REFUSED_SCHEDULERS = ("FlowMatch", "EDM")  # words in the names of those for models of another kind
 SPACINGS = ("leading", "trailing", "linspace")
 
 # Keys that zs2 does not read, and with null in which diffusers fails.
@@ -252,7 +253,7 @@ class ScheduleConfig:
         Raises: InputError for a schedule, prediction or spacing that zs2 does not have.
         """
         read = Reader("scheduler_config.json", json, SCHEDULE_FIXED, SCHEDULE_NOT_NULL)
-        if any(word in str(json.get("_class_name")) for word in ("FlowMatch", "EDM")):
+        if any(word in str(json.get("_class_name")) for word in REFUSED_SCHEDULERS):
             raise InputError(f"{read.what}: {json['_class_name']} is for models of another kind: zs2 samples by DDIM")
         total, betas = read.whole("num_train_timesteps", 1000), read.numbers("trained_betas")
         if betas is not None and len(betas) != total:
