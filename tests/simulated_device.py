@@ -122,6 +122,8 @@ def run(func: Any, args: Any, kwargs: Any) -> Any:
         where = "; ".join(f"{one.device} {tuple(one.shape)}" for one in tensors)
         raise RuntimeError(f"expected all tensors on one device: {func} at {place()} meets {where}")
     out = func(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
+    if hasattr(func, "_schema") and not func._schema.returns:  # _foreach_add_ and its like
+        return None
     written = _written(func)
     if written is not None:
         name, position = written

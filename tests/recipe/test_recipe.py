@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,10 +20,11 @@ import torch
 from helpers import CHECKPOINT, TESTS
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
+from simulated_device import AVAILABLE
 from torch import nn
 
 from weights.recipe import __main__ as recipe
-from weights.recipe import contrastive, denoiser, judge, layout, looks, measure, pictures, scenes
+from weights.recipe import contrastive, denoiser, judge, layout, looks, measure, pictures, scenes, training
 from weights.recipe.muon import Muon, orthogonal
 from weights.recipe.settings import QUICK, Schedule, Stage
 from weights.recipe.training import Clock, OutOfTime, _optimizers, generator, gradients, rate, train
@@ -370,9 +373,10 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
 
 @pytest.fixture(scope="module")
 def made(loaded, tmp_path_factory) -> Path:
-    """The work folder of the whole recipe, tiny."""
+    """The work folder of the whole recipe, tiny, in float32 on any processor."""
     work = tmp_path_factory.mktemp("work")
-    recipe.train(NAMES, loaded, TINY, work, Clock())
+    with patch.object(training, "bfloat16_cpu", lambda: False):
+        recipe.train(NAMES, loaded, TINY, work, Clock())
     return work
 
 
@@ -391,7 +395,8 @@ def test_the_result_is_a_checkpoint_that_samples(made):
     assert second.sqrt() * model.vae.config.scaling_factor == pytest.approx(1, rel=1e-3)
 
 
-def test_a_stage_of_the_unet_goes_on_from_the_one_before_with_more_things(made, loaded, tmp_path):
+def test_a_stage_of_the_unet_goes_on_from_the_one_before_with_more_things(made, loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "bfloat16_cpu", lambda: False)
     first, second = TINY.unet
     recipe.train(NAMES, loaded, replace(TINY, unet=(first,)), tmp_path / "one", Clock())
     idle = replace(second, schedule=replace(second.schedule, steps=0))
@@ -406,7 +411,8 @@ def test_a_stage_of_the_unet_goes_on_from_the_one_before_with_more_things(made, 
     assert json.loads((made / "checkpoint" / "zs2.json").read_text())["things"] == NAMES
 
 
-def test_stopped_after_every_piece_it_ends_with_the_same_weights(made, loaded, tmp_path):
+def test_stopped_after_every_piece_it_ends_with_the_same_weights(made, loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "bfloat16_cpu", lambda: False)
     for _ in range(40):
         try:
             recipe.train(NAMES, loaded, TINY, tmp_path, Clock(0))
@@ -448,6 +454,60 @@ def test_a_packed_file_has_the_pictures_as_they_were(own, tmp_path, monkeypatch)
     (tmp_path / "other").write_bytes(b"other")
     with pytest.raises(InputError, match="other is no file of pictures"):
         pictures.load(NAMES, tmp_path, tmp_path / "other", SIZE)
+
+
+ON_A_GPU = """if True:
+    import sys
+    from dataclasses import replace
+    from pathlib import Path
+    import torch
+    from simulated_device import simulated_device
+    from recipe.test_recipe import NAMES, SHORT, SIZE, TINY
+    from weights.recipe import __main__ as recipe, judge, pictures, training
+    from weights.recipe.settings import Stage
+    own, work = map(Path, sys.argv[1:])
+    training.bfloat16_cpu = lambda: False
+    loaded = pictures.load(NAMES, own, own, SIZE)
+    one = replace(SHORT, steps=1, muon=1e-3)
+    settings = replace(TINY, clip=one, vae=replace(one, pieces=2), unet=(Stage(None, 6, one),), judge=one)
+    def learn(device):
+        recipe.train(NAMES, loaded, settings, work / device, training.Clock(), torch.device(device))
+        judge.learn(NAMES, loaded.to(device), settings, work / device, training.Clock(), work / device / "judge")
+    with simulated_device():
+        learn("sim")
+    learn("cpu")
+"""
+
+
+@pytest.mark.skipif(not AVAILABLE, reason=f"torch {torch.__version__} can't take a device from Python")
+def test_on_a_gpu_no_tensor_is_misplaced_and_losses_are_the_same(own, tmp_path):
+    """A step of each part on the simulated one. What is learnt can't be compared: its gradients are not a GPU's.
+
+    In a process of its own, because autograd learns at its first use which devices there are.
+    """
+    line = [sys.executable, "-c", ON_A_GPU, str(own), str(tmp_path)]
+    path = os.pathsep.join((str(ROOT), str(TESTS)))
+    said = subprocess.run(line, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=600)
+    assert said.returncode == 0, said.stderr
+    there, here = (
+        {
+            part: json.loads((tmp_path / device / f"{part}.log.jsonl").read_text())["loss"]
+            for part in ("clip", "vae", "judge")
+        }
+        for device in ("sim", "cpu")
+    )
+    assert there == pytest.approx(here, rel=1e-5)
+
+
+def test_bfloat16_multiplies_and_float32_keeps(monkeypatch):
+    """Where the processor is made for it: elsewhere all is in float32."""
+    x, layer = torch.randn(2, 3), nn.Linear(3, 3)
+    for able, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(training, "bfloat16_cpu", lambda able=able: able)
+        with training.fast(x.device):
+            y = layer(x)
+        assert y.dtype == dtype
+        assert torch.autograd.grad(y.float().sum(), layer.weight)[0].dtype == torch.float32
 
 
 def test_other_settings_in_the_same_folder_are_refused(made, loaded):

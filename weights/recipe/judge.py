@@ -79,11 +79,11 @@ def learn(names: Sequence[str], pictures: Tensor, settings: Settings, work: Path
     def loss(step: int, source: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         scenes = plain(settings.judge.piece, len(names), source)
         pixels = render(scenes, pictures, settings.size)
-        scenes = scenes.to(pixels.device)
+        shown, background = scenes.thing.to(pixels.device), scenes.background.to(pixels.device)
         with fast(pixels.device):
             thing, colour = judge(worn(pixels, source))
-        right = (thing.argmax(1) == scenes.thing).float().mean()
-        loss = F.cross_entropy(thing.float(), scenes.thing) + 0.5 * F.cross_entropy(colour.float(), scenes.background)
+        right = (thing.argmax(1) == shown).float().mean()
+        loss = F.cross_entropy(thing.float(), shown) + 0.5 * F.cross_entropy(colour.float(), background)
         return loss, {"right": right}
 
     train("judge", judge, settings.judge, loss, seed=settings.seed, folder=work, clock=clock)

@@ -50,10 +50,6 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.thing)
 
-    def to(self, device: torch.device) -> Scenes:
-        """The same scenes on another device."""
-        return Scenes(*(each.to(device) for each in (self.thing, self.background, self.look, self.chance)))
-
 
 def held_out(thing: Tensor) -> tuple[Tensor, Tensor]:
     """The two colours that a thing is never seen on in training: indices, shaped as `thing`."""
@@ -103,7 +99,6 @@ def render(scenes: Scenes, pictures: Tensor, size: int) -> Tensor:
 
     They are drawn at twice the size and averaged, so that edges are smooth.
     """
-    scenes = scenes.to(pictures.device)
     x = scenes.chance
     side = 2 * size
     picture = pictures[scenes.thing]
@@ -121,9 +116,9 @@ def render(scenes: Scenes, pictures: Tensor, size: int) -> Tensor:
         ],
         dim=1,
     )
-    grid = F.affine_grid(affine, [len(scenes), 4, side, side], align_corners=False)
+    grid = F.affine_grid(affine.to(pictures.device), [len(scenes), 4, side, side], align_corners=False)
     thing = F.grid_sample(dress(picture, scenes), grid, align_corners=False)
-    pixels = thing[:, :3] + (1 - thing[:, 3:]) * backgrounds(scenes, side)
+    pixels = thing[:, :3] + (1 - thing[:, 3:]) * backgrounds(scenes, side, pictures.device)
     return 2 * F.avg_pool2d(pixels, 2) - 1
 
 
@@ -134,7 +129,7 @@ def dress(picture: Tensor, scenes: Scenes) -> Tensor:
         rows = (scenes.look == which).nonzero().flatten()
         if len(rows):
             colours, alpha = picture[rows, :3], picture[rows, 3:]
-            dressed[rows, :3] = in_look(look, colours, alpha, scenes.chance[rows])
+            dressed[rows, :3] = in_look(look, colours, alpha, scenes.chance[rows].to(picture.device))
     return dressed
 
 
@@ -142,9 +137,11 @@ def in_look(look: str, colours: Tensor, alpha: Tensor, x: Tensor) -> Tensor:
     """Colours times alpha (b, 3, h, w), in one look."""
     h, w = colours.shape[-2:]
     if look in ("golden", "silver"):
-        gray = (colours * colours.new_tensor([0.3, 0.59, 0.11])[:, None, None]).sum(1, keepdim=True)
+        gray = (colours * torch.tensor([0.3, 0.59, 0.11], device=colours.device)[:, None, None]).sum(1, keepdim=True)
         metal = [1.0, 0.8, 0.2] if look == "golden" else [0.9, 0.94, 1.0]
-        return (0.35 * alpha + 0.65 * gray) * colours.new_tensor(metal)[:, None, None]  # light, so that it shines
+        return (0.35 * alpha + 0.65 * gray) * torch.tensor(metal, device=colours.device)[
+            :, None, None
+        ]  # light, so that it shines
     if look == "odd":
         return turned_hue(colours, 0.2 + 0.6 * x[:, 6]).clamp(min=0).minimum(alpha)
     tint = alpha * _hue(x[:, 5])[:, :, None, None]
@@ -161,8 +158,10 @@ def in_look(look: str, colours: Tensor, alpha: Tensor, x: Tensor) -> Tensor:
 def turned_hue(colours: Tensor, turn: Tensor) -> Tensor:
     """Colours (b, 3, h, w) turned about the gray axis, by a share (b,) of a whole turn. Their lightness stays."""
     angle = 2 * math.pi * turn
-    to_yiq = colours.new_tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-    rotation = colours.new_zeros(len(turn), 3, 3)
+    to_yiq = torch.tensor(
+        [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], device=colours.device
+    )
+    rotation = torch.zeros(len(turn), 3, 3, device=colours.device)
     rotation[:, 0, 0] = 1
     rotation[:, 1, 1] = rotation[:, 2, 2] = angle.cos()
     rotation[:, 1, 2], rotation[:, 2, 1] = -angle.sin(), angle.sin()
@@ -171,17 +170,17 @@ def turned_hue(colours: Tensor, turn: Tensor) -> Tensor:
 
 def _hue(h: Tensor) -> Tensor:
     """Bright colours of hues (b,) in [0, 1) → (b, 3)"""
-    return ((h[:, None] + h.new_tensor([0.0, 2 / 3, 1 / 3])) % 1 * 6 - 3).abs().sub(1).clamp(0, 1)
+    return ((h[:, None] + torch.tensor([0.0, 2 / 3, 1 / 3], device=h.device)) % 1 * 6 - 3).abs().sub(1).clamp(0, 1)
 
 
-def backgrounds(scenes: Scenes, side: int) -> Tensor:
-    """The backgrounds of scenes: (b, 3, side, side) in [0, 1]"""
+def backgrounds(scenes: Scenes, side: int, device: torch.device) -> Tensor:
+    """The backgrounds of scenes: (b, 3, side, side) in [0, 1], on a device"""
     x, kind = scenes.chance, scenes.background
-    palette = x.new_tensor(list(COLOURS.values())) / 255
+    palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32) / 255
     plain = palette[kind.clamp(max=len(COLOURS) - 1)] + (x[:, 7:10] - 0.5) * 0.06
-    out = plain.clamp(0, 1)[:, :, None, None].expand(-1, -1, side, side).clone()
+    out = plain.clamp(0, 1).to(device)[:, :, None, None].expand(-1, -1, side, side).clone()
     for row in (kind >= len(COLOURS)).nonzero().flatten().tolist():
-        out[row] = setting(SETTINGS[int(kind[row]) - len(COLOURS)], x[row, 7:], side)
+        out[row] = setting(SETTINGS[int(kind[row]) - len(COLOURS)], x[row, 7:], side).to(device)
     return out
 
 
@@ -189,11 +188,10 @@ def setting(name: str, x: Tensor, side: int) -> Tensor:
     """One drawn background, from nine numbers in [0, 1): (3, side, side) in [0, 1]"""
 
     def colour(*rgb: int) -> Tensor:
-        return (x.new_tensor(rgb) / 255)[:, None, None]
+        return (torch.tensor(rgb, dtype=torch.float32) / 255)[:, None, None]
 
-    along = torch.arange(side, device=x.device) / side
-    v, u = torch.meshgrid(along, along, indexing="ij")
-    specks = torch.rand(SPECKS, SPECKS, generator=torch.Generator().manual_seed(int(x[0] * 2**31))).to(x.device)
+    v, u = torch.meshgrid(torch.arange(side) / side, torch.arange(side) / side, indexing="ij")
+    specks = torch.rand(SPECKS, SPECKS, generator=torch.Generator().manual_seed(int(x[0] * 2**31)))
     specks = F.interpolate(specks[None, None], size=(side, side), mode="nearest")[0, 0]
     offset_u, offset_v = (u * SPECKS) % 1 - 0.5, (v * SPECKS) % 1 - 0.5
     speck = (specks > 0.86) & (offset_u**2 + offset_v**2 < 0.12)
@@ -209,7 +207,7 @@ def setting(name: str, x: Tensor, side: int) -> Tensor:
     if name == "on sand":
         sea = torch.where(v > horizon - 0.15, colour(40, 130, 190), colour(165, 215, 245))
         return torch.where(v > horizon, colour(238, 208, 145), sea)
-    palette = x.new_tensor(list(COLOURS.values())) / 255
+    palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32) / 255
     first = int(x[2] * len(COLOURS))
     second = (first + 1 + int(x[3] * (len(COLOURS) - 1))) % len(COLOURS)
     one, other = palette[first][:, None, None], palette[second][:, None, None]

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -60,7 +60,9 @@ def fast(device: torch.device) -> AbstractContextManager[None]:
     """A context in which matrices are multiplied and pictures convolved in bfloat16, where the processor is made for
     it; weights, optimizers and averages stay in float32. Elsewhere nothing changes."""
     able = device.type == "cuda" or (device.type == "cpu" and bfloat16_cpu())
-    return torch.autocast(device.type, torch.bfloat16, enabled=able, cache_enabled=False)  # threads would share a cache
+    if not able:
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)  # threads would share a cache
 
 
 def bfloat16_cpu() -> bool:
@@ -73,7 +75,7 @@ def save(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | N
     """Write a safetensors file, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(file.name + ".part")
-    part.write_bytes(as_bytes({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, metadata))
+    part.write_bytes(as_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata))
     part.replace(file)
 
 
@@ -100,7 +102,7 @@ def _optimizers(weights: Mapping[str, nn.Parameter], schedule: Schedule) -> list
         ],
         lr=schedule.rate,
         betas=(0.9, 0.99),
-        fused=True,
+        fused=all(w.device.type in ("cpu", "cuda") for w in rest),
     )
     optimizers: list[torch.optim.Optimizer] = [adam]
     optimizers += [
@@ -185,8 +187,8 @@ def gradients(
 ) -> dict[str, Tensor]:
     """Set the weights' gradients to the mean of those of the pieces of a batch, one for each generator.
 
-    Several pieces are learnt at once, by as many threads. Threads that share each convolution instead wait for each
-    other at each; on a busy machine that took five times as long.
+    Several pieces are learnt at once on a CPU, by as many threads. Threads that share each convolution instead wait for
+    each other at each; on a busy machine that took five times as long.
 
     Returns: the figures of the pieces, averaged.
     """
@@ -196,8 +198,8 @@ def gradients(
         grads = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
         return grads, {"loss": value.detach(), **figures}
 
-    if len(generators) == 1:
-        pieces = [learn(generators[0])]
+    if len(generators) == 1 or any(w.device.type != "cpu" for w in weights.values()):
+        pieces = [learn(source) for source in generators]
     else:
         each = max(1, torch.get_num_threads() // len(generators))
         with ThreadPoolExecutor(len(generators), initializer=torch.set_num_threads, initargs=(each,)) as threads:
