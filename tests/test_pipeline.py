@@ -107,6 +107,7 @@ def test_a_clip(model):
         "device": "cpu",
         "compile": False,
         "model": "emoji64",
+        "vae": None,
         "lora": None,
         "embeddings": None,
         "weights": model.checkpoint.digests,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -39,12 +38,13 @@ if TYPE_CHECKING:
     from zs2.sampling.frame_parallel import Group
 
 REQUEST = tuple(one.name for one in fields(Request))
+LOADING = ("device", "dtype", "prediction", "variant", "vae", "lora", "embeddings", "compile")
 CALLS = {  # the keywords of each call
     "model()": (*REQUEST, "fps", "callback", "group"),
     "model.latents()": (*REQUEST, "callback", "group"),
     "model.stream()": (*REQUEST, "state_device", "group"),
     "model.variant()": METHOD,
-    "ZS2.from_pretrained()": (*METHOD, "device", "dtype", "prediction", "lora", "embeddings", "compile"),
+    "ZS2.from_pretrained()": (*METHOD, *LOADING),
 }
 
 
@@ -85,6 +85,8 @@ class ZS2:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         prediction: str | None = None,
+        variant: str | None = None,
+        vae: str | Path | None = None,
         lora: LoRA | Sequence[LoRA] = (),
         embeddings: EmbeddingFile | Sequence[EmbeddingFile] = (),
         compile: bool = False,
@@ -99,11 +101,12 @@ class ZS2:
             dtype: that of the networks; latents are always float32. By default, `auto`: float32 on a CPU; on a GPU
                 float16, or bfloat16 if the weights are stored in that.
             prediction: `epsilon` or `v`, for single files of SD 2, which do not contain it.
+            variant: of a folder's weights, by default the plain one, then `fp16`, then the only one.
+            vae: a VAE from elsewhere: a folder in the diffusers layout, a model's folder, or a file in either layout.
             lora: one or several LoRAs to merge into the weights, each a path, `FILE:SCALE`, or (file, scale). A file
                 is safetensors, or a folder of PEFT or diffusers. Embeddings in it are added.
-            embeddings: one or several textual inversions (safetensors), each a path, `FILE:TOKEN`, or (file, token).
-                Prompts and negative prompts can have the token; by default it is the one that the file names, or else
-                the file's own name.
+            embeddings: one or several textual inversions, each a path, `FILE:TOKEN`, or (file, token). The token is by
+                default that of the file, or the file's name.
             compile: whether to compile the UNet, also of variants. The first step then takes minutes, and the others
                 less time; see `UNet.compile`. Last bits differ.
             method: the keywords of `Method`: attn, mu, noise, lam, alpha, motion, renoise. Defaults are those of the
@@ -117,7 +120,7 @@ class ZS2:
         loras = lora_files(lora)
         digested = [files_of(path) for path, _ in loras]  # raises before anything is downloaded
         inversions = embedding_files(embeddings)
-        checkpoint = Checkpoint(model, dtype, device, prediction)
+        checkpoint = Checkpoint(model, dtype, device, prediction, variant, vae)
         own = checkpoint.own_settings.method
         chosen = replace(chosen, **{name: value for name, value in own.items() if getattr(chosen, name) is None})
         unet, text = checkpoint.unet(momentum(chosen.attn, **chosen.attention_parameters)), checkpoint.text()
@@ -275,14 +278,8 @@ class ZS2:
         request = Request(prompt, **self.own_settings.request | options)
         if request.guidance != 0:
             self.own_settings.warn_of_unknown_things(prompt)
-        self.warn_of_unused_embeddings([request])
+        self.text.warn_of_unused(request.texts)
         return request
-
-    def warn_of_unused_embeddings(self, requests: Sequence[Request]) -> None:
-        """Warn of textual inversions that none of these requests uses."""
-        unused = self.text.unused([text for request in requests for text in request.texts])
-        if unused:
-            warnings.warn(f"no prompt has {', '.join(map(repr, unused))}: the embedding has no effect", stacklevel=4)
 
     def decode(self, latents: Tensor, chunk: int | None = None) -> Frames:
         """Scaled latents (F, c, h, w), at most `chunk` at once → frames, uint8 (F, H, W, 3).

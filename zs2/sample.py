@@ -73,7 +73,7 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     memory: dict[str, Any] = {"stream": "stream" in options, "state_device": options.get("state_device")}
     requests = [request for _, request in clips]
     if not replays:
-        model.warn_of_unused_embeddings(requests)
+        model.text.warn_of_unused([text for request in requests for text in request.texts])
     if "dry_run" in options:
         return print_plans(model, requests, group, memory)
     plans = [model.plan(request, group, **memory) for request in requests]

@@ -28,14 +28,13 @@ from zs2.checkpoints.hub import (
     SHORT_NAMES,
     WEIGHTS,
     WITHDRAWN,
-    choose_clip_files,
     choose_files,
     is_hub_id,
     parse,
 )
 from zs2.checkpoints.tensor_files import weight_files
 from zs2.errors import InputError
-from zs2.evaluation.clip_scorer import Scorer
+from zs2.evaluation.clip_scorer import Scorer, choose_clip_files
 from zs2.models.__main__ import main
 from zs2.system.devices import DTYPES
 
@@ -312,9 +311,9 @@ REFUSED = {
         ["no safetensors in unet/", "unet/diffusion_pytorch_model.bin", "run any code"],
     ),
     "no weights": (without(UNET.format(""), PICKLED[1]), ["it has no unet/diffusion_pytorch_model.safetensors"]),
-    "not averaged": (
-        [*without(UNET.format(""), PICKLED[1]), NOT_AVERAGED[1]],
-        ["unet/diffusion_pytorch_model.safetensors"],
+    "several variants": (
+        [*without(UNET.format(""), PICKLED[1]), NOT_AVERAGED[1], UNET.format(".bf16")],
+        ["unet/diffusion_pytorch_model is there in the variants bf16, non_ema: choose one with --variant"],
     ),
     "too few shards": (
         [*without(UNET.format("")), f"unet/{STEM}.safetensors.index.json", *shards(f"unet/{STEM}", 3)[:2]],

@@ -278,7 +278,10 @@ def test_the_command_samples_from_a_file(tensors, tmp_path, monkeypatch, capsys)
             lambda t: t.update({"conditioner.embedders.2.weight": torch.ones(1)}),
             "of no known part, such as conditioner",
         ),
-        (lambda t: [t.pop(n) for n in list(t) if n.startswith(XL_TEXT[1])], "it has no text_encoder"),
+        (
+            lambda t: [t.pop(n) for n in list(t) if n.startswith(XL_TEXT[1])],
+            "(546 tensors), a VAE (120 tensors), the second text encoder of SDXL (43 tensors), but no text_encoder",
+        ),
     ],
 )
 def test_a_file_that_is_not_whole(tensors, tmp_path, change, words):

@@ -406,7 +406,7 @@ def test_a_clip_imports_nothing_that_it_does_not_use(here):
 
 
 HELP = """model device dtype attn mu noise lam alpha negative-prompt frames steps sampler guidance
-    guidance-interval deep-cache clip-skip embedding spacing zero-snr no-zero-snr final-alpha
+    guidance-interval deep-cache clip-skip embedding vae variant spacing zero-snr no-zero-snr final-alpha
     fast seed size latents prompts travel out fps no-sheet replay version help"""
 
 
@@ -718,6 +718,7 @@ def test_every_option_reaches_the_settings(zs2, here):
         "device": "cpu",
         "compile": False,
         "model": "emoji64",
+        "vae": None,
         "lora": None,
         "embeddings": None,
     }
@@ -997,7 +998,7 @@ def test_those_settings_can_be_replayed(zs2, here, clip_settings):
 
 
 def test_a_clip_made_before_an_option_was_there_is_replayed_without_it(zs2, here, clip_settings):
-    later = ("sampler", "guidance_interval", "deep_cache", "clip_skip", "embeddings")
+    later = ("sampler", "guidance_interval", "deep_cache", "clip_skip", "embeddings", "vae")
     later += ("spacing", "zero_snr", "final_alpha")
     old = {name: value for name, value in clip_settings.items() if name not in later}
     (here / "c.json").write_text(json.dumps(old))

@@ -122,6 +122,8 @@ seeds = "0..2"
 model = "sd15"
 lora = ["a.safetensors:0.5", "b.safetensors"]
 embedding = "a.safetensors:<toy>"
+vae = "other"
+variant = "bf16"
 prediction = "v"
 device = "cpu"
 dtype = "bfloat16"
@@ -153,6 +155,7 @@ LINE = [
     *("--prompts", "p.txt", "--guidance-interval", "0.2,0.8", "--sampler", "dpm++", "--deep-cache", "2"),
     *("--chunk", "2", "--compile", "--clip-skip", "1", "--embedding", "a.safetensors:<toy>"),
     *("--spacing", "trailing", "--no-zero-snr", "--final-alpha", "one"),
+    *("--vae", "other", "--variant", "bf16"),
 ]
 
 

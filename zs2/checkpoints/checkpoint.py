@@ -8,10 +8,11 @@ of another shape is an error that names it.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import warnings
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from json import dumps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,26 +20,81 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from zs2.checkpoints.diffusers_folder import Folder
+from zs2.checkpoints.diffusers_folder import PARTS, Folder, rename
 from zs2.checkpoints.digests import sha256
-from zs2.checkpoints.locate import locate
+from zs2.checkpoints.hub import choose_files, variants
+from zs2.checkpoints.locate import PICKLES, locate, refuse_pickle
 from zs2.checkpoints.own_settings import OwnSettings
-from zs2.checkpoints.single_file import SingleFile
-from zs2.checkpoints.tensor_files import stored_dtype
+from zs2.checkpoints.single_file import SingleFile, read_vae, vae_json
+from zs2.checkpoints.tensor_files import read_tensors, stored_dtype, weight_files
+from zs2.errors import InputError
 from zs2.models.clip import TextEncoder
 from zs2.models.clip_config import TextConfig
 from zs2.models.config import LEFT_OUT, ScheduleConfig, UNetConfig, VAEConfig
-from zs2.models.loading import assign, faster_layout, without_weights
+from zs2.models.loading import assign, drop_layers, faster_layout, without_weights
 from zs2.models.prompt_encoder import PromptEncoder
 from zs2.models.temporal import Momentum
 from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.system.devices import auto_dtype
+from zs2.system.json_files import Json, read_json
 
 M = TypeVar("M", bound=nn.Module)
 
-LAYER = r"text_model\.encoder\.layers\.(\d{1,4})\."
+
+class OtherVAE:
+    """A VAE from elsewhere than the model.
+
+    Args:
+        path: a folder with a VAE in the diffusers layout, a model's folder, whose vae/ is taken, or a file in the
+            diffusers or the original layout. A file's configuration is in a config.json beside it, if it has the name
+            that diffusers gives it, or else follows from its shapes.
+        dtype, variant: decide between the files of a folder; see `find_weights`.
+    Raises: InputError if there is no VAE.
+    """
+
+    def __init__(self, path: Path, dtype: torch.dtype, variant: str | None = None) -> None:
+        self.name, stem = str(path), PARTS["vae"]
+        if path.is_dir():
+            folder = path / "vae" if (path / "vae").is_dir() else path
+            if not (folder / "config.json").is_file():
+                raise InputError(f"{str(path)!r} is no VAE: it has no config.json, and no vae/ with one")
+            self.files: list[Path] = weight_files(folder, stem, dtype, variant)
+            self._json: Json | None = read_json(folder / "config.json")
+            self.tensors = rename(read_tensors(self.files))
+        elif path.is_file():
+            if path.suffix.lower() in PICKLES:
+                raise InputError(refuse_pickle(path))
+            config = path.parent / "config.json"
+            self.files, self.tensors = [path], read_vae(path)
+            named = path.name in variants([path.name], stem).values()
+            self._json = read_json(config) if named and config.is_file() else None
+        else:
+            raise InputError(f"no such VAE: {str(path)!r}: expected a folder or a .safetensors file")
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What identifies it, for a clip's settings."""
+        return {"sha256": sha256(self.files)}
+
+    def json(self, scaling_factor: float) -> Json:
+        """Its configuration. scaling_factor: the model's, for a file without configuration."""
+        return vae_json(self.tensors, scaling_factor) if self._json is None else self._json
+
+    def check(self, config: VAEConfig, unet: UNetConfig, scaling_factor: float) -> None:
+        """Raise InputError if it does not fit the UNet. Warn of another scaling factor than the model's own."""
+        if config.latent_channels != unet.out_channels:
+            raise InputError(
+                f"the VAE {self.name!r} has {config.latent_channels} latent channels, the UNet {unet.out_channels}: it "
+                "is for another model"
+            )
+        if not math.isclose(config.scaling_factor, scaling_factor, rel_tol=1e-2):
+            warnings.warn(
+                f"the VAE {self.name!r} has the scaling factor {config.scaling_factor}, the model's own VAE "
+                f"{scaling_factor}: it may be for another family of models",
+                stacklevel=4,
+            )
 
 
 class Checkpoint:
@@ -48,6 +104,7 @@ class Checkpoint:
         model: a folder in the diffusers layout, a file in the original layout, or a model on the hub.
         dtype: the dtype of the loaded weights; None: see `auto_dtype`. device: the device on which they are placed.
         prediction: `epsilon` or `v`, for a single file of SD 2, which does not contain it.
+        variant: of a folder's weights; see `find_weights`. vae: where to take the VAE from; see `OtherVAE`.
     Raises: InputError as `locate`, `Folder`, `SingleFile` and `OwnSettings` do. Each part raises it for weights that do
         not fit.
     """
@@ -58,21 +115,32 @@ class Checkpoint:
         dtype: torch.dtype | None = torch.float32,
         device: str | torch.device = "cpu",
         prediction: str | None = None,
+        variant: str | None = None,
+        vae: str | Path | None = None,
     ) -> None:
         self.device = torch.device(device)
         wanted = auto_dtype(self.device) if dtype is None else dtype  # it decides which of a model's files are read
-        path, name = locate(model, str(wanted).removeprefix("torch."))
-        self.source = Folder(path, wanted, name) if path.is_dir() else SingleFile(path, prediction)
+        self.other_vae = None if vae is None else OtherVAE(Path(vae), wanted, variant)
+        own_vae = vae is None
+        choose = partial(choose_files, variant=variant, vae=own_vae)
+        path, name = locate(model, str(wanted).removeprefix("torch."), choose)
+        self.source: Folder | SingleFile
+        if path.is_dir():
+            self.source = Folder(path, wanted, name, variant, own_vae)
+        else:
+            self.source = SingleFile(path, prediction, own_vae)
         half = dtype is None and wanted != torch.float32
         self.dtype = auto_dtype(self.device, stored_dtype(self.source.tensors("unet"))) if half else wanted
         self.name = self.source.name
         self.own_settings = OwnSettings.read(path, self.name)
+        if path.is_file() and variant is not None:
+            warnings.warn("variant has no effect on a single file", stacklevel=3)
         if path.is_dir() and prediction is not None:
             warnings.warn("prediction has no effect on a folder: its scheduler_config.json says", stacklevel=3)
 
     def unet(self, attn: str | Momentum = "tma", mu: float = 0.98) -> UNet:
         """The UNet, in the checkpoint's dtype."""
-        config = UNetConfig.from_json(self.source.json("unet"))
+        config = UNetConfig.from_json(self.json("unet"))
         return self._load(
             "unet", lambda tensors: UNet(config, attn, mu), self.dtype, faster_layout(self.dtype, self.device)
         )
@@ -80,7 +148,9 @@ class Checkpoint:
     def vae(self) -> VAE:
         """The VAE, in the checkpoint's dtype. But many VAEs overflow float16, XL's among them. Instead of float16 it is
         float32, unless its configuration says `force_upcast: false`."""
-        config = VAEConfig.from_json(self.source.json("vae"))
+        config = VAEConfig.from_json(self.json("vae"))
+        if self.other_vae is not None:
+            self.other_vae.check(config, UNetConfig.from_json(self.json("unet")), self.source.scaling_factor)
         dtype = torch.float32 if self.dtype == torch.float16 and config.force_upcast else self.dtype
         layout = torch.preserve_format if dtype == torch.float32 else faster_layout(dtype, self.device)
         return self._load("vae", lambda tensors: VAE(config), dtype, layout)
@@ -92,10 +162,10 @@ class Checkpoint:
 
     def text_encoder(self, tower: str = "text_encoder") -> TextEncoder:
         """A text tower, with its projection if the file has one."""
-        config = TextConfig.from_json(self.source.json(tower), tower)
+        config = TextConfig.from_json(self.json(tower), tower)
 
         def build(tensors: dict[str, Tensor]) -> TextEncoder:
-            _cut(tensors, config.num_hidden_layers, tower)
+            drop_layers(tensors, config.num_hidden_layers, tower)
             if not config.projection_dim:  # null: transformers' text tower without projection leaves it in the file
                 tensors.pop("text_projection.weight", None)
             return TextEncoder(config, "text_projection.weight" in tensors)
@@ -104,13 +174,13 @@ class Checkpoint:
 
     def tokenizer(self, tower: str = "text_encoder") -> Tokenizer:
         """The tokenizer of a text tower. Its prompts have at most as many tokens as the tower has positions."""
-        config = TextConfig.from_json(self.source.json(tower), tower)
+        config = TextConfig.from_json(self.json(tower), tower)
         return self.source.tokenizer(tower, config.max_position_embeddings)
 
     def schedule(self) -> ScheduleConfig:
         """The noise schedule. As in diffusers' pipeline of Stable Diffusion 1 and 2, latents are not clipped and steps
         are offset by 1, whatever an old file says. In SDXL's pipeline the file decides."""
-        json = self.source.json("scheduler")
+        json = self.json("scheduler")
         old = {"clip_sample": False, "steps_offset": 1} if len(self.source.towers) == 1 else {}
         return ScheduleConfig.from_json({**json, **old})
 
@@ -118,13 +188,20 @@ class Checkpoint:
     def digests(self) -> dict[str, str]:
         """The SHA-256 of each part's weights, and one of the configurations and the tokenizers. That of a sharded part
         is of its files, one after another."""
-        parts = [self.source.json(part) for part in ("unet", "vae", *self.source.towers, "scheduler")]
+        parts = [self.json(part) for part in ("unet", "vae", *self.source.towers, "scheduler")]
         identity: list[Any] = [{key: value for key, value in json.items() if key[0] != "_"} for json in parts]
         for tokenizer in map(self.tokenizer, self.source.towers):
             identity += [tokenizer.backend.to_str(), tokenizer.max_length, tokenizer.pad_id, *tokenizer.unusual]
         identity += ["zero_empty"] * self.source.zero_empty
         config = hashlib.sha256(dumps(identity, sort_keys=True).encode()).hexdigest()
-        return {part: sha256(files) for part, files in self.source.files.items()} | {"config": config}
+        files = self.source.files | ({} if self.other_vae is None else {"vae": self.other_vae.files})
+        return {part: sha256(files) for part, files in files.items()} | {"config": config}
+
+    def json(self, part: str) -> Json:
+        """The configuration of a part, or of the scheduler."""
+        if part == "vae" and self.other_vae is not None:
+            return self.other_vae.json(self.source.scaling_factor)
+        return self.source.json(part)
 
     def _load(
         self,
@@ -133,10 +210,11 @@ class Checkpoint:
         dtype: torch.dtype,
         layout: torch.memory_format = torch.preserve_format,
     ) -> M:
-        tensors = dict(self.source.tensors(part))
+        other = part == "vae" and self.other_vae is not None
+        tensors = dict(self.other_vae.tensors if other else self.source.tensors(part))  # type: ignore[union-attr]
         for key, names in LEFT_OUT.get(part, {}).items():
             unused = [name for name in tensors if re.fullmatch(names, name)]
-            if unused and self.source.json(part).get(key, key) is None:
+            if unused and self.json(part).get(key, key) is None:
                 warnings.warn(
                     f"{part}/config.json: {key} is null: {len(unused)} tensors, such as {unused[0]}, are not used",
                     stacklevel=4,
@@ -145,17 +223,3 @@ class Checkpoint:
         with without_weights():
             module = build(tensors)
         return assign(module, tensors, part, dtype, self.device, layout)
-
-
-def _cut(tensors: dict[str, Tensor], layers: int, tower: str) -> None:
-    """Leave out the layers of a text tower that its JSON does not have, as transformers does. Warns of them."""
-    numbers = {name: int(match[1]) for name in tensors if (match := re.match(LAYER, name))}
-    count = 1 + max(numbers.values(), default=-1)
-    if count > layers:
-        unused = "the last one is" if count - layers == 1 else f"the last {count - layers} are"
-        warnings.warn(
-            f"{tower}/config.json: num_hidden_layers is {layers}, the weights have {count} layers: {unused} not used",
-            stacklevel=6,
-        )
-        for name in [name for name, number in numbers.items() if number >= layers]:
-            del tensors[name]

@@ -10,13 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zs2.checkpoints.hub import check_variant, variants
 from zs2.checkpoints.tensor_files import read_tensors, weight_files
 from zs2.errors import InputError
-from zs2.models.config import REFUSED_SCHEDULERS
+from zs2.models.config import REFUSED_SCHEDULERS, VAEConfig
 from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import Json, Reader, read_json
 
 PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+SCALING_FACTOR = {"SD 1": 0.18215, "SD 2": 0.18215, "SDXL": 0.13025}  # of latents, for the UNet
 SECOND_TOWER = {"text_encoder_2": "model"}  # SDXL has one, with a tokenizer_2/
 
 # Names of the same tensors in older files: (pattern, today's name). None: it is not a weight, and is dropped.
@@ -41,23 +43,37 @@ class Folder:
     """A folder with unet/, vae/, text_encoder/, tokenizer/ and scheduler/; for SDXL, text_encoder_2/ and tokenizer_2/.
 
     Args:
-        path: the folder. dtype: the dtype to compute in. It decides between a file and its `.fp16.` variant.
-        name: by default that of the folder.
+        path: the folder. dtype: the dtype to compute in. name: by default that of the folder.
+        variant: of the weights; see `find_weights` for the default, which depends on the dtype.
+        vae: whether its own VAE is used.
     Raises: InputError if parts or files are missing, or if model_index.json switches a part off.
     """
 
-    def __init__(self, path: Path, dtype: torch.dtype, name: str | None = None) -> None:
+    def __init__(
+        self, path: Path, dtype: torch.dtype, name: str | None = None, variant: str | None = None, vae: bool = True
+    ) -> None:
         parts = PARTS | (SECOND_TOWER if (path / "text_encoder_2").is_dir() else {})
+        parts = {part: stem for part, stem in parts.items() if vae or part != "vae"}
         self.towers = {part: part.replace("text_encoder", "tokenizer") for part in parts if part.startswith("text")}
         needed = (*parts, *self.towers.values(), "scheduler")
         missing = [part for part in needed if not (path / part).is_dir()]
         if missing:
-            raise InputError(f"{str(path)!r} is not a model folder: it has no {'/, '.join(missing)}/")
+            there = _contents(path, needed, missing)
+            raise InputError(f"{str(path)!r} is not a model folder: it has no {'/, '.join(missing)}/{there}")
         self.path = path
         self.index = _index(path, needed)
         self.name = name or path.resolve().name
-        self.files = {part: weight_files(path / part, stem, dtype) for part, stem in parts.items()}
+        files = {part: {file.name for file in (path / part).iterdir()} for part in parts}
+        check_variant(variant, {part: variants(files[part], stem) for part, stem in parts.items()})
+        self.files = {part: weight_files(path / part, stem, dtype, variant) for part, stem in parts.items()}
         _check_scheduler(self.index, self.json("scheduler"))
+
+    @property
+    def scaling_factor(self) -> float:
+        """The factor of latents, by its own VAE if there is one."""
+        if (self.path / "vae" / "config.json").is_file():
+            return VAEConfig.from_json(self.json("vae")).scaling_factor
+        return SCALING_FACTOR["SDXL" if len(self.towers) > 1 else "SD 1"]
 
     def json(self, part: str) -> Json:
         """The configuration of a part, or of the scheduler."""
@@ -75,6 +91,17 @@ class Folder:
     def zero_empty(self) -> bool:
         """Whether an empty negative prompt is zeros: with two towers, unless model_index.json switches it off."""
         return len(self.towers) > 1 and bool(self.index.get("force_zeros_for_empty_prompt", True))
+
+
+def _contents(path: Path, needed: Sequence[str], missing: Sequence[str]) -> str:
+    """For an error, what a folder that is no model has, and what to do."""
+    folders = [f"{part}/" for part in needed if (path / part).is_dir()]
+    if folders:
+        return f", only {', '.join(folders)}" + ": give one with --vae" * (list(missing) == ["vae"])
+    if (path / "config.json").is_file():
+        return f": it looks like one part of a model: give the folder around it, {str(path.parent)!r}"
+    files = sorted(file.name for file in path.glob("*.safetensors"))
+    return f": it has single files ({', '.join(files[:3])}): give one of them" if files else ""
 
 
 def _index(path: Path, parts: Sequence[str]) -> Json:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
@@ -44,6 +44,8 @@ WORD = r"(?![^/@]*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 STEP = r"(?![^/]*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*"
 ID = re.compile(rf"(?=[^@]{{3,96}}(?:@|$))(?P<repo>{WORD}/{WORD})(?:@(?P<revision>{STEP}(?:/{STEP})*))?")
 FILE = re.compile(r".*\.(safetensors|ckpt|bin|pt|pth|pkl|git)", re.IGNORECASE)  # a file that does not exist, not an id
+
+VARIANT = r"(?![\w-]*-\d{5}-of-\d{5})[A-Za-z0-9][\w-]*"  # of a set of weights, and no shard's number
 
 # The folders that a model needs; the parts with weights, and the names of their files; the files of a tokenizer.
 NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -90,20 +92,20 @@ def parse(model: str) -> tuple[str, str | None]:
     return repo, match["revision"]
 
 
-def choose_files(names: Iterable[str], dtype: str) -> list[str]:
+def choose_files(names: Iterable[str], dtype: str, variant: str | None = None, vae: bool = True) -> list[str]:
     """Choose the files of a repository that a model folder needs. The result is sorted.
 
-    Each part needs one set of weights: for half precision the `.fp16.` variant if there is one, for float32 the plain
-    one. `zs2.checkpoints.tensor_files.weight_files` chooses among local files in the same way.
-
-    Raises: InputError if a needed file is missing, or is there only as a pickle.
+    Args:
+        dtype, variant: decide which weights of each part; see `find_weights`. vae: whether its own VAE is needed.
+    Raises: InputError if a needed file is missing, or is there only as a pickle, and for a variant that no part has.
     """
     have = set(names)
-    folders = {name.split("/")[0] for name in have if "/" in name}
-    missing = [f"{folder}/" for folder in NEEDED if folder not in folders]
+    folders = {name.split("/")[0] for name in have if "/" in name} - ({"vae"} if not vae else set())
+    missing = [f"{folder}/" for folder in NEEDED if folder not in folders and (vae or folder != "vae")]
     if missing:
         single = sorted(name for name in have if re.fullmatch(r"[^/]+\.safetensors", name))
         hint = f": download one of its single files ({', '.join(single[:3])}) and give that" if single else ""
+        hint = ": give one with --vae" if missing == ["vae/"] else hint
         raise InputError(f"not a model in the diffusers layout: it has no {', '.join(missing)}{hint}")
 
     parts = [part for part in WEIGHTS if part in folders]
@@ -114,36 +116,62 @@ def choose_files(names: Iterable[str], dtype: str) -> list[str]:
     missing = [name for name in needed if name not in have]
     if missing:
         raise InputError(f"not a whole model: it has no {', '.join(missing)}")
+    check_variant(variant, {part: variants(have, f"{part}/{WEIGHTS[part]}") for part in parts})
     optional = ["model_index.json", "zs2.json", *(f"{folder}/{name}" for folder in TOKENIZERS for name in TOKENIZER)]
-    weights = [name for part in parts for name in _weights(have, f"{part}/{WEIGHTS[part]}", dtype)]
+    optional += ["vae/config.json"]  # with another VAE it still tells the factor of latents
+    weights = [name for part in parts for name in choose_weights(have, f"{part}/{WEIGHTS[part]}", dtype, variant)]
     return sorted({*needed, *(name for name in optional if name in have), *weights})
 
 
-def choose_clip_files(names: Iterable[str], dtype: str) -> list[str]:
-    """Choose the files of a repository that a CLIP in transformers' CLIPModel layout needs. The result is sorted.
+def variants(have: Iterable[str], stem: str) -> dict[str, str]:
+    """The variants of a part's weights, `fp16` of `STEM.fp16.safetensors`, each with its file, or with the index of its
+    shards. The plain one is the empty text."""
+    pattern = re.compile(rf"{re.escape(stem)}(?:\.({VARIANT}))?\.safetensors(\.index(?:\.({VARIANT}))?\.json)?")
+    found: dict[str, str] = {}
+    for match in filter(None, map(pattern.fullmatch, sorted(have))):
+        variant = match[1] or match[3] or ""
+        if variant not in found or match[2] is None:  # a file wins over shards
+            found[variant] = match[0]
+    return found
 
-    This is `choose_files` for `zs2.evaluation.clip_scorer`. One set of weights is for both towers.
 
-    Raises: InputError if a needed file is missing, or is there only as a pickle.
+def check_variant(variant: str | None, parts: Mapping[str, Mapping[str, str]]) -> None:
+    """Raise InputError for a variant that no part has. Warn of parts that lack it, for which the default is taken.
+
+    parts: the variants of each part.
     """
-    have = set(names)
-    images = [name for name in ("preprocessor_config.json", "processor_config.json") if name in have]
-    needed = ["config.json", *(images or ["preprocessor_config.json"])]
-    if "tokenizer.json" not in have:
-        needed += ["vocab.json", "merges.txt"]
-    missing = [name for name in needed if name not in have]
-    if missing:
-        raise InputError(f"not a CLIP in the layout of transformers' CLIPModel: it has no {', '.join(missing)}")
-    return sorted({*needed, *(name for name in TOKENIZER if name in have), *_weights(have, "model", dtype)})
+    lacking = [part for part, found in parts.items() if variant is not None and variant not in found]
+    if lacking and len(lacking) == len(parts):
+        there = sorted({one or "plain" for found in parts.values() for one in found})
+        raise InputError(f"no part has weights of the variant {variant!r}: there are {', '.join(there) or 'none'}")
+    if lacking:
+        warnings.warn(f"{', '.join(lacking)}: no variant {variant!r}, another one is used", stacklevel=4)
 
 
-def _weights(have: set[str], stem: str, dtype: str) -> list[str]:
-    for variant in ("", ".fp16") if dtype == "float32" else (".fp16", ""):
-        if f"{stem}{variant}.safetensors" in have:
-            return [f"{stem}{variant}.safetensors"]
-        for index in (f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors.index.json"):
-            if index in have:
-                return [index, *_shards(have, stem, variant)]
+def find_weights(have: Iterable[str], stem: str, dtype: str, variant: str | None = None) -> tuple[str, str] | None:
+    """The file with a part's weights, or the index of its shards, and its variant. None if there is none.
+
+    The variant is the one that is asked for; else the plain one, then `fp16`, for half precision the other way round;
+    else the only one. Raises: InputError if there are several others.
+    """
+    found = variants(have, stem)
+    preferred = ("", "fp16") if dtype == "float32" else ("fp16", "")
+    for one in (*(() if variant is None else (variant,)), *preferred):
+        if one in found:
+            return found[one], one
+    if len(found) > 1:
+        raise InputError(f"{stem} is there in the variants {', '.join(found)}: choose one with --variant")
+    return next(((file, one) for one, file in found.items()), None)
+
+
+def choose_weights(have: set[str], stem: str, dtype: str, variant: str | None = None) -> list[str]:
+    """Choose the files with a part's weights, as `find_weights` does: one file, or an index with its shards.
+
+    Raises: InputError if there are none, only pickles, or not all shards.
+    """
+    found = find_weights(have, stem, dtype, variant)
+    if found is not None:
+        return [found[0], *(_shards(have, stem, found[1]) if found[0].endswith(".json") else ())]
     place = stem[: stem.rfind("/") + 1]
     pickles = sorted(name for name in have if re.fullmatch(rf"{place}[^/]*model[^/]*\.(bin|ckpt|pt|pth|pkl)", name))
     if pickles:
@@ -157,12 +185,11 @@ def _weights(have: set[str], stem: str, dtype: str) -> list[str]:
 
 def _shards(have: set[str], stem: str, variant: str) -> list[str]:
     number = r"-\d{5}-of-(\d{5})"  # the variant stands before the number in newer files, after it in older ones
-    pattern = re.compile(
-        rf"{re.escape(stem)}(?:{re.escape(variant)}{number}|{number}{re.escape(variant)})\.safetensors"
-    )
+    dotted = f".{variant}" if variant else ""
+    pattern = re.compile(rf"{re.escape(stem)}(?:{re.escape(dotted)}{number}|{number}{re.escape(dotted)})\.safetensors")
     matches = [match for match in map(pattern.fullmatch, sorted(have)) if match]
     if not matches or len(matches) != int(matches[0][1] or matches[0][2]):
-        raise InputError(f"not a whole model: {len(matches)} of the files {stem}{variant}-….safetensors")
+        raise InputError(f"not a whole model: {len(matches)} of the files {stem}{dotted}-….safetensors")
     return [match[0] for match in matches]
 
 

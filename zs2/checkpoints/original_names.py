@@ -74,6 +74,25 @@ LORA_ALIASES = (
 )
 
 
+# The pieces of a name of the UNet. A block's number, before the number of its module, may have two digits.
+PIECES = re.compile(
+    r"(?<=put_blocks)\d+(?=\d)|\d|time_embed|label_emb|(?:in|out)put_blocks|middle_block|in_layers|emb_layers|out_layers"
+    r"|skip_connection|transformer_blocks|attn\d|to_[qkv]|to_out|ff|net|proj_in|proj_out|proj|norm\d?|conv|out|op"
+    r"|weight|bias"
+)
+
+
+def average_names(names: Iterable[str]) -> dict[str, str]:
+    """The UNet's name of each tensor of its moving average. The original code takes the dots out of them:
+    `diffusion_modelinput_blocks110in_layers0weight` is `input_blocks.11.0.in_layers.0.weight`."""
+    found = {}
+    for name in names:
+        flat = name.replace(".", "").removeprefix("diffusion_model")
+        pieces = PIECES.findall(flat)
+        found[name] = ".".join(pieces) if "".join(pieces) == flat else name
+    return found
+
+
 def unet_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The UNet's tensors by their names in the diffusers layout."""
     names = unet_names(list(tensors))

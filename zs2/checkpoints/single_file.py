@@ -7,23 +7,26 @@ tell (the number of heads, the schedule) is fixed for each family.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from zs2.checkpoints.diffusers_folder import rename
-from zs2.checkpoints.lora_kinds import is_lora
-from zs2.checkpoints.original_names import count, openclip_tensors, unet_tensors, vae_tensors
+from zs2.checkpoints.diffusers_folder import SCALING_FACTOR, rename
+from zs2.checkpoints.lora_kinds import MARK
+from zs2.checkpoints.original_names import average_names, count, openclip_tensors, unet_tensors, vae_tensors
 from zs2.checkpoints.statements import PREDICTIONS, Statements, read_statements
-from zs2.checkpoints.tensor_files import read_metadata, read_tensors
+from zs2.checkpoints.tensor_files import model_folder, read_metadata, read_tensors
 from zs2.errors import InputError
 from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import Json
 
 # The prefix of each part's names in the file. The prefixes of the text towers tell the family.
-UNET, VAE = "model.diffusion_model.", "first_stage_model."
+UNET, VAE, EMA = "model.diffusion_model.", "first_stage_model.", "model_ema."
+EMA_STATE = ("decay", "num_updates")
 OPENCLIP = "model."  # the prefix of a tower with OpenCLIP's names ends so
 TOWERS = {
     "SD 1": {"text_encoder": "cond_stage_model.transformer."},
@@ -36,7 +39,7 @@ TOWERS = {
 
 # Tensors that are not weights of the model: copies, buffers, training state. Any other unknown tensor is an error.
 DROPPED = re.compile(
-    r"model_ema\..*|first_stage_model\.loss\..*|optimizer.*|lvlb_weights|logvar|cond_stage_model\.model\.visual\..*"
+    r"model_ema\..*|(first_stage_model\.)?loss\..*|optimizer.*|lvlb_weights|logvar|cond_stage_model\.model\.visual\..*"
     r"|first_stage_model\.model_ema\..*|scale_factor|global_step|.*position_ids|.*\.attn_mask|.*logit_scale|betas"
     r"|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus.*|posterior_.*|denoiser\.(sigmas|log_sigmas)|v_pred|ztsnr"
 )
@@ -51,14 +54,47 @@ SCHEDULE = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-# What a file may be if it is no whole model: the beginnings of its names tell.
-NOT_WHOLE = {
-    "an SDXL refiner, which makes no picture from a prompt alone": ("conditioner.embedders.0.model.",),
-    "the UNet of a folder in the diffusers layout: give the folder": ("down_blocks.", "up_blocks.", "time_embedding."),
-    "a VAE alone": (VAE, "encoder.conv_in", "decoder.conv_in", "encoder.down"),
-    "a text encoder alone": ("text_model.", "cond_stage_model.", "conditioner."),
-}
-SCALING_FACTOR = {"SD 1": 0.18215, "SD 2": 0.18215, "SDXL": 0.13025}  # of latents, for the UNet
+# What a file can hold: by the beginning of a tensor's name, with advice for a file that holds no whole model.
+OTHER_LAYOUT = "give the folder that it is of"
+INVENTORY: tuple[tuple[str, str, str], ...] = (
+    (
+        "a transformer of SD 3, Flux or the like",
+        r"(model\.diffusion_model\.)?(joint|double|single|transformer)_blocks\.",
+        "",
+    ),
+    ("a UNet", re.escape(UNET), ""),
+    ("the moving average of a UNet", rf"model_ema\.(?!({'|'.join(EMA_STATE)})$)", ""),
+    ("a VAE", re.escape(VAE), "give a model, and this as its --vae"),
+    ("a text encoder of SD 1", re.escape(TOWERS["SD 1"]["text_encoder"]), ""),
+    ("a text encoder of SD 2", re.escape(TOWERS["SD 2"]["text_encoder"]), ""),
+    ("the first text encoder of SDXL", re.escape(TOWERS["SDXL"]["text_encoder"]), ""),
+    ("the second text encoder of SDXL", re.escape(TOWERS["SDXL"]["text_encoder_2"]), ""),
+    (
+        "the text encoder of an SDXL refiner",
+        r"conditioner\.embedders\.0\.model\.",
+        "a refiner makes no picture from a prompt alone",
+    ),
+    ("a ControlNet", r"control_model\.|controlnet_|input_hint_block\.|zero_convs\.", ""),
+    ("a LoRA", rf".*({MARK.pattern})", "give a model, and this as its --lora"),
+    (
+        "a textual inversion",
+        r"(emb_params|clip_[lg]|string_to_param\.\*)$",
+        "give a model, and this as its --embedding",
+    ),
+    (
+        "a UNet in the diffusers layout",
+        r"((down|up)_blocks|mid_block|(time|add)_embedding|conv_(in|out|norm_out))\.",
+        OTHER_LAYOUT,
+    ),
+    ("a UNet without model.diffusion_model.", r"((in|out)put_blocks|middle_block|time_embed|label_emb|out)\.", ""),
+    (
+        "a VAE",
+        r"(encoder|decoder)\.(conv|mid|down|up|norm)|(post_)?quant_conv\.",
+        "give a model, and this as its --vae",
+    ),
+    ("a text encoder in the diffusers layout", r"(text_model|text_projection)\b", OTHER_LAYOUT),
+    ("a vision tower", r"vision_model\.|visual_projection\.", OTHER_LAYOUT),
+)
 
 
 class SingleFile:
@@ -67,11 +103,13 @@ class SingleFile:
     Args:
         path: the file.
         prediction: `epsilon` or `v`. Files of SD 2 do not contain it, except as `read_statements` finds it.
+        vae: whether its own VAE is used.
     Raises: InputError for a file that is incomplete, is no such model, or holds unknown tensors; and as
         `read_statements` does.
+    Warns: if only the moving average of the UNet is there, which is used then.
     """
 
-    def __init__(self, path: Path, prediction: str | None = None) -> None:
+    def __init__(self, path: Path, prediction: str | None = None, vae: bool = True) -> None:
         self.name = path.stem
         self.files = {"file": [path]}
         everything = read_tensors([path])
@@ -88,11 +126,16 @@ class SingleFile:
                 unknown.append(name)
             else:
                 parts[part][name.removeprefix(places[part])] = tensor
+        average = {name.removeprefix(EMA): tensor for name, tensor in everything.items() if name.startswith(EMA)}
+        if average and not parts["unet"]:
+            names = average_names(name for name in average if name not in EMA_STATE)
+            parts["unet"] = {names[name]: average[name] for name in names}
+            warnings.warn(f"{path.name} has the UNet only as a moving average ({EMA}…): that is used", stacklevel=4)
+        if not vae:
+            del parts["vae"]
         missing = [part for part, tensors in parts.items() if not tensors]
         if missing:
-            raise InputError(
-                f"{path.name} is no Stable Diffusion model: it has no {', '.join(missing)}{_looks_like(everything)}"
-            )
+            raise InputError(f"{path.name} is no Stable Diffusion model: {contents(path, everything, missing)}")
         if unknown:
             raise InputError(f"{path.name}: {len(unknown)} tensors are of no known part, such as {unknown[0]}")
         self.zero_empty = self.family == "SDXL"
@@ -105,7 +148,9 @@ class SingleFile:
             SCHEDULE,
             scaling_factor=SCALING_FACTOR[self.family],
         )
-        self.converted = {"unet": unet_tensors(parts["unet"]), "vae": vae_tensors(parts["vae"])}
+        self.converted = {"unet": unet_tensors(parts["unet"])}
+        if vae:
+            self.converted["vae"] = vae_tensors(parts["vae"])
         for tower, place in self.towers.items():
             openclip = place.endswith(OPENCLIP)
             self.converted[tower] = (
@@ -127,9 +172,14 @@ class SingleFile:
         if part == "unet":
             return unet_json(tensors, self.family, stated)
         if part == "vae":
-            factor = SCALING_FACTOR[self.family] if stated.scaling_factor is None else stated.scaling_factor
-            return vae_json(tensors) | ({"scaling_factor": factor} if factor != SCALING_FACTOR["SD 1"] else {})
+            return vae_json(tensors, self.scaling_factor)
         return text_json(tensors, "gelu" if self.towers[part].endswith(OPENCLIP) else "quick_gelu")
+
+    @property
+    def scaling_factor(self) -> float:
+        """The factor of latents."""
+        stated = self.stated.scaling_factor
+        return SCALING_FACTOR[self.family] if stated is None else stated
 
     def tokenizer(self, tower: str, max_length: int) -> Tokenizer:
         """CLIP's own tokenizer, which such a file does not contain. For OpenCLIP's tower, it pads with id 0."""
@@ -145,15 +195,30 @@ def _family(names: Iterable[str]) -> str:
     return "SD 1"
 
 
-def _looks_like(tensors: Iterable[str]) -> str:
-    """A message about what else a file may be, from the names of its tensors."""
-    names = list(tensors)
-    if is_lora(names):
-        return ": it looks like a LoRA: give a model, and this as its LoRA"
-    for what, beginning in NOT_WHOLE.items():
-        if any(name.startswith(beginning) for name in names):
-            return f": it looks like {what}"
-    return ""
+def contents(path: Path, names: Iterable[str], missing: Sequence[str]) -> str:
+    """For an error: what a file holds, what it lacks, and what to do."""
+    counts = Counter(next((i for i, row in enumerate(INVENTORY) if re.match(row[1], name)), -1) for name in names)
+    rows = [(*INVENTORY[i], counts[i]) for i in sorted(counts) if i >= 0]
+    there = ", ".join(f"{what} ({count} tensor{'s' * (count > 1)})" for what, _, _, count in rows)
+    advice = next((row[2] for row in rows if len(rows) == 1 or "refiner" in row[0]), "")
+    if list(missing) == ["vae"]:
+        advice = "give one with --vae"
+    folder = model_folder(path)
+    if folder is not None and len(rows) == 1 and not advice.endswith(("--lora", "--embedding")):
+        advice = f"it is a file of a model folder: give {str(folder)!r}"
+    return f"it has {there or 'none of its parts'}, but no {', '.join(missing)}" + f": {advice}" * bool(advice)
+
+
+def read_vae(path: Path) -> dict[str, Tensor]:
+    """The weights of a VAE by their names in the diffusers layout, from a file in that layout or in the original one,
+    with or without first_stage_model., or from a whole model's. Raises: InputError for a file that holds none."""
+    everything = read_tensors([path])
+    own = {name.removeprefix(VAE): tensor for name, tensor in everything.items() if name.startswith(VAE)}
+    own = {name: tensor for name, tensor in (own or everything).items() if not DROPPED.fullmatch(name)}
+    tensors = rename(vae_tensors(own))
+    if "decoder.conv_in.weight" not in tensors:
+        raise InputError(f"{path.name}: {contents(path, everything, ['VAE'])}")
+    return tensors
 
 
 def unet_json(tensors: dict[str, Tensor], family: str, stated: Statements) -> dict[str, Any]:
@@ -189,8 +254,8 @@ def unet_json(tensors: dict[str, Tensor], family: str, stated: Statements) -> di
     }
 
 
-def vae_json(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Derive `vae/config.json` from the shapes of the VAE's tensors."""
+def vae_json(tensors: dict[str, Tensor], scaling_factor: float) -> dict[str, Any]:
+    """Derive `vae/config.json` from the shapes of the VAE's tensors. Only a factor that is not SD 1's stands in it."""
     levels = count(tensors, r"encoder\.down_blocks\.(\d+)\.")
     return {
         "block_out_channels": [
@@ -198,6 +263,7 @@ def vae_json(tensors: dict[str, Tensor]) -> dict[str, Any]:
         ],
         "layers_per_block": count(tensors, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
         "latent_channels": _shape(tensors, "decoder.conv_in.weight")[1],
+        **({"scaling_factor": scaling_factor} if scaling_factor != SCALING_FACTOR["SD 1"] else {}),
     }
 
 

@@ -10,28 +10,29 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from zs2.checkpoints.hub import find_weights
 from zs2.checkpoints.locate import PICKLES, refuse_pickle
 from zs2.errors import InputError
 from zs2.system.json_files import read_json
 
 
-def weight_files(folder: Path, stem: str, dtype: torch.dtype) -> list[Path]:
-    """The safetensors files of one part: a file, or the shards that an index lists; plain, or the `.fp16.` variant.
+def weight_files(folder: Path, stem: str, dtype: torch.dtype, variant: str | None = None) -> list[Path]:
+    """The safetensors files of one part: a file, or the shards that an index lists; see `find_weights`.
 
     Raises: InputError if there are none, if there are only pickles, or if a shard is missing or outside the folder.
     """
-    variants = ["", ".fp16"] if dtype == torch.float32 else [".fp16", ""]
-    for variant in variants:
-        file = folder / f"{stem}{variant}.safetensors"
-        if file.exists():
-            return [file]
-        for name in (f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors.index.json"):
-            if (folder / name).exists():
-                return _shards(folder / name)
-    pickles = [path for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
+    names = sorted(path.name for path in folder.iterdir() if path.exists())
+    try:
+        found = find_weights(names, stem, str(dtype).removeprefix("torch."), variant)
+    except InputError as error:
+        raise InputError(f"{folder.name}/: {error}") from error
+    if found is not None:
+        return _shards(folder / found[0]) if found[0].endswith(".json") else [folder / found[0]]
+    pickles = [name for name in names if Path(name).suffix in PICKLES]
     if pickles:
-        raise InputError(refuse_pickle(pickles[0]))
-    raise InputError(f"{folder.name}/ has no {stem}.safetensors")
+        raise InputError(refuse_pickle(folder / pickles[0]))
+    there = ", ".join(names[:5]) + ", …" * (len(names) > 5) or "nothing"
+    raise InputError(f"{folder.name}/ has no {stem}.safetensors, nor a variant of it; it has {there}")
 
 
 def _shards(index: Path) -> list[Path]:
@@ -81,6 +82,12 @@ def read_metadata(path: Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
+def model_folder(path: Path) -> Path | None:
+    """The model's folder that a file is of; None if there is none around it."""
+    places = path.absolute().parents[:2]
+    return next((p for p in places if (p / "model_index.json").is_file() or (p / "unet").is_dir()), None)
+
+
 def _what_it_is(path: Path) -> str:
     if path.is_dir():
         return "a folder, expected a file"
@@ -88,6 +95,11 @@ def _what_it_is(path: Path) -> str:
         head = file.read(32)
     if head.startswith((b"PK\x03\x04", b"\x80")):
         return refuse_pickle(path)
+    if path.suffix == ".json":
+        folder = model_folder(path)
+        return "JSON, no weights" + (f": give the model's folder, {str(folder)!r}" if folder else "")
+    if head.startswith(b"GGUF"):
+        return "GGUF, expected safetensors"
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the weights: run `git lfs pull`"
     return "not a whole safetensors file: fetch it again"

@@ -20,7 +20,7 @@ KINDS: dict[str, tuple[str, Iterable[str]]] = {
     "noise": ("initial noises", NOISE_MODELS),
 }
 # Options that decide what is loaded, with the keyword of `ZS2.from_pretrained`. They are the same in all commands.
-LOADING = {"lora": "lora", "embedding": "embeddings", "prediction": "prediction"}
+LOADING = {"lora": "lora", "embedding": "embeddings", "vae": "vae", "variant": "variant", "prediction": "prediction"}
 OWN = ", or the checkpoint's own"  # ends the default of what a zs2.json may say
 OF_CHECKPOINT = "as the checkpoint says"
 
@@ -56,6 +56,18 @@ def add_loading(group: argparse._ArgumentGroup, **several: Any) -> None:
         metavar="FILE[:TOKEN]",
         help=f"add a textual inversion, for prompts and negative prompts with its token{more}",
         **several,
+    )
+    group.add_argument(
+        "--vae",
+        metavar="PATH",
+        help="take the VAE from here: a folder in the diffusers layout, a model's folder, or a .safetensors file in "
+        "either layout",
+    )
+    group.add_argument(
+        "--variant",
+        metavar="NAME",
+        help="of a folder's weights, such as bf16 or non_ema (default: plain, then fp16, in half precision the other "
+        "way round; then the only one)",
     )
     group.add_argument(
         "--prediction", metavar="P", help="epsilon or v: what single files of SD 2 do not say of themselves"

@@ -15,7 +15,7 @@ from zs2.sampling.request import DEFAULTS, OPTIONS, STATED
 
 # Settings that were added later, with the value of the clips that do not record them.
 ADDED = {name: option.unstated for name, option in OPTIONS.items() if option.unstated is not STATED}
-ADDED |= {"compile": False, "embeddings": None}
+ADDED |= {"compile": False, "embeddings": None, "vae": None}
 
 # The options that may stand beside --replay. They decide where and how the clip is made, not which clip it is.
 ALLOWED = (
@@ -32,7 +32,7 @@ ALLOWED = (
 )
 
 # Settings that are not options: the clip is made again only if they are the same, or nearly so if a warning says.
-COMPARED = ("model", "weights", "lora", "embeddings", "versions", "latents", "processes", "device")
+COMPARED = ("model", "weights", "vae", "lora", "embeddings", "versions", "latents", "processes", "device")
 
 
 def with_replay(options: dict[str, Any]) -> dict[str, Any]:
@@ -94,6 +94,9 @@ def check_replay(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
     Warns of other versions, another device or number of processes. Raises: InputError for other weights or latents.
     """
+    if recorded["vae"] != now["vae"]:
+        texts = [_vae_text(settings["vae"]) for settings in (recorded, now)]
+        raise InputError(f"the clip was made with {texts[0]}, not with {texts[1]}: give the same --vae, or none")
     if recorded["weights"] != now["weights"]:
         parts = [part for part, digest in now["weights"].items() if recorded["weights"].get(part) != digest]
         raise InputError(
@@ -117,3 +120,8 @@ def check_replay(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         warnings.warn(
             f"made by {recorded['processes']} process(es), not {now['processes']}: last bits may differ", stacklevel=2
         )
+
+
+def _vae_text(vae: Any) -> str:
+    """What a clip's settings say of --vae, for an error."""
+    return "the model's own VAE" if vae is None else f"the VAE {vae}"

@@ -14,7 +14,7 @@ error, because a wrong mean would go unnoticed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from json import dumps
@@ -27,14 +27,14 @@ from torch import Tensor
 
 from zs2.checkpoints.diffusers_folder import rename
 from zs2.checkpoints.digests import sha256
-from zs2.checkpoints.hub import STANDARD_CLIP, choose_clip_files
+from zs2.checkpoints.hub import STANDARD_CLIP, TOKENIZER, choose_weights
 from zs2.checkpoints.locate import full_name, local_path, locate
 from zs2.checkpoints.tensor_files import read_tensors, weight_files
 from zs2.errors import InputError
 from zs2.evaluation.image_processor import ImageProcessor
 from zs2.models.clip import TextEncoder, VisionEncoder
 from zs2.models.clip_config import TextConfig, VisionConfig, tower
-from zs2.models.loading import assign, without_weights
+from zs2.models.loading import assign, drop_layers, without_weights
 from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import Json, read_json
 from zs2.video.formats import Frames
@@ -67,6 +67,8 @@ class Scorer:
             )
         if "text_projection.weight" not in parts.text_tensors:
             raise InputError(f"{name}: its text encoder has no text_projection, so it can't score: give another CLIP")
+        drop_layers(parts.text_tensors, text.num_hidden_layers, parts.names[0])
+        drop_layers(parts.vision_tensors, vision.num_hidden_layers, parts.names[1])
         with without_weights():
             text_encoder, vision_encoder = TextEncoder(text), VisionEncoder(vision)
         text_part, vision_part = parts.names
@@ -203,6 +205,24 @@ class Parts:
             images=_images(path),
             files={"model": files},
         )
+
+
+def choose_clip_files(names: Iterable[str], dtype: str) -> list[str]:
+    """Choose the files of a repository that a CLIP in transformers' CLIPModel layout needs. The result is sorted.
+
+    This is `choose_files` for a CLIP. One set of weights is for both towers.
+
+    Raises: InputError if a needed file is missing, or is there only as a pickle.
+    """
+    have = set(names)
+    images = [name for name in ("preprocessor_config.json", "processor_config.json") if name in have]
+    needed = ["config.json", *(images or ["preprocessor_config.json"])]
+    if "tokenizer.json" not in have:
+        needed += ["vocab.json", "merges.txt"]
+    missing = [name for name in needed if name not in have]
+    if missing:
+        raise InputError(f"not a CLIP in the layout of transformers' CLIPModel: it has no {', '.join(missing)}")
+    return sorted({*needed, *(name for name in TOKENIZER if name in have), *choose_weights(have, "model", dtype)})
 
 
 def _images(path: Path) -> Json:

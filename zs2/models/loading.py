@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -15,6 +17,8 @@ from zs2.errors import InputError
 
 M = TypeVar("M", bound=nn.Module)
 PIECE = 32 * 2**20  # bytes of a buffer that weights are copied through
+
+LAYER = re.compile(r"(?:text|vision)_model\.encoder\.layers\.(\d{1,4})\.")
 
 
 def faster_layout(dtype: torch.dtype, device: torch.device) -> torch.memory_format:
@@ -132,6 +136,21 @@ def assign(
         placed[name] = there.to(device, dtype, memory_format=layout if converted else torch.preserve_format)
     module.load_state_dict(placed, assign=True)
     return module.eval().requires_grad_(False)
+
+
+def drop_layers(tensors: dict[str, Tensor], layers: int, part: str) -> None:
+    """Leave out the layers of a CLIP tower beyond those of its JSON, in place, as transformers does. Warns of them."""
+    numbers = {name: int(match[1]) for name in tensors if (match := LAYER.match(name))}
+    count = 1 + max(numbers.values(), default=-1)
+    if count <= layers:
+        return
+    unused = "the last one is" if count - layers == 1 else f"the last {count - layers} are"
+    warnings.warn(
+        f"{part}/config.json: num_hidden_layers is {layers}, the weights have {count} layers: {unused} not used",
+        stacklevel=6,
+    )
+    for name in [name for name, number in numbers.items() if number >= layers]:
+        del tensors[name]
 
 
 def _count(names: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,10 +68,12 @@ class PromptEncoder:
         self.embeddings.append(token)
         self._known.clear()
 
-    def unused(self, texts: Sequence[str]) -> list[str]:
-        """The tokens that were added and that none of these texts has."""
+    def warn_of_unused(self, texts: Sequence[str]) -> None:
+        """Warn of tokens that were added and that none of these texts has."""
         used = {token for _, tokenizer in self.towers for text in texts for token in tokenizer.used(text)}
-        return [token for token in self.embeddings if token not in used]
+        unused = [token for token in self.embeddings if token not in used]
+        if unused:
+            warnings.warn(f"no prompt has {', '.join(map(repr, unused))}: the embedding has no effect", stacklevel=4)
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], negatives: Sequence[str] = (), clip_skip: int = 0) -> Encoded:

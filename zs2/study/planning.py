@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from zs2.checkpoints.hub import DEFAULT_MODEL, is_hub_id
+from zs2.checkpoints.hub import DEFAULT_MODEL, choose_files, is_hub_id
 from zs2.checkpoints.locate import full_name, local_path, locate
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.errors import InputError, choose, whole
@@ -119,7 +120,8 @@ def with_fetched_settings(options: Mapping[str, Any], study: Study) -> Study:
     if local_path(study.model) is not None:
         return study
     dtype = choose_dtype(study.dtype) or auto_dtype(choose_device(own_device(options.get("device"))))
-    folder, name = locate(study.model, str(dtype).removeprefix("torch."))
+    choose = partial(choose_files, variant=options.get("variant"), vae="vae" not in options)
+    folder, name = locate(study.model, str(dtype).removeprefix("torch."), choose)
     return plan(options, None, OwnSettings.read(folder, name))
 
 
