@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from zs2 import ZS2
 from zs2.checkpoints.lora import files_of, lora_files, merge, parse
-from zs2.checkpoints.lora_kinds import is_lora
+from zs2.checkpoints.lora_kinds import KINDS, is_lora
 from zs2.errors import InputError
 from zs2.models.clip import TextEncoder
 from zs2.models.clip_config import TextConfig
@@ -472,6 +472,23 @@ def test_kinds_add_up_and_the_parameters_are_replaced(case: str, tmp_path: Path)
         assert_merged(case, unet, towers)
 
 
+@pytest.mark.parametrize("shape", [(20, 32, 32, 40, 8, 3), (2, 3, 5, 7, 1, 3), (1, 4, 6, 1, 2, 1), (3, 1, 1, 2, 1, 5)])
+def test_products_of_many_shapes(shape: tuple[int, ...]) -> None:
+    """LoKr, LoHa and LoCon of a convolution, by torch's own products. The memory is not in the order of the sides."""
+    a, c, b, d, rank, kernel = shape
+    kinds = {kind.name: kind.change for kind in KINDS}
+    core, rows, columns = noise(rank, rank, kernel, kernel), noise(rank, b, seed=1), noise(rank, d, seed=2)
+    want = torch.einsum("ijhw,ib,jd->bdhw", core, rows, columns)
+    tensors = {"lokr_w1": noise(a, c, seed=3), "lokr_t2": core, "lokr_w2_a": rows, "lokr_w2_b": columns}
+    assert_close(kinds["LoKr"](tensors), torch.kron(tensors["lokr_w1"][:, :, None, None], want), 1e-5)
+    halves = {
+        f"hada_{role}": t for i in (1, 2) for role, t in ((f"t{i}", core), (f"w{i}_a", rows), (f"w{i}_b", columns))
+    }
+    assert_close(kinds["LoHa"](halves), want * want, 1e-5)
+    locon = {"mid": core, "up": rows.T[:, :, None, None], "down": columns[:, :, None, None]}
+    assert_close(kinds["LoRA"](locon), want, 1e-5)
+
+
 def test_dora_takes_the_weights_that_it_finds(tmp_path: Path) -> None:
     """Two, one after another, in float64: each gives its norms to what was there and its own change."""
     unet, _ = tiny_model("sd1")
@@ -789,6 +806,18 @@ def test_a_scale_is_finite(scale: float, unet: UNet, tmp_path: Path) -> None:
         (f"text_encoder.{TEXT}.lora_linear_layer.up.weight", True),
         (f"{KOHYA[0]}.hada_w1_a", True),
         ("lycoris_unet_x.lokr_w1", True),
+        (f"unet.{UNET}.lora_magnitude_vector", True),
+        ("unet.conv_norm_out.w_norm", True),
+        ("unet.conv_norm_out.b_norm", True),
+        (f"unet.{UNET}.diff", True),
+        (f"unet.{UNET}.diff_b", True),
+        (f"unet.{UNET}.oft_blocks", True),
+        (f"unet.{UNET}.on_input", True),
+        (f"unet.{UNET}.a1.weight", True),
+        ("bundle_emb.toy.string_to_param.*", True),
+        ("string_to_param.*", False),
+        (f"unet.{UNET}.bias", False),
+        ("unet.conv_norm_out.weight", False),
         (f"{UNET}.weight", False),
         ("model.diffusion_model.input_blocks.0.0.weight", False),
         ("first_stage_model.decoder.conv_in.weight", False),

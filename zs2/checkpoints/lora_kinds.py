@@ -53,8 +53,7 @@ MARK = re.compile(
     + "".join(f"|{pattern}" for pattern, _ in UNSUPPORTED[:4])
 )
 
-# Larger ranks than any layer of Stable Diffusion has rows. It bounds what products take while they are computed.
-LARGEST_RANK = 2**14
+LARGEST_RANK = 2**14  # more than any layer of Stable Diffusion has rows; it bounds what products take
 
 
 def is_lora(names: Iterable[str]) -> bool:
@@ -103,7 +102,7 @@ def kronecker(t: Tensors) -> Tensor:
     )
     (rows, columns), (more_rows, more_columns, *kernel) = one.shape, other.shape
     both = one[:, None, :, None, None] * other.reshape(1, more_rows, 1, more_columns, -1)
-    return both.view(rows * more_rows, columns * more_columns, *kernel)
+    return both.reshape(rows * more_rows, columns * more_columns, *kernel)
 
 
 def half(t: Tensors, a: str, b: str, core: str) -> Tensor:
@@ -113,7 +112,7 @@ def half(t: Tensors, a: str, b: str, core: str) -> Tensor:
 
 def product(left: Tensor, right: Tensor) -> Tensor:
     """(out, r) · (r, in, …) → (out, in, …)."""
-    return (left.flatten(1) @ right.flatten(1)).view(-1, *right.shape[1:])
+    return (left.flatten(1) @ right.flatten(1)).reshape(-1, *right.shape[1:])
 
 
 def tucker(core: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -179,7 +178,7 @@ class Update(NamedTuple):
         """
         old = getattr(self.layer, self.parameter).detach()
         tensors = {name: tensor.to(old.device, torch.float32) for name, tensor in self.tensors.items()}
-        new = self._merged(old.float(), tensors, scale).view(old.shape).to(old.dtype)
+        new = self._merged(old.float(), tensors, scale).reshape(old.shape).to(old.dtype)
         if not new.isfinite().all():
             raise InputError(
                 f"{file}: merged, the {self.parameter} of {self.path} is not finite in {old.dtype}: expected a smaller "
@@ -195,11 +194,11 @@ class Update(NamedTuple):
         change = self.factor * self.kind.change(t).reshape(old.shape)
         if "magnitude" in t:  # PEFT scales the change, and then gives the rows their norms
             new = old + scale * change
-            return new * (t["magnitude"].view(_rows(new)) / _norms(new, 0))
+            return new * (t["magnitude"].reshape(_rows(new)) / _norms(new, 0))
         if "dora_scale" in t:  # LyCORIS scales the norms
             new = old + change
             axis = _axis(t["dora_scale"])
-            norms = t["dora_scale"].view(_rows(new, axis)) / (_norms(new, axis) + torch.finfo(torch.float32).eps)
+            norms = t["dora_scale"].reshape(_rows(new, axis)) / (_norms(new, axis) + torch.finfo(torch.float32).eps)
             return new * (scale * norms + (1 - scale))
         return old + scale * change
 
@@ -210,11 +209,12 @@ def _rows(weight: Tensor, axis: int = 0) -> list[int]:
 
 
 def _norms(weight: Tensor, axis: int) -> Tensor:
-    return torch.linalg.vector_norm(weight, dim=[i for i in range(weight.ndim) if i != axis], keepdim=True)
+    rows = weight.movedim(axis, 0).flatten(1)  # in this order: over several dimensions float32 loses a digit
+    return torch.linalg.vector_norm(rows, dim=1).reshape(_rows(weight, axis))
 
 
 def _axis(norms: Tensor) -> int:
-    """The axis of the weight for which LyCORIS' DoRA has norms: 0 (out, of late its default) or 1 (in)."""
+    """The axis for which LyCORIS' DoRA has norms: 0 (out, of late its default) or 1 (in)."""
     return 1 if norms.ndim > 1 and norms.shape[0] == 1 < norms.numel() else 0
 
 
