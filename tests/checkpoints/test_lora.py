@@ -478,7 +478,7 @@ def test_products_of_many_shapes(shape: tuple[int, ...]) -> None:
     a, c, b, d, rank, kernel = shape
     kinds = {kind.name: kind.change for kind in KINDS}
     core, rows, columns = noise(rank, rank, kernel, kernel), noise(rank, b, seed=1), noise(rank, d, seed=2)
-    want = torch.einsum("ijhw,ib,jd->bdhw", core, rows, columns)
+    want = torch.einsum("ijhw,ib,jd->bdhw", core, rows, columns).contiguous()  # torch.kron needs it
     tensors = {"lokr_w1": noise(a, c, seed=3), "lokr_t2": core, "lokr_w2_a": rows, "lokr_w2_b": columns}
     assert_close(kinds["LoKr"](tensors), torch.kron(tensors["lokr_w1"][:, :, None, None], want), 1e-5)
     halves = {
