@@ -118,18 +118,15 @@ def test_the_command_says_what_auto_chose_and_a_replay_has_it(
 @pytest.mark.parametrize(
     ("dtype", "advice"),
     [
-        ("float32", "try a smaller guidance than 5"),
-        ("bfloat16", "try float32, or a smaller guidance than 5"),
-        ("float16", "try bfloat16 or float32, or a smaller guidance than 5"),
+        ("float32", r"try a smaller guidance than 1e\+38"),
+        ("bfloat16", r"try float32, or a smaller guidance than 1e\+38"),
+        ("float16", r"try bfloat16 or float32, or a smaller guidance than 1e\+38"),
     ],
 )
 def test_where_numbers_overflow_the_next_dtype_is_named(narrow: Path, dtype: str, advice: str) -> None:
     model = ZS2.from_pretrained(narrow, device="cpu", dtype=dtype)
-    weight = model.unet.conv_out.weight.clone()
-    weight[0, 0] = float("inf")
-    model.unet.conv_out.weight = torch.nn.Parameter(weight, requires_grad=False)
-    with pytest.raises(FloatingPointError, match=f"in torch.{dtype}: {advice}$"):
-        model.latents("rose", frames=1, steps=1)
+    with pytest.raises(FloatingPointError, match=rf"in torch.{dtype}: {advice}$"):
+        model.latents("rose", frames=1, steps=2, guidance=1e38)
     vae = f"in {model.vae.dtype}: try {'float32, or ' if dtype == 'bfloat16' else ''}latents of this model"
     with pytest.raises(FloatingPointError, match=f"{vae}$"):
         model.decode(torch.full((1, *LATENTS), float("nan")))

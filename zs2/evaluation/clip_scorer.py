@@ -34,8 +34,9 @@ from zs2.errors import InputError
 from zs2.evaluation.image_processor import ImageProcessor
 from zs2.models.clip import TextEncoder, VisionEncoder
 from zs2.models.clip_config import TextConfig, VisionConfig, tower
-from zs2.models.loading import assign, drop_layers, without_weights
+from zs2.models.loading import assign, drop_layers, not_finite, without_weights
 from zs2.models.tokenizer import Tokenizer
+from zs2.system.devices import overflow
 from zs2.system.json_files import Json, read_json
 from zs2.video.formats import Frames
 
@@ -121,7 +122,7 @@ class Scorer:
                     f"frames of {frames.shape[2]}x{frames.shape[1]} become {pixels.shape[3]}x{pixels.shape[2]} by "
                     f"{self.name}'s preprocessor_config.json, but it reads {size}x{size}: expected a crop_size"
                 )
-            rows.append(_unit(self.vision.embed(pixels.to(self.device))))
+            rows.append(self._unit(self.vision.embed(pixels.to(self.device))))
         return torch.cat(rows)[[places[key] for key in keys]]
 
     @torch.no_grad()
@@ -129,15 +130,17 @@ class Scorer:
         """Texts → unit vectors, float64 on the CPU (b, d). Each is encoded once, alone. Warns of a text that is cut."""
         for text in texts:
             if text not in self._texts:
-                self._texts[text] = _unit(self.text.embed(self.tokenizer.encode([text]).to(self.device)))[0]
+                self._texts[text] = self._unit(self.text.embed(self.tokenizer.encode([text]).to(self.device)))[0]
         return torch.stack([self._texts[text] for text in texts])
 
-
-def _unit(embeddings: Tensor) -> Tensor:
-    """Normalise. Raises: FloatingPointError if a number is NaN or infinite, as with broken weights."""
-    if not embeddings.isfinite().all():
-        raise FloatingPointError("CLIP gave NaN or infinite numbers: are its weights whole?")
-    return torch.nn.functional.normalize(embeddings.cpu().double(), dim=-1)
+    def _unit(self, embeddings: Tensor) -> Tensor:
+        """Normalise. Raises: FloatingPointError if a number is NaN or infinite, as with broken weights."""
+        if not embeddings.isfinite().all():
+            weights = not_finite({"text tower": self.text, "vision tower": self.vision})
+            raise overflow(
+                f"{self.name}, the CLIP that scores, gave NaN or infinity", torch.float32, weights, "another"
+            )
+        return torch.nn.functional.normalize(embeddings.cpu().double(), dim=-1)
 
 
 @dataclass(frozen=True)

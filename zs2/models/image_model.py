@@ -8,7 +8,7 @@ import torch
 
 from zs2.errors import InputError
 from zs2.models.config import ScheduleConfig
-from zs2.models.loading import without_weights
+from zs2.models.loading import not_finite, without_weights
 from zs2.models.prompt_encoder import PromptEncoder
 from zs2.models.temporal import Momentum
 from zs2.models.unet import UNet
@@ -36,6 +36,11 @@ class ImageModel:
     def dtype(self) -> torch.dtype:
         """The dtype of the UNet."""
         return self.unet.conv_in.weight.dtype
+
+    def not_finite(self) -> str:
+        """Name the weights that are NaN or infinite; empty if there are none. See loading.py."""
+        towers = {f"text_encoder{'_2' * i}": encoder for i, encoder in enumerate(self.text.encoders)}
+        return not_finite({"unet": self.unet, "vae": self.vae, **towers})
 
     def with_momentum(self, momentum: Momentum) -> ImageModel:
         """This model with another attention over frames: the same object if it has that attention already, or a model

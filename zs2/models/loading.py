@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -151,6 +151,21 @@ def drop_layers(tensors: dict[str, Tensor], layers: int, part: str) -> None:
     )
     for name in [name for name, number in numbers.items() if number >= layers]:
         del tensors[name]
+
+
+def not_finite(parts: Mapping[str, nn.Module]) -> str:
+    """Name the weights that are NaN or infinite: `unet: conv_out.weight (1 of 2880 numbers)`; empty if there are none.
+
+    It reads all weights (0.8 s for the 860 million of Stable Diffusion 1.5's UNet), so it is for after a failure.
+    """
+    weights = [(f"{part}: {name}", w) for part, module in parts.items() for name, w in module.named_parameters()]
+    # a sum is far cheaper than isfinite, but may overflow
+    broken = [(name, w) for name, w in weights if not w.sum(dtype=torch.float32).isfinite() and not w.isfinite().all()]
+    if not broken:
+        return ""
+    name, first = broken[0]
+    others = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
+    return f"{name} ({int((~first.isfinite()).sum())} of {first.numel()} numbers){others}"
 
 
 def _count(names: list[str]) -> str:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from zs2.models.loading import not_finite
 from zs2.models.vae import VAE
-from zs2.system.devices import next_try
+from zs2.system.devices import overflow
 from zs2.video.formats import Frames
 
 if TYPE_CHECKING:
@@ -66,9 +67,8 @@ def decode(vae: VAE, latents: Tensor, most: int) -> Tensor:
     for first in range(0, len(latents), size := at_once(vae, height, width, most)):
         pixels = how(latents[first : first + size] / vae.config.scaling_factor)
         if not pixels.isfinite().all():
-            raise FloatingPointError(
-                f"the VAE decoded NaN or infinite pixels in {vae.dtype}: try {next_try(vae.dtype)}latents of this model"
-            )
+            what, weights = "the VAE decoded NaN or infinite pixels", not_finite({"vae": vae})
+            raise overflow(what, vae.dtype, weights, "latents of this model")
         pixels = pixels.div_(2).add_(0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
         frames[first : first + size] = pixels.permute(0, 2, 3, 1).cpu()
     return frames

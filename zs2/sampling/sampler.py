@@ -22,7 +22,7 @@ from zs2.sampling.conditioning import Conditioning
 from zs2.sampling.kept_states import KeptStates, TravellingStates
 from zs2.sampling.plan import Joined, SamplingPlan
 from zs2.sampling.solver import History
-from zs2.system.devices import next_try
+from zs2.system.devices import overflow
 
 
 @dataclass(frozen=True)
@@ -127,15 +127,14 @@ class Sampler:
     def check(self, i: int, latents: Tensor) -> None:
         """Raise FloatingPointError if latents are NaN or infinite after step i.
 
-        This waits for the device, which no step does.
+        The message names weights that are NaN or infinite. This waits for the device, which no step does.
         """
         if not latents.isfinite().all():
             request, dtype = self.plan.request, self.plan.model.dtype
-            advice = f"try {next_try(dtype)}a smaller guidance than {request.guidance:g}"
-            raise FloatingPointError(
-                f"the latents are NaN or infinite after step {i + 1} of {request.steps} (timestep "
-                f"{self.plan.solver.timesteps[i]}) in {dtype}: {advice}"
-            )
+            when = f"step {i + 1} of {request.steps} (timestep {self.plan.solver.timesteps[i]})"
+            advice = f"a smaller guidance than {request.guidance:g}"
+            weights = self.plan.model.not_finite()
+            raise overflow(f"the latents are NaN or infinite after {when}", dtype, weights, advice)
 
     def step(self, i: int, chunk: Chunk, states: States, *, alone: bool = False) -> States:
         """Do step i for a chunk, and update the chunk in place.

@@ -98,6 +98,18 @@ def auto_note(asked: str, dtype: torch.dtype, device: torch.device) -> str:
     return f"computing in {name}, as --dtype auto does on {device.type}; --dtype float32 is slower and more exact"
 
 
-def next_try(dtype: torch.dtype) -> str:
+def overflow(what: str, dtype: torch.dtype, weights: str, advice: str) -> FloatingPointError:
+    """The error for numbers that are NaN or infinite.
+
+    Args:
+        what: what is. dtype: of the network. weights: those of its weights that are, too, or empty.
+        advice: what to try if no weights are.
+    """
+    because = f", and so are weights, of {weights}" if weights else ""
+    advice = "another file" if weights else advice
+    return FloatingPointError(f"{what} in {dtype}{because}: try {_next_try(dtype)}{advice}")
+
+
+def _next_try(dtype: torch.dtype) -> str:
     """What to try where numbers of a dtype overflow, as the beginning of an advice that goes on."""
     return {"torch.bfloat16": "float32, or ", "torch.float16": "bfloat16 or float32, or "}.get(str(dtype), "")
