@@ -50,7 +50,7 @@ def clip_settings(
         "compile": plan.model.unet.compiled is not None,
         "model": None if checkpoint is None else checkpoint.name,
         "weights": None if checkpoint is None else checkpoint.digests,
-        "vae": None if checkpoint is None or checkpoint.other_vae is None else checkpoint.other_vae.identity,
+        "vae": None if checkpoint is None or checkpoint.other_vae is None else {"sha256": checkpoint.digests["vae"]},
         "lora": list(lora) or None,
         "embeddings": list(embeddings) or None,
         **stored,

@@ -141,6 +141,7 @@ HELD: dict[str, tuple[Callable[[], Tensors], str]] = {
         "it has a transformer of SD 3, Flux or the like (1 tensor), but no",
     ),
     "a vision tower": (lambda: {"vision_model.post_layernorm.weight": ONE}, "it has a vision tower (1 tensor)"),
+    "a pipeline": (lambda: {"unet.conv_in.weight": ONE}, "it has parts of a pipeline of diffusers (1 tensor), but no"),
     "nothing": (dict, "it has none of its parts, but no unet, vae, text_encoder"),
     "something else": (lambda: {"weight": ONE}, "it has none of its parts, but no unet, vae, text_encoder"),
 }
@@ -262,7 +263,7 @@ VARIANTS: list[tuple[list[str], str | None, str, str]] = [
     (named("non_ema"), None, named("non_ema")[0], named("non_ema")[0]),
     (named("", "fp16", "bf16"), "bf16", named("bf16")[0], named("bf16")[0]),
     (named("", "fp16", "non_ema"), "non_ema", named("non_ema")[0], named("non_ema")[0]),
-    (named("", "fp16"), "", named("")[0], named("")[0]),
+    (named("", "fp16"), "plain", named("")[0], named("")[0]),
     (named("", "fp16"), "fp16", named("fp16")[0], named("fp16")[0]),
     ([*named("fp16"), *sharded("bf16")], "bf16", *[sharded("bf16")[1]] * 2),
     (sharded("bf16"), None, *[sharded("bf16")[1]] * 2),

@@ -345,6 +345,23 @@ def test_what_is_not_followed_is_named(files, family, metadata, text):
     assert text is None or "model.yaml" in message
 
 
+@pytest.mark.parametrize(
+    ("family", "metadata", "advice"),
+    [
+        ("sd1", {"ss_clip_skip": "2"}, " (give clip_skip 1)"),
+        ("sd1", {"modelspec.encoder_layer": "3"}, " (give clip_skip 2)"),
+        ("xl", {"ss_clip_skip": "3"}, " (give clip_skip 1)"),
+        ("sd1", {"ss_clip_skip": "0"}, ""),
+        ("sd1", {"ss_clip_skip": "last"}, ""),
+    ],
+)
+def test_a_clip_skip_is_answered_with_the_option(files, family, metadata, advice):
+    with pytest.warns(UserWarning, match="says what zs2 does not follow") as caught:
+        Checkpoint(files(family, metadata))
+    (where,) = (f"{key} = {value!r}" for key, value in metadata.items())
+    assert str(caught[0].message).endswith(f": {where}{advice}")
+
+
 def test_a_resolution_is_the_default_size(files):
     checkpoint = silent(files("sd1", {"modelspec.resolution": "768x512"}))
     assert UNetConfig.from_json(checkpoint.source.json("unet")).sample_size == (64, 96)

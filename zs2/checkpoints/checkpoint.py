@@ -73,11 +73,6 @@ class OtherVAE:
         else:
             raise InputError(f"no such VAE: {str(path)!r}: expected a folder or a .safetensors file")
 
-    @property
-    def identity(self) -> dict[str, str]:
-        """What identifies it, for a clip's settings."""
-        return {"sha256": sha256(self.files)}
-
     def json(self, scaling_factor: float) -> Json:
         """Its configuration. scaling_factor: the model's, for a file without configuration."""
         return vae_json(self.tensors, scaling_factor) if self._json is None else self._json

@@ -159,7 +159,9 @@ def read(tensors: Mapping[str, Tensor], name: str, token: str | None = None, sou
     token = name if token is None else token
     if not token.strip() or not token.isprintable():
         raise InputError(f"{source}: the token is {token!r}: expected a text of one line: give FILE:TOKEN")
-    return Embedding(token, {tower: tensor.reshape(-1, tensor.shape[-1]) for tower, tensor in vectors.items()}, source)
+    return Embedding(
+        token.strip(), {tower: tensor.reshape(-1, tensor.shape[-1]) for tower, tensor in vectors.items()}, source
+    )
 
 
 def add(embeddings: Sequence[Embedding], text: PromptEncoder) -> None:

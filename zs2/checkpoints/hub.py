@@ -47,6 +47,8 @@ FILE = re.compile(r".*\.(safetensors|ckpt|bin|pt|pth|pkl|git)", re.IGNORECASE)  
 
 VARIANT = r"(?![\w-]*-\d{5}-of-\d{5})[A-Za-z0-9][\w-]*"  # of a set of weights, and no shard's number
 
+PLAIN = "plain"
+
 # The folders that a model needs; the parts with weights, and the names of their files; the files of a tokenizer.
 NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTS = {
@@ -125,24 +127,21 @@ def choose_files(names: Iterable[str], dtype: str, variant: str | None = None, v
 
 def variants(have: Iterable[str], stem: str) -> dict[str, str]:
     """The variants of a part's weights, `fp16` of `STEM.fp16.safetensors`, each with its file, or with the index of its
-    shards. The plain one is the empty text."""
+    shards. That of `STEM.safetensors` is `plain`."""
     pattern = re.compile(rf"{re.escape(stem)}(?:\.({VARIANT}))?\.safetensors(\.index(?:\.({VARIANT}))?\.json)?")
     found: dict[str, str] = {}
     for match in filter(None, map(pattern.fullmatch, sorted(have))):
-        variant = match[1] or match[3] or ""
+        variant = match[1] or match[3] or PLAIN
         if variant not in found or match[2] is None:  # a file wins over shards
             found[variant] = match[0]
     return found
 
 
 def check_variant(variant: str | None, parts: Mapping[str, Mapping[str, str]]) -> None:
-    """Raise InputError for a variant that no part has. Warn of parts that lack it, for which the default is taken.
-
-    parts: the variants of each part.
-    """
+    """Raise InputError for a variant that none of the parts has. Warn of parts that lack it: they have the default."""
     lacking = [part for part, found in parts.items() if variant is not None and variant not in found]
     if lacking and len(lacking) == len(parts):
-        there = sorted({one or "plain" for found in parts.values() for one in found})
+        there = sorted({one for found in parts.values() for one in found})
         raise InputError(f"no part has weights of the variant {variant!r}: there are {', '.join(there) or 'none'}")
     if lacking:
         warnings.warn(f"{', '.join(lacking)}: no variant {variant!r}, another one is used", stacklevel=4)
@@ -155,7 +154,7 @@ def find_weights(have: Iterable[str], stem: str, dtype: str, variant: str | None
     else the only one. Raises: InputError if there are several others.
     """
     found = variants(have, stem)
-    preferred = ("", "fp16") if dtype == "float32" else ("fp16", "")
+    preferred = (PLAIN, "fp16") if dtype == "float32" else ("fp16", PLAIN)
     for one in (*(() if variant is None else (variant,)), *preferred):
         if one in found:
             return found[one], one
@@ -165,10 +164,7 @@ def find_weights(have: Iterable[str], stem: str, dtype: str, variant: str | None
 
 
 def choose_weights(have: set[str], stem: str, dtype: str, variant: str | None = None) -> list[str]:
-    """Choose the files with a part's weights, as `find_weights` does: one file, or an index with its shards.
-
-    Raises: InputError if there are none, only pickles, or not all shards.
-    """
+    """One file, or an index with its shards, by `find_weights`. Raises: InputError if not all of them are there."""
     found = find_weights(have, stem, dtype, variant)
     if found is not None:
         return [found[0], *(_shards(have, stem, found[1]) if found[0].endswith(".json") else ())]
@@ -185,7 +181,7 @@ def choose_weights(have: set[str], stem: str, dtype: str, variant: str | None = 
 
 def _shards(have: set[str], stem: str, variant: str) -> list[str]:
     number = r"-\d{5}-of-(\d{5})"  # the variant stands before the number in newer files, after it in older ones
-    dotted = f".{variant}" if variant else ""
+    dotted = "" if variant == PLAIN else f".{variant}"
     pattern = re.compile(rf"{re.escape(stem)}(?:{re.escape(dotted)}{number}|{number}{re.escape(dotted)})\.safetensors")
     matches = [match for match in map(pattern.fullmatch, sorted(have)) if match]
     if not matches or len(matches) != int(matches[0][1] or matches[0][2]):

@@ -93,6 +93,7 @@ INVENTORY: tuple[tuple[str, str, str], ...] = (
         "give a model, and this as its --vae",
     ),
     ("a text encoder in the diffusers layout", r"(text_model|text_projection)\b", OTHER_LAYOUT),
+    ("parts of a pipeline of diffusers", r"(unet|vae|text_encoder(_2)?)\.", ""),
     ("a vision tower", r"vision_model\.|visual_projection\.", OTHER_LAYOUT),
 )
 
@@ -130,7 +131,7 @@ class SingleFile:
         if average and not parts["unet"]:
             names = average_names(name for name in average if name not in EMA_STATE)
             parts["unet"] = {names[name]: average[name] for name in names}
-            warnings.warn(f"{path.name} has the UNet only as a moving average ({EMA}…): that is used", stacklevel=4)
+            warnings.warn(f"{path.name} has the UNet only as a moving average ({EMA}…): that is used", stacklevel=3)
         if not vae:
             del parts["vae"]
         missing = [part for part, tensors in parts.items() if not tensors]

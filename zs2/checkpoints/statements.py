@@ -120,7 +120,9 @@ class _Reader:
                 self.zero_snr.append((where, self._flag(key, value)))
             elif key in CLIP_SKIP_KEYS:
                 usual = ("1",) if self.family == "SD 1" else ("1", "2")  # later families read the last layer but one
-                self.ignored += [where] * (value.strip() not in usual)
+                skip = int(value) - int(usual[-1]) if re.fullmatch(r"\s*\d\d?\s*", value) else 0
+                hint = f" (give clip_skip {skip})" if skip > 0 else ""
+                self.ignored += [where + hint] * (value.strip() not in usual)
             elif name == key:
                 continue  # of another tool
             elif name == "architecture":
