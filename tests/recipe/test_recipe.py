@@ -411,6 +411,20 @@ def test_a_stage_of_the_unet_goes_on_from_the_one_before_with_more_things(made, 
     assert json.loads((made / "checkpoint" / "zs2.json").read_text())["things"] == NAMES
 
 
+def test_a_part_or_stage_that_is_there_is_kept(made, loaded, tmp_path, monkeypatch):
+    """So all but the UNet's second stage may come from elsewhere, and the result is that of one training."""
+    monkeypatch.setattr(training, "bfloat16_cpu", lambda: False)
+    for part in ("tokenizer", "text_encoder", "image_encoder", "feature_extractor", "vae"):
+        shutil.copytree(made / "checkpoint" / part, tmp_path / "checkpoint" / part)
+    shutil.copytree(made / "unet", tmp_path / "unet")
+    recipe.train(NAMES, loaded, TINY, tmp_path, Clock())
+    assert not (tmp_path / "latents").exists()
+    assert {file.name for file in tmp_path.glob("*.log.jsonl")} == {"unet-2.log.jsonl"}
+    found = weights(tmp_path)
+    assert found.keys() == weights(made).keys()
+    assert all(torch.equal(tensor, found[key]) for key, tensor in weights(made).items())
+
+
 def test_stopped_after_every_piece_it_ends_with_the_same_weights(made, loaded, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "bfloat16_cpu", lambda: False)
     for _ in range(40):

@@ -161,8 +161,7 @@ def train(
         if not layout.is_there(out, "vae"):
             autoencoder.learn(loaded, settings, out, work, clock)
         if not layout.is_there(out, "unet"):
-            autoencoder.encode(loaded, settings, out, work, clock)
-            denoiser.learn(names, settings, out, work, clock, loaded.device)
+            denoiser.learn(names, loaded, settings, out, work, clock)
     finally:
         curves.draw(work)
     layout.write(out / "zs2.json", layout.own_settings(names[: settings.unet[-1].things]))

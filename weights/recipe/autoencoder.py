@@ -82,16 +82,13 @@ def encoded(
     return mean, (log_variance / 2).exp(), scenes
 
 
-def encode(pictures: Tensor, settings: Settings, folder: Path, work: Path, clock: Clock) -> None:
-    """Encode the scenes that the UNet learns from, once, into files for each of its stages, in half precision, with the
-    VAE that was written."""
+def encode(pictures: Tensor, settings: Settings, stage: int, folder: Path, work: Path, clock: Clock) -> Path:
+    """Encode the scenes that the UNet learns from in a stage, once, into files in half precision, with the VAE that was
+    written. Returns: their folder."""
     vae = load(folder).to(pictures.device)
-    pieces = [
-        (numbered("latents", stage), len(pictures[: of.things]), i, piece)
-        for stage, of in enumerate(settings.unet)
-        for i, piece in enumerate(batches(of.scenes, PIECE))
-    ]
-    for name, things, i, piece in progress(pieces, len(pieces), "encoding"):
+    name, of = numbered("latents", stage), settings.unet[stage]
+    things, pieces = len(pictures[: of.things]), list(batches(of.scenes, PIECE))
+    for i, piece in enumerate(progress(pieces, len(pieces), "encoding")):
         file = work / name / f"{i:04}.safetensors"
         if file.exists():
             continue
@@ -99,6 +96,7 @@ def encode(pictures: Tensor, settings: Settings, folder: Path, work: Path, clock
         contents = {name: getattr(scenes, name) for name in ("thing", "background", "look")}
         save(file, {"mean": mean.half(), "deviation": deviation.half(), **contents})
         clock.check()
+    return work / name
 
 
 def load(folder: Path) -> VAE:

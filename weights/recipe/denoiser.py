@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from weights.recipe import contrastive, layout
+from weights.recipe import autoencoder, contrastive, layout
 from weights.recipe.scenes import COLOURS, LOOKS, SETTINGS, Labels, Scenes, caption, label
 from weights.recipe.settings import Settings
 from weights.recipe.training import Clock, fast, numbered, train
@@ -54,11 +54,13 @@ def weight(prediction: str, a: Tensor) -> Tensor:
     return snr.clamp(max=GAMMA) / (snr if prediction == "epsilon" else snr + 1)
 
 
-def learn(
-    names: Sequence[str], settings: Settings, folder: Path, work: Path, clock: Clock, device: torch.device
-) -> None:
-    """Train the UNet, stage after stage. Write `unet/` and the scheduler's file."""
+def learn(names: Sequence[str], pictures: Tensor, settings: Settings, folder: Path, work: Path, clock: Clock) -> None:
+    """Train the UNet, stage after stage. Write `unet/` and the scheduler's file.
+
+    The UNet of each stage is also written to the work folder, in half precision. The next stage starts from that file.
+    """
     torch.manual_seed(settings.seed)
+    device = pictures.device
     text, tokenizer = contrastive.load_text(folder).to(device), Tokenizer.from_folder(folder / "tokenizer")
     scale = read_json(folder / "vae" / "config.json")["scaling_factor"]
     unet = UNet(UNetConfig.from_json(layout.unet(settings)), attn="sa").to(device)
@@ -93,9 +95,13 @@ def learn(
         return (error * weight(settings.prediction, cumprod[t]).to(device)).mean(), {"error": error.mean().detach()}
 
     for number, stage in enumerate(settings.unet):
-        data = Latents(work / numbered("latents", number), scale)
-        of_stage = partial(loss, data, stage.schedule.piece)
-        train(numbered("unet", number), unet, stage.schedule, of_stage, seed=settings.seed, folder=work, clock=clock)
+        name = numbered("unet", number)
+        if not layout.is_there(work, name):
+            data = Latents(autoencoder.encode(pictures, settings, number, folder, work, clock), scale)
+            of_stage = partial(loss, data, stage.schedule.piece)
+            train(name, unet, stage.schedule, of_stage, seed=settings.seed, folder=work, clock=clock)
+            layout.write_part(work, name, layout.unet(settings), unet, "diffusion_pytorch_model")
+        unet.load_state_dict(layout.read_part(work / name))
     layout.write(folder / "scheduler" / "scheduler_config.json", layout.scheduler(settings))
     layout.write(folder / "model_index.json", layout.INDEX)
     layout.write_part(folder, "unet", layout.unet(settings), unet, "diffusion_pytorch_model")

@@ -74,12 +74,12 @@ class Settings:
         )
     )
     # UNet
-    unet_widths: tuple[int, ...] = (96, 192)
+    unet_widths: tuple[int, ...] = (64, 128, 160)
     unet_layers: int = 1
     unet_heads: int = 4
     # few things first: in the same time they are learnt better, and the others build on them
     unet: tuple[Stage, ...] = (
-        Stage(49, 16_000, Schedule(steps=14_000, batch=32, rate=1e-3, muon=2e-2, hold=0.08, average=0.9995, pieces=2)),
+        Stage(49, 16_000, Schedule(steps=12_000, batch=32, rate=1e-3, muon=2e-2, hold=0.08, average=0.9995, pieces=2)),
         Stage(
             None, 32_000, Schedule(steps=12_000, batch=32, rate=4e-4, muon=8e-3, hold=0.08, average=0.9995, pieces=2)
         ),
