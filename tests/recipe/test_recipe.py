@@ -493,6 +493,7 @@ ON_A_GPU = """if True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not AVAILABLE, reason=f"torch {torch.__version__} can't take a device from Python")
 def test_on_a_gpu_no_tensor_is_misplaced_and_losses_are_the_same(own, tmp_path):
     """A step of each part on the simulated one. What is learnt can't be compared: its gradients are not a GPU's.
