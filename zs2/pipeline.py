@@ -28,6 +28,7 @@ from zs2.provenance import clip_settings
 from zs2.sampling.decoding import decode, decode_frames
 from zs2.sampling.plan import SamplingPlan, plan_sampling
 from zs2.sampling.request import Request
+from zs2.sampling.resume import ResumeFile
 from zs2.sampling.sampler import Sampler, Step
 from zs2.system.background import in_background
 from zs2.system.devices import choose_device, choose_dtype
@@ -42,7 +43,7 @@ LOADING = ("device", "dtype", "prediction", "variant", "vae", "lora", "embedding
 CALLS = {  # the keywords of each call
     "model()": (*REQUEST, "fps", "callback", "group"),
     "model.latents()": (*REQUEST, "callback", "group"),
-    "model.stream()": (*REQUEST, "state_device", "group"),
+    "model.stream()": (*REQUEST, "state_device", "resume", "group"),
     "model.variant()": METHOD,
     "ZS2.from_pretrained()": (*METHOD, *LOADING),
 }
@@ -232,6 +233,7 @@ class ZS2:
         frames: int | None = None,
         *,
         state_device: str | torch.device | None = None,
+        resume: str | Path | None = None,
         group: Group | None = None,
         **request: Any,
     ) -> Iterator[Frames]:
@@ -244,11 +246,14 @@ class ZS2:
             prompt, and the keywords of `Request`. The chunk is 8 frames by default, or fewer if 8 do not fit.
             frames: how many. With None the stream goes on until the caller stops, or until there are no more latents.
             state_device: the device on which the momentum states are kept (default: that of the model).
+            resume: a file in which the states are kept after each chunk, when the next frame is asked for. If it is
+                there, the stream begins with the frame after that chunk, `ResumeFile(resume).finished()`.
         Yields: uint8 (H, W, 3)
-        Raises: as a call does.
+        Raises: as a call does; InputError for a file of other settings.
         """
         asked = self._request("model.stream()", prompt, frames=frames, **request)
-        return stream_frames(self.plan(asked, group, stream=True, state_device=state_device))
+        plan = self.plan(asked, group, stream=True, state_device=state_device)
+        return Sampler(plan).frames(None if resume is None else ResumeFile(Path(resume), self.settings(plan, 8)))
 
     def sample(self, request: Request, group: Group | None = None) -> Iterator[Step]:
         """Run the sampler. It yields after every step; close it to cancel. Raises: as a call does."""
@@ -287,9 +292,3 @@ class ZS2:
         Raises: FloatingPointError if a pixel is NaN or infinite.
         """
         return decode(self.vae, latents, len(latents) if chunk is None else chunk).numpy()
-
-
-def stream_frames(plan: SamplingPlan) -> Iterator[Frames]:
-    """The frames (H, W, 3) of a stream's plan, as they are finished."""
-    for latents in Sampler(plan).chunks():
-        yield from decode_frames(plan, latents)

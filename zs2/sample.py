@@ -15,6 +15,7 @@ from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.command import command, say
 from zs2.cli.derived_options import loading
 from zs2.cli.replay import check_replay, with_replay
+from zs2.cli.resuming import FINISHED, check_resumable, first_frame
 from zs2.cli.sample_options import parser
 from zs2.cli.sample_requests import (
     check_method,
@@ -51,6 +52,7 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     check_method(options)
     fps = options.get("fps", 8)
     paths = output_paths(options, [suffix for suffix, _ in clips], fps)
+    check_resumable(options)
     if "stream" in options:
         check_stream(paths[0])
     if not replays:
@@ -60,7 +62,7 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     if "dry_run" not in options and (group is None or group.rank == 0):
         from zs2.video.leftovers import clear_leftovers
 
-        for line in clear_leftovers(paths):
+        for line in clear_leftovers(paths, resume="resume" in options, overwrite="overwrite" in options):
             say(line)
 
     from zs2.pipeline import ZS2
@@ -75,7 +77,7 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     if not replays:
         model.text.warn_of_unused([text for request in requests for text in request.texts])
     if "dry_run" in options:
-        return print_plans(model, requests, group, memory)
+        return print_plans(model, requests, group, memory, resumable="resumable" in options or "resume" in options)
     plans = [model.plan(request, group, **memory) for request in requests]
     for plan in plans:
         if "stream" in options:
@@ -92,7 +94,9 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     return None
 
 
-def print_plans(model: ZS2, requests: Sequence[Request], group: Group | None, memory: dict[str, Any]) -> None:
+def print_plans(
+    model: ZS2, requests: Sequence[Request], group: Group | None, memory: dict[str, Any], *, resumable: bool
+) -> None:
     """Print the memory that each kind of clip is expected to need. Raises: InputError if it is more than is free."""
     from zs2.sampling.memory import amount, planned_memory
     from zs2.sampling.plan import resolve
@@ -109,6 +113,8 @@ def print_plans(model: ZS2, requests: Sequence[Request], group: Group | None, me
         plan = planned_memory(planned)
         if plan not in plans and (group is None or group.rank == 0):
             show(f"{request.frames} frames, {planned.chunk} at a time:", *plan.lines())
+            if resumable:
+                show(f"{'resume':<10}{amount(planned.resume_bytes):>10} on the disk, twice while it is replaced")
             show(f"{'free':<10}{'not known' if free is None else amount(free):>10}")
         plans.add(plan)
         if failed is not None:
@@ -120,12 +126,13 @@ def sample(model: ZS2, plan: SamplingPlan, path: Path, fps: int, label: str, opt
 
     Raises: KeyboardInterrupt after a signal, and what failed; the finished frames of a stream are written before.
     """
-    from zs2.pipeline import stream_frames
     from zs2.sampling.decoding import decode_frames
+    from zs2.sampling.resume import ResumeFile
     from zs2.sampling.sampler import Sampler
     from zs2.system.background import in_background
     from zs2.system.progress import progress
     from zs2.video.clip import Clip
+    from zs2.video.unfinished import Unfinished
 
     writes, sheet = plan.group is None or plan.group.rank == 0, options.get("sheet", True)
     count = plan.request.frames
@@ -135,10 +142,19 @@ def sample(model: ZS2, plan: SamplingPlan, path: Path, fps: int, label: str, opt
     if "stream" in options:
         from zs2.video.streaming import save
 
-        frames = stream_frames(plan)
+        resume, first = None, 0
+        if "resumable" in options or "resume" in options:
+            resume = ResumeFile(Unfinished(path).resume)
+            if writes:
+                first = first_frame(plan, path, resume, settings(), "resume" in options)
+            if plan.group is not None:
+                first = plan.group.least(first if writes else count, plan.model.device)
+        if first == FINISHED:
+            return
+        frames = Sampler(plan).frames(resume)
         if writes:
-            shown = progress(frames, count, label.replace("sampling", "frames"))
-            saved = save(shown, count, path, fps, settings, sheet=sheet)
+            shown = progress(frames, count - first, label.replace("sampling", "frames"))
+            saved = save(shown, count, path, fps, settings, sheet=sheet, first=first, resumable=resume is not None)
             show(*map(str, saved.files), most=None)
             if saved.ended is not None:
                 report_end(saved, count)

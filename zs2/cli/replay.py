@@ -26,6 +26,8 @@ ALLOWED = (
     "latents",
     "stream",
     "state_device",
+    "resumable",
+    "resume",
     "dry_run",
     "out",
     "sheet",

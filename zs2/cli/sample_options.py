@@ -76,6 +76,17 @@ def parser() -> command.Parser:
         help="make and write the frames chunk by chunk, for clips of any length: .mp4 or a folder of PNG files. "
         "Ctrl-C, SIGTERM or an error ends the clip with the frames that are there (default chunk: 8)",
     )
+    g.add_argument(
+        "--resumable",
+        action="store_true",
+        help="of --stream: keep the states of the last finished chunk in a file (--dry-run: its size), so that the "
+        "stream can go on after a crash; frames are kept as PNG files until its end",
+    )
+    g.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the --resumable stream at --out, with the same options; begin if there is none",
+    )
     g.add_argument("--state-device", metavar="DEVICE", help="of --stream: where states are kept (default: --device)")
     g.add_argument("--dry-run", action="store_true", help="print the memory that this is expected to need, and stop")
     g.add_argument("--fps", type=int, metavar="N", help="frames a second (default 8)")

@@ -31,6 +31,10 @@ class KeptStates:
         """Keep the states after step i for the next chunk."""
         self._states[i] = states
 
+    def stored(self, i: int) -> States:
+        """The states after step i where they are kept, to be read now."""
+        return self._states[i]
+
 
 class TravellingStates(KeptStates):
     """States that are kept elsewhere. Those that are taken are views of one tensor.
@@ -57,9 +61,7 @@ class TravellingStates(KeptStates):
             here = torch.cuda.current_stream(self.device)
             here.wait_event(arrived)
             numbers.record_stream(here)
-        shapes = self._shapes[i]
-        pieces = iter(numbers.split([shape.numel() for shape in shapes if shape is not None]))
-        return [None if shape is None else next(pieces).view(shape) for shape in shapes]
+        return self._views(i, numbers)
 
     def keep(self, i: int, states: States) -> None:
         """Send the states after step i to where they are kept."""
@@ -75,6 +77,19 @@ class TravellingStates(KeptStates):
             buffer.copy_(numbers, non_blocking=True)
         if self._stream is not None:
             numbers.record_stream(self._stream)
+
+    def stored(self, i: int) -> States:
+        """The states after step i where they are kept, to be read now."""
+        if self._stream is not None:
+            self._stream.synchronize()
+        numbers = self._buffers[i]
+        return () if numbers is None else self._views(i, numbers)
+
+    def _views(self, i: int, numbers: Tensor) -> States:
+        """The states of step i within one tensor of all of them."""
+        shapes = self._shapes[i]
+        pieces = iter(numbers.split([shape.numel() for shape in shapes if shape is not None]))
+        return [None if shape is None else next(pieces).view(shape) for shape in shapes]
 
     def _fetch(self, i: int) -> None:
         """Let the states of step i begin to come, if there are any, and if they are not coming yet."""

@@ -137,6 +137,14 @@ def state_bytes(config: UNetConfig, momentum: Momentum, size: tuple[int, int], b
     return branches * momentum.state_frames * sum(c * n for c, n in blocks(config, size)) * each
 
 
+def resume_bytes(plan: SamplingPlan) -> int:
+    """The bytes of the file from which a stream can go on: the states of all steps that all frames do together."""
+    unet, request, (_, h, w) = plan.model.unet, plan.request, plan.latent_shape
+    branches = 1 if request.guidance in (0, 1) else 2
+    steps = request.steps - (0 if plan.start is None else plan.start.step)
+    return steps * state_bytes(unet.config, unet.momentum, (h, w), branches, unet.conv_in.weight.element_size())
+
+
 def unet_bytes(config: UNetConfig, rows: int, size: tuple[int, int], element: int, reorders: bool) -> int:
     """The bytes of the activations in a call of the UNet."""
     channels, areas, last = config.block_out_channels, _areas(config, size), len(config.block_out_channels) - 1

@@ -16,7 +16,7 @@ from zs2.method import NOISE_MODELS, Method
 from zs2.models.image_model import ImageModel
 from zs2.models.temporal import momentum
 from zs2.noise.models import noises
-from zs2.sampling.memory import MemoryPlan, fitting, planned_memory
+from zs2.sampling.memory import MemoryPlan, fitting, planned_memory, resume_bytes
 from zs2.sampling.request import Request
 from zs2.sampling.schedule import with_options
 from zs2.sampling.solver import SOLVERS, History, Solver
@@ -124,6 +124,11 @@ class SamplingPlan:
     def memory(self) -> MemoryPlan:
         """The memory that the sampling is expected to need."""
         return planned_memory(self)
+
+    @property
+    def resume_bytes(self) -> int:
+        """The size of the file from which a stream can go on. While it is replaced, it takes that twice."""
+        return resume_bytes(self)
 
     def initial_noise(self) -> Tensor:
         """The noise that sampling starts from: float32 (F, c, h, w) on the CPU."""

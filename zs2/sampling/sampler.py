@@ -19,10 +19,13 @@ from torch import Tensor
 from zs2.errors import OutOfMemory, is_out_of_memory
 from zs2.models.unet import States, cannot_compile
 from zs2.sampling.conditioning import Conditioning
+from zs2.sampling.decoding import decode_frames
 from zs2.sampling.kept_states import KeptStates, TravellingStates
 from zs2.sampling.plan import Joined, SamplingPlan
+from zs2.sampling.resume import ResumeFile
 from zs2.sampling.solver import History
 from zs2.system.devices import overflow
+from zs2.video.formats import Frames
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,16 @@ class Sampler:
             yield self.finished(i, torch.cat([chunk.latents for chunk in chunks]))
 
     @torch.no_grad()
-    def chunks(self) -> Iterator[Tensor]:
-        """Yield finished latents (f, c, h, w), a chunk at a time. This is endless if the request has frames=None."""
+    def chunks(self, resume: ResumeFile | None = None) -> Iterator[Tensor]:
+        """Yield finished latents (f, c, h, w), a chunk at a time. This is endless if the request has frames=None.
+
+        resume: the file to go on from, if it is there. It is replaced after each chunk but the last, when the caller
+            asks for the next one.
+        """
         joined = _result(self._beginning())
-        latents = itertools.islice(joined.latents, self.plan.request.frames)
-        kept = self._kept_states()
-        first = 0
+        kept, steps = self._kept_states(), self.plan.request.steps
+        first = 0 if resume is None else resume.restore(kept, steps, self.device)
+        latents = itertools.islice(joined.latents, first, self.plan.request.frames)
         while piece := list(itertools.islice(latents, self.span)):
             chunk = self._chunk(first, torch.stack(piece), joined.history)
             for i in range(self.begin, self.plan.request.steps):
@@ -91,6 +98,13 @@ class Sampler:
                 self.check(i, chunk.latents)
             first += len(piece)
             yield chunk.latents
+            if resume is not None and first != self.plan.request.frames:
+                resume.keep(kept, steps, first)
+
+    def frames(self, resume: ResumeFile | None = None) -> Iterator[Frames]:
+        """Yield finished frames, uint8 (H, W, 3), as `chunks` yields their latents."""
+        for latents in self.chunks(resume):
+            yield from decode_frames(self.plan, latents)
 
     def _kept_states(self) -> KeptStates:
         """Where a stream keeps its states."""
