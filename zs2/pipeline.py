@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from zs2.checkpoints.checkpoint import Checkpoint
-from zs2.checkpoints.digests import sha256
+from zs2.checkpoints.digests import check_identity, identity, sha256
 from zs2.checkpoints.embeddings import EmbeddingFile, add_files, embedding_files
 from zs2.checkpoints.lora import LoRA, files_of, lora_files, merge
 from zs2.checkpoints.own_settings import OwnSettings
+from zs2.checkpoints.tensor_files import loading
 from zs2.errors import check_keywords, whole
 from zs2.method import METHOD, Method
 from zs2.models.config import ScheduleConfig
@@ -120,16 +121,22 @@ class ZS2:
         device, dtype = choose_device(device), choose_dtype(dtype)
         loras = lora_files(lora)
         digested = [files_of(path) for path, _ in loras]  # raises before anything is downloaded
+        merged = [file for files in digested for file in files]
+        before = identity(merged)
         inversions = embedding_files(embeddings)
         checkpoint = Checkpoint(model, dtype, device, prediction, variant, vae)
         own = checkpoint.own_settings.method
         chosen = replace(chosen, **{name: value for name, value in own.items() if getattr(chosen, name) is None})
         unet, text = checkpoint.unet(momentum(chosen.attn, **chosen.attention_parameters)), checkpoint.text()
-        for file, scale in loras:
-            merge(file, scale, unet, text.encoders)
-        added = add_files(inversions, text, (file for files in digested for file in files))
+        with loading("a LoRA or an embedding"):
+            for file, scale in loras:
+                merge(file, scale, unet, text.encoders)
+            added = add_files(inversions, text, merged)
         if compile:
             unet.compile()
+        pairs = zip(digested, loras, strict=True)
+        digests = [{"sha256": sha256(files), "scale": float(scale)} for files, (_, scale) in pairs]
+        check_identity(merged, before)
         return cls(
             unet,
             checkpoint.vae(),
@@ -137,10 +144,7 @@ class ZS2:
             checkpoint.schedule(),
             method=chosen,
             checkpoint=checkpoint,
-            lora=[
-                {"sha256": sha256(files), "scale": float(scale)}
-                for files, (_, scale) in zip(digested, loras, strict=True)
-            ],
+            lora=digests,
             embeddings=added,
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable
@@ -21,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from zs2.checkpoints.diffusers_folder import PARTS, Folder, rename
-from zs2.checkpoints.digests import sha256
+from zs2.checkpoints.digests import ChangedFile, check_identity, identity, sha256
 from zs2.checkpoints.hub import choose_files, variants
 from zs2.checkpoints.locate import PICKLES, locate, refuse_pickle
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.checkpoints.single_file import SingleFile, read_vae, vae_json
-from zs2.checkpoints.tensor_files import read_tensors, stored_dtype, weight_files
+from zs2.checkpoints.tensor_files import loading, read_tensors, stored_dtype, weight_files
 from zs2.errors import InputError
 from zs2.models.clip import TextEncoder
 from zs2.models.clip_config import TextConfig
@@ -41,6 +42,8 @@ from zs2.system.devices import auto_dtype
 from zs2.system.json_files import Json, read_json
 
 M = TypeVar("M", bound=nn.Module)
+
+UNKNOWN = "unknown"  # the digest of what changed after it was loaded
 
 
 class OtherVAE:
@@ -115,15 +118,21 @@ class Checkpoint:
     ) -> None:
         self.device = torch.device(device)
         wanted = auto_dtype(self.device) if dtype is None else dtype  # it decides which of a model's files are read
-        self.other_vae = None if vae is None else OtherVAE(Path(vae), wanted, variant)
+        single = [Path(place) for place in (model, vae) if place is not None and os.path.isfile(place)]
+        before = identity(single)
         own_vae = vae is None
         choose = partial(choose_files, variant=variant, vae=own_vae)
+        with loading(str(vae)):
+            self.other_vae = None if vae is None else OtherVAE(Path(vae), wanted, variant)
         path, name = locate(model, str(wanted).removeprefix("torch."), choose)
         self.source: Folder | SingleFile
-        if path.is_dir():
-            self.source = Folder(path, wanted, name, variant, own_vae)
-        else:
-            self.source = SingleFile(path, prediction, own_vae)
+        with loading(path.name):
+            if path.is_dir():
+                self.source = Folder(path, wanted, name, variant, own_vae)
+            else:
+                self.source = SingleFile(path, prediction, own_vae)
+        self._loaded = [(part, files, identity(files)) for part, files in self._files(path).items()]
+        check_identity(single, before)
         half = dtype is None and wanted != torch.float32
         self.dtype = auto_dtype(self.device, stored_dtype(self.source.tensors("unet"))) if half else wanted
         self.name = self.source.name
@@ -136,9 +145,8 @@ class Checkpoint:
     def unet(self, attn: str | Momentum = "tma", mu: float = 0.98) -> UNet:
         """The UNet, in the checkpoint's dtype."""
         config = UNetConfig.from_json(self.json("unet"))
-        return self._load(
-            "unet", lambda tensors: UNet(config, attn, mu), self.dtype, faster_layout(self.dtype, self.device)
-        )
+        layout = faster_layout(self.dtype, self.device)
+        return self._load("unet", config.layers, lambda tensors: UNet(config, attn, mu), self.dtype, layout)
 
     def vae(self) -> VAE:
         """The VAE, in the checkpoint's dtype. But many VAEs overflow float16, XL's among them. Instead of float16 it is
@@ -148,7 +156,7 @@ class Checkpoint:
             self.other_vae.check(config, UNetConfig.from_json(self.json("unet")), self.source.scaling_factor)
         dtype = torch.float32 if self.dtype == torch.float16 and config.force_upcast else self.dtype
         layout = torch.preserve_format if dtype == torch.float32 else faster_layout(dtype, self.device)
-        return self._load("vae", lambda tensors: VAE(config), dtype, layout)
+        return self._load("vae", config.layers, lambda tensors: VAE(config), dtype, layout)
 
     def text(self) -> PromptEncoder:
         """The text towers with their tokenizers."""
@@ -165,7 +173,7 @@ class Checkpoint:
                 tensors.pop("text_projection.weight", None)
             return TextEncoder(config, "text_projection.weight" in tensors)
 
-        return self._load(tower, build, self.dtype)
+        return self._load(tower, config.num_hidden_layers, build, self.dtype)
 
     def tokenizer(self, tower: str = "text_encoder") -> Tokenizer:
         """The tokenizer of a text tower. Its prompts have at most as many tokens as the tower has positions."""
@@ -184,13 +192,26 @@ class Checkpoint:
         """The SHA-256 of each part's weights, and one of the configurations and the tokenizers. That of a sharded part
         is of its files, one after another."""
         parts = [self.json(part) for part in ("unet", "vae", *self.source.towers, "scheduler")]
-        identity: list[Any] = [{key: value for key, value in json.items() if key[0] != "_"} for json in parts]
+        content: list[Any] = [{k: v for k, v in json.items() if not k.startswith("_")} for json in parts]
         for tokenizer in map(self.tokenizer, self.source.towers):
-            identity += [tokenizer.backend.to_str(), tokenizer.max_length, tokenizer.pad_id, *tokenizer.unusual]
-        identity += ["zero_empty"] * self.source.zero_empty
-        config = hashlib.sha256(dumps(identity, sort_keys=True).encode()).hexdigest()
-        files = self.source.files | ({} if self.other_vae is None else {"vae": self.other_vae.files})
-        return {part: sha256(files) for part, files in files.items()} | {"config": config}
+            content += [tokenizer.backend.to_str(), tokenizer.max_length, tokenizer.pad_id, *tokenizer.unusual]
+        content += ["zero_empty"] * self.source.zero_empty
+        found = {"config": hashlib.sha256(dumps(content, sort_keys=True).encode()).hexdigest()}
+        for part, files, before in self._loaded:
+            try:
+                found[part] = found[part] if part == "config" else sha256(files)
+                check_identity(files, before)
+            except ChangedFile as error:
+                warnings.warn(f"{error}: the settings say {part}: {UNKNOWN}", stacklevel=3)
+                found[part] = UNKNOWN
+        return {part: digest for part, digest in found.items() if part != "config"} | {"config": found["config"]}
+
+    def _files(self, path: Path) -> dict[str, list[Path]]:
+        """The files that decide a clip, by part: weights, and configurations with vocabularies."""
+        patterns = ("*.json", "*/*.json", "*/*.txt") if path.is_dir() else ()
+        config = sorted(file for pattern in patterns for file in path.glob(pattern))
+        other = {} if self.other_vae is None else {"vae": self.other_vae.files}
+        return self.source.files | other | {"config": config}
 
     def json(self, part: str) -> Json:
         """The configuration of a part, or of the scheduler."""
@@ -201,12 +222,17 @@ class Checkpoint:
     def _load(
         self,
         part: str,
+        layers: int,
         build: Callable[[dict[str, Tensor]], M],
         dtype: torch.dtype,
         layout: torch.memory_format = torch.preserve_format,
     ) -> M:
         other = part == "vae" and self.other_vae is not None
-        tensors = dict(self.other_vae.tensors if other else self.source.tensors(part))  # type: ignore[union-attr]
+        with loading(part):
+            tensors = dict(self.other_vae.tensors if other else self.source.tensors(part))  # type: ignore[union-attr]
+        if layers > len(tensors):  # before so many are built
+            few = f"{layers} layers, but {len(tensors)} tensors"
+            raise InputError(f"{part}: the weights do not fit the configuration: tensors missing: {few}")
         for key, names in LEFT_OUT.get(part, {}).items():
             unused = [name for name in tensors if re.fullmatch(names, name)]
             if unused and self.json(part).get(key, key) is None:
@@ -215,6 +241,7 @@ class Checkpoint:
                     stacklevel=4,
                 )
                 tensors = {name: tensor for name, tensor in tensors.items() if name not in unused}
-        with without_weights():
+        with loading(part), without_weights():
             module = build(tensors)
-        return assign(module, tensors, part, dtype, self.device, layout)
+        with loading(part):
+            return assign(module, tensors, part, dtype, self.device, layout)

@@ -90,7 +90,9 @@ class Folder:
     @property
     def zero_empty(self) -> bool:
         """Whether an empty negative prompt is zeros: with two towers, unless model_index.json switches it off."""
-        return len(self.towers) > 1 and bool(self.index.get("force_zeros_for_empty_prompt", True))
+        return len(self.towers) > 1 and Reader("model_index.json", self.index, {}).flag(
+            "force_zeros_for_empty_prompt", True
+        )
 
 
 def _contents(path: Path, needed: Sequence[str], missing: Sequence[str]) -> str:

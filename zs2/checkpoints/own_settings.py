@@ -62,9 +62,7 @@ class OwnSettings:
         file, name = path / FILE, name or path.resolve().name
         if not path.is_dir() or not file.exists():
             return cls(name)
-        if file.stat().st_size > MOST_BYTES:
-            raise InputError(f"{file}: {file.stat().st_size} bytes: expected at most {MOST_BYTES}")
-        reader = Reader(str(file), read_json(file), {})
+        reader = Reader(str(file), read_json(file, MOST_BYTES), {})
         reader.warn_of_unknown(set(cls.__dataclass_fields__) - {"name"})
         json = reader.json
         for key in (*OF_REQUEST, *OF_METHOD):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,8 +13,11 @@ from torch import Tensor
 
 from zs2.checkpoints.hub import find_weights
 from zs2.checkpoints.locate import PICKLES, refuse_pickle
-from zs2.errors import InputError
-from zs2.system.json_files import read_json
+from zs2.errors import InputError, brief, is_out_of_memory
+from zs2.system.json_files import NAME, read_json
+from zs2.system.regular_files import check_regular
+
+MOST_HEADER = 64 * 2**20  # bytes; SDXL's has 0.3 MB, and trainers add some MB of metadata
 
 
 def weight_files(folder: Path, stem: str, dtype: torch.dtype, variant: str | None = None) -> list[Path]:
@@ -40,8 +44,8 @@ def _shards(index: Path) -> list[Path]:
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise InputError(f"{index.name}: expected a weight_map from tensors to files")
     for name in names.values():
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise InputError(f"{index.name} names {name!r}: expected safetensors files beside it")
+        if not NAME.fullmatch(name) or not name.endswith(".safetensors"):
+            raise InputError(f"{index.name} names {brief(name)}: expected safetensors files beside it")
     shards = [index.parent / name for name in sorted(set(names.values()))]
     for shard in shards:
         if not shard.exists():
@@ -56,16 +60,61 @@ def read_tensors(files: Iterable[Path]) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     for path in files:
+        check_tensor_file(path)
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 (not a dict)
                     if name in tensors:
                         raise InputError(f"{path.name} repeats {name} of another file")
                     tensors[name] = file.get_tensor(name)
+        except InputError:
+            raise
         except (SafetensorError, OSError) as error:
-            name = f"{path.parent.name}/{path.name}".removeprefix("/")
-            raise InputError(f"{name}: {_what_it_is(path)} ({error})") from error
+            raise InputError(f"{_shown_name(path)}: {_what_it_is(path)} ({error})") from error
+        except Exception as error:  # a dtype that torch does not have, or a shape that it can't have
+            raise InputError(f"{_shown_name(path)}: {reason(error)}: expected tensors that torch can hold") from error
     return tensors
+
+
+def check_tensor_file(path: Path) -> None:
+    """Check that a path is a regular file whose header is no longer than a model's, before it is parsed.
+
+    Raises: InputError.
+    """
+    try:
+        size = check_regular(path).st_size
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+    except OSError as error:
+        raise InputError(f"{_shown_name(path)} can't be read ({error.strerror or error})") from error
+    if MOST_HEADER < length <= size - 8:
+        header = f"its header has {length} bytes: expected at most {MOST_HEADER}"
+        raise InputError(f"{_shown_name(path)}: not a whole safetensors file: {header}")
+
+
+def _shown_name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}".removeprefix("/")
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Whatever a damaged file provokes in the code that loads it becomes an InputError of one line.
+
+    what: the part or the file, for the message.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputError(f"{what} can't be loaded ({reason(error)}): is the file whole?") from error
+
+
+def reason(error: BaseException) -> str:
+    """An error as one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def stored_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:

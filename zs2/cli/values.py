@@ -6,13 +6,14 @@ import argparse
 import re
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from zs2.errors import InputError
 from zs2.method import SEED_MAX
+from zs2.system.regular_files import read_text
 
 MOST_CLIPS = 100_000
+MOST_BYTES = 64 * 2**20  # of a file of prompts
 
 
 def pair(number: Callable[[str], Any]) -> Callable[[str], tuple[Any, Any]]:
@@ -66,8 +67,8 @@ def shard(text: str) -> tuple[int, int]:
 def lines(file: str) -> list[str]:
     """The lines of a text file that are not blank. Raises: InputError if there are none."""
     try:
-        text = Path(file).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(file, MOST_BYTES, "utf-8-sig")
+    except (OSError, UnicodeDecodeError, InputError) as error:
         raise InputError(f"{file}: can't be read as a text of prompts ({error})") from error
     found = [line.strip() for line in text.splitlines() if line.strip()]
     if not found:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from zs2.errors import InputError
-from zs2.system.json_files import Json, Reader
+from zs2.errors import InputError, brief
+from zs2.system.json_files import MOST_CHANNELS, MOST_LAYERS, MOST_PIXELS, MOST_TOKENS, Json, Reader
 
 FIXED: dict[str, tuple[Any, ...]] = {"quantization_config": (None,)}
 # Keys that zs2 does not read, and with null in which transformers fails.
@@ -37,19 +37,24 @@ class TextConfig:
         """
         not_null = NOT_NULL | {"return_dict"} if part == "text_encoder_2" else NOT_NULL
         read = Reader(f"{part}/config.json", json, FIXED, not_null)
-        width, heads = read.whole("hidden_size", 512), read.whole("num_attention_heads", 8)
+        width, heads = (
+            read.whole("hidden_size", 512, most=MOST_CHANNELS),
+            read.whole("num_attention_heads", 8, most=MOST_CHANNELS),
+        )
         read.check_divides([width], [heads], "num_attention_heads")
         return cls(
-            vocab_size=read.whole("vocab_size", 49408),
+            vocab_size=read.whole("vocab_size", 49408, most=MOST_TOKENS),
             hidden_size=width,
-            intermediate_size=read.whole("intermediate_size", 2048),
-            projection_dim=0 if json.get("projection_dim", 512) is None else read.whole("projection_dim", 512),
-            num_hidden_layers=read.whole("num_hidden_layers", 12),
+            intermediate_size=read.whole("intermediate_size", 2048, most=MOST_CHANNELS),
+            projection_dim=0
+            if json.get("projection_dim", 512) is None
+            else read.whole("projection_dim", 512, most=MOST_CHANNELS),
+            num_hidden_layers=read.whole("num_hidden_layers", 12, most=MOST_LAYERS),
             num_attention_heads=heads,
-            max_position_embeddings=read.whole("max_position_embeddings", 77),
+            max_position_embeddings=read.whole("max_position_embeddings", 77, most=MOST_PIXELS),
             hidden_act=read.name("hidden_act", "quick_gelu", ("quick_gelu", "gelu")),
             layer_norm_eps=read.number("layer_norm_eps", 1e-5),
-            eos_token_id=read.whole("eos_token_id", 49407, least=0),
+            eos_token_id=read.whole("eos_token_id", 49407, least=0, most=MOST_TOKENS),
         )
 
 
@@ -74,16 +79,19 @@ class VisionConfig:
         Raises: InputError for an activation that zs2 does not have, or for pictures that are not RGB.
         """
         read = Reader(f"{part}/config.json", json, FIXED | {"num_channels": (3,)}, NOT_NULL)
-        width, heads = read.whole("hidden_size", 768), read.whole("num_attention_heads", 12)
+        width, heads = (
+            read.whole("hidden_size", 768, most=MOST_CHANNELS),
+            read.whole("num_attention_heads", 12, most=MOST_CHANNELS),
+        )
         read.check_divides([width], [heads], "num_attention_heads")
         return cls(
             hidden_size=width,
-            intermediate_size=read.whole("intermediate_size", 3072),
-            projection_dim=read.whole("projection_dim", 512),
-            num_hidden_layers=read.whole("num_hidden_layers", 12),
+            intermediate_size=read.whole("intermediate_size", 3072, most=MOST_CHANNELS),
+            projection_dim=read.whole("projection_dim", 512, most=MOST_CHANNELS),
+            num_hidden_layers=read.whole("num_hidden_layers", 12, most=MOST_LAYERS),
             num_attention_heads=heads,
-            image_size=read.whole("image_size", 224),
-            patch_size=read.whole("patch_size", 32),
+            image_size=read.whole("image_size", 224, most=MOST_PIXELS),
+            patch_size=read.whole("patch_size", 32, most=MOST_PIXELS),
             hidden_act=read.name("hidden_act", "quick_gelu", ("quick_gelu", "gelu")),
             layer_norm_eps=read.number("layer_norm_eps", 1e-5),
         )
@@ -101,6 +109,6 @@ def tower(json: Json, which: str) -> Json:
     if own is None:
         own = json.get(f"{which}_config") or {}
     if not isinstance(own, dict):
-        raise InputError(f"config.json: {which}_config is {own!r}: expected a JSON object")
+        raise InputError(f"config.json: {which}_config is {brief(own)}: expected a JSON object")
     Reader(f"config.json: {which}_config", own, {}, {"projection_dim"} if which == "vision" else ())
     return own | {"projection_dim": json.get("projection_dim", 512)}

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from zs2.errors import InputError
-from zs2.system.json_files import Json, Reader
+from zs2.errors import InputError, brief
+from zs2.system.json_files import MOST_CHANNELS, MOST_LAYERS, MOST_TIMESTEPS, Json, Reader
 
 Fixed: TypeAlias = dict[str, tuple[Any, ...]]
 
@@ -115,6 +115,12 @@ class UNetConfig:
     added_dim: int  # SDXL: width of the pooled text and the sinusoids of six sizes together; otherwise 0
     added_size_dim: int  # SDXL: width of the sinusoids of one size; otherwise 0
 
+    @property
+    def layers(self) -> int:
+        """How many resnets and transformer blocks there are at least. Each has tensors of its own."""
+        rows = zip(self.layers_per_block, self.attention, self.transformer_layers, strict=True)
+        return sum(2 * layers * (1 + attention * blocks) for layers, attention, blocks in rows)
+
     @classmethod
     def from_json(cls, json: Json) -> UNetConfig:
         """Read `unet/config.json`.
@@ -137,7 +143,7 @@ class UNetConfig:
             raise InputError(
                 f"{read.what}: {count} levels, but blocks {list(down)} and {list(up)}: they must mirror each other"
             )
-        groups = read.whole("norm_num_groups", 32)
+        groups = read.whole("norm_num_groups", 32, most=MOST_CHANNELS)
         mid_block = json.get("mid_block_type", "") is not None
         used = (*attention[:-1], attention[-1] or mid_block)  # the middle block has the last level's sizes
         if not any(used):
@@ -148,36 +154,36 @@ class UNetConfig:
         kind = json.get("addition_embed_type")
         if kind not in (None, "text_time"):
             raise InputError(
-                f"{read.what}: addition_embed_type = {kind!r} is not supported, only 'text_time' (SDXL) and none"
+                f"{read.what}: addition_embed_type = {brief(kind)} is not supported, only 'text_time' (SDXL) and none"
             )
         added = kind == "text_time"
         read.warn_of_unknown(set(cls.__dataclass_fields__) | set(UNET_FIXED) | UNET_IGNORED | UNET_RENAMED)
         return cls(
-            in_channels=read.whole("in_channels", 4),
-            out_channels=read.whole("out_channels", 4),
+            in_channels=read.whole("in_channels", 4, most=MOST_CHANNELS),
+            out_channels=read.whole("out_channels", 4, most=MOST_CHANNELS),
             block_out_channels=channels,
-            layers_per_block=read.levels("layers_per_block", 2, count),
+            layers_per_block=read.levels("layers_per_block", 2, count, most=MOST_LAYERS),
             attention=attention,
-            transformer_layers=read.levels("transformer_layers_per_block", 1, count, used),
+            transformer_layers=read.levels("transformer_layers_per_block", 1, count, used, most=MOST_LAYERS),
             heads=heads,
             cross_attention_dim=read.levels("cross_attention_dim", 1280, 1)[0],
             norm_num_groups=groups,
             norm_eps=read.number("norm_eps", 1e-5),
             use_linear_projection=read.flag("use_linear_projection", False),
             upcast_attention=read.flag("upcast_attention", False),
-            downsample_padding=read.whole("downsample_padding", 1, least=0),
+            downsample_padding=read.whole("downsample_padding", 1, least=0, most=1),
             flip_sin_to_cos=read.flag("flip_sin_to_cos", True),
             freq_shift=read.number("freq_shift", 0),
             sample_size=(64, 64) if not xl and _of_an_old_version(json) else read.pair("sample_size"),
             mid_block=mid_block,
-            added_dim=read.whole("projection_class_embeddings_input_dim", None) if added else 0,
-            added_size_dim=read.whole("addition_time_embed_dim", None) if added else 0,
+            added_dim=read.whole("projection_class_embeddings_input_dim", None, most=MOST_CHANNELS) if added else 0,
+            added_size_dim=read.whole("addition_time_embed_dim", None, most=MOST_CHANNELS) if added else 0,
         )
 
 
 def _of_an_old_version(json: Json) -> bool:
     """Whether diffusers takes 64 for the size: files from before its version 0.9 have a smaller one by mistake."""
-    match = re.match(r"0\.(\d+)", str(json.get("_diffusers_version")))
+    match = re.match(r"0\.(\d{1,4})", str(json.get("_diffusers_version")))
     size = json.get("sample_size")
     return match is not None and int(match[1]) < 9 and isinstance(size, int) and size < 64
 
@@ -199,6 +205,11 @@ class VAEConfig:
     force_upcast: bool  # whether it overflows float16
 
     @property
+    def layers(self) -> int:
+        """How many resnets there are at least. Each has tensors of its own."""
+        return 2 * self.layers_per_block * len(self.block_out_channels)
+
+    @property
     def reduction(self) -> int:
         """Pixels per latent along one side: each level but the last halves the resolution."""
         return 2 ** (len(self.block_out_channels) - 1)
@@ -210,15 +221,15 @@ class VAEConfig:
         for side in ("down", "up"):
             read.kinds(f"{side}_block_types", (), ("DownEncoderBlock2D", "UpDecoderBlock2D"))
         channels = read.levels("block_out_channels", (64,))
-        groups = read.whole("norm_num_groups", 32)
+        groups = read.whole("norm_num_groups", 32, most=MOST_CHANNELS)
         read.check_divides(channels, (groups,) * len(channels), "norm_num_groups")
         read.warn_of_unknown(set(cls.__dataclass_fields__) | set(VAE_FIXED) | VAE_IGNORED)
         return cls(
-            in_channels=read.whole("in_channels", 3),
-            out_channels=read.whole("out_channels", 3),
-            latent_channels=read.whole("latent_channels", 4),
+            in_channels=read.whole("in_channels", 3, most=MOST_CHANNELS),
+            out_channels=read.whole("out_channels", 3, most=MOST_CHANNELS),
+            latent_channels=read.whole("latent_channels", 4, most=MOST_CHANNELS),
             block_out_channels=channels,
-            layers_per_block=read.whole("layers_per_block", 1),
+            layers_per_block=read.whole("layers_per_block", 1, most=MOST_LAYERS),
             norm_num_groups=groups,
             scaling_factor=read.number("scaling_factor", 0.18215),
             use_quant_conv=read.flag("use_quant_conv", True),
@@ -254,8 +265,9 @@ class ScheduleConfig:
         """
         read = Reader("scheduler_config.json", json, SCHEDULE_FIXED, SCHEDULE_NOT_NULL)
         if any(word in str(json.get("_class_name")) for word in REFUSED_SCHEDULERS):
-            raise InputError(f"{read.what}: {json['_class_name']} is for models of another kind: zs2 samples by DDIM")
-        total, betas = read.whole("num_train_timesteps", 1000), read.numbers("trained_betas")
+            name = brief(json["_class_name"])
+            raise InputError(f"{read.what}: {name} is for models of another kind: zs2 samples by DDIM")
+        total, betas = read.whole("num_train_timesteps", 1000, most=MOST_TIMESTEPS), read.numbers("trained_betas", 0, 1)
         if betas is not None and len(betas) != total:
             raise InputError(f"{read.what}: {len(betas)} trained_betas for {total} timesteps: expected one each")
         # what is not used may be null
@@ -279,7 +291,7 @@ class ScheduleConfig:
             rescale_betas_zero_snr=read.flag("rescale_betas_zero_snr", False),
             prediction_type=read.name("prediction_type", "epsilon", ("epsilon", "v_prediction", "sample")),
             timestep_spacing=spacing,
-            steps_offset=read.whole("steps_offset", 0, least=0) if offset else 0,
+            steps_offset=read.whole("steps_offset", 0, least=0, most=total - 1) if offset else 0,
             set_alpha_to_one=read.flag("set_alpha_to_one", True),
             clip_sample=clip,
             clip_sample_range=read.number("clip_sample_range", 1.0) if clip else 1.0,

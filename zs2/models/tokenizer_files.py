@@ -20,7 +20,8 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from zs2.errors import InputError, choose
-from zs2.system.json_files import Json, Reader, read_json
+from zs2.system.json_files import LARGE_BYTES, MOST_TOKENS, Json, Reader, read_json
+from zs2.system.regular_files import read_text
 
 CONFIG, MAP, ADDED, WHOLE = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json"
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -65,8 +66,8 @@ class TokenizerFiles:
         read = Reader(what, config, FIXED, NOT_NULL)
         whole = _optional(folder, WHOLE)
         vocab, merges, sides = _one_file(whole) if whole else _two_files(folder)
-        if any(not isinstance(i, int) or i < 0 for i in vocab.values()):
-            raise TypeError("its ids are not whole numbers")
+        if any(type(i) is not int or not 0 <= i < MOST_TOKENS for i in vocab.values()):
+            raise TypeError(f"its ids are not whole numbers below {MOST_TOKENS}")
         special, added, extra = _tokens(folder, config, whole)
         sides = {side: choose(f"{side} in {what}", config.get(side, sides[side]), ("right", "left")) for side in sides}
         files = cls(vocab, merges, {name: special.pop(name) for name in NAMES if name in special}, added)
@@ -144,15 +145,19 @@ def contents(tokens: Iterable[Token | None]) -> set[str]:
 
 
 def _optional(folder: Path, name: str) -> Json:
-    return read_json(folder / name) if (folder / name).exists() else {}
+    return read_json(folder / name, LARGE_BYTES) if (folder / name).exists() else {}
 
 
 def _two_files(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, str]]:
     if not (folder / "vocab.json").exists():
         raise FileNotFoundError(f"{WHOLE}: no such file")
-    lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    lines = read_text(folder / "merges.txt", LARGE_BYTES).splitlines()
     merges = [pair(line) for line in lines if line and not line.startswith("#version")]
-    return dict(read_json(folder / "vocab.json")), merges, {"padding_side": "right", "truncation_side": "right"}
+    return (
+        dict(read_json(folder / "vocab.json", LARGE_BYTES)),
+        merges,
+        {"padding_side": "right", "truncation_side": "right"},
+    )
 
 
 def _one_file(whole: Json) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, str]]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.cli import command
 from zs2.cli.derived_options import add_loading, add_sampling, flag
 from zs2.cli.derived_options import value_text as value_text
-from zs2.cli.values import seeds, shard, size
+from zs2.cli.values import MOST_BYTES, seeds, shard, size
 from zs2.errors import InputError, choose
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS
 from zs2.sampling.request import OPTIONS
 from zs2.study.cells import FULL, PRESETS, STUDY_LAM, STUDY_MU, kinds_with
 from zs2.study.prompts import SETS, Prompt, checked
 from zs2.system.devices import COMPILE_HELP, DTYPE_HELP
+from zs2.system.regular_files import read_text
 
 OUT = "out/study"
 MANY = ("preset", "noise", "attn", "lam", "mu", "alpha", "lora", "embedding")  # options that take several values
@@ -107,7 +107,7 @@ def with_file(options: dict[str, Any]) -> dict[str, Any]:
         return options
     file = options.pop("file")
     try:
-        content = tomllib.loads(Path(file).read_text(encoding="utf-8-sig"))
+        content = tomllib.loads(read_text(file, MOST_BYTES, "utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: can't be read as TOML ({error})") from error
     reader = parser()

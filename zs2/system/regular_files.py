@@ -31,9 +31,9 @@ def check_regular(path: str | os.PathLike[str], most: int | None = None) -> os.s
         raise InputError(f"{os.fspath(path)!r} names no file ({error})") from error
     if not stat.S_ISREG(status.st_mode):
         kind = next((kind for test, kind in KINDS if test(status.st_mode)), "no regular file")
-        raise InputError(f"{path} is {kind}: expected a file")
+        raise InputError(f"{path}: {kind}: expected a file")
     if most is not None and status.st_size > most:
-        raise InputError(f"{path} has {status.st_size} bytes: expected at most {most}")
+        raise InputError(f"{path}: {status.st_size} bytes: expected at most {most}")
     return status
 
 
@@ -43,7 +43,7 @@ def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
     with open(path, "rb") as file:
         content = file.read(size + 1)
     if len(content) > size:  # a file that is written to, or one of the kernel's, which has no size
-        raise InputError(f"{path} has more than the {size} bytes that it says: expected a file that stays as it is")
+        raise InputError(f"{path}: more than the {size} bytes that it says: expected a file that stays as it is")
     return content
 
 

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from zs2.errors import InputError
+from zs2.system.regular_files import read_text
 
 MOST_BYTES = 1_000_000
 LINE = re.compile(
@@ -24,9 +25,7 @@ def read_scalars(path: Path) -> dict[str, str]:
     Raises: InputError for a file that is too large or no text.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise InputError(f"{path}: {path.stat().st_size} bytes: expected at most {MOST_BYTES}")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path, MOST_BYTES).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: can't be read as YAML ({error})") from error
     scalars: dict[str, str] = {}
