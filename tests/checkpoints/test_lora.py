@@ -622,6 +622,10 @@ WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
         lambda t: t.update(kohya("lora_unet_double_blocks_0_img_attn_proj", noise(1, 2), noise(2, 1))),
         ("lora_unet_double_blocks_0_img_attn_proj.lora_down.weight", "fits no layer of this unet"),
     ),
+    "a block of many digits": (
+        lambda t: t.update(kohya(f"lora_unet_input_blocks_{'1' * 5000}_1_proj_in", noise(1, 2), noise(2, 1))),
+        ("lora_unet_input_blocks_111", "fits no layer of this unet"),
+    ),
     "unknown part": (
         lambda t: t.update(kohya("transformer.blocks.0.to_q", noise(1, 2), noise(2, 1))),
         ("transformer.blocks.0.to_q", "fits no layer of this model (unet, text_encoder)"),

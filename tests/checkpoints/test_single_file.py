@@ -21,6 +21,7 @@ from helpers import CHECKPOINT, MODULE, Fixture, assert_close
 from torch import Tensor
 
 from zs2.checkpoints.checkpoint import Checkpoint
+from zs2.checkpoints.original_names import unet_names, vae_tensors
 from zs2.errors import InputError
 from zs2.models.clip_config import TextConfig
 from zs2.models.config import ScheduleConfig, UNetConfig, VAEConfig
@@ -537,3 +538,13 @@ def test_a_pointer_of_git_lfs(refused):
 
 def test_a_file_that_is_not_there(refused):
     refused(Path("missing.safetensors"), "missing.safetensors")
+
+
+def test_numbers_in_names_are_those_of_blocks():
+    """Others, of thousands of digits or of a first block that is none, are no block's: they stay as they are."""
+    many = "9" * 5000
+    for name in (f"input_blocks.{many}.0.op.weight", f"output_blocks.{many}.1.proj_in.weight"):
+        assert unet_names([name, "input_blocks.0.0.op.weight", "input_blocks.2.0.op.weight"])[name] == name
+    assert [*vae_tensors({f"decoder.up.{many}.upsample.conv.weight": torch.ones(1)})] == [
+        f"decoder.up.{many}.upsample.conv.weight"
+    ]

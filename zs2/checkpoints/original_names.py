@@ -106,14 +106,16 @@ def unet_names(names: list[str]) -> dict[str, str]:
     """The diffusers name of each of the UNet's tensors. The file numbers its blocks consecutively over all levels."""
     # the first downsampling ends the first level
     ends = [
-        int(match[1]) for name in names if (match := re.fullmatch(r"input_blocks\.(\d+)\.0\.op\.(?:weight|bias)", name))
+        int(match[1])
+        for name in names
+        if (match := re.fullmatch(r"input_blocks\.([1-9]\d{0,2})\.0\.op\.(?:weight|bias)", name))
     ]
     per_level = min(ends, default=len(names))  # resnets of a level on the way down, and its downsampling
     return {name: _unet_name(name, per_level) for name in names}
 
 
 def _unet_name(name: str, per_level: int) -> str:
-    flat = re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d+)\.(.*)", name)
+    flat = re.fullmatch(r"(input|output)_blocks\.(\d{1,3})\.(\d+)\.(.*)", name)
     if flat is None or name.startswith("input_blocks.0."):
         return _piece(_piece(name, UNET_NAMES), RESNET_NAMES, r"mid_block\.resnets\.\d+\.")
     way, number, sub, rest = flat[1], int(flat[2]), flat[3], flat[4]
@@ -165,11 +167,11 @@ def vae_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
     The 1×1 convolutions of attention become linear layers. The decoder counts its levels down instead of up.
     """
-    levels = 1 + max((int(m[1]) for name in tensors if (m := re.match(r"decoder\.up\.(\d+)\.", name))), default=-1)
+    levels = 1 + max((int(m[1]) for name in tensors if (m := re.match(r"decoder\.up\.(\d{1,3})\.", name))), default=-1)
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         new = _piece(name, VAE_NAMES)
-        up = re.fullmatch(r"decoder\.up\.(\d+)\.(?:block\.(\d+)|upsample)\.(.*)", name)
+        up = re.fullmatch(r"decoder\.up\.(\d{1,3})\.(?:block\.(\d+)|upsample)\.(.*)", name)
         if up:
             layer = "upsamplers.0" if up[2] is None else f"resnets.{up[2]}"
             new = f"decoder.up_blocks.{levels - 1 - int(up[1])}.{layer}.{up[3]}"
