@@ -243,6 +243,12 @@ REFUSED: list[tuple[str, dict[str, Tensor], str, str]] = [
         "",
         r"toy.safetensors is no embedding: it has 2 tensors \(a, b\): expected emb_params",
     ),
+    (
+        "sd",
+        {"encoder.conv_in.bias": ROW, "quant_conv.bias": 2 * ROW},
+        "",
+        r"no embedding: it has a VAE \(2 tensors\): give",
+    ),
     ("sd", {}, "", r"toy.safetensors is no embedding: it has 0 tensors"),
     ("sd", {" ": ROW}, "", r"the token is ' ': expected a text of one line"),
     ("sd", {"a\nb": ROW}, "", r"the token is 'a\\nb'"),

@@ -97,7 +97,6 @@ def refused(words: str, make: Callable[[], Any]) -> None:
 
 ONE = torch.ones(2, 2)
 LORA = {"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": ONE}
-TEXT_PART = "text_encoder in the diffusers layout"
 # In the words, UNET, VAE and TEXT stand for the number of tensors of that part.
 HELD: dict[str, tuple[Callable[[], Tensors], str]] = {
     "no VAE": (
@@ -134,11 +133,11 @@ HELD: dict[str, tuple[Callable[[], Tensors], str]] = {
     "a refiner": (
         lambda: of(UNET, UNET) | of(VAE, VAE) | {"conditioner.embedders.0.model.ln_final.weight": ONE},
         "it has a UNet (UNET tensors), a VAE (VAE tensors), the text encoder of an SDXL refiner (1 tensor), "
-        "but no text_encoder: a refiner makes no picture from a prompt alone",
+        "but no text_encoder: a refiner needs a picture to refine",
     ),
     "SD 3": (
         lambda: {"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": ONE},
-        "it has a transformer of SD 3, Flux or the like (1 tensor), but no",
+        "it has a transformer, as of SD 3 (1 tensor), but no",
     ),
     "a vision tower": (lambda: {"vision_model.post_layernorm.weight": ONE}, "it has a vision tower (1 tensor)"),
     "a pipeline": (lambda: {"unet.conv_in.weight": ONE}, "it has parts of a pipeline of diffusers (1 tensor), but no"),
@@ -159,9 +158,9 @@ def test_a_diagnosis_names_what_a_file_holds_and_lacks(file, case):
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        (f"unet/{STEM}.safetensors", "it has a UNet in the diffusers layout ("),
+        (f"unet/{STEM}.safetensors", "it has a UNet of a folder ("),
         (f"vae/{STEM}.safetensors", "it has a VAE ("),
-        ("text_encoder/model.safetensors", "it has a text encoder in the diffusers layout ("),
+        ("text_encoder/model.safetensors", "it has a text encoder of a folder ("),
         ("model_index.json", "JSON, no weights"),
         ("unet/config.json", "JSON, no weights"),
     ],
@@ -271,7 +270,7 @@ VARIANTS: list[tuple[list[str], str | None, str, str]] = [
     ([*sharded("bf16"), *named("non_ema")], None, *["there in the variants … bf16 … non_ema … --variant"] * 2),
     (named("bf16", "ema"), None, *["variants bf16, ema: choose one with --variant"] * 2),
     (named("bf16", "ema"), "ema", *named("ema", "ema")),
-    (named("", "fp16"), "bf16", *["no part has weights of the variant 'bf16': there are fp16, plain"] * 2),
+    (named("", "fp16"), "bf16", *["no part has weights of the variant 'bf16', only of fp16, plain"] * 2),
     (named("", "fp16"), "../x", *["no part has weights of the variant '../x'"] * 2),
 ]
 
@@ -413,6 +412,16 @@ def test_an_xl_without_vae_has_the_factor_of_xl(file, tmp_path):
     token_files.write_pair(model, "xl")
     shutil.rmtree(model / "vae")
     assert Checkpoint(model, vae=file(of(VAE), "v.safetensors")).vae().config.scaling_factor == 0.13025
+
+
+def test_a_file_of_the_same_shapes_has_the_configuration_of_the_model_s_own_vae(file, folder):
+    """Its number of groups, for one, which no shape tells."""
+    path = file(tiny_weights("sd")["vae"], "v.safetensors", data=True)
+    checkpoint = Checkpoint(folder, vae=path)
+    assert checkpoint.json("vae") == Checkpoint(folder).json("vae")
+    assert checkpoint.digests == Checkpoint(folder).digests | {"vae": checkpoint.digests["vae"]}
+    latents = torch.linspace(-1, 1, 4 * 4 * 6).view(1, 4, 4, 6)
+    assert torch.equal(checkpoint.vae().decode(latents), Checkpoint(folder).vae().decode(latents))
 
 
 def test_vaes_that_are_refused(file, folder, tmp_path):

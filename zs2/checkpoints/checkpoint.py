@@ -76,9 +76,14 @@ class OtherVAE:
         else:
             raise InputError(f"no such VAE: {str(path)!r}: expected a folder or a .safetensors file")
 
-    def json(self, scaling_factor: float) -> Json:
-        """Its configuration. scaling_factor: the model's, for a file without configuration."""
-        return vae_json(self.tensors, scaling_factor) if self._json is None else self._json
+    def json(self, model: Folder | SingleFile) -> Json:
+        """Its configuration. For a file without one, it is that of the model's own VAE, if that has the same shapes, or
+        else follows from the shapes and the model's factor of latents."""
+        if self._json is not None:
+            return self._json
+        derived, own = vae_json(self.tensors, model.scaling_factor), model.own_vae
+        alike = all(own.get(key) == value for key, value in derived.items() if key != "scaling_factor")
+        return own if alike else derived
 
     def check(self, config: VAEConfig, unet: UNetConfig, scaling_factor: float) -> None:
         """Raise InputError if it does not fit the UNet. Warn of another scaling factor than the model's own."""
@@ -216,7 +221,7 @@ class Checkpoint:
     def json(self, part: str) -> Json:
         """The configuration of a part, or of the scheduler."""
         if part == "vae" and self.other_vae is not None:
-            return self.other_vae.json(self.source.scaling_factor)
+            return self.other_vae.json(self.source)
         return self.source.json(part)
 
     def _load(

@@ -69,10 +69,15 @@ class Folder:
         _check_scheduler(self.index, self.json("scheduler"))
 
     @property
+    def own_vae(self) -> Json:
+        """The configuration of its own VAE, whether that is used or not; empty if there is none."""
+        return self.json("vae") if (self.path / "vae" / "config.json").is_file() else {}
+
+    @property
     def scaling_factor(self) -> float:
         """The factor of latents, by its own VAE if there is one."""
-        if (self.path / "vae" / "config.json").is_file():
-            return VAEConfig.from_json(self.json("vae")).scaling_factor
+        if self.own_vae:
+            return VAEConfig.from_json(self.own_vae).scaling_factor
         return SCALING_FACTOR["SDXL" if len(self.towers) > 1 else "SD 1"]
 
     def json(self, part: str) -> Json:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zs2.checkpoints.digests import sha256
 from zs2.checkpoints.locate import PICKLES
+from zs2.checkpoints.single_file import contents
 from zs2.checkpoints.tensor_files import read_tensors
 from zs2.errors import InputError
 from zs2.models.prompt_encoder import PromptEncoder
@@ -143,11 +144,9 @@ def read(tensors: Mapping[str, Tensor], name: str, token: str | None = None, sou
         (key,) = tensors
         vectors, name = {None: tensors[key]}, name if key in UNNAMED else key
     else:
-        some = ", ".join(sorted(tensors)[:2]) or "none"
-        raise InputError(
-            f"{source} is no embedding: it has {len(tensors)} tensors ({some}): expected emb_params, or clip_l and "
-            "clip_g, or one tensor named by its token"
-        )
+        some, (there, advice) = ", ".join(sorted(tensors)[:2]) or "none", contents(tensors)
+        advice = advice or "expected emb_params, or clip_l and clip_g, or one tensor named by its token"
+        raise InputError(f"{source} is no embedding: it has {there or f'{len(tensors)} tensors ({some})'}: {advice}")
     for key, tensor in tensors.items():
         if not tensor.is_floating_point() or tensor.ndim not in (1, 2) or not tensor.numel():
             raise InputError(

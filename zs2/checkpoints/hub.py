@@ -142,7 +142,7 @@ def check_variant(variant: str | None, parts: Mapping[str, Mapping[str, str]]) -
     lacking = [part for part, found in parts.items() if variant is not None and variant not in found]
     if lacking and len(lacking) == len(parts):
         there = sorted({one for found in parts.values() for one in found})
-        raise InputError(f"no part has weights of the variant {variant!r}: there are {', '.join(there) or 'none'}")
+        raise InputError(f"no part has weights of the variant {variant!r}, only of {', '.join(there) or 'none'}")
     if lacking:
         warnings.warn(f"{', '.join(lacking)}: no variant {variant!r}, another one is used", stacklevel=4)
 

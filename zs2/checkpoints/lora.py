@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from zs2.checkpoints.locate import CONFIG, lora_sources
 from zs2.checkpoints.lora_kinds import NORMS, Layer, Update, is_lora, role, updates
 from zs2.checkpoints.original_names import lora_layer, underscored_unet_name
+from zs2.checkpoints.single_file import contents
 from zs2.checkpoints.tensor_files import read_metadata, read_tensors
 from zs2.errors import InputError
 from zs2.models.unet import UNet
@@ -121,10 +122,9 @@ def merge(path: Path, scale: float, unet: UNet, text_encoders: Sequence[nn.Modul
     for file, config, default in lora_sources(path):
         tensors = read_tensors([file])
         if not is_lora(tensors):
-            some = next(iter(tensors), "none")
-            raise InputError(
-                f"{file.name} is not a LoRA: no tensor (such as {some}) has a LoRA's name (….lora_down.weight)"
-            )
+            there, advice = contents(tensors)
+            reason = f"no tensor (such as {next(iter(tensors), 'none')}) has a LoRA's name (….lora_down.weight)"
+            raise InputError(f"{file.name} is not a LoRA: {f'it has {there}: {advice}' if there else reason}")
         try:
             settings = _Config(read_json(config) if config else None, read_metadata(file), parts)
             found += _updates(tensors, parts, default, unet.config.layers_per_block[0], settings)

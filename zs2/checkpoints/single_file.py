@@ -54,17 +54,13 @@ SCHEDULE = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-# What a file can hold: by the beginning of a tensor's name, with advice for a file that holds no whole model.
-OTHER_LAYOUT = "give the folder that it is of"
+# What a file can hold: by the beginning of a tensor's name, with advice for a file that holds nothing else.
+OTHER_LAYOUT, AS = "give the folder that it is of", "give a model, and this as its --"
 INVENTORY: tuple[tuple[str, str, str], ...] = (
-    (
-        "a transformer of SD 3, Flux or the like",
-        r"(model\.diffusion_model\.)?(joint|double|single|transformer)_blocks\.",
-        "",
-    ),
+    ("a transformer, as of SD 3", r"(model\.diffusion_model\.)?(joint|double|single|transformer)_blocks\.", ""),
     ("a UNet", re.escape(UNET), ""),
     ("the moving average of a UNet", rf"model_ema\.(?!({'|'.join(EMA_STATE)})$)", ""),
-    ("a VAE", re.escape(VAE), "give a model, and this as its --vae"),
+    ("a VAE", re.escape(VAE), f"{AS}vae"),
     ("a text encoder of SD 1", re.escape(TOWERS["SD 1"]["text_encoder"]), ""),
     ("a text encoder of SD 2", re.escape(TOWERS["SD 2"]["text_encoder"]), ""),
     ("the first text encoder of SDXL", re.escape(TOWERS["SDXL"]["text_encoder"]), ""),
@@ -72,27 +68,15 @@ INVENTORY: tuple[tuple[str, str, str], ...] = (
     (
         "the text encoder of an SDXL refiner",
         r"conditioner\.embedders\.0\.model\.",
-        "a refiner makes no picture from a prompt alone",
+        "a refiner needs a picture to refine",
     ),
     ("a ControlNet", r"control_model\.|controlnet_|input_hint_block\.|zero_convs\.", ""),
-    ("a LoRA", rf".*({MARK.pattern})", "give a model, and this as its --lora"),
-    (
-        "a textual inversion",
-        r"(emb_params|clip_[lg]|string_to_param\.\*)$",
-        "give a model, and this as its --embedding",
-    ),
-    (
-        "a UNet in the diffusers layout",
-        r"((down|up)_blocks|mid_block|(time|add)_embedding|conv_(in|out|norm_out))\.",
-        OTHER_LAYOUT,
-    ),
+    ("a LoRA", rf".*({MARK.pattern})", f"{AS}lora"),
+    ("a textual inversion", r"(emb_params|clip_[lg]|string_to_param\.\*)$", f"{AS}embedding"),
+    ("a UNet of a folder", r"((down|up)_blocks|mid_block|(time|add)_embedding|conv_(in|out|norm_out))\.", OTHER_LAYOUT),
     ("a UNet without model.diffusion_model.", r"((in|out)put_blocks|middle_block|time_embed|label_emb|out)\.", ""),
-    (
-        "a VAE",
-        r"(encoder|decoder)\.(conv|mid|down|up|norm)|(post_)?quant_conv\.",
-        "give a model, and this as its --vae",
-    ),
-    ("a text encoder in the diffusers layout", r"(text_model|text_projection)\b", OTHER_LAYOUT),
+    ("a VAE", r"(encoder|decoder)\.(conv|mid|down|up|norm)|(post_)?quant_conv\.", f"{AS}vae"),
+    ("a text encoder of a folder", r"(text_model|text_projection)\b", OTHER_LAYOUT),
     ("parts of a pipeline of diffusers", r"(unet|vae|text_encoder(_2)?)\.", ""),
     ("a vision tower", r"vision_model\.|visual_projection\.", OTHER_LAYOUT),
 )
@@ -136,7 +120,7 @@ class SingleFile:
             del parts["vae"]
         missing = [part for part, tensors in parts.items() if not tensors]
         if missing:
-            raise InputError(f"{path.name} is no Stable Diffusion model: {contents(path, everything, missing)}")
+            raise InputError(f"{path.name} is no Stable Diffusion model: {_lacking(path, everything, missing)}")
         if unknown:
             raise InputError(f"{path.name}: {len(unknown)} tensors are of no known part, such as {unknown[0]}")
         self.zero_empty = self.family == "SDXL"
@@ -177,6 +161,11 @@ class SingleFile:
         return text_json(tensors, "gelu" if self.towers[part].endswith(OPENCLIP) else "quick_gelu")
 
     @property
+    def own_vae(self) -> Json:
+        """The configuration of its own VAE: such a file has none."""
+        return {}
+
+    @property
     def scaling_factor(self) -> float:
         """The factor of latents."""
         stated = self.stated.scaling_factor
@@ -196,17 +185,22 @@ def _family(names: Iterable[str]) -> str:
     return "SD 1"
 
 
-def contents(path: Path, names: Iterable[str], missing: Sequence[str]) -> str:
-    """For an error: what a file holds, what it lacks, and what to do."""
+def contents(names: Iterable[str]) -> tuple[str, str]:
+    """For an error: what a file holds, by the names of its tensors, and what to do with it. Empty if it is unknown."""
     counts = Counter(next((i for i, row in enumerate(INVENTORY) if re.match(row[1], name)), -1) for name in names)
     rows = [(*INVENTORY[i], counts[i]) for i in sorted(counts) if i >= 0]
-    there = ", ".join(f"{what} ({count} tensor{'s' * (count > 1)})" for what, _, _, count in rows)
     advice = next((row[2] for row in rows if len(rows) == 1 or "refiner" in row[0]), "")
+    return ", ".join(f"{what} ({count} tensor{'s' * (count > 1)})" for what, _, _, count in rows), advice
+
+
+def _lacking(path: Path, names: Iterable[str], missing: Sequence[str]) -> str:
+    """For an error: what a file holds, what it lacks, and what to do."""
+    there, advice = contents(names)
+    folder = model_folder(path)
+    if folder is not None and advice and not advice.endswith(("--lora", "--embedding")):
+        advice = f"it is a file of a model folder: give {str(folder)!r}"
     if list(missing) == ["vae"]:
         advice = "give one with --vae"
-    folder = model_folder(path)
-    if folder is not None and len(rows) == 1 and not advice.endswith(("--lora", "--embedding")):
-        advice = f"it is a file of a model folder: give {str(folder)!r}"
     return f"it has {there or 'none of its parts'}, but no {', '.join(missing)}" + f": {advice}" * bool(advice)
 
 
@@ -218,7 +212,7 @@ def read_vae(path: Path) -> dict[str, Tensor]:
     own = {name: tensor for name, tensor in (own or everything).items() if not DROPPED.fullmatch(name)}
     tensors = rename(vae_tensors(own))
     if "decoder.conv_in.weight" not in tensors:
-        raise InputError(f"{path.name}: {contents(path, everything, ['VAE'])}")
+        raise InputError(f"{path.name}: {_lacking(path, everything, ['VAE'])}")
     return tensors
 
 
