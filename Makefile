@@ -20,7 +20,7 @@ STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 10)
 # The starts of `make bench-speed`; with FULL=1 also from a single file, and --fast at SD 1.5's size.
 STARTS := "zs2 default" "diffusers default" "zs2 folder" "diffusers folder"
 
-.PHONY: sample weights test test-slow test-reference test-page lint bench bench-study bench-speed bench-steps bench-tried bench-length fixtures clean help
+.PHONY: sample weights test test-slow test-cuda test-reference test-page lint bench bench-study bench-speed bench-steps bench-tried bench-length fixtures clean help
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -38,6 +38,9 @@ test: $(READY)  ## run the tests, in two processes: less than five minutes on tw
 
 test-slow: $(READY)  ## run the tests that take minutes each
 	@$(RUN) -m pytest -m slow
+
+test-cuda: $(if $(filter $(VENV)/%,$(RUN)),$(READY))  ## the tests that need a GPU (RUN=python3: with its torch, no .venv)
+	@$(RUN) -m pytest -m cuda tests/test_cuda.py
 
 test-reference: $(READY)  ## compare live with diffusers and transformers, at full size (installs both)
 	@$(RUN) -m pip install -q -e ".[reference]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -81,12 +82,21 @@ def write_model(scratch: Path, *, single: bool = True) -> float:
             "vae": (VAEModel(VAEConfig.from_json(VAE)), VAE, "diffusion_pytorch_model"),
             "text_encoder": (TextEncoder(TextConfig.from_json(TEXT), projection=False), TEXT, "model"),
         }
-    written = []
-    for part, (module, config, stem) in parts.items():
-        (folder / part).mkdir(parents=True)
-        (folder / part / "config.json").write_text(json.dumps(config))
+    written: list[Path] = []
+    write_configuration(folder, {part: config for part, (_, config, _) in parts.items()})
+    for part, (module, _, stem) in parts.items():
         written.append(folder / part / f"{stem}.safetensors")
         write(written[-1], weights(module), {"format": "pt"})
+    if single:
+        write(scratch / "model.safetensors", single_file(1, *map(load_file, written)))
+    return sum(file.stat().st_size for file in written) / 1e9
+
+
+def write_configuration(folder: Path, parts: dict[str, dict[str, Any]]) -> None:
+    """Write all of a model's folder but its weights: the configuration of each part, the schedule and the tokenizer."""
+    for part, config in parts.items():
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_text(json.dumps(config))
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULE))
     (folder / "model_index.json").write_text(json.dumps(INDEX))
@@ -98,6 +108,3 @@ def write_model(scratch: Path, *, single: bool = True) -> float:
     special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
     special |= {"pad_token": "<|endoftext|>", "tokenizer_class": "CLIPTokenizer"}
     (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(special | {"model_max_length": 77}))
-    if single:
-        write(scratch / "model.safetensors", single_file(1, *map(load_file, written)))
-    return sum(file.stat().st_size for file in written) / 1e9
