@@ -14,6 +14,7 @@ from PIL import Image
 
 from zs2.errors import InputError, choose, did_you_mean, whole
 from zs2.system.atomic import check_writable, write_all
+from zs2.system.json_files import parse_json
 from zs2.video.contact_sheet import contact_sheet
 from zs2.video.formats import (
     LOSSY,
@@ -27,6 +28,7 @@ from zs2.video.formats import (
     read_frames,
     read_image,
 )
+from zs2.video.opening import check_bytes
 
 FPS_MAX = 1000  # WebP counts time in whole milliseconds
 GIF_FPS_MAX = 50  # browsers slow a GIF frame of less than 20 ms down to 100 ms
@@ -68,11 +70,11 @@ class Clip:
         settings = read_settings(path)
         if path.suffix.lower() == ".json" or (path.is_dir() and not _is_frame_folder(path)):
             raise InputError(f"{path}: no clip: expected .webp, .png, .apng or a folder 0000.png, 0001.png, …")
+        numbers = {key: value for key, value in settings.items() if type(value) is int}
         try:
             pictures, ends = read_frames(path)
         except Exception as error:  # a broken file makes a decoder raise anything
             raise InputError(f"{path}: can't be read ({error}): expected a clip of zs2") from error
-        numbers = {key: value for key, value in settings.items() if type(value) is int}
         height, width = pictures.shape[1:3]
         if (numbers.get("height", height), numbers.get("width", width)) != (height, width):
             raise InputError(
@@ -83,10 +85,10 @@ class Clip:
         rates = [fps] if 1 <= fps <= FPS_MAX else []
         if not ends:
             count = 1 if path.is_dir() else max(1, numbers.get("frames", 1))
-            return cls(np.repeat(pictures, count, axis=0), rates[0] if rates else 8, settings)
+            return cls(_repeated(path, pictures, [count] * len(pictures)), rates[0] if rates else 8, settings)
         for rate in (*rates, *range(1, FPS_MAX + 1)):
             if counts := frames_in_time(ends, rate):
-                return cls(np.repeat(pictures, counts, axis=0), rate, settings)
+                return cls(_repeated(path, pictures, counts), rate, settings)
         raise InputError(f"{path}: a picture in it lasts no time: expected a clip of zs2")
 
     def __repr__(self) -> str:
@@ -170,6 +172,15 @@ def check_output(path: str | os.PathLike[str], fps: int) -> Path:
     return path
 
 
+def _repeated(path: Path, pictures: Frames, counts: list[int]) -> Frames:
+    """Pictures, each as often as it stands for a frame. Raises: InputError for more than a clip can hold."""
+    try:
+        check_bytes(sum(counts), *pictures.shape[1:3])
+    except ValueError as error:
+        raise InputError(f"{path}: {error}: expected a clip of zs2") from error
+    return pictures if max(counts) == 1 else np.repeat(pictures, counts, axis=0)
+
+
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The settings of a clip, from its JSON or from the clip itself: any file or folder that `Clip.save` writes.
 
@@ -190,11 +201,8 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         if text is None or len(text) > SETTINGS_MAX:
             raise ValueError("none, or too long")
-        settings = loads(text)
-        if not isinstance(settings, dict):
-            raise ValueError(f"a JSON {type(settings).__name__}")
-        return _checked(settings)
-    except (ValueError, RecursionError) as error:
+        return _checked(parse_json("they", text))
+    except ValueError as error:
         raise InputError(f"{path}: no settings of zs2 in it ({error}): expected a clip of zs2, or its JSON") from error
 
 

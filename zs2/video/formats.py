@@ -15,11 +15,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from zs2.errors import InputError
+from zs2.system.regular_files import read_text
+from zs2.video.opening import check_bytes, open_image
 from zs2.video.palette import paletted
 
 Frames: TypeAlias = NDArray[np.uint8]  # (F, H, W, 3)
 
 SETTINGS_MAX = 1 << 20  # characters; zs2 writes no file with more
+LEAST_BYTES = 24  # that a picture of an animation takes in its file
 PNG_KEY = "zs2"
 EXIF_IMAGE_DESCRIPTION = 0x010E
 
@@ -153,26 +156,40 @@ class Mp4Writer:
 def read_frames(path: Path) -> tuple[Frames, list[int]]:
     """The pictures of a lossless file or folder, and when each ends, in ms. A still or a folder has no times.
 
-    Raises: what Pillow raises for a broken file, and NumPy for pictures of several sizes.
+    Raises: ValueError for more pictures than fit into the file, pictures of several sizes, or more than CLIP_MAX bytes
+        of them, before they are decoded; what Pillow raises for a broken file.
     """
     files = [path / f"{index:04}.png" for index in range(len(list(path.iterdir())))] if path.is_dir() else [path]
-    pictures, ends, now = [], [], 0.0
+    pictures, ends, now, first = np.empty((0, 0, 0, 3), np.uint8), [], 0.0, 0
     for file in files:
-        with Image.open(file, formats=["PNG", "WEBP"]) as image:
-            count = getattr(image, "n_frames", 1)
+        with open_image(file, ("PNG", "WEBP")) as image:
+            count, (width, height) = getattr(image, "n_frames", 1), image.size
+            if count * LEAST_BYTES > file.stat().st_size:
+                raise ValueError(f"it says that it has {count} pictures, which don't fit into its size")
+            if first == 0:
+                check_bytes(count * len(files), height, width)
+                pictures = np.empty((count * len(files), height, width, 3), np.uint8)
+            if count * len(files) != len(pictures) or (height, width) != pictures.shape[1:3]:
+                raise ValueError("its pictures have several sizes")
             for index in range(count):
                 image.seek(index)
-                pictures.append(np.asarray(image.convert("RGB")))
+                pictures[first] = np.asarray(image.convert("RGB"))
+                first += 1
                 now += float(image.info.get("duration", 0))
                 ends += [round(now)] * (count > 1)
-    return np.stack(pictures), ends
+    return pictures, ends
 
 
 def frames_in_time(ends: list[int], fps: int) -> list[int] | None:
     """How many frames at this rate each picture of an animation stands for. None if its times do not fit the rate."""
-    marks = [0, *(round(end * fps / 1000) for end in ends)]
-    counts = [last - first for first, last in itertools.pairwise(marks)]
-    return counts if all(counts) and [_start(mark, fps, 1000) for mark in marks] == [0, *ends] else None
+    counts, before = [], 0
+    for end in ends:
+        mark = round(end * fps / 1000)
+        if mark <= before or _start(mark, fps, 1000) != end:
+            return None
+        counts.append(mark - before)
+        before = mark
+    return counts
 
 
 def remux_mp4(path: Path, text: str, target: Path) -> None:
@@ -213,12 +230,13 @@ def _packets(source: Any) -> Iterator[Any]:
 
 
 def _read_json(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8-sig") if path.stat().st_size <= 4 * SETTINGS_MAX else None
+    most = 4 * SETTINGS_MAX
+    return read_text(path, most, "utf-8-sig") if path.stat().st_size <= most else None
 
 
 def read_image(path: Path) -> str | None:
     """The settings stored in a GIF, PNG or WebP file, or None. Raises: what Pillow raises for a broken file."""
-    with Image.open(path, formats=["GIF", "PNG", "WEBP"]) as image:
+    with open_image(path, ("GIF", "PNG", "WEBP")) as image:
         comment = image.info.get("comment")
         text = comment.decode() if isinstance(comment, bytes) else image.info.get(PNG_KEY)
         return text or image.getexif().get(EXIF_IMAGE_DESCRIPTION)
