@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 
 # The clip of `make sample`: by default of the checkpoint's own example, with its own settings (its zs2.json).
 PROMPT ?=
-SAMPLE ?= --seed 0 --out out/sample.gif
+SAMPLE ?= --seed 0 --out out/sample.gif --overwrite
 
 TRAINING := $(if $(QUICK),--quick) $(if $(DEVICE),--device $(DEVICE)) $(if $(MINUTES),--minutes $(MINUTES))
 

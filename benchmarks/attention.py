@@ -18,7 +18,7 @@ from functools import partial
 
 import peers
 import torch
-from common import bar, machine, ratio, save, sentence, spread, timed, turns
+from common import add_json, bar, machine, ratio, save, sentence, spread, timed, turns
 from diffusers.models.attention_processor import Attention as PeerAttention
 from diffusers.models.attention_processor import AttnProcessor2_0
 from sd15 import UNET
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--rounds", type=int, default=9)
     p.add_argument("--dtype", choices=DTYPES[1:], default="float32")
     p.add_argument("--device", default="cpu")
-    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    add_json(p)
     args = p.parse_args(argv)
     dtype, device, hardware = getattr(torch, args.dtype), torch.device(args.device), machine(args.device)
     torch.manual_seed(0)

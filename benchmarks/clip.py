@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 import torch
 from common import (
+    add_json,
     alone,
     bar,
     highest_resident_size,
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--models", nargs="+", choices=CASES, default=CASES)
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--dtype", help="default: that of each model")
-    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    add_json(p)
     p.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     p.add_argument("--within", nargs=2, help=argparse.SUPPRESS)
     args = p.parse_args(argv)
@@ -156,7 +157,7 @@ def zs2(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[
     request |= {} if way.endswith("fast") else {"steps": case.steps}
     words = [f"--{name}={value}" for name, value in {**method, **request, "dtype": dtype}.items()]
     words += ["--fast"] * way.endswith("fast")
-    sizes = [f"--size={case.size}x{case.size}", f"--model={folder}", f"--out={file}"]
+    sizes = [f"--size={case.size}x{case.size}", f"--model={folder}", f"--out={file}", "--overwrite"]
     with contextlib.redirect_stderr(io.StringIO()) as messages:
         status = sample([PROMPT, *words, *sizes])
     assert status == 0, messages.getvalue()
@@ -168,7 +169,7 @@ def zs2(way: str, case: Case, folder: Path, dtype: str, file: Path) -> Callable[
     def load() -> Make:
         model = ZS2.from_pretrained(folder, dtype=dtype, **method)
         model(PROMPT, **options | {"steps": 3})
-        return lambda: model(PROMPT, **options).save(file)
+        return lambda: model(PROMPT, **options).save(file, overwrite=True)
 
     return load
 

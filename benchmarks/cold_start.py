@@ -24,7 +24,19 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import alone, bar, highest_resident_size, machine, ratio, save, sentence, since_begun, spread, turns
+from common import (
+    add_json,
+    alone,
+    bar,
+    highest_resident_size,
+    machine,
+    ratio,
+    save,
+    sentence,
+    since_begun,
+    spread,
+    turns,
+)
 
 PROMPT = "a photograph of an astronaut riding a horse"
 DEFAULT = Path(__file__).resolve().parent.parent / "weights" / "emoji64"
@@ -42,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="what to time (default: all)")
-    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    add_json(p)
     p.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = p.parse_args(argv)
     if args.child:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -18,6 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from zs2.system.own_files import is_own
+
+MARK = '{\n "machine": {'  # how the JSON of a benchmark begins
 BEGUN = "ZS2_BENCHMARK_BEGUN"  # the time when this process was started, by the clock that all processes share
 
 
@@ -148,6 +152,17 @@ def highest_resident_size() -> float:
     """The highest resident size of this process, in GB. (That of getrusage includes the process that started it.)"""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
+
+
+def add_json(p: argparse.ArgumentParser) -> None:
+    """Add the option --json, for a new file or for one that `save` wrote."""
+
+    def checked(file: str) -> str:
+        if Path(file).exists() and not is_own(Path(file), MARK):
+            raise argparse.ArgumentTypeError(f"{file} is there, and no benchmark wrote it: expected a new name")
+        return file
+
+    p.add_argument("--json", type=checked, metavar="FILE", help="also write the figures as JSON")
 
 
 def save(file: str | None, hardware: dict[str, Any], **figures: Any) -> None:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from zs2.errors import InputError
 from zs2.study.cells import Cell
 from zs2.study.study import Study, clip_file
+from zs2.system.own_files import check_own
 from zs2.video.clip import Clip
+from zs2.video.formats import PNG_MARK, png_text
 
 TITLE, GAP = 16, 4  # in pixels: the height of a row's title, and the space around frames
 SIDE = 96  # frames are enlarged to about this many pixels
@@ -28,7 +32,12 @@ def main() -> int:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--cells", nargs="+", metavar="ID", help="the variants, in order (default: all)")
     p.add_argument("--out", required=True, metavar="FILE")
+    p.add_argument("--overwrite", action="store_true", help="also replace a picture that this has not drawn")
     args = p.parse_args()
+    try:
+        check_own([(Path(args.out), (PNG_MARK,))], overwrite=args.overwrite)
+    except InputError as error:
+        p.error(str(error))
     study = Study.read(args.folder)
     known = {cell.id: cell for cell in study.cells}
     unknown = [name for name in args.cells or [] if name not in known]
@@ -40,7 +49,7 @@ def main() -> int:
     for picture in rows:
         sheet.paste(picture, (0, top))
         top += picture.height
-    sheet.save(args.out, optimize=True)
+    sheet.save(args.out, format="PNG", optimize=True, pnginfo=png_text("{}"))
     print(f"{args.out}: {study.prompts[args.prompt]}, seed {args.seed}")
     return 0
 

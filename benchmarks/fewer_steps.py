@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from common import machine, psnr, save, sentence
+from common import add_json, machine, psnr, save, sentence
 
 from zs2 import ZS2, Request
 from zs2.checkpoints.hub import DEFAULT_MODEL
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--steps", type=int, default=50, help="steps of the reference (default 50)")
     p.add_argument("--guidance", type=float, default=5.0)
     p.add_argument("--lam", type=float, default=0.1)
-    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    add_json(p)
     args = p.parse_args(argv)
     prompts = read_prompts(args.prompts) if args.prompts else default_prompts(OwnSettings.of(args.model))
     texts = [prompt.text for prompt in prompts if prompt.set == "closed" and prompt.text.strip()]

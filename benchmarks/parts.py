@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip import CASES, DEFAULT, LAM, MU, PROMPT
-from common import alone, machine, save, sentence, since_begun, spread
+from common import add_json, alone, machine, save, sentence, since_begun, spread
 
 CASE = CASES["default"]
 
@@ -24,7 +24,7 @@ CASE = CASES["default"]
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--rounds", type=int, default=9)
-    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    add_json(p)
     p.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = p.parse_args(argv)
     if args.child:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from common import machine, native, psnr, save, sentence, spread
+from common import add_json, machine, native, psnr, save, sentence, spread
 
 from zs2 import ZS2
 from zs2.checkpoints.hub import DEFAULT_MODEL
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--steps", type=int, default=25)
     p.add_argument("--guidance", type=float, default=5.0)
     p.add_argument("--lam", type=float, default=0.1)
-    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    add_json(p)
     args = p.parse_args(argv)
     prompts = default_prompts(OwnSettings.of(args.model))
     texts = [prompt.text for prompt in prompts if prompt.set == "closed"][: args.prompts]

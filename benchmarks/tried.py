@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import alone, highest_resident_size, machine, ratio, save, sentence, spread, timed, turns
+from common import add_json, alone, highest_resident_size, machine, ratio, save, sentence, spread, timed, turns
 from sd15 import UNET, weights, write_model
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--models", nargs="+", choices=WHICH, default=WHICH)
     p.add_argument("--rounds", type=int, default=9)
     p.add_argument("--dtype", choices=DTYPES[1:], default="float32", help="dtype of the UNets (default float32)")
-    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    add_json(p)
     p.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = p.parse_args(argv)
     if args.child:

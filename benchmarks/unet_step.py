@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from common import Ratio, bar, gemm, machine, native, ratio, save, sentence, spread, timed, turns
+from common import Ratio, add_json, bar, gemm, machine, native, ratio, save, sentence, spread, timed, turns
 from sd15 import UNET, weights
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--device", default="cpu")
     p.add_argument("--compile", action="store_true", help="also time a compiled UNet, with self-attention")
     p.add_argument("--no-peers", dest="peers", action="store_false", help="without diffusers")
-    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    add_json(p)
     args = p.parse_args(argv)
     args.frames = args.frames or (8 if args.full else 2)
     args.size = args.size or (512 if args.full else 256)

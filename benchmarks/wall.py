@@ -1,6 +1,6 @@
 """The moving picture of the README: one prompt, the DNM and TMA on and off, six clips side by side.
 
-    python benchmarks/wall.py                          docs/wall.webp
+    python benchmarks/wall.py --overwrite              docs/wall.webp
     python benchmarks/wall.py --prompt "fox face" --seed 1 --out out/wall.webp
 
 The upper row has the dependency noise model (DNM), the lower one independent noises. The columns are temporal momentum
@@ -21,6 +21,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from zs2 import ZS2, Clip
+from zs2.errors import InputError
+from zs2.video.outputs import check_output
 
 NOISES = {"dnm": True, "iid": False}  # a row each, and whether the DNM is on
 ATTENTIONS = {"tma": True, "sa": False, "cfa": False}  # a column each, and whether TMA is on
@@ -48,7 +50,12 @@ def main() -> int:
     p.add_argument("--scale", type=int, default=4, help="pixels of the picture for each pixel of a clip (default 4)")
     p.add_argument("--fps", type=int, default=5)
     p.add_argument("--out", default="docs/wall.webp", metavar="FILE")
+    p.add_argument("--overwrite", action="store_true", help="replace a picture that is there")
     args = p.parse_args()
+    try:
+        check_output(args.out, args.fps, overwrite=args.overwrite)
+    except InputError as error:
+        p.error(str(error))
 
     model = ZS2.from_pretrained(args.model, lam=args.lam)
     request = {"frames": args.frames, "steps": args.steps, "guidance": args.guidance, "seed": args.seed}
@@ -61,7 +68,7 @@ def main() -> int:
         rows.append(np.concatenate(row, axis=2))
     wall = np.concatenate(rows, axis=1)  # (f, h, w, 3)
     settings = {"prompt": args.prompt, "lam": args.lam, **request}
-    (file,) = Clip(wall, args.fps, settings).save(args.out, json=False, sheet=False)
+    (file,) = Clip(wall, args.fps, settings).save(args.out, json=False, overwrite=args.overwrite)
     print(f"{file}: {wall.shape[2]}x{wall.shape[1]} pixels, {file.stat().st_size / 1e6:.2f} MB")
     return 0
 

@@ -38,7 +38,7 @@ def calls(folder: Path, *arguments: str) -> list[list[str]]:
 def test_a_sample_needs_no_options_of_the_checkpoint(tmp_path):
     install, sample = calls(tmp_path, "sample")
     assert install == ["-m", "pip", "install", "-e", ".[dev,video,metrics]"]  # and it shows its progress
-    assert sample == ["-m", "zs2.sample", "--seed", "0", "--out", "out/sample.gif"]
+    assert sample == ["-m", "zs2.sample", "--seed", "0", "--out", "out/sample.gif", "--overwrite"]
 
 
 def test_a_prompt_is_one_word(tmp_path):

@@ -21,7 +21,7 @@ from zs2.study.study import Study, clip_file, files_of, is_finished, measures_fi
 from zs2.system.devices import AUTO, auto_note
 from zs2.system.progress import progress
 from zs2.system.terminal import show
-from zs2.video.clip import check_output
+from zs2.video.outputs import check_output
 
 if TYPE_CHECKING:
     from zs2.study.runner import Runner
@@ -93,10 +93,11 @@ def run(options: dict[str, Any]) -> None:
 
 
 def existing(folder: Path) -> Study | None:
-    """The study in a folder, if there is one. Raises: InputError for clips without a study.json."""
+    """The study in a folder, if there is one. Raises: InputError for clips or measures without a study.json."""
     if study_file(folder).exists():
         return Study.read(folder)
-    stray = next(clip_file(folder, "any").parent.glob("*.webp"), None)
+    parts = [clip_file(folder, "any").parent, measures_file(folder, "any").parent]
+    stray = next((file for part in parts for file in part.glob("[!.]*")), None)
     if stray:
         raise InputError(f"{stray} is there, but no study.json that says how it was made: give another --out")
     return None

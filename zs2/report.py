@@ -14,11 +14,12 @@ from typing import Any
 
 from zs2.cli.command import command, parser, program
 from zs2.errors import InputError
-from zs2.reporting.markdown import markdown
+from zs2.reporting.markdown import TITLE, markdown
 from zs2.reporting.page import page
-from zs2.reporting.spreadsheet import table_of_clips
+from zs2.reporting.spreadsheet import COLUMNS, table_of_clips
 from zs2.study.results import Results
 from zs2.system.atomic import write_text
+from zs2.system.own_files import check_own
 from zs2.system.terminal import show
 
 
@@ -31,6 +32,8 @@ def run(options: dict[str, Any]) -> None:
         raise InputError(f"--out {str(out)!r}: expected a name that ends in .html")
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"--out {str(out)!r} can't be written: expected a file in a folder that exists")
+    marks = {out.with_name("results.csv"): COLUMNS, out.with_suffix(".md"): (TITLE,), out: (TITLE,)}
+    check_own(marks.items(), overwrite="overwrite" in options)
     files = {
         out.with_name("results.csv"): table_of_clips(results),
         out.with_suffix(".md"): markdown(results),
@@ -53,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     p.add_argument("folder", metavar="DIR", help=f"a study that {program('ablate')} made, complete or not")
     p.add_argument("--out", metavar="FILE", help="the page (default DIR/report.html); the others go to its folder")
+    p.add_argument("--overwrite", action="store_true", help="also replace files of these names that are no report")
     return command(p, run, argv)
 
 

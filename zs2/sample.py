@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from zs2.checkpoints.hub import DEFAULT_MODEL, is_hub_id
@@ -21,7 +21,7 @@ from zs2.cli.sample_requests import (
     check_method,
     check_stream,
     clip_requests,
-    output_paths,
+    outputs,
     own_in_effect,
     warn_without_effect,
 )
@@ -32,9 +32,12 @@ from zs2.system.devices import AUTO, auto_note
 from zs2.system.terminal import show
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from zs2.pipeline import ZS2
     from zs2.sampling.frame_parallel import Group
     from zs2.sampling.plan import SamplingPlan
+    from zs2.video.outputs import Output
     from zs2.video.streaming import Saved
 
 
@@ -51,18 +54,20 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     clips = list(clip_requests(options, own))
     check_method(options)
     fps = options.get("fps", 8)
-    paths = output_paths(options, [suffix for suffix, _ in clips], fps)
     check_resumable(options)
+    places = outputs(options, [suffix for suffix, _ in clips], fps)
+    path = places[0].path
     if "stream" in options:
-        check_stream(paths[0])
+        check_stream(path)
     if not replays:
-        warn_without_effect(options, paths)
+        warn_without_effect(options, path)
     if not is_hub_id(model_name):
         locate(model_name, "float32")  # raises if there is none
     if "dry_run" not in options and (group is None or group.rank == 0):
         from zs2.video.leftovers import clear_leftovers
 
-        for line in clear_leftovers(paths, resume="resume" in options, overwrite="overwrite" in options):
+        targets, ways = [place.path for place in places], {name: name in options for name in ("resume", "overwrite")}
+        for line in clear_leftovers(targets, **ways):
             say(line)
 
     from zs2.pipeline import ZS2
@@ -81,16 +86,16 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     plans = [model.plan(request, group, **memory) for request in requests]
     for plan in plans:
         if "stream" in options:
-            check_stream(paths[0], plan.size[::-1])
+            check_stream(path, plan.size[::-1])
         if replays:
             check_replay(options["recorded"], model.settings(plan, fps))
     notes = (own.summary(own_in_effect(options, own)), auto_note(options.get("dtype", AUTO), model.dtype, model.device))
     for note in notes:
         if note and (group is None or group.rank == 0):
             say(note)
-    for number, (plan, path) in enumerate(zip(plans, paths, strict=True), 1):
+    for number, (plan, place) in enumerate(zip(plans, places, strict=True), 1):
         label = "sampling" if len(clips) == 1 else f"clip {number} of {len(clips)}"
-        sample(model, plan, path, fps, label, options)
+        sample(model, plan, place, fps, label, options)
     return None
 
 
@@ -121,7 +126,7 @@ def print_plans(
             raise failed
 
 
-def sample(model: ZS2, plan: SamplingPlan, path: Path, fps: int, label: str, options: dict[str, Any]) -> None:
+def sample(model: ZS2, plan: SamplingPlan, place: Output, fps: int, label: str, options: dict[str, Any]) -> None:
     """Sample one clip, write it, and print the names of its files.
 
     Raises: KeyboardInterrupt after a signal, and what failed; the finished frames of a stream are written before.
@@ -132,6 +137,7 @@ def sample(model: ZS2, plan: SamplingPlan, path: Path, fps: int, label: str, opt
     from zs2.system.background import in_background
     from zs2.system.progress import progress
     from zs2.video.clip import Clip
+    from zs2.video.outputs import Output
     from zs2.video.unfinished import Unfinished
 
     writes, sheet = plan.group is None or plan.group.rank == 0, options.get("sheet", True)
@@ -144,9 +150,10 @@ def sample(model: ZS2, plan: SamplingPlan, path: Path, fps: int, label: str, opt
 
         resume, first = None, 0
         if "resumable" in options or "resume" in options:
-            resume = ResumeFile(Unfinished(path).resume)
+            place = Output.at(place.name(), overwrite=place.overwrite, instead=True)
+            resume = ResumeFile(Unfinished(place.path).resume)
             if writes:
-                first = first_frame(plan, path, resume, settings(), "resume" in options)
+                first = first_frame(plan, place.path, resume, settings(), "resume" in options)
             if plan.group is not None:
                 first = plan.group.least(first if writes else count, plan.model.device)
         if first == FINISHED:
@@ -154,8 +161,8 @@ def sample(model: ZS2, plan: SamplingPlan, path: Path, fps: int, label: str, opt
         frames = Sampler(plan).frames(resume)
         if writes:
             shown = progress(frames, count - first, label.replace("sampling", "frames"))
-            saved = save(shown, count, path, fps, settings, sheet=sheet, first=first, resumable=resume is not None)
-            show(*map(str, saved.files), most=None)
+            saved = save(shown, count, place, fps, settings, sheet=sheet, first=first, resumable=resume is not None)
+            print_files(place, saved.files, options)
             if saved.ended is not None:
                 report_end(saved, count)
         else:
@@ -167,7 +174,14 @@ def sample(model: ZS2, plan: SamplingPlan, path: Path, fps: int, label: str, opt
             latents = step.latents
         pixels = decode_frames(plan, latents)
         if writes:
-            show(*map(str, Clip(pixels, fps, settings()).save(path, sheet=sheet)), most=None)
+            print_files(place, Clip(pixels, fps, settings()).write(place, sheet=sheet), options)
+
+
+def print_files(place: Output, files: Sequence[Path], options: dict[str, Any]) -> None:
+    """Print the names of a clip's files. Warns of a clip that has another name than --out says."""
+    if files and "out" in options and files[0] != place.path:
+        warnings.warn(f"{place.path} was made by another command meanwhile: this clip is {files[0]}", stacklevel=2)
+    show(*map(str, files), most=None)
 
 
 def report_end(saved: Saved, total: int) -> NoReturn:

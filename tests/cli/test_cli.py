@@ -802,7 +802,7 @@ def test_travel_is_one_prompt_a_frame_and_the_last_repeats(zs2, here):
     assert text(here / "t.json")["prompt"] == prompts
     travel = [frames(here / "t" / f"000{i}.png") for i in range(3)]
     for prompt, frame in zip([*prompts, prompts[-1]], travel, strict=True):
-        succeeded(zs2(prompt, "--frames", "1", "--steps", "2", "--out", "one.png"))
+        succeeded(zs2(prompt, "--frames", "1", "--steps", "2", "--out", "one.png", "--overwrite"))
         assert np.abs(frames(here / "one.png") - frame).max() <= 1
     assert np.abs(travel[0] - travel[1]).max() > 8
 

@@ -18,7 +18,8 @@ from PIL import Image
 
 from zs2.errors import InputError
 from zs2.video import formats
-from zs2.video.clip import Clip, check_output, read_settings
+from zs2.video.clip import Clip, read_settings
+from zs2.video.outputs import check_output
 
 SETTINGS = {
     "prompt": 'a "red" äpple 🍎\n\u0000 ☃',
@@ -282,11 +283,12 @@ def test_frames_in_any_memory_order(tmp_path):
     assert np.array_equal(decoded(flipped)[0], frames[::-1, :, ::-1])
 
 
-def refused(path: Path, words: str, fps: int = 8) -> None:
+def refused(path: Path, words: str, fps: int = 8, overwrite: bool = False) -> None:
     """`check_output` and `save` both refuse, in one line, and leave no trace."""
     root = next(folder for folder in path.parents if folder.is_dir())
     before = sorted(root.rglob("*"))
-    for attempt in (lambda: check_output(path, fps), lambda: Clip(moving(2), fps=fps).save(path)):
+    clip, way = Clip(moving(2), fps=fps), {"overwrite": overwrite}
+    for attempt in (lambda: check_output(path, fps, **way), lambda: clip.save(path, **way)):
         with pytest.raises(InputError, match=words) as caught:
             attempt()
         assert "\n" not in str(caught.value)
@@ -352,7 +354,7 @@ def test_mp4_of_odd_size_is_refused(tmp_path):
 def test_an_earlier_folder_is_replaced(tmp_path):
     Clip(moving(8)).save(tmp_path / "clip")
     assert len(list((tmp_path / "clip").iterdir())) == 8
-    Clip(moving(3), settings=SETTINGS).save(tmp_path / "clip")
+    Clip(moving(3), settings=SETTINGS).save(tmp_path / "clip", overwrite=True)
     assert sorted(file.name for file in (tmp_path / "clip").iterdir()) == ["0000.png", "0001.png", "0002.png"]
     assert read_settings(tmp_path / "clip") == SETTINGS
     (tmp_path / "empty").mkdir()
@@ -367,7 +369,7 @@ def test_a_folder_with_other_things_stays(tmp_path, stranger):
     other.parent.mkdir(exist_ok=True)
     other.write_bytes((tmp_path / "clip" / "0000.png").read_bytes())
     before = tree(tmp_path)
-    refused(tmp_path / "clip", "holds other things than a clip's frames")
+    refused(tmp_path / "clip", "holds other things than a clip's frames", overwrite=True)
     assert tree(tmp_path) == before
 
 
@@ -385,7 +387,7 @@ def test_a_linked_file_or_folder_is_replaced_itself(tmp_path):
     before = tree(tmp_path / "far")
     for each in ("clip", "clip.gif"):
         (tmp_path / each).symlink_to(Path("far") / each)
-        Clip(moving(5)).save(tmp_path / each, json=False)
+        Clip(moving(5)).save(tmp_path / each, json=False, overwrite=True)
         assert not (tmp_path / each).is_symlink()
         assert len(decoded(tmp_path / each)[0]) == 5
     assert tree(tmp_path / "far") == before
@@ -429,7 +431,7 @@ def test_an_interrupted_write_changes_nothing(tmp_path, monkeypatch, ending, wha
             else:  # all is written, but nothing is in its place
                 interrupt(patch, os, "replace", 0)
             with pytest.raises(KeyboardInterrupt):
-                Clip(moving(5, 32)).save(path, sheet=True)
+                Clip(moving(5, 32)).save(path, sheet=True, overwrite=True)
         assert tree(tmp_path) == before
         assert earlier or list(tmp_path.iterdir()) == []
 
@@ -444,7 +446,7 @@ def test_a_json_means_a_whole_clip_whenever_interrupted(tmp_path, monkeypatch, e
     with monkeypatch.context() as patch:
         interrupt(patch, os, "replace", call, after)
         try:
-            Clip(new, settings={"frames": 5}).save(path, sheet=True)
+            Clip(new, settings={"frames": 5}).save(path, sheet=True, overwrite=True)
         except KeyboardInterrupt:
             pass
         else:
@@ -566,7 +568,7 @@ def test_a_clip_is_opened_as_it_was_saved(ending, fps, pictures, size):
 def test_times_say_the_rate_where_the_settings_do_not(tmp_path, ending, fps):
     frames = moving(6, 16)[[0, 1, 1, 2, 3, 3, 3, 4, 5]]
     for settings in ({}, {"fps": "fast"}, {"fps": 0}, {"fps": 1001}, {"frames": 2}, {"fps": 1}):
-        opened = Clip.open(Clip(frames, fps, settings).save(tmp_path / name(ending))[0])
+        opened = Clip.open(Clip(frames, fps, settings).save(tmp_path / name(ending), overwrite=True)[0])
         assert np.array_equal(opened.frames, frames)
         assert (opened.fps, opened.settings) == (fps, settings)
 

@@ -31,6 +31,8 @@ from weights.recipe.training import Clock, OutOfTime
 from zs2.errors import InputError, whole
 from zs2.method import SEED_MAX
 from zs2.system.devices import choose_device
+from zs2.system.own_files import check_own
+from zs2.video.formats import PNG_MARK, png_text
 
 FETCHED = Path("out/fetched")
 
@@ -113,6 +115,9 @@ def run(args: argparse.Namespace) -> None:
         classifier = judge.Judge.load(args.judge)
         load = partial(pictures.load, classifier.things, FETCHED, args.pictures)
         things, seed = whole("things", args.things, 1, len(classifier.things)), whole("seed", args.seed, 0, SEED_MAX)
+        if args.out is not None:
+            drawn = [(picture(args.out, checkpoint), (PNG_MARK,)) for checkpoint in args.checkpoint]
+            check_own([(args.out, ('{\n  "judge": {',)), *drawn])
         report(args.checkpoint, classifier, load, things, seed, args.out)
         return
     settings = QUICK if args.quick else FULL
@@ -182,6 +187,11 @@ def print_looks(checkpoint: str, names: list[str], seeds: int, frames: int) -> N
         print(f"  mu {row['mu']:4}  {both}")
 
 
+def picture(out: Path, checkpoint: str) -> Path:
+    """The file of a checkpoint's pictures, beside that of the figures."""
+    return out.with_name(f"{out.stem}-{Path(checkpoint).name}.png")
+
+
 def report(
     checkpoints: list[str],
     classifier: judge.Judge,
@@ -217,7 +227,7 @@ def report(
         if out is not None:
             side = shown.shape[1]
             grid = shown.reshape(-1, 12, side, side, 3).swapaxes(1, 2).reshape(-1, 12 * side, 3)
-            Image.fromarray(np.ascontiguousarray(grid)).save(out.with_name(f"{out.stem}-{Path(checkpoint).name}.png"))
+            Image.fromarray(np.ascontiguousarray(grid)).save(picture(out, checkpoint), pnginfo=png_text("{}"))
             layout.write(out, figures)
 
 

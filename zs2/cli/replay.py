@@ -30,6 +30,7 @@ ALLOWED = (
     "resume",
     "dry_run",
     "out",
+    "overwrite",
     "sheet",
 )
 

@@ -36,6 +36,7 @@ def first_frame(plan: SamplingPlan, path: Path, file: ResumeFile, settings: dict
     """
     from zs2.sampling.memory import amount
     from zs2.video.formats import frame_file
+    from zs2.video.outputs import existing, taken
     from zs2.video.unfinished import Unfinished
 
     work = Unfinished(path)
@@ -44,6 +45,8 @@ def first_frame(plan: SamplingPlan, path: Path, file: ResumeFile, settings: dict
         return FINISHED
     file.settings = settings
     first = file.finished() if resume else 0
+    if resume and existing(path) and not _is_part(path, settings):
+        raise taken([path], path)
     if first:
         missing = next((i for i in range(first) if not frame_file(work.frames, i).is_file()), None)
         if missing is not None:
@@ -59,6 +62,14 @@ def first_frame(plan: SamplingPlan, path: Path, file: ResumeFile, settings: dict
             f"{amount(free)} are free: choose another place, or leave --resumable"
         )
     return first
+
+
+def _is_part(path: Path, settings: dict[str, Any]) -> bool:
+    """Whether a clip is the beginning of the one with these settings."""
+    from zs2.video.unfinished import shortened
+
+    there = _settings(path)
+    return there is not None and type(there.get("frames")) is int and there == shortened(settings, there["frames"])
 
 
 def _settings(path: Path) -> dict[str, Any] | None:

@@ -70,6 +70,7 @@ def parser() -> command.Parser:
         "of PNG files (default: the next free out/00001.gif). Its settings go to FILE.json, its contact sheet to "
         "FILE.sheet.png",
     )
+    g.add_argument("--overwrite", action="store_true", help="replace what is there by the name of --out")
     g.add_argument(
         "--stream",
         action="store_true",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.values import lines
@@ -15,6 +15,9 @@ from zs2.errors import InputError, choose
 from zs2.method import METHOD, Method, effects
 from zs2.sampling.request import FAST, Request
 from zs2.system.devices import AUTO, DTYPES
+
+if TYPE_CHECKING:
+    from zs2.video.outputs import Output
 
 REQUEST = tuple(field.name for field in fields(Request))
 
@@ -103,23 +106,43 @@ def read_latents(file: str) -> Any:
     return tensors["latents"]
 
 
-def output_paths(options: Mapping[str, Any], suffixes: Sequence[str], fps: int) -> list[Path]:
-    """The file of each clip: `--out`, or the next free number in out/, with its suffix.
+def outputs(options: Mapping[str, Any], suffixes: Sequence[str], fps: int) -> list[Output]:
+    """Where each clip goes: to `--out`, or to the next free number in out/, with its suffix.
 
-    Raises: InputError for a name that can't be written.
+    The number is chosen when the first clip is written. So two commands never have the same, and none is taken for
+    nothing.
+
+    Raises: InputError for a name that can't be written, or is taken.
     """
-    from zs2.video.clip import check_output
+    from zs2.system.atomic import SUFFIX
+    from zs2.video.outputs import Output, check_outputs, existing, next_number, taken
+    from zs2.video.unfinished import Unfinished
 
-    if "out" in options:
-        base = Path(options["out"])
-    else:
-        taken = [int(m[0]) for p in Path("out").glob("*") if (m := re.match(r"\d{5,9}", p.name, re.ASCII))]
-        base = Path("out") / f"{max(taken, default=0) + 1:05}{'.mp4' if 'stream' in options else '.gif'}"
+    def numbered() -> Path:
+        return Path("out") / f"{next_number(Path('out')):05}{'.mp4' if 'stream' in options else '.gif'}"
+
+    def with_suffix(path: Path, suffix: str) -> Path:
+        return path.with_name(path.stem + suffix + path.suffix)
+
+    overwrite = "overwrite" in options or "resume" in options  # then the clip there is the beginning of this one
+    base = Path(options["out"]) if "out" in options else numbered()
     if not base.name:
         raise InputError(f"--out {options['out']!r} names no file: expected one such as clip.gif")
-    return [
-        check_output(base.with_name(base.stem + suffix + base.suffix) if suffix else base, fps) for suffix in suffixes
-    ]
+    paths = [with_suffix(base, suffix) for suffix in suffixes]
+    there = check_outputs(paths, fps, base)
+    if there and not overwrite and not ("stream" in options and Unfinished(there[0]).is_resumable):
+        raise taken(there, base)
+    if "out" in options:
+        return [Output.at(path, overwrite=overwrite, instead=True) for path in paths]
+    chosen: list[Path] = []
+
+    def free(suffix: str) -> Path:
+        path = with_suffix(chosen[-1], suffix) if chosen else None
+        if path is None or existing(path) or path.with_name(path.name + SUFFIX).exists():
+            chosen.append(numbered())
+        return with_suffix(chosen[-1], suffix)
+
+    return [Output(path, partial(free, suffix)) for path, suffix in zip(paths, suffixes, strict=True)]
 
 
 def check_stream(path: Path, size: tuple[int, int] | None = None) -> None:
@@ -138,8 +161,11 @@ def check_stream(path: Path, size: tuple[int, int] | None = None) -> None:
         )
 
 
-def warn_without_effect(options: Mapping[str, Any], paths: Sequence[Path]) -> None:
-    """Warn of options that change nothing beside the others. (Those of a variant, the library warns of.)"""
+def warn_without_effect(options: Mapping[str, Any], path: Path) -> None:
+    """Warn of options that change nothing beside the others. (Those of a variant, the library warns of.)
+
+    path: that of a clip.
+    """
     if "latents" in options:
         unused = [name for name in METHOD[2:] if name in options]  # the library warns of the seed
         if unused:
@@ -148,7 +174,9 @@ def warn_without_effect(options: Mapping[str, Any], paths: Sequence[Path]) -> No
         unused = [name for name in METHOD if name in options]
         if unused:
             warnings.warn(f"{', '.join(unused)}: no effect on a single frame", stacklevel=2)
-    if "fps" in options and not paths[0].suffix:
+    if "fps" in options and not path.suffix:
         warnings.warn("fps: no effect on a folder of PNG files", stacklevel=2)
+    if "overwrite" in options and "out" not in options:
+        warnings.warn("overwrite: no effect without --out", stacklevel=2)
     if "state_device" in options and "stream" not in options:
         warnings.warn("state_device: no effect without --stream", stacklevel=2)

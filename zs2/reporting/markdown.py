@@ -23,12 +23,13 @@ from zs2.reporting.content import (
 from zs2.study.results import Results, sweeps, table
 from zs2.system.terminal import shown
 
+TITLE = "An ablation study of ZS²"  # also the page's: a report is known by it
 ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", **{sign: f"\\{sign}" for sign in "\\`*_[]#~$"}}
 
 
 def markdown(results: Results) -> str:
     """The report as Markdown."""
-    parts = ["# An ablation study of ZS²", "", *_list(summary(results)), "", *_list(notes(results))]
+    parts = [f"# {TITLE}", "", *_list(summary(results)), "", *_list(notes(results))]
     if results.measures:
         parts += ["", "## What each part does", "", "Means; below them the paired difference to the reference."]
         for name in results.sets:

@@ -15,6 +15,10 @@ from zs2.study.results import Results
 # A spreadsheet runs a text that begins with one of these signs. It may cut a text at other signs than a comma, which
 # quotes do not prevent, so what follows them is a beginning, too.
 FORMULA = re.compile(r"(^|[;,|\t\r\n])([ \u00a0]*)(?=[=+\-@\t\r＝＋－＠])")
+COLUMNS = (
+    '"clip","cell","label","noise"',
+    "clip,cell,label,noise",
+)  # how each such table begins, the older ones unquoted
 OF_CELL = ("noise", "lam", "alpha", "attn", "mu", "frozen")
 # Columns of the settings, in the order that the file has always had. Newer sampling options follow.
 FIRST: tuple[str, ...] = ("model", "steps", "frames", "guidance", "width", "height", "fps", "dtype", "negative_prompt")

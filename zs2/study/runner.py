@@ -124,7 +124,7 @@ class Runner:
             except FloatingPointError as error:  # the other clips may be fine
                 self.failed[job.name] = str(error)
                 return
-            clip.save(file)
+            clip.save(file, overwrite=True)  # what is there is cut short
         if self.scorer is not None and not self.measured(job):
             frames = (Clip.open(file) if clip is None else clip).frames
             write_json(measures_file(self.folder, job.name), self.measures(job, frames, self.scorer))

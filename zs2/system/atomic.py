@@ -11,6 +11,7 @@ never taken for a dead one's, on this machine or another that shares the file sy
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -46,7 +47,11 @@ def write_json(file: Path, value: Any) -> None:
     write_text(file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_all(jobs: Mapping[Path, Callable[[Path], object]], record: Path | None = None) -> None:
+def write_all(
+    jobs: Mapping[Path, Callable[[Path], object]],
+    record: Path | None = None,
+    choose: Callable[[], Mapping[Path, bool]] | None = None,
+) -> list[Path]:
     """Write several files or folders that belong together. None is renamed before all are written.
 
     If anything is raised, KeyboardInterrupt included, no temporary file stays. Each target is then the old one or the
@@ -57,7 +62,8 @@ def write_all(jobs: Mapping[Path, Callable[[Path], object]], record: Path | None
         jobs: for each target, in the order of renaming, a function that writes it to the path it is called with. All
             targets are in one folder, which is made if it is missing.
         record: the target that describes the others, such as a clip's settings: the last of `jobs`.
-    Raises: OSError, and what the jobs raise.
+        choose: see `rename_all`.
+    Returns: the targets. Raises: OSError, and what the jobs raise.
     """
     folder = next(iter(jobs)).parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,18 +73,61 @@ def write_all(jobs: Mapping[Path, Callable[[Path], object]], record: Path | None
         old.mkdir()
         for target, write in jobs.items():
             write(new / target.name)
-        rename_all({target: new / target.name for target in jobs}, old, record)
+        return rename_all({target: new / target.name for target in jobs}, old, record, choose)
 
 
-def rename_all(written: Mapping[Path, Path], old: Path, record: Path | None = None) -> None:
-    """Rename files or folders that are written, all on one file system, to their targets; see `write_all`.
+def rename_all(
+    written: Mapping[Path, Path],
+    old: Path,
+    record: Path | None = None,
+    choose: Callable[[], Mapping[Path, bool]] | None = None,
+) -> list[Path]:
+    """Rename files or folders that are written, all in one file system, to their targets; see `write_all`.
 
-    Args: written: where each target is now. old: a folder for what was there before. Raises: OSError.
+    No other process renames in their folder meanwhile, where the file system has locks. Where it has none, a target
+    that may not be replaced still isn't.
+
+    Args:
+        written: where each target is now. old: a folder for what was there before.
+        choose: returns the targets, in the order of `written`, and whether each replaces what is there (default: those
+            of `written`, and they do). It is called when all is written, and again if another process has taken the
+            first target meanwhile.
+    Returns: the targets. Raises: OSError; FileExistsError for what may not be replaced; what `choose` raises.
     """
-    if record is not None and record.exists():
-        os.replace(record, old / record.name)
-    for target, source in written.items():
-        _replace(source, target, old / target.name)
+    sources = list(written.values())
+    with _locked(next(iter(written)).parent):
+        while True:
+            targets = dict.fromkeys(written, True) if choose is None else choose()
+            last = [*targets][-1]
+            if record is not None and targets[last] and last.exists():
+                os.replace(last, old / last.name)
+            for source, (target, replace) in zip(sources, targets.items(), strict=True):
+                try:
+                    _replace(source, target, old / target.name) if replace else _rename(source, target)
+                except FileExistsError:
+                    if source != sources[0]:
+                        raise
+                    break
+            else:
+                return [*targets]
+
+
+def _rename(new: Path, target: Path) -> None:
+    """Rename `new` to `target`. Raises: FileExistsError if anything but an empty folder is there."""
+    try:
+        if new.is_dir():
+            os.rename(new, target)
+            return
+        os.link(new, target)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        if new.is_dir():
+            raise
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))  # a file system without links
+        os.replace(new, target)
+    else:
+        os.unlink(new)
 
 
 def _replace(new: Path, target: Path, old: Path) -> None:
@@ -92,6 +141,18 @@ def _replace(new: Path, target: Path, old: Path) -> None:
         if is_folder and not os.path.lexists(target):
             os.replace(old, target)
         raise
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block of this folder. Without locks, go on."""
+    with contextlib.ExitStack() as stack:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                descriptor = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def check_writable(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import partial
 from json import dumps, loads
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from zs2.errors import InputError, choose, did_you_mean, whole
-from zs2.system.atomic import check_writable, write_all
 from zs2.system.json_files import parse_json
 from zs2.video.contact_sheet import contact_sheet
 from zs2.video.formats import (
@@ -24,14 +22,12 @@ from zs2.video.formats import (
     Frames,
     frames_in_time,
     png_text,
-    pyav,
     read_frames,
-    read_image,
 )
 from zs2.video.opening import check_bytes
-
-FPS_MAX = 1000  # WebP counts time in whole milliseconds
-GIF_FPS_MAX = 50  # browsers slow a GIF frame of less than 20 ms down to 100 ms
+from zs2.video.outputs import FPS_MAX as FPS_MAX
+from zs2.video.outputs import Output, check_output, is_frame_folder
+from zs2.video.outputs import companions as companions
 
 
 class Clip:
@@ -68,7 +64,7 @@ class Clip:
         if path.suffix.lower() in LOSSY:
             raise InputError(f"{path}: {path.suffix} is lossy: expected .webp, .png, .apng or a folder of PNG files")
         settings = read_settings(path)
-        if path.suffix.lower() == ".json" or (path.is_dir() and not _is_frame_folder(path)):
+        if path.suffix.lower() == ".json" or (path.is_dir() and not is_frame_folder(path)):
             raise InputError(f"{path}: no clip: expected .webp, .png, .apng or a folder 0000.png, 0001.png, …")
         numbers = {key: value for key, value in settings.items() if type(value) is int}
         try:
@@ -95,7 +91,9 @@ class Clip:
         count, height, width = self.frames.shape[:3]
         return f"Clip({count} frames of {width}x{height} at {self.fps} fps)"
 
-    def save(self, path: str | os.PathLike[str], sheet: bool = False, json: bool = True) -> list[Path]:
+    def save(
+        self, path: str | os.PathLike[str], sheet: bool = False, json: bool = True, overwrite: bool = False
+    ) -> list[Path]:
         """Write the clip, looping forever, in the format of the path's ending, and return the paths written.
 
             .gif         256 colours a frame, not dithered, because dither noise flickers. GIF counts hundredths of a
@@ -103,7 +101,7 @@ class Clip:
             .webp        lossless; time in milliseconds, rounded likewise
             .png, .apng  an animated PNG, lossless; time likewise
             .mp4         H.264 in 4:2:0, BT.709, so width and height must be even; needs `pip install 'zs2[video]'`
-            (no ending)  a folder of 0000.png, 0001.png, …; it replaces the folder of an earlier clip
+            (no ending)  a folder of 0000.png, 0001.png, …
 
         In GIF, WebP and animated PNG equal frames in a row become one picture that lasts as long. A clip whose frames
         are all equal becomes a still picture; only GIF keeps its time.
@@ -114,62 +112,30 @@ class Clip:
         Args:
             json: also write the settings to a file of their own (clip.gif.json).
             sheet: also write a contact sheet (clip.gif.sheet.png).
+            overwrite: whether files of these names are replaced. Of a folder, only an earlier clip is.
         Raises: InputError as `check_output` does, and for an odd size in MP4; OSError if writing fails.
         """
-        path = check_output(path, self.fps)
-        ending = path.suffix.lower()
+        path = check_output(path, self.fps, overwrite=overwrite)
+        return self.write(Output.at(path, overwrite=overwrite), sheet=sheet, json=json)
+
+    def write(self, output: Output, *, sheet: bool, json: bool = True) -> list[Path]:
+        """Write the clip to an output that was checked; see `save`."""
+        ending = output.path.suffix.lower()
         if ending == ".mp4" and (self.frames.shape[1] % 2 or self.frames.shape[2] % 2):
-            raise InputError(f"{path}: MP4 needs an even width and height, got {self!r}: use .webp, .png or .gif")
-        json_path, sheet_path = companions(path)
+            raise InputError(
+                f"{output.path}: MP4 needs an even width and height, got {self!r}: use .webp, .png or .gif"
+            )
         text = dumps(self.settings)  # ASCII: no format can take it for another encoding
-        jobs: dict[Path, Callable[[Path], object]] = {path: partial(WRITERS[ending], self.frames, self.fps, text)}
-        if sheet:
-            jobs[sheet_path] = partial(self.sheet().save, format="PNG", pnginfo=png_text(text))
-        if json:
-            lines = dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
-            jobs[json_path] = partial(Path.write_bytes, data=lines.encode())
-        write_all(jobs, record=json_path if json else None)
-        return list(jobs)
+        lines = dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
+        return output.write(
+            partial(WRITERS[ending], self.frames, self.fps, text),
+            partial(self.sheet().save, format="PNG", pnginfo=png_text(text)) if sheet else None,
+            partial(Path.write_bytes, data=lines.encode()) if json else None,
+        )
 
     def sheet(self, columns: int | None = None, tile: int | None = None) -> Image.Image:
         """The contact sheet, as `contact_sheet` describes it."""
         return contact_sheet(self.frames, columns, tile)
-
-
-def check_output(path: str | os.PathLike[str], fps: int) -> Path:
-    """Check an output before its clip is sampled, leaving no trace, and return it as a Path.
-
-    Raises: InputError for an unknown ending, a missing PyAV, a GIF faster than browsers play, a place that can't be
-        written, a folder where a file should be or the reverse, and a folder that holds anything but an earlier clip.
-    """
-    path = Path(path)
-    ending = path.suffix.lower()
-    whole("fps", fps, 1, FPS_MAX)
-    if path.name == ".." or path.name.lower() in WRITERS:  # no name at all, or nothing but an ending
-        raise InputError(f"output {str(path)!r} names no file: expected one such as clip.gif")
-    try:
-        choose("output ending", ending, [known for known in WRITERS if known or not ending])
-    except InputError as error:
-        raise InputError(f"{path}: {error}; a name with no ending is a folder of PNG files") from None
-    if ending == ".mp4":
-        pyav()
-    if ending == ".gif" and fps > GIF_FPS_MAX:
-        raise InputError(
-            f"{path}: browsers play a GIF at {GIF_FPS_MAX} fps at most, got {fps}: use .webp, .png or .mp4"
-        )
-    try:
-        for file in companions(path) if not ending else (path, *companions(path)):
-            if _exists(file) and file.is_dir():
-                raise InputError(f"output {file} is a folder: expected a file or a new name; choose another name")
-        if not ending and _exists(path) and not _is_frame_folder(path):
-            raise InputError(f"output {path} holds other things than a clip's frames: choose a new name, or add .gif")
-        parent = next(folder for folder in path.parents if os.path.lexists(folder))
-        if not parent.is_dir():
-            raise InputError(f"output {path}: {parent} is not a folder: choose another place")
-        check_writable(parent)
-    except OSError as error:
-        raise InputError(f"output {path} can't be written ({error.strerror or error}): choose another place") from error
-    return path
 
 
 def _repeated(path: Path, pictures: Frames, counts: list[int]) -> Frames:
@@ -218,28 +184,3 @@ def _checked(settings: dict[str, Any] | None) -> dict[str, Any]:
         got = f"{len(text)} characters of {type(settings).__name__}"
         raise InputError(f"the settings are {got}: expected a JSON object of at most {SETTINGS_MAX}")
     return dict(loads(text))
-
-
-def companions(path: Path) -> tuple[Path, Path]:
-    """The files that go with a clip: its JSON and its contact sheet. Two clips never share one."""
-    return path.with_name(path.name + ".json"), path.with_name(path.name + ".sheet.png")
-
-
-def _exists(path: Path) -> bool:
-    """Whether something has this name. Raises: OSError for a name that nothing can have, such as one too long."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
-
-
-def _is_frame_folder(folder: Path) -> bool:
-    """Whether a folder is an earlier clip and nothing else: 0000.png, 0001.png, …, each with settings in it."""
-    files = list(folder.iterdir()) if folder.is_dir() else [folder]
-    if {file.name for file in files} != {f"{index:04}.png" for index in range(len(files))}:
-        return False
-    try:
-        return all(read_image(file) is not None for file in files)
-    except Exception:  # a broken file makes a decoder raise anything
-        return False

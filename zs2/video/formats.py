@@ -24,6 +24,7 @@ Frames: TypeAlias = NDArray[np.uint8]  # (F, H, W, 3)
 SETTINGS_MAX = 1 << 20  # characters; zs2 writes no file with more
 LEAST_BYTES = 24  # that a picture of an animation takes in its file
 PNG_KEY = "zs2"
+PNG_MARK = f"tEXt{PNG_KEY}\0"  # the bytes of such a chunk, which stands before the picture
 EXIF_IMAGE_DESCRIPTION = 0x010E
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from zs2.errors import InputError
 from zs2.system.atomic import SUFFIX, remove_unfinished
-from zs2.video.clip import companions, read_settings
+from zs2.video.clip import read_settings
+from zs2.video.outputs import Output, companions, existing
 from zs2.video.unfinished import Unfinished, finish, shortened
 
 
@@ -67,12 +68,12 @@ def _rescued(work: Unfinished) -> str:
     if not count:
         work.remove()
         return f"removed {work.folder}, which a killed process left, without frames"
-    if any(map(os.path.lexists, (work.target, *companions(work.target)))):
+    if existing(work.target):
         return f"{work.folder}, which a killed process left, has {count} frames in {work.kept}: move or delete it"
     try:
         with work:
             settings = shortened(read_settings(work.kept), work.settle())
-            finish(work, settings["fps"], settings, {}, sheet=False, keep=False)
+            finish(work, Output.at(work.target), settings["fps"], settings, {}, sheet=False, keep=False)
         work.remove()
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{work.folder}, which a killed process left, can't be made a clip ({error}): move or delete it"

@@ -6,7 +6,8 @@ memory. Only a killed process leaves them unfinished, in the folder that unfinis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
@@ -16,7 +17,8 @@ from zs2.errors import LostProcess
 from zs2.system.stopping import Deferred
 from zs2.video.contact_sheet import shown_frames
 from zs2.video.formats import Frames
-from zs2.video.unfinished import Unfinished, finish, shortened
+from zs2.video.outputs import Output
+from zs2.video.unfinished import InUse, Unfinished, finish, shortened
 
 STREAMED = (".mp4", "")  # endings of the formats that are written frame by frame
 
@@ -35,10 +37,29 @@ class Saved:
     ended: BaseException | None
 
 
+@contextlib.contextmanager
+def begun(output: Output) -> Iterator[Unfinished]:
+    """The folder of the unfinished clip, locked; of the next number, if another process has begun a clip of this one.
+
+    Raises: InputError if another process is writing the clip.
+    """
+    with contextlib.ExitStack() as stack:
+        path = output.name()
+        while True:
+            try:
+                work = stack.enter_context(Unfinished(path))
+                break
+            except InUse:
+                before, path = path, output.name()
+                if path == before:
+                    raise
+        yield work
+
+
 def save(
     frames: Iterable[Frames],
     total: int,
-    path: Path,
+    output: Output,
     fps: int,
     settings: Callable[[], dict[str, Any]],
     *,
@@ -50,7 +71,7 @@ def save(
 
     A signal ends the clip after the frames that came; while a frame is written, that is finished first. An error in
     sampling or writing ends it, too. The settings are then those of the shorter clip. After the end of another process
-    of the group, and where the clip can't be finished, the frames stay in the folder `path` + `.part`.
+    of the group, and where the clip can't be finished, the frames stay in the folder of its name + `.part`.
 
     Args:
         total: how many frames the clip will have.
@@ -63,7 +84,7 @@ def save(
     shown, held = shown_frames(total), dict[int, Frames]()
     final: dict[str, Any] = {}  # the settings of the clip as it is written
     ended: BaseException | None = None
-    with Deferred() as signals, Unfinished(path) as work:
+    with Deferred() as signals, begun(output) as work:
         if not first:
             work.clear()
         incoming, index = iter(frames), first
@@ -92,9 +113,18 @@ def save(
         keep = resumable and count < total
         try:
             final = shortened(final or settings(), count)
-            files = finish(work, fps, final, held, sheet=sheet, keep=keep, shown=shown)
+            files = finish(
+                work,
+                Output.at(work.target, overwrite=output.overwrite, instead=True),
+                fps,
+                final,
+                held,
+                sheet=sheet,
+                keep=keep,
+                shown=shown,
+            )
         except OSError as error:
             return Saved([], work.kept, count, ended or error)
         if not keep:
             work.remove()
-    return Saved(files, path, count, None if count == total else ended)
+    return Saved(files, files[0], count, None if count == total else ended)

@@ -27,7 +27,7 @@ from PIL import Image
 
 from zs2.errors import InputError
 from zs2.system.atomic import LOCK, SUFFIX, NoLocks, rename_all, try_lock
-from zs2.video.clip import Clip, companions
+from zs2.video.clip import Clip
 from zs2.video.formats import (
     Frames,
     Mp4Writer,
@@ -39,9 +39,14 @@ from zs2.video.formats import (
     write_mp4,
     write_png,
 )
+from zs2.video.outputs import Output, companions
 
 RESUME = "resume.safetensors"
 SPARE = 1 << 16  # bytes, besides those of one frame
+
+
+class InUse(InputError):
+    """Another process is writing this clip."""
 
 
 class Unfinished:
@@ -67,7 +72,7 @@ class Unfinished:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._lock = try_lock(self.folder / LOCK)
                 if self._lock is None and self.folder.is_dir():
-                    raise InputError(f"{self.folder}: another process is writing this clip: choose another --out")
+                    raise InUse(f"{self.folder}: another process is writing this clip: choose another --out")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -211,6 +216,7 @@ def shortened(settings: dict[str, Any], count: int) -> dict[str, Any]:
 
 def finish(
     work: Unfinished,
+    output: Output,
     fps: int,
     final: dict[str, Any],
     held: dict[int, Frames],
@@ -222,6 +228,7 @@ def finish(
     """Make the clip of all frames in its folder. All files are there before the first is renamed.
 
     Args:
+        output: where the clip goes.
         final: the clip's settings.
         sheet: also make a contact sheet, of the frames `shown`, of which some are held.
         keep: leave all in the folder, so that the clip can be resumed.
@@ -242,5 +249,5 @@ def finish(
     ready[json_path] = work.folder / "json"
     ready[json_path].write_bytes((dumps(final, indent=2, ensure_ascii=False) + "\n").encode())
     (work.folder / "old").mkdir()
-    rename_all(ready, work.folder / "old", record=json_path)
-    return list(ready)
+    choose = lambda: output.targets(sheet=sheet_path in ready, settings=True)  # noqa: E731
+    return rename_all(ready, work.folder / "old", json_path, choose)
