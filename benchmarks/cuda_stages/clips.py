@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -117,7 +118,9 @@ def _streams(stage: Stage, one: ZS2, name: str) -> None:
 def start(stage: Stage) -> None:
     """A cold start from memory: from a new process to the first step, and the loading alone."""
     memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as scratch:
+    room = memory.is_dir() and shutil.disk_usage(memory).free > 6e9
+    stage.figure("weights are", "in memory" if room else "on the disk")
+    with tempfile.TemporaryDirectory(dir=memory if room else None) as scratch:
         folder = Path(scratch, "folder")
         size = _write(stage, folder)
         stage.figure("weights", round(size / 1e9, 2), "GB")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -194,16 +193,20 @@ def compiled(stage: Stage) -> None:
         found = error(ways[f"{kind} compiled"](), ways[kind]())
         stage.check(f"{kind}, the compiled result", found, AGREE[dtype])
         stage.report(stage.in_turns({name: ways[name] for name in ways if name.startswith(kind)}, 5), "compiled", kind)
+        if kind == "sa":
+            _compiled_peer(stage, sa, inputs, ways["sa compiled"])
     later = Inputs(stage, sa, dtype, frames // 2)
     stage.figure("tma, another number of frames", round(stage.seconds(later.step(fast)), 1), "s")
     states = eager(inputs.x, inputs.t, inputs.text, frames=frames).states
     stage.figure("tma, with states", round(stage.seconds(inputs.step(fast, states)), 1), "s")
-    if stage.tiny:
-        return
+
+
+def _compiled_peer(stage: Stage, sa: UNet, inputs: Inputs, own: Step) -> None:
+    """diffusers' UNet, compiled, against zs2's, compiled."""
     with contextlib.suppress(SystemExit, ImportError):
         import peers
 
-        each = inputs.context.repeat_interleave(frames, dim=0)
+        each = inputs.context.repeat_interleave(inputs.frames, dim=0)
         theirs = peers.unet(configurations(stage)["unet"], sa.state_dict())
         theirs.compile()
 
@@ -211,6 +214,5 @@ def compiled(stage: Stage) -> None:
             return theirs(inputs.x, inputs.t, each, return_dict=False)[0]
 
         stage.figure("diffusers sa, seconds to compile", round(stage.seconds(step), 1), "s")
-        runs = stage.in_turns({"sa compiled": ways["sa compiled"], "diffusers sa compiled": step}, 5)
+        runs = stage.in_turns({"sa compiled": own, "diffusers sa compiled": step}, 5)
         stage.report(runs, "compiled, peers", "diffusers sa compiled")
-        stage.figure("compiled, ms of sa", round(statistics.median(runs["sa compiled"]) * 1e3, 2), "ms")

@@ -15,7 +15,8 @@ def free_memory(device: torch.device, sharing: int = 1) -> int | None:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     if device.type == "mps":
-        return int(torch.mps.recommended_max_memory())
+        recommended = getattr(torch.mps, "recommended_max_memory", None)  # since torch 2.5
+        return None if recommended is None else int(recommended())
     if device.type != "cpu":
         return None
     available = kernel_numbers("/proc/meminfo").get("MemAvailable")
