@@ -54,3 +54,14 @@ def test_the_build_of_torch_reaches_pip_as_words_before_everything_else(tmp_path
     assert {path.name for path in tmp_path.iterdir()} == {
         *("Makefile", "setup.cfg", "pyproject.toml", "python", "calls", ".venv")
     }
+
+
+def test_the_tests_of_a_gpu_can_do_without_an_environment(tmp_path):
+    """For a machine that has torch and no network."""
+    install, test = calls(tmp_path, "test-cuda")
+    assert install[:3] == ["-m", "pip", "install"]
+    assert test == ["-m", "pytest", "-m", "cuda", "tests/test_cuda.py"]
+    shutil.rmtree(tmp_path / ".venv")
+    (tmp_path / "calls").unlink()
+    assert calls(tmp_path, "test-cuda", "RUN=./python") == [test]
+    assert not (tmp_path / ".venv").exists()
