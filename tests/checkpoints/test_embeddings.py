@@ -16,14 +16,16 @@ from pathlib import Path
 import pytest
 import torch
 from fixtures import tiny, token_files
-from helpers import MODULE, Fixture, assert_close, tiny_weights
+from helpers import MODULE, Fixture, assert_close, tiny_weights, write_clip
 from safetensors.torch import save_file
 from torch import Tensor
 
 from zs2 import ZS2
+from zs2.ablate import main as ablate
 from zs2.checkpoints import embeddings
 from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.errors import InputError
+from zs2.evaluation.clip_scorer import Scorer
 from zs2.models.prompt_encoder import PromptEncoder
 from zs2.sample import main
 from zs2.sampling.request import Request
@@ -338,6 +340,22 @@ def test_a_text_tower_with_more_layers_than_its_json(tmp_path, kind, part):
     assert_encodes(text, kind, f"{part} of 1 layer", "a cat", "z")
 
 
+def test_a_clip_that_scores_with_more_layers_than_its_json(tmp_path):
+    folder = write_clip(tmp_path / "clip")
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    for tower in ("text", "vision"):
+        for name in (f"{tower}_config", f"{tower}_config_dict"):
+            if config.get(name):
+                config[name]["num_hidden_layers"] -= 1
+    file.write_text(json.dumps(config))
+    with pytest.warns(
+        UserWarning, match=r"num_hidden_layers is 1, the weights have 2 layers: the last one is"
+    ) as caught:
+        Scorer.from_pretrained(folder)
+    assert len(caught) == 2
+
+
 def test_a_text_tower_with_fewer_layers_than_its_json(tmp_path):
     model = tiny.write_folder(tmp_path / "model", "sd", tiny_weights("sd"))
     token_files.write_pair(model, "sd")
@@ -417,8 +435,24 @@ def test_an_embedding_that_one_of_several_prompts_uses_is_none(folder, here, cap
     model, options = folder("sd"), ("--prompts", "prompts.txt", "--dry-run")
     assert sample(model, *options, "--embedding", "dream-toy.safetensors") == 0
     assert "no prompt has" not in capsys.readouterr().err
+    loaded = ZS2.from_pretrained(model, device="cpu", embeddings="dream-toy.safetensors")
     with pytest.warns(UserWarning, match="no prompt has 'dream-toy'"):
-        ZS2.from_pretrained(model, device="cpu", embeddings="dream-toy.safetensors").latents(**PICTURE)
+        loaded.latents(**PICTURE)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="no prompt has")
+        loaded.latents(**PICTURE)  # it was said once
+
+
+def test_a_study_checks_all_of_its_prompts(folder, here, capsys):
+    Path("prompts.txt").write_text("a cat\na dream-toy\n")
+    line = f"--model {folder('sd')} --prompts prompts.txt --noise iid --attn sa --frames 2 --steps 2 --size 16x16"
+    line += " --seeds 0 --embedding dream-toy.safetensors learned_embeds.safetensors"
+    ablate([*line.split(), "--out", "study"])  # there is no CLIP here to measure it with
+    captured = capsys.readouterr().err
+    assert captured.count("no prompt has") == 1
+    assert "no prompt has '<dog>': the embedding has no effect" in captured
+    study = json.loads(Path("study/study.json").read_text())
+    assert [entry["token"] for entry in study["embeddings"]] == ["dream-toy", "<dog>"]
 
 
 def test_another_spelling_of_several_vectors_is_a_warning(folder, here):

@@ -532,6 +532,32 @@ def test_half_precision_has_a_variant_of_its_own(hub, fetch):
     assert hub.downloads() == sorted(sets(""))
 
 
+LOADS = """
+import json, sys, warnings
+from zs2.checkpoints.checkpoint import Checkpoint
+for variant, vae in json.loads(sys.argv[1]):
+    checkpoint = Checkpoint("owner/model", variant=variant, vae=vae)
+    checkpoint.vae()
+    print(json.dumps([file.name for files in checkpoint.source.files.values() for file in files]))
+"""
+
+
+@pytest.mark.slow
+def test_a_variant_and_another_vae(hub, ask):
+    """The variant alone is fetched, and no weights of a VAE that is not used."""
+    files = checkpoint()
+    for name in sets(""):
+        files[name.replace(".safetensors", ".bf16.safetensors")] = files.pop(name)
+    hub.push("owner/model", {**files, **dummy(names=sets("", ".fp16"))})
+    other = str(CHECKPOINT / "vae")
+    rows = ask(LOADS, json.dumps([("bf16", other), ("bf16", None)]))
+    assert rows == [
+        [Path(name).name for name in sets(".bf16") if name.split("/")[0] in parts]
+        for parts in (("unet", "text_encoder"), ("unet", "vae", "text_encoder"))
+    ]
+    assert hub.downloads() == sorted([*SMALL, "zs2.json", *sets(".bf16")])
+
+
 def test_shards(hub, fetch, tmp_path):
     files = checkpoint()
     tensors = load_file(files.pop(VAE.format("")))

@@ -172,8 +172,8 @@ def test_a_file_of_a_folder_is_answered_with_the_folder(folder, place, words):
 @pytest.mark.parametrize(
     ("gone", "words"),
     [
-        (("vae",), "it has no vae/, only unet/, text_encoder/, tokenizer/, scheduler/: give one with --vae"),
-        (("unet", "scheduler"), "it has no unet/, scheduler/, only vae/, text_encoder/, tokenizer/"),
+        (("vae",), "it has no vae/, only scheduler/, text_encoder/, tokenizer/, unet/: give one with --vae"),
+        (("unet", "scheduler"), "it has no unet/, scheduler/, only text_encoder/, tokenizer/, vae/"),
     ],
 )
 def test_a_folder_that_lacks_parts(folder, gone, words):
@@ -187,6 +187,7 @@ def test_folders_that_are_something_else(folder, tmp_path):
         f"it looks like one part of a model: give the folder around it, {str(folder)!r}",
         lambda: Checkpoint(folder / "unet"),
     )
+    refused(f"there are model folders in it ({folder}): give one of them", lambda: Checkpoint(tmp_path))
     (tmp_path / "files").mkdir()
     refused("it has no unet/, vae/, text_encoder/, tokenizer/, scheduler/", lambda: Checkpoint(tmp_path / "files"))
     save_file({"a": ONE}, tmp_path / "files" / "v1-5.safetensors")

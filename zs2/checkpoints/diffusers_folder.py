@@ -102,11 +102,14 @@ class Folder:
 
 def _contents(path: Path, needed: Sequence[str], missing: Sequence[str]) -> str:
     """For an error, what a folder that is no model has, and what to do."""
-    folders = [f"{part}/" for part in needed if (path / part).is_dir()]
-    if folders:
+    folders = sorted(f"{folder.name}/" for folder in path.glob("*/"))[:8]
+    if any((path / part).is_dir() for part in needed):
         return f", only {', '.join(folders)}" + ": give one with --vae" * (list(missing) == ["vae"])
     if (path / "config.json").is_file():
         return f": it looks like one part of a model: give the folder around it, {str(path.parent)!r}"
+    inner = sorted(str(folder.parent) for pattern in ("*/unet", "snapshots/*/unet") for folder in path.glob(pattern))
+    if inner:
+        return f": there are model folders in it ({', '.join(inner[:3])}): give one of them"
     files = sorted(file.name for file in path.glob("*.safetensors"))
     return f": it has single files ({', '.join(files[:3])}): give one of them" if files else ""
 

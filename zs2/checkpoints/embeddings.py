@@ -87,6 +87,9 @@ def embedding_files(embeddings: EmbeddingFile | Sequence[EmbeddingFile]) -> list
         else:
             raise InputError(f"embedding {one!r}: expected a path, FILE:TOKEN, or (file, token)")
     for file, _ in found:
+        if file.is_dir():
+            files = ", ".join(sorted(inner.name for inner in file.glob("*.safetensors"))[:5])
+            raise InputError(f"embedding {str(file)!r} is a folder: give a file in it ({files or 'no safetensors'})")
         if not file.is_file():
             raise InputError(f"no such embedding: {str(file)!r}: expected a safetensors file")
         if file.suffix.lower() in PICKLES:

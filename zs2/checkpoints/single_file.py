@@ -74,7 +74,11 @@ INVENTORY: tuple[tuple[str, str, str], ...] = (
     ("a LoRA", rf".*({MARK.pattern})", f"{AS}lora"),
     ("a textual inversion", r"(emb_params|clip_[lg]|string_to_param\.\*)$", f"{AS}embedding"),
     ("a UNet of a folder", r"((down|up)_blocks|mid_block|(time|add)_embedding|conv_(in|out|norm_out))\.", OTHER_LAYOUT),
-    ("a UNet without model.diffusion_model.", r"((in|out)put_blocks|middle_block|time_embed|label_emb|out)\.", ""),
+    (
+        "a UNet without model.diffusion_model.",
+        r"(diffusion_model\.)?((in|out)put_blocks|middle_block|time_embed|label_emb|out)\.",
+        "",
+    ),
     ("a VAE", r"(encoder|decoder)\.(conv|mid|down|up|norm)|(post_)?quant_conv\.", f"{AS}vae"),
     ("a text encoder of a folder", r"(text_model|text_projection)\b", OTHER_LAYOUT),
     ("parts of a pipeline of diffusers", r"(unet|vae|text_encoder(_2)?)\.", ""),

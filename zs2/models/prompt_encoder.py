@@ -38,6 +38,7 @@ class PromptEncoder:
     def __init__(self, towers: Sequence[tuple[TextEncoder, Tokenizer]], zero_empty: bool = False) -> None:
         self.towers, self.zero_empty = list(towers), zero_empty
         self.embeddings: list[str] = []  # the tokens that were added
+        self._unchecked: list[str] = []  # those of which it is not known whether a prompt has them
         self._known: dict[tuple[str, int], tuple[Tensor, Tensor | None]] = {}
 
     @property
@@ -66,12 +67,14 @@ class PromptEncoder:
             tokenizer.add(token, len(rows))
             encoder.add_tokens(rows)
         self.embeddings.append(token)
+        self._unchecked.append(token)
         self._known.clear()
 
     def warn_of_unused(self, texts: Sequence[str]) -> None:
-        """Warn of tokens that were added and that none of these texts has."""
+        """Warn of tokens that were added and that none of these texts has. Each token is checked once, by the first
+        texts: a command gives all of its own."""
         used = {token for _, tokenizer in self.towers for text in texts for token in tokenizer.used(text)}
-        unused = [token for token in self.embeddings if token not in used]
+        unused, self._unchecked = [token for token in self._unchecked if token not in used], []
         if unused:
             warnings.warn(f"no prompt has {', '.join(map(repr, unused))}: the embedding has no effect", stacklevel=4)
 

@@ -38,6 +38,8 @@ def load(options: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
     keywords = loading(options) | {"dtype": study.dtype, "compile": study.compile}
     model = ZS2.from_pretrained(study.model, device=own_device(options.get("device")), **keywords)
     first = Request(**request(study, Job(study.cells[0], 0, study.seeds[0])))
+    asked = [Request(**request(study, Job(study.cells[0], i, study.seeds[0]))) for i in range(len(study.prompts))]
+    model.text.warn_of_unused([text for one in asked for text in one.texts])
     settings = model.settings(resolve(model.image_model, model.method, first), study.fps)
     study = replace(
         study,
