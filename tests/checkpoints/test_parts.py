@@ -469,10 +469,10 @@ def test_the_command_records_the_vae_and_a_replay_needs_it(folder, tmp_path, cap
     assert one["vae"] == {"sha256": one["weights"]["vae"]} != two["vae"]
     assert one["weights"] | {"vae": plain["weights"]["vae"]} == plain["weights"]
     assert len({Path(f"{name}.png").read_bytes() for name in ("plain", "one", "two")}) == 3
-    replay = ("--replay", "two.png", "--model", str(folder), "--out", "again.png")
-    assert main([*replay, "--vae", "two"]) == 0
+    replay = ("--replay", "two.png", "--model", str(folder), "--out")
+    assert main([*replay, "again.png", "--vae", "two"]) == 0
     assert Path("again.png").read_bytes() == Path("two.png").read_bytes()
     capsys.readouterr()
     for wrong in ((), ("--vae", "one")):
-        assert main([*replay, *wrong]) == 2
+        assert main([*replay, "none.png", *wrong]) == 2
         assert "give the same --vae" in capsys.readouterr().err
