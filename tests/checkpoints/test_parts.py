@@ -27,7 +27,7 @@ from zs2.checkpoints.hub import choose_files
 from zs2.checkpoints.original_names import average_names, vae_tensors
 from zs2.checkpoints.tensor_files import weight_files
 from zs2.errors import InputError
-from zs2.models.config import UNetConfig
+from zs2.models.config import UNetConfig, VAEConfig
 from zs2.models.loading import without_weights
 from zs2.models.unet import UNet as Network
 from zs2.sample import main
@@ -340,6 +340,7 @@ def test_a_part_of_a_clip_that_scores_is_chosen_likewise(tmp_path):
 # --- a VAE from elsewhere ---------------------------------------------------------------------------------------------
 
 
+@cache
 def diffusers_vae(old: bool = False) -> Tensors:
     """The VAE of `single_sd1` by the names of the diffusers layout, or by those of its older files."""
     today = vae_tensors(of(VAE))
@@ -364,7 +365,10 @@ VAES: dict[str, tuple[Callable[[], dict[str, Tensors]], str]] = {
         lambda: {"v.safetensors": of(VAE) | {"loss.logvar": ONE, "model_ema.decay": ONE, "global_step": ONE}},
         "v.safetensors",
     ),
-    "a whole model": (lambda: {"v.safetensors": single()}, "v.safetensors"),
+    "a whole model": (
+        lambda: {"v.safetensors": of(VAE, VAE) | {f"{UNET}out.2.bias": ONE[0], f"{TEXT[1]}x": ONE}},
+        "v.safetensors",
+    ),
     "diffusers names": (lambda: {"v.safetensors": diffusers_vae()}, "v.safetensors"),
     "older diffusers names": (lambda: {"v.safetensors": diffusers_vae(old=True)}, "v.safetensors"),
     "a folder": (lambda: {f"v/{STEM}.safetensors": diffusers_vae()}, "v"),
@@ -376,7 +380,7 @@ VAES: dict[str, tuple[Callable[[], dict[str, Tensors]], str]] = {
 
 @pytest.mark.parametrize("case", VAES)
 def test_a_vae_from_elsewhere(file, tmp_path, case):
-    """For a single file that has none; it codes as diffusers' VAE does."""
+    """For a single file that has none: the same weights and configuration. The first one codes as diffusers' VAE."""
     make, path = VAES[case]
     for name, tensors in make().items():
         place = file(tensors, name, data=True)
@@ -387,11 +391,17 @@ def test_a_vae_from_elsewhere(file, tmp_path, case):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         vae = checkpoint.vae()
-    f = Fixture("single_sd1")
-    with torch.no_grad():
-        assert_close(vae.encode(f["encode/x"]), f["encode/out"], MODULE)
-        assert_close(vae.decode(f["decode/x"]), f["decode/out"], MODULE)
-    assert list(checkpoint.digests) == ["file", "vae", "config"]
+    want = diffusers_vae()
+    got = vae.state_dict()
+    assert got.keys() == want.keys()
+    assert [name for name in want if not torch.equal(got[name], want[name].float())] == []
+    assert vae.config == VAEConfig.from_json(Fixture("single_sd1").config["vae"])
+    if case == next(iter(VAES)):
+        f = Fixture("single_sd1")
+        with torch.no_grad():
+            assert_close(vae.encode(f["encode/x"]), f["encode/out"], MODULE)
+            assert_close(vae.decode(f["decode/x"]), f["decode/out"], MODULE)
+        assert list(checkpoint.digests) == ["file", "vae", "config"]
 
 
 def test_the_configuration_of_a_vae_from_elsewhere(file, folder, tmp_path):
@@ -435,6 +445,7 @@ def test_vaes_that_are_refused(file, folder, tmp_path):
     refused("v.safetensors: it has a LoRA (1 tensor), but no VAE", make(file(LORA, "v.safetensors")))
     (tmp_path / "empty").mkdir()
     refused("is no VAE: it has no config.json, and no vae/ with one", make(tmp_path / "empty"))
+    refused("is no VAE: its config.json is of 'UNet2DConditionModel', not of AutoencoderKL", make(folder / "unet"))
     torch.save({"a": ONE}, tmp_path / "v.pt")
     refused("v.pt is a pickle", make(tmp_path / "v.pt"))
     wide = {n: t.repeat_interleave(4, 1) if n == "decoder.conv_in.weight" else t for n, t in of(VAE).items()}

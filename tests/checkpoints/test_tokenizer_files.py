@@ -140,6 +140,9 @@ def test_a_textual_inversion_of_several_vectors_is_expanded_as_by_diffusers(tmp_
     )
     for prompt in ("", "a cat", "<dog>", "<|endoftext|>"):
         assert tokenizer.expand(prompt) == prompt
+    assert tokenizer.expand("<toy>_2 <toy>") == "<toy>_2 <toy> <toy>_1 <toy>_2"
+    overlapping = load(tmp_path / "tokenizer", {"added_tokens.json": {"toy": 516, "toy_1": 517, "toybox": 518}})
+    assert overlapping.expand("a toybox, a toy") == "a toybox, a toy toy_1"
     plain = load(tmp_path / "tokenizer", {})
     assert plain.expand("a <toy>_1") == "a <toy>_1"
 

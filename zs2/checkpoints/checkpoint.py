@@ -28,7 +28,7 @@ from zs2.checkpoints.locate import PICKLES, locate, refuse_pickle
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.checkpoints.single_file import SingleFile, read_vae, vae_json
 from zs2.checkpoints.tensor_files import loading, read_tensors, stored_dtype, weight_files
-from zs2.errors import InputError
+from zs2.errors import InputError, brief
 from zs2.models.clip import TextEncoder
 from zs2.models.clip_config import TextConfig
 from zs2.models.config import LEFT_OUT, ScheduleConfig, UNetConfig, VAEConfig
@@ -65,6 +65,9 @@ class OtherVAE:
                 raise InputError(f"{str(path)!r} is no VAE: it has no config.json, and no vae/ with one")
             self.files: list[Path] = weight_files(folder, stem, dtype, variant)
             self._json: Json | None = read_json(folder / "config.json")
+            kind = self._json.get("_class_name", "AutoencoderKL")
+            if kind != "AutoencoderKL":
+                raise InputError(f"{str(path)!r} is no VAE: its config.json is of {brief(kind)}, not of AutoencoderKL")
             self.tensors = rename(read_tensors(self.files))
         elif path.is_file():
             if path.suffix.lower() in PICKLES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -135,19 +136,21 @@ class Tokenizer:
 
     def expand(self, prompt: str) -> str:
         """A prompt with all vectors of its textual inversions: where `<toy>_1`, `<toy>_2` … were added beside `<toy>`,
-        they follow it, as in the pipelines of diffusers."""
+        they follow it, as in the pipelines of diffusers. Where tokens overlap, the longest counts, as in `encode`."""
         if not any(f"{token}_1" in self.added for token in self.added):
             return prompt
+        several: dict[str, list[str]] = {}
         for token in self.used(prompt):
             others = [*itertools.takewhile(self.added.__contains__, (f"{token}_{i}" for i in itertools.count(1)))]
+            several |= {token: [token, *others]} if others else {}
             if others and token not in prompt:
                 warnings.warn(
                     f"the prompt has {token!r} in another spelling: only the first of its {len(others) + 1} vectors is "
                     "used, as in diffusers: write it exactly so",
                     stacklevel=5,
                 )
-            prompt = prompt.replace(token, " ".join([token, *others]))
-        return prompt
+        tokens = "|".join(map(re.escape, sorted(self.added, key=len, reverse=True)))
+        return re.sub(tokens, lambda match: " ".join(several.get(match[0], [match[0]])), prompt)
 
     def used(self, prompt: str) -> list[str]:
         """The added tokens in a prompt, each once."""
