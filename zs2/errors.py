@@ -72,6 +72,10 @@ def whole(what: str, got: object, least: int, most: int | None = None) -> int:
     return number
 
 
+class NotWritten(OSError):
+    """A file could not be written. The message, of one line, names it, and says what to do."""
+
+
 class OutOfMemory(MemoryError):
     """There was too little memory. The message, of one line, says what needed it, and what to try."""
 

@@ -40,7 +40,8 @@ from zs2.system.atomic import write_json
 from zs2.video.clip import Clip
 
 ROOT = TESTS.parent
-BRIEF = ("--frames", "2", "--size", "16x16", "--steps", "1")  # the cheapest clips; options that follow win
+# the cheapest clips; options that follow win
+BRIEF = ("--frames", "2", "--size", "16x16", "--steps", "1", "--spacing", "trailing")
 TWO = ("--noise", "dnm", "iid", "--lam", "0.1", *BRIEF, "--seeds", "0")  # cells, each for the two prompts of `prompts`
 posix = pytest.mark.skipif(os.name != "posix", reason="kills processes, or limits them")
 forks = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks a process that has torch")

@@ -6,7 +6,7 @@ The environment variables of huggingface_hub have effect: HF_HOME, HF_TOKEN, HF_
 
 from __future__ import annotations
 
-import errno
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from zs2.errors import InputError
+from zs2.system.atomic import NO_ROOM, write_advice
 
 DEFAULT_MODEL = "weights/emoji64"  # comes with zs2
 STANDARD_CLIP = "openai/clip-vit-large-patch14"  # scores models without a CLIP of their own; also torchmetrics' default
@@ -240,9 +241,8 @@ def _cached(repo: str, revision: str | None, dtype: str, choose: Choose) -> Path
         # Any pattern will do, as nothing is downloaded. Without one, newer versions require the whole repository.
         found = snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns="model_index.json")
     except LocalEntryNotFoundError:
-        raise InputError(
-            f"{what} was not downloaded before, and HF_HUB_OFFLINE is set: unset it to fetch the model"
-        ) from None
+        reason = "was not downloaded before, and HF_HUB_OFFLINE is set"
+        raise InputError(f"{what} {reason}: unset it to fetch the model") from None
     folder = Path(found)
     try:
         choose((path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()), dtype)
@@ -285,9 +285,11 @@ def _explain(error: BaseException, model: str, repo: str, revision: str | None) 
         return f"{hub} refuses access to {repo} ({status}): check your token, {access}"
     if status is not None:
         return f"{hub} answers {status} for {repo}: try again later"
-    if isinstance(error, OSError) and (error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)):
-        reason = error.strerror or str(error)
-        return f"can't write to {constants.HF_HUB_CACHE} ({reason}): make room there, or set HF_HOME to another folder"
+    match = re.search(r"\(os error (\d{1,5})\)", str(error))  # of hf_xet
+    number = int(match[1]) if match else getattr(error, "errno", None)
+    if number in NO_ROOM or (isinstance(error, OSError) and error.filename is not None):
+        advice = write_advice(number, Path(constants.HF_HUB_CACHE), "set HF_HOME to another folder")
+        return f"can't write to {constants.HF_HUB_CACHE} ({os.strerror(number) if number else error}): {advice}"
     while (deeper := error.__cause__ or error.__context__) is not None:
         error = deeper
     reason = " ".join(f"{error}".split())[:200] or type(error).__name__

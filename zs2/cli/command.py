@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from zs2.errors import InputError, OutOfMemory, did_you_mean, is_out_of_memory
+from zs2.errors import InputError, NotWritten, OutOfMemory, did_you_mean, is_out_of_memory
+from zs2.system.atomic import NO_ROOM, write_advice
 from zs2.system.stopping import signal_number, signals_stop
 from zs2.system.terminal import show
 from zs2.version import __version__
@@ -103,10 +104,14 @@ def command(
         warnings.showwarning = warn
         try:
             run(options)
+            sys.stdout.flush()
         except InputError as error:
             say(f"error: {error}")
             return 2
-        except (FloatingPointError, OSError, Failure, OutOfMemory) as error:
+        except OSError as error:
+            say(f"error: {_named(error)}")
+            return 1
+        except (FloatingPointError, Failure, OutOfMemory) as error:
             say(f"error: {error}")
             return 1
         except (MemoryError, RuntimeError) as error:
@@ -120,3 +125,12 @@ def command(
             say(f"stopped{by}: what was finished before is kept")
             return 128 + number
     return 0
+
+
+def _named(error: OSError) -> str:
+    """What failed, with what to do on a full disk. Who writes a file names it, so the rest is standard output."""
+    if isinstance(error, NotWritten) or error.errno not in NO_ROOM:
+        return str(error)
+    if not isinstance(error.filename, str):
+        return f"the standard output can't be written ({error.strerror}): make room there, or send it elsewhere"
+    return f"{error.filename} can't be written ({error.strerror}): {write_advice(error.errno, Path(error.filename))}"

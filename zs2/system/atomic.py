@@ -20,30 +20,59 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from zs2.errors import NotWritten
+
 try:
     import fcntl
+    import resource
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = resource = None  # type: ignore[assignment]
 
 PREFIX, SUFFIX = ".zs2-", ".part"  # of temporary names
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, the limit of a file's size
 LOCK = "lock"  # the file in a temporary folder that its process holds locked
 
 
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Name the file that is written, if the block fails to write it. Raises: NotWritten, or FileExistsError."""
+    try:
+        yield
+    except (NotWritten, FileExistsError):  # what is there stays: who asked for the file says so
+        raise
+    except OSError as error:
+        message = f"{target} can't be written ({error.strerror or error}): {write_advice(error.errno, target.parent)}"
+        failed = NotWritten(message)
+        failed.errno = error.errno
+        raise failed from error
+
+
+def write_advice(number: int | None, folder: Path, elsewhere: str = "choose another place") -> str:
+    """What to do where a file in a folder can't be written. number: of the error."""
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"make room on the disk of {folder.absolute()}, or {elsewhere}"
+    if number == errno.EFBIG and resource is not None:
+        most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if most != resource.RLIM_INFINITY:
+            return f"a file may have {most} bytes here: raise that limit (ulimit -f)"
+    return elsewhere
+
+
 def write_bytes(file: Path, content: bytes) -> None:
-    """Write one file. Readers get the old content or the new one, never a part. Raises: OSError."""
-    with _temporary_folder(file.parent) as folder:
+    """Write one file. Readers get the old content or the new one, never a part. Raises: NotWritten."""
+    with writing(file), _temporary_folder(file.parent) as folder:
         part = folder / "new"
         part.write_bytes(content)
         os.replace(part, file)
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write one file in UTF-8, with line ends as they stand in the text. Raises: OSError."""
+    """Write one file in UTF-8, with line ends as they stand in the text. Raises: NotWritten."""
     write_bytes(file, text.encode())
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write one JSON file, in UTF-8 and indented by 1. Raises: OSError; TypeError for what JSON does not have."""
+    """Write one JSON file, in UTF-8 and indented by 1. Raises: NotWritten; TypeError for what JSON does not have."""
     write_text(file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -63,17 +92,19 @@ def write_all(
             targets are in one folder, which is made if it is missing.
         record: the target that describes the others, such as a clip's settings: the last of `jobs`.
         choose: see `rename_all`.
-    Returns: the targets. Raises: OSError, and what the jobs raise.
+    Returns: the targets. Raises: NotWritten, and what the jobs raise.
     """
-    folder = next(iter(jobs)).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with _temporary_folder(folder) as stage:
-        new, old = stage / "new", stage / "old"
-        new.mkdir()
-        old.mkdir()
-        for target, write in jobs.items():
-            write(new / target.name)
-        return rename_all({target: new / target.name for target in jobs}, old, record, choose)
+    first = next(iter(jobs))
+    with writing(first):
+        first.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary_folder(first.parent) as stage:
+            new, old = stage / "new", stage / "old"
+            new.mkdir()
+            old.mkdir()
+            for target, write in jobs.items():
+                with writing(target):
+                    write(new / target.name)
+            return rename_all({target: new / target.name for target in jobs}, old, record, choose)
 
 
 def rename_all(
@@ -92,7 +123,7 @@ def rename_all(
         choose: returns the targets, in the order of `written`, and whether each replaces what is there (default: those
             of `written`, and they do). It is called when all is written, and again if another process has taken the
             first target meanwhile.
-    Returns: the targets. Raises: OSError; FileExistsError for what may not be replaced; what `choose` raises.
+    Returns: the targets. Raises: NotWritten; FileExistsError for what may not be replaced; what `choose` raises.
     """
     sources = list(written.values())
     with _locked(next(iter(written)).parent):
@@ -100,10 +131,12 @@ def rename_all(
             targets = dict.fromkeys(written, True) if choose is None else choose()
             last = [*targets][-1]
             if record is not None and targets[last] and last.exists():
-                os.replace(last, old / last.name)
+                with writing(last):
+                    os.replace(last, old / last.name)
             for source, (target, replace) in zip(sources, targets.items(), strict=True):
                 try:
-                    _replace(source, target, old / target.name) if replace else _rename(source, target)
+                    with writing(target):
+                        _replace(source, target, old / target.name) if replace else _rename(source, target)
                 except FileExistsError:
                     if source != sources[0]:
                         raise

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from zs2.errors import InputError
-from zs2.system.atomic import LOCK, SUFFIX, NoLocks, rename_all, try_lock
+from zs2.system.atomic import LOCK, SUFFIX, NoLocks, rename_all, try_lock, writing
 from zs2.video.clip import Clip
 from zs2.video.formats import (
     Frames,
@@ -67,7 +67,7 @@ class Unfinished:
         self._lock: IO[bytes] | None = None
 
     def __enter__(self) -> Unfinished:
-        with contextlib.suppress(NoLocks):
+        with writing(self.target), contextlib.suppress(NoLocks):
             while self._lock is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._lock = try_lock(self.folder / LOCK)
@@ -139,20 +139,22 @@ class Unfinished:
         self._text, self._failed = text, False
         with contextlib.suppress(OSError):  # no room at all, or a limit on the size of a file
             self._spare.write_bytes(os.urandom(frame.nbytes + SPARE))
-        if self.target.suffix and not resumable:
-            self._writers.append(Mp4Writer(self._playable, fps, text, fragmented=True))
-            self._writers.append(Mp4Writer(self._whole, fps, text))
-        else:
-            self.frames.mkdir(exist_ok=True)
+        with writing(self.target):
+            if self.target.suffix and not resumable:
+                self._writers.append(Mp4Writer(self._playable, fps, text, fragmented=True))
+                self._writers.append(Mp4Writer(self._whole, fps, text))
+            else:
+                self.frames.mkdir(exist_ok=True)
 
     def add(self, index: int, frame: Frames) -> None:
-        """Write a frame. Raises: OSError, and what an allocator raises."""
+        """Write a frame. Raises: NotWritten, and what an allocator raises."""
         try:
-            for writer in self._writers:
-                writer.add(frame)
-            if not self._writers:
-                write_png(frame, self._text, self._part)
-                os.replace(self._part, frame_file(self.frames, index))
+            with writing(self.target):
+                for writer in self._writers:
+                    writer.add(frame)
+                if not self._writers:
+                    write_png(frame, self._text, self._part)
+                    os.replace(self._part, frame_file(self.frames, index))
         except BaseException:
             self._failed = True
             raise
@@ -232,10 +234,11 @@ def finish(
         final: the clip's settings.
         sheet: also make a contact sheet, of the frames `shown`, of which some are held.
         keep: leave all in the folder, so that the clip can be resumed.
-    Returns: the paths written. Raises: OSError. Warns of a sheet that can't be written.
+    Returns: the paths written. Raises: NotWritten. Warns of a sheet that can't be written.
     """
     count, text = final["frames"], dumps(final)
-    ready = {work.target: work.prepare(fps, count, text, keep=keep)}
+    with writing(work.target):
+        ready = {work.target: work.prepare(fps, count, text, keep=keep)}
     json_path, sheet_path = companions(work.target)
     tiles = [held[index] if index in held else work.read(index) for index in shown if sheet and index < count]
     if tiles:
@@ -247,7 +250,8 @@ def finish(
             warnings.warn(f"{sheet_path} can't be written ({error.strerror or error})", stacklevel=2)
             sheet_file.unlink(missing_ok=True)
     ready[json_path] = work.folder / "json"
-    ready[json_path].write_bytes((dumps(final, indent=2, ensure_ascii=False) + "\n").encode())
-    (work.folder / "old").mkdir()
+    with writing(json_path):
+        ready[json_path].write_bytes((dumps(final, indent=2, ensure_ascii=False) + "\n").encode())
+        (work.folder / "old").mkdir()
     choose = lambda: output.targets(sheet=sheet_path in ready, settings=True)  # noqa: E731
     return rename_all(ready, work.folder / "old", json_path, choose)
