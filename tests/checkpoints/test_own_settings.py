@@ -22,7 +22,7 @@ from zs2.errors import InputError
 from zs2.metrics import main as metrics
 from zs2.sample import main as sample
 
-BRIEF = ("--steps", "2", "--frames", "2", "--size", "16x16")  # the cheapest clip
+BRIEF = ("--steps", "2", "--frames", "2", "--size", "16x16", "--spacing", "trailing")  # the cheapest clip
 DEFAULT = OwnSettings.of("weights/emoji64")
 Write = Callable[..., Path]
 
@@ -162,15 +162,15 @@ def test_an_option_wins_then_replay_then_the_checkpoint_then_the_paper(write, he
     line = ["rose", "--frames", "2", "--size", "16x16", "--model", model]
     assert sample([*line, "--fast", "--guidance", "3", "--out", "a.gif"]) == 0  # `--fast` says 20 steps
     assert "zs2: checkpoint's own settings: λ 0.5 (zs2.json)" in capsys.readouterr().err.splitlines()
-    made = settings("a.json")
+    made = settings("a.gif.json")
     assert (made["steps"], made["guidance"], made["lam"], made["mu"]) == (20, 3.0, 0.5, 0.98)
     write(steps=4, guidance=9.0, lam=1.5)
-    assert sample(["--replay", "a.json", "--model", model, "--out", "b.gif"]) == 0
+    assert sample(["--replay", "a.gif.json", "--model", model, "--out", "b.gif"]) == 0
     assert "own settings" not in capsys.readouterr().err
-    assert settings("b.json") == made
+    assert settings("b.gif.json") == made
     assert sample([*line, "--lam", "0", "--out", "c.gif"]) == 0
     assert "zs2: checkpoint's own settings: 4 steps, guidance 9 (zs2.json)" in capsys.readouterr().err.splitlines()
-    made = settings("c.json")
+    made = settings("c.gif.json")
     assert (made["steps"], made["guidance"], made["lam"]) == (4, 9.0, 0)
 
 
@@ -178,11 +178,11 @@ def test_an_option_wins_then_replay_then_the_checkpoint_then_the_paper(write, he
     ("line", "shown"),
     [
         ("", "25 steps, guidance 5, λ 0.15"),
-        ("--steps 2", "guidance 5, λ 0.15"),
-        ("--steps 2 --noise iid", "guidance 5"),
-        ("--steps 2 --frames 1", "guidance 5"),
-        ("--steps 2 --noise dnm-search --guidance 5", "λ 0.15"),
-        ("--steps 2 --noise shared --guidance 5", ""),
+        ("--steps 2 --spacing trailing", "guidance 5, λ 0.15"),
+        ("--steps 2 --spacing trailing --noise iid", "guidance 5"),
+        ("--steps 2 --spacing trailing --frames 1", "guidance 5"),
+        ("--steps 2 --spacing trailing --noise dnm-search --guidance 5", "λ 0.15"),
+        ("--steps 2 --spacing trailing --noise shared --guidance 5", ""),
     ],
 )
 def test_what_has_an_effect_is_said_in_one_line(here, capsys, line, shown):
@@ -206,13 +206,13 @@ def test_a_study_takes_them_and_goes_on_with_its_own(write, here, capsys):
     write(steps=9)
     assert ablate([*line, *model, "--seeds", "0,1"]) == 1
     assert "own settings" not in capsys.readouterr().err
-    assert settings("s/clips/dnm-0.5_tma-0.98_p00_s1.json")["steps"] == 2
+    assert settings("s/clips/dnm-0.5_tma-0.98_p00_s1.webp.json")["steps"] == 2
 
 
 def test_the_first_example_is_the_default_prompt(write, here, capsys):
     model = ["--model", str(write(prompts=["rocket on a red background", "rose"]))]
     assert sample([*BRIEF, *model, "--out", "a.gif"]) == 0
-    assert settings("a.json")["prompt"] == "rocket on a red background"
+    assert settings("a.gif.json")["prompt"] == "rocket on a red background"
     write(steps=2)
     assert sample([*BRIEF, *model]) == 2
     assert "no prompt: give one" in capsys.readouterr().err
@@ -268,7 +268,7 @@ def test_the_warning_reaches_python_and_the_commands(here, capsys):
         assert capsys.readouterr().err.count("warning: the prompt 'zeppelin' names none of the 86 things") == 1
     assert ablate([*BRIEF, "--noise", "dnm", "--seeds", "0", "--prompts", "p.txt", "--out", "s", "--dry-run"]) == 0
     assert capsys.readouterr().err.count("warning: the prompt 'zeppelin' names none of the 86 things") == 1
-    assert sample(["--replay", "a.json", "--out", "b.gif"]) == 0
+    assert sample(["--replay", "a.gif.json", "--out", "b.gif"]) == 0
     assert "warning" not in capsys.readouterr().err
 
 
