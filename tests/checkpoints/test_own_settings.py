@@ -264,7 +264,7 @@ def test_the_warning_reaches_python_and_the_commands(here, capsys):
         model.latents(["rose", "zeppelin"], **brief)
     Path("p.txt").write_text("rose\nzeppelin\n")
     for line in (["zeppelin"], ["--prompts", "p.txt"], ["--travel", "p.txt"]):
-        assert sample([*line, *BRIEF, "--out", "a.gif"]) == 0
+        assert sample([*line, *BRIEF, "--out", "a.gif", "--overwrite"]) == 0
         assert capsys.readouterr().err.count("warning: the prompt 'zeppelin' names none of the 86 things") == 1
     assert ablate([*BRIEF, "--noise", "dnm", "--seeds", "0", "--prompts", "p.txt", "--out", "s", "--dry-run"]) == 0
     assert capsys.readouterr().err.count("warning: the prompt 'zeppelin' names none of the 86 things") == 1

@@ -192,6 +192,9 @@ def test_study_json_says_what_was_asked(two):
         "guidance": 5.0,
         "guidance_interval": [0.0, 1.0],
         "clip_skip": 0,
+        "spacing": "trailing",
+        "zero_snr": None,
+        "final_alpha": None,
         "width": 16,
         "height": 16,
         "fps": 8,
@@ -210,7 +213,8 @@ def test_study_json_says_what_was_asked(two):
 
 def test_a_clip_is_what_the_library_makes(two):
     model = ZS2.from_pretrained(CHECKPOINT, noise="iid", attn="tma", mu=0.98)
-    clip = model("red apple", frames=2, steps=1, guidance=5.0, width=16, height=16, seed=0, fps=8)
+    request = {"frames": 2, "steps": 1, "spacing": "trailing", "guidance": 5.0, "width": 16, "height": 16}
+    clip = model("red apple", **request, seed=0, fps=8)
     made = Clip.open(two / "clips" / "iid_tma-0.98_p00_s0.webp")
     assert np.array_equal(made.frames, clip.frames)
     assert (made.fps, made.settings) == (clip.fps, clip.settings)
@@ -348,7 +352,7 @@ def test_what_a_run_says(zs2, copy):
 
 def test_a_file_of_options_makes_the_same_study(zs2, here, two):
     toml = """noise = ["dnm", "iid"]\nlam = 0.1\nseeds = 0\nsteps = 9\nframes = 2\nsize = "16x16"\nout = "t"
-        prompts.closed = ["red apple"]\nprompts.open = [""]"""
+        spacing = "trailing"\nprompts.closed = ["red apple"]\nprompts.open = [""]"""
     (here / "study.toml").write_text(toml)
     succeeded(zs2("study.toml", "--steps", "1", "--out", "s"))
     assert files(here / "s") == files(two)
@@ -373,7 +377,7 @@ def test_a_file_of_options_makes_the_same_study(zs2, here, two):
         ("--noise idd", ["'idd'", "did you mean 'iid'?"]),
         ("--mu 2", ["mu is 2.0", "from 0"]),
         ("--steps 0", ["steps is 0"]),
-        ("--steps 1000", ["1000 steps", "at most 999"]),
+        ("--steps 1000 --spacing leading", ["1000 steps", "at most 999"]),
         ("--steps 1 --preset paper", ["text2video-zero in 1 step"]),
         ("--size 18x16", ["18x16", f"multiples of {REDUCTION}"]),
         ("--size 0x16", ["width is 0", "at least 1"]),

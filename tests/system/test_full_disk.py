@@ -18,6 +18,7 @@ from zs2.errors import NotWritten
 from zs2.system.atomic import write_all, write_bytes, write_json, write_text, writing
 from zs2.video.clip import Clip
 from zs2.video.formats import WRITERS
+from zs2.video.outputs import Output
 from zs2.video.streaming import save
 
 posix = pytest.mark.skipif(os.name != "posix", reason="sets a limit of the process")
@@ -100,7 +101,7 @@ def test_a_stream_that_can_not_grow_is_named(tmp_path, name):
     needs_av(Path(name).suffix)
     with limited():
         try:
-            ended = save(iter(FRAMES), 4, tmp_path / name, 8, lambda: SETTINGS, sheet=False).ended
+            ended = save(iter(FRAMES), 4, Output.at(tmp_path / name), 8, lambda: SETTINGS, sheet=False).ended
         except NotWritten as error:  # no frame came
             ended = error
     assert isinstance(ended, NotWritten)
