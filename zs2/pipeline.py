@@ -286,7 +286,7 @@ class ZS2:
             options["frames"] = len(latents)
         request = Request(prompt, **self.own_settings.request | options)
         if request.guidance != 0:
-            self.own_settings.warn_of_unknown_things(prompt)
+            self.own_settings.warn_of_unknown_things(request.words)
         self.text.warn_of_unused(request.texts)
         return request
 

@@ -22,7 +22,6 @@ KINDS: dict[str, tuple[str, Iterable[str]]] = {
 # Options that decide what is loaded, with the keyword of `ZS2.from_pretrained`. They are the same in all commands.
 LOADING = {"lora": "lora", "embedding": "embeddings", "vae": "vae", "variant": "variant", "prediction": "prediction"}
 OWN = ", or the checkpoint's own"  # ends the default of what a zs2.json may say
-OF_CHECKPOINT = "as the checkpoint says"
 
 
 def add_method(group: argparse._ArgumentGroup) -> None:
@@ -83,7 +82,7 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
     """Add an option for each sampling option of `Request`."""
     for name, row in OPTIONS.items():
         default = (value_text(DEFAULTS[name]) or "nothing") + (OWN if name in OF_REQUEST else "")
-        text = _escaped(f"{row.help} (default {OF_CHECKPOINT if DEFAULTS[name] is None else default})")
+        text = _escaped(f"{row.help} (default {row.unset if DEFAULTS[name] is None else default})")
         if row.kind == "flag":
             group.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
         else:

@@ -63,7 +63,7 @@ def clip_requests(options: Mapping[str, Any], own: OwnSettings) -> Iterator[tupl
             seed_suffix = f"-s{seed}" if len(seeds) > 1 else ""
             request = Request(text, seed=seed, **shared)
             if request.guidance != 0:
-                own.warn_of_unknown_things(text)
+                own.warn_of_unknown_things(request.words)
             yield prompt_suffix + seed_suffix, request
 
 

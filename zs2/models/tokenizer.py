@@ -157,6 +157,25 @@ class Tokenizer:
         tokens = self.backend.encode(prompt, add_special_tokens=False).tokens
         return [token for token in dict.fromkeys(tokens) if token in self.added]
 
+    def groups(self, text: str) -> list[list[int]]:
+        """The ids of a text without start and end, in groups that belong together: the vectors of one inversion."""
+        encoding = self.backend.encode(self.expand(text), add_special_tokens=False)
+        found: list[list[int]] = []
+        base = ""
+        for token, one in zip(encoding.tokens, encoding.ids, strict=True):
+            if found and base in self.added and token == f"{base}_{len(found[-1])}":
+                found[-1].append(one)
+            else:
+                found.append([one])
+                base = token
+        return found
+
+    def framed(self, ids: list[int]) -> list[int]:
+        """Ids with start, end and padding: `max_length` in all. They must leave room for start and end."""
+        ids = [self.bos_id, *ids, self.eos_id]
+        padding = [self.pad_id] * (self.max_length - len(ids))
+        return ids + padding if self.padding_side == "right" else padding + ids
+
     def _encode(self, prompt: str) -> list[int]:
         encoding: Encoding = self.backend.encode(prompt)
         ids, kept = encoding.ids, self.max_length - 1
@@ -171,8 +190,7 @@ class Tokenizer:
                 f"the prompt has {len(encoding.ids)} tokens, this model reads {self.max_length}: cut off {cut!r}",
                 stacklevel=4,
             )
-        padding = [self.pad_id] * (self.max_length - len(ids))
-        return ids + padding if self.padding_side == "right" else padding + ids
+        return self.framed(ids[1:-1])
 
 
 def _backend(

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from zs2.models.attention import TextKV
 from zs2.models.image_model import ImageModel
+from zs2.models.prompt_encoder import Text
 from zs2.models.unet import Residuals
+from zs2.sampling.prompt_syntax import A1111, parse
 from zs2.sampling.request import Request
 
 
@@ -56,6 +58,7 @@ class Conditioning:
 
     def __init__(self, model: ImageModel, request: Request, size: tuple[int, int]) -> None:
         self.model, self.request, self.size = model, request, size
+        self.chunks = chunks(model, request)
         self._texts: list[str] | None = None
         self._projected: tuple[list[TextKV], Tensor | None] | None = None
         self._rows: dict[tuple[int, ...], Tensor] = {}
@@ -85,8 +88,21 @@ class Conditioning:
         """Keys and values (rows, n, c) of each layer, and SDXL's embedding. The negative prompt has the first row."""
         if self._projected is None or self._texts != texts:
             negatives = [self.request.negative_prompt] * has_negative
-            encoded = self.model.text(texts, negatives, self.request.clip_skip)
+            rows = (read(texts, self.request), read(negatives, self.request))
+            encoded = self.model.text(*rows, self.request.clip_skip, self.chunks)
             unet = self.model.unet
             added = None if encoded.pooled is None else unet.added_embedding(encoded.pooled, self.size)
             self._texts, self._projected = texts, (unet.text_keys_values(encoded.context), added)
         return self._projected
+
+
+def read(texts: Sequence[str], request: Request) -> list[Text]:
+    """The texts as the request's syntax reads them."""
+    return [parse(text) for text in texts] if request.prompt_syntax == A1111 else [*texts]
+
+
+def chunks(model: ImageModel, request: Request) -> int:
+    """The number of chunks of text of every frame and guidance branch: that of the longest text of the clip."""
+    if request.prompt_syntax != A1111:
+        return 1
+    return max(model.text.chunks(text) for text in read([*dict.fromkeys(request.texts)], request))

@@ -44,6 +44,7 @@ from torch import nn
 from zs2.errors import InputError
 from zs2.models.config import UNetConfig, VAEConfig
 from zs2.models.temporal import Momentum
+from zs2.sampling.conditioning import chunks
 from zs2.sampling.decoding import TILE, WHOLE, at_once
 from zs2.system.free_memory import kernel_numbers
 
@@ -108,6 +109,7 @@ def planned_memory(plan: SamplingPlan) -> MemoryPlan:
         latents=3 * held * (1 + plan.solver.remembered) * vae.config.latent_channels * h * w * 4,
         frames=2 * held * 3 * height * width if cpu else 0,
         text=(min(texts, chunk) + 1)
+        * chunks(plan.model, request)
         * text.encoders[0].config.max_position_embeddings
         * 2
         * element

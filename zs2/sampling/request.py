@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zs2.errors import InputError, brief, choose, whole
 from zs2.method import SEED_MAX
 from zs2.models.config import SPACINGS
+from zs2.sampling.prompt_syntax import A1111, SYNTAXES, has_syntax, parse, words
 from zs2.sampling.solver import SOLVERS
 from zs2.system.json_files import MOST_TIMESTEPS, is_number
 
@@ -37,6 +38,7 @@ class Option:
         help: one line, without the default. metavar: the name of its value in the help.
         least, most: the smallest and the largest value, for a whole number.
         unstated: its value in clips whose files are too old to have the option; STATED if all files have it.
+        unset: what the default None means.
     """
 
     kind: str
@@ -45,6 +47,7 @@ class Option:
     least: int = 0
     most: int | None = None
     unstated: Any = STATED
+    unset: str = "as the checkpoint says"
 
 
 def _option(default: Any, *how: Any, **more: Any) -> Any:
@@ -75,6 +78,7 @@ class Request:
             2305.08891, table 2). None, here and below: as the checkpoint says.
         zero_snr: whether the schedule is rescaled so that its last timestep has no signal (the same, algorithm 1).
         final_alpha: ᾱ after the last step, `one` or `first` (that of timestep 0). `dpm++` ends at one by default.
+        prompt_syntax: `plain`, or `a1111`: see prompt_syntax.py. None: plain, with a warning where a text has weights.
         latents: initial noise (frames, c, h, w), float32, used as it is. Then seed and noise model have no effect.
     Raises: InputError for values that make no sense.
     """
@@ -127,6 +131,14 @@ class Request:
     final_alpha: str | None = _option(
         None, "text", "signal after the last step, one (the clean image) or first (of timestep 0)", "A", unstated=None
     )
+    prompt_syntax: str | None = _option(
+        None,
+        "text",
+        "how prompts are read: plain, or a1111 with weights (word:1.2), [word] and BREAK, at any length",
+        "SYNTAX",
+        unstated=None,
+        unset="plain, with a warning where a prompt has that syntax",
+    )
     latents: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -135,7 +147,7 @@ class Request:
             if getattr(self, name) is not None or name not in ("frames", "chunk"):
                 object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
         SOLVERS[self.sampler]
-        for name, options in (("spacing", SPACINGS), ("final_alpha", FINAL_ALPHAS)):
+        for name, options in (("spacing", SPACINGS), ("final_alpha", FINAL_ALPHAS), ("prompt_syntax", SYNTAXES)):
             if getattr(self, name) is not None:
                 choose(name, getattr(self, name), options)
         if self.zero_snr is not None and not isinstance(self.zero_snr, bool):
@@ -159,6 +171,15 @@ class Request:
             raise InputError(
                 f"{len(texts)} prompts for {self.frames} frames: expected from 1 to {self.frames} (give more frames?)"
             )
+        for text in (*texts, self.negative_prompt):
+            if self.prompt_syntax == A1111:
+                parse(text)  # raises for what it can't read
+            elif self.prompt_syntax is None and has_syntax(text):
+                warnings.warn(
+                    f"the prompt {text!r} is read as plain text, brackets and BREAK too: give prompt_syntax a1111 to "
+                    "read weights in it, or plain to keep them as text",
+                    stacklevel=3,
+                )
         if self.latents is not None and (getattr(self.latents, "ndim", 0) != 4 or self.latents.requires_grad):
             raise InputError("latents: expected a float32 tensor (frames, c, h, w) that needs no gradient")
         if self.guidance == 1 and self.negative_prompt:
@@ -205,6 +226,12 @@ class Request:
         """All texts that count: the prompts but at guidance 0, and the negative prompt but at guidance 1."""
         texts = [self.prompt] if isinstance(self.prompt, str) else [*self.prompt]
         return texts * (self.guidance != 0) + [self.negative_prompt] * (self.guidance != 1)
+
+    @property
+    def words(self) -> list[str]:
+        """The prompts without their syntax."""
+        texts = [self.prompt] if isinstance(self.prompt, str) else [*self.prompt]
+        return [*map(words, texts)] if self.prompt_syntax == A1111 else texts
 
     def prompts(self, first: int, count: int) -> list[str]:
         """The prompts of `count` frames from the frame `first` on, one per frame."""
