@@ -679,7 +679,7 @@ def test_fast_is_short_for_options_of_which_what_is_given_wins(zs2, here):
 def test_every_option_reaches_the_settings(zs2, here):
     line = """'red apple' --negative-prompt blurry --frames 3 --steps 2 --sampler dpm++ --guidance 3 --seed 7
         --guidance-interval 0,0.5 --deep-cache 2 --clip-skip 1
-        --spacing linspace --no-zero-snr --final-alpha first
+        --spacing linspace --no-zero-snr --final-alpha first --prompt-syntax a1111
         --size 48x32 --chunk 2 --fps 12 --attn tma-two-tap --mu 0.5 --noise progressive --alpha 1.5 --dtype bfloat16
         --device cpu --out clip.webp"""
     assert succeeded(zs2(*shlex.split(line))).written == ["clip.webp", "clip.webp.sheet.png", "clip.webp.json"]
@@ -699,6 +699,7 @@ def test_every_option_reaches_the_settings(zs2, here):
         "spacing": "linspace",
         "zero_snr": False,
         "final_alpha": "first",
+        "prompt_syntax": "a1111",
         "seed": 7,
         "width": 48,
         "height": 32,

@@ -192,10 +192,7 @@ def test_weight_one_changes_no_bit(model: ZS2) -> None:
     texts = [("a cat sat", "a (cat:1.0) (sat:1)"), ("", "()"), ("superman", "su(per:1.0)man")]
     for plain, weighted in texts:
         assert torch.equal(model.text([plain]).context[0], context(model.text, weighted))
-    made = [
-        model.latents("a cat", steps=1, frames=2, prompt_syntax=syntax)
-        for syntax in (None, "a1111")
-    ]
+    made = [model.latents("a cat", steps=1, frames=2, prompt_syntax=syntax) for syntax in (None, "a1111")]
     assert torch.equal(*made)
 
 
