@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -124,8 +125,8 @@ def test_a_study_measures_and_reports_them(here: Path) -> None:
         measures = json.loads((here / "study" / "measures" / f"{cell}_p00_s0.json").read_text())
         frames = Clip.open(here / "study" / "clips" / f"{cell}_p00_s0.webp").frames
         assert measures["metrics"]["brightness"] == pytest.approx(frames.mean() / 255, rel=1e-6)
-    head, *rows = (here / "study" / "results.csv").read_text().splitlines()
-    assert "brightness" in head.split(",")
+    head, *rows = csv.reader((here / "study" / "results.csv").read_text().splitlines())
+    assert "brightness" in head
     assert len(rows) == 2 * len(cells)
     assert "brightness" in (here / "study" / "report.md").read_text()
 

@@ -84,7 +84,7 @@ def test_a_clip(model):
         "spacing": "leading",
         "zero_snr": False,
         "final_alpha": "first",
-        "prompt_syntax": "plain",
+        "prompt_syntax": None,
         "seed": 5,
         "width": 64,
         "height": 64,

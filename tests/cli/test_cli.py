@@ -257,7 +257,7 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("--prompts empty.txt", ["empty.txt", "no prompt in it", "one a line"]),
     ("--travel empty.txt", ["empty.txt", "no prompt in it", "one a line"]),
     ("--prompts gone.txt", ["gone.txt", "No such file"]),
-    ("--prompts full", ["full", "directory"]),
+    ("--prompts full", ["full", "a folder"]),
     ("--prompts latin1.txt", ["latin1.txt", "utf-8"]),
     ("--travel two.txt --frames 1", ["2 prompts for 1 frames", "expected"]),
     ("star --prompts two.txt", ["prompt and prompts", "expected one of"]),
@@ -622,7 +622,7 @@ def test_two_options_without_effect_are_two_warnings(zs2):
 
 def test_a_warning_quotes_what_was_cut_without_its_control_characters(zs2):
     prompt = "red apple " * 14 + "on a\x1b[31m sky\nblue background"
-    result = succeeded(zs2(prompt, *BRIEF))
+    result = succeeded(zs2(prompt, *BRIEF, "--prompt-syntax", "plain"))
     assert len(result.warnings) == 1
     assert all(line.isprintable() for line in result.err.splitlines())
     assert result.warnings[0].endswith("background'")

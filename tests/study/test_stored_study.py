@@ -44,7 +44,13 @@ def test_it_has_the_same_numbers_and_votes():
     tables = [line for line in markdown(results).splitlines() if line.startswith("|")]
     assert tables == (FOLDER / "tables.txt").read_text(encoding="utf-8").splitlines()
     stored, now = (FOLDER / "results.csv").read_text(encoding="utf-8"), table_of_clips(results)
-    later = {"clip_skip": "0", "spacing": "", "zero_snr": "", "final_alpha": ""}  # columns of options that came later
+    later = {
+        "clip_skip": "0",
+        "spacing": "",
+        "zero_snr": "",
+        "final_alpha": "",
+        "prompt_syntax": "",
+    }  # columns of options that came later
     want = [row | later for row in csv.DictReader(io.StringIO(stored))]
     assert list(csv.DictReader(io.StringIO(now))) == want
 

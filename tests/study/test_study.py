@@ -139,6 +139,7 @@ clip-skip = 1
 spacing = "trailing"
 zero-snr = false
 final-alpha = "one"
+prompt-syntax = "plain"
 size = "32x16"
 chunk = 2
 clip = "c"
@@ -154,7 +155,7 @@ LINE = [
     *("--guidance", "-2", "--size", "32x16", "--clip", "c", "--fps", "12", "--out", "o", "--shard", "2/3"),
     *("--prompts", "p.txt", "--guidance-interval", "0.2,0.8", "--sampler", "dpm++", "--deep-cache", "2"),
     *("--chunk", "2", "--compile", "--clip-skip", "1", "--embedding", "a.safetensors:<toy>"),
-    *("--spacing", "trailing", "--no-zero-snr", "--final-alpha", "one"),
+    *("--spacing", "trailing", "--no-zero-snr", "--final-alpha", "one", "--prompt-syntax", "plain"),
     *("--vae", "other", "--variant", "bf16"),
 ]
 

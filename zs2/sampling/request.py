@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zs2.errors import InputError, brief, choose, whole
 from zs2.method import SEED_MAX
 from zs2.models.config import SPACINGS
-from zs2.sampling.prompt_syntax import A1111, PLAIN, SYNTAXES, has_syntax, parse, words
+from zs2.sampling.prompt_syntax import A1111, SYNTAXES, has_syntax, parse, words
 from zs2.sampling.solver import SOLVERS
 from zs2.system.json_files import MOST_TIMESTEPS, is_number
 
@@ -180,7 +180,6 @@ class Request:
                     "read weights in it, or plain to keep them as text",
                     stacklevel=3,
                 )
-        object.__setattr__(self, "prompt_syntax", self.prompt_syntax or PLAIN)
         if self.latents is not None and (getattr(self.latents, "ndim", 0) != 4 or self.latents.requires_grad):
             raise InputError("latents: expected a float32 tensor (frames, c, h, w) that needs no gradient")
         if self.guidance == 1 and self.negative_prompt:
