@@ -514,7 +514,7 @@ def test_a_clip_is_there_when_it_is_whole_and_has_its_record(here):
     assert not is_finished(here, "x")
     clip.save(clip_file(here, "x"), json=False)
     assert not is_finished(here, "x")
-    clip.save(clip_file(here, "x"))
+    clip.save(clip_file(here, "x"), overwrite=True)
     assert is_finished(here, "x")
     content = clip_file(here, "x").read_bytes()
     for length in (0, 5, 8, len(content) // 2, len(content) - 1):
