@@ -13,12 +13,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from zs2.errors import InputError, brief, whole
 from zs2.parameters import LAM_MAX as LAM_MAX
 from zs2.parameters import PARAMETERS as PARAMETERS
 from zs2.parameters import renoise_at as renoise_at
 from zs2.system.registry import Registry
 
 SEED_MAX = 2**32 - 1  # torch's CPU generator uses 32 bits: larger seeds would repeat smaller ones
+
+
+def check_seed(seed: object) -> int:
+    """The seed as an int. Raises: InputError for one that torch's CPU generator would not tell from a smaller one."""
+    if isinstance(seed, int) and seed > SEED_MAX:
+        raise InputError(
+            f"seed is {brief(seed)}: expected from 0 to {SEED_MAX}, since torch's CPU generator has 32 bits; other "
+            f"tools that seed it make the same first frame with {seed % 2**32}"
+        )
+    return whole("seed", seed, 0, SEED_MAX)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import sys
 import warnings
 from collections.abc import Sequence
@@ -25,8 +27,9 @@ from zs2.cli.sample_requests import (
     own_in_effect,
     warn_without_effect,
 )
+from zs2.cli.values import RANDOM
 from zs2.errors import InputError, LostProcess
-from zs2.method import METHOD
+from zs2.method import METHOD, SEED_MAX
 from zs2.sampling.request import Request
 from zs2.system.devices import AUTO, auto_note
 from zs2.system.terminal import show
@@ -51,6 +54,7 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     """
     model_name, replays = options.get("model", DEFAULT_MODEL), "recorded" in options
     own = OwnSettings() if replays else OwnSettings.of(model_name)
+    options = options | draw_seeds(options.get("seed", []), group)
     clips = list(clip_requests(options, own))
     check_method(options)
     fps = options.get("fps", 8)
@@ -97,6 +101,22 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
         label = "sampling" if len(clips) == 1 else f"clip {number} of {len(clips)}"
         sample(model, plan, place, fps, label, options)
     return None
+
+
+def draw_seeds(seeds: Sequence[int], group: Group | None) -> dict[str, list[int]]:
+    """The seeds, those to be drawn replaced by new ones, the same in all processes. Prints what was drawn."""
+    if RANDOM not in seeds:
+        return {}
+    first = group is None or group.rank == 0
+    drawn = [secrets.randbelow(SEED_MAX + 1) if seed == RANDOM else seed for seed in seeds]
+    if group is not None:
+        if first:
+            group.store.set("seeds", json.dumps(drawn))
+        drawn = json.loads(group.store.get("seeds"))
+    for asked, seed in zip(seeds, drawn, strict=True):
+        if asked == RANDOM and first:
+            say(f"drawn: --seed {seed}")
+    return {"seed": drawn}
 
 
 def print_plans(

@@ -203,11 +203,11 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("--fps 2000 --out a.webp", ["fps is 2000", "to 1000"]),
     ("--fps 60", ["60", "GIF", ".webp"]),
     ("--fps 12.5", ["--fps", "'12.5'"]),
-    ("--seed -1", ["seed is -1", "from 0 to 4294967295"]),
-    ("--seed 4294967296", ["seed is 4294967296", "from 0 to 4294967295"]),
+    ("--seed -2", ["seed is -2", "from 0 to 4294967295"]),
+    ("--seed 4294967303", ["seed is 4294967303", "from 0 to 4294967295", "32 bits", "the same first frame with 7"]),
     (f"--seed {10**30}", [f"seed is {10**30}", "from 0 to 4294967295"]),
     (f"--seed {'9' * 5000}", ["seed", "4294967295"]),
-    ("--seed 0,1,-1", ["seed is -1", "from 0 to 4294967295"]),
+    ("--seed 0,1,-2", ["seed is -2", "from 0 to 4294967295"]),
     ("--seed 1.5", ["--seed", "'1.5'", "expected a number, a range 0..3 or a list 1,5,7"]),
     ("--seed lucky", ["--seed", "'lucky'", "expected a number, a range"]),
     ("--seed ''", ["--seed", "''", "expected a number, a range"]),
@@ -363,7 +363,7 @@ def test_mp4_without_pyav_is_told_before_sampling(zs2, here, monkeypatch):
 
 
 def test_what_is_wrong_with_the_options_is_told_before_the_model_is_looked_for(zs2):
-    for wrong in (["--out", "clip.avi"], ["--frames", "0"], ["--prompts", "gone.txt"], ["--seed", "-1"]):
+    for wrong in (["--out", "clip.avi"], ["--frames", "0"], ["--prompts", "gone.txt"], ["--seed", "-2"]):
         prompt = [] if wrong[0] == "--prompts" else ["a"]
         failed(zs2(*prompt, "--model", "no/such/model", *wrong), wrong[1].removeprefix("clip"))
 
@@ -770,6 +770,21 @@ def test_mp4(zs2, here):
     pytest.importorskip("av")
     assert succeeded(zs2(*BRIEF, "--out", "c.mp4")).written[0] == "c.mp4"
     assert read_settings(here / "c.mp4") == text(here / "c.mp4.json")
+
+
+@pytest.mark.parametrize("asked", ["random", "-1", "5,random"])
+def test_a_random_seed_is_said_and_recorded(zs2, here, asked):
+    """Two commands draw two seeds, and the one that was said makes the same clip."""
+    said = []
+    for name in ("a", "b"):
+        result = succeeded(zs2(*BRIEF, "--seed", asked, "--out", f"{name}.webp"))
+        said.append(re.findall(r"^zs2: drawn: --seed (\d+)$", result.err, re.MULTILINE))
+    assert [len(seeds) for seeds in said] == [1, 1]
+    assert said[0] != said[1]
+    suffix = "" if "," not in asked else f"-s{said[0][0]}"
+    assert text(here / f"a{suffix}.webp.json")["seed"] == int(said[0][0])
+    succeeded(zs2(*BRIEF, "--seed", said[0][0], "--out", "again.webp"))
+    assert (here / "again.webp").read_bytes() == (here / f"a{suffix}.webp").read_bytes()
 
 
 def test_seeds_and_prompts_make_a_clip_each(zs2, here):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.cli import command
 from zs2.cli.derived_options import add_loading, add_method, add_sampling, flag, value_text
-from zs2.cli.values import seeds, size
+from zs2.cli.values import drawn_seeds, size
 from zs2.sampling.request import FAST
 from zs2.system.devices import COMPILE_HELP, DTYPE_HELP
 
@@ -45,7 +45,10 @@ def parser() -> command.Parser:
     add_sampling(g)
     g.add_argument("--fast", action="store_true", help=f"short for {fast()}; an option of its own wins")
     g.add_argument(
-        "--seed", type=seeds, metavar="S", help="a number, a range 0..3 or a list 1,5,7: a clip each (default 0)"
+        "--seed",
+        type=drawn_seeds,
+        metavar="S",
+        help="a number, a range 0..3 or a list 1,5,7: a clip each; random (or -1) draws one and says it (default 0)",
     )
     g.add_argument("--size", type=size, metavar="WxH", help="pixels (default: what the model was trained at)")
     g.add_argument(

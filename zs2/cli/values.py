@@ -13,6 +13,7 @@ from zs2.method import SEED_MAX
 from zs2.system.regular_files import read_text
 
 MOST_CLIPS = 100_000
+RANDOM = -1  # a seed to be drawn
 MOST_BYTES = 64 * 2**20  # of a file of prompts
 
 
@@ -27,6 +28,13 @@ def pair(number: Callable[[str], Any]) -> Callable[[str], tuple[Any, Any]]:
             raise argparse.ArgumentTypeError(f"{text!r}: expected two numbers, such as 12,12") from None
 
     return read
+
+
+def drawn_seeds(text: str) -> list[int]:
+    """As `seeds`, but −1 or `random`, which is −1 in the result, stands for a seed to be drawn."""
+    parts = text.split(",")
+    others = [part for part in parts if part.strip() not in ("random", "-1")]
+    return [RANDOM] * (len(parts) - len(others)) + (seeds(",".join(others)) if others else [])
 
 
 def seeds(text: str) -> list[int]:

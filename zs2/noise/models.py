@@ -33,8 +33,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zs2.errors import InputError, whole
-from zs2.method import LAM_MAX, NOISE_MODELS, PARAMETERS, SEED_MAX
+from zs2.errors import InputError
+from zs2.method import LAM_MAX, NOISE_MODELS, PARAMETERS, check_seed
 from zs2.system.registry import load
 
 Draw = Callable[[], Tensor]  # standard normal noise (c, h, w) of one frame, from that frame's own stream
@@ -130,7 +130,7 @@ def noises(
         if frames is None:
             raise InputError(f"noise {kind!r} needs the number of frames in advance: give frames")
         values["frames"] = frames
-    whole("seed", seed, 0, SEED_MAX)
+    check_seed(seed)
     return load(model.generate)(lambda index: stream(seed, index, shape), **values)
 
 
@@ -141,7 +141,7 @@ def stream(seed: int, index: int, shape: tuple[int, ...]) -> Draw:
     that all frames share.
     Raises: InputError for a seed outside 0 … 2³²−1.
     """
-    generator = torch.Generator("cpu").manual_seed(stream_seed(whole("seed", seed, 0, SEED_MAX), index))
+    generator = torch.Generator("cpu").manual_seed(stream_seed(check_seed(seed), index))
     return lambda: torch.randn(shape, generator=generator, dtype=torch.float32)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from zs2.errors import InputError, brief, choose, whole
-from zs2.method import SEED_MAX
+from zs2.method import check_seed
 from zs2.models.config import SPACINGS
 from zs2.sampling.prompt_syntax import A1111, SYNTAXES, has_syntax, parse, words
 from zs2.sampling.solver import SOLVERS
@@ -143,9 +143,10 @@ class Request:
 
     def __post_init__(self) -> None:
         limits = {name: (one.least, one.most) for name, one in OPTIONS.items() if one.kind == "whole"}
-        for name, (least, most) in {**limits, "chunk": (1, None), "seed": (0, SEED_MAX)}.items():
+        for name, (least, most) in {**limits, "chunk": (1, None)}.items():
             if getattr(self, name) is not None or name not in ("frames", "chunk"):
                 object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
+        object.__setattr__(self, "seed", check_seed(self.seed))
         SOLVERS[self.sampler]
         for name, options in (("spacing", SPACINGS), ("final_alpha", FINAL_ALPHAS), ("prompt_syntax", SYNTAXES)):
             if getattr(self, name) is not None:
