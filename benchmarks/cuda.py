@@ -69,9 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--out", metavar="DIR", default=os.environ.get("OUT", "out/bench/cuda"), help="default %(default)s")
     p.add_argument("--size", action="store_true", help="print the size of this clone, and stop")
     p.add_argument("--child", nargs=3, metavar=("STAGE", "SECONDS", "FILE"), help=argparse.SUPPRESS)
+    p.add_argument("--call", nargs="+", metavar=("FUNCTION", "ARGUMENT"), help=argparse.SUPPRESS)
     args = p.parse_args(argv)
     if args.child:
         child(*args.child, args)
+        return 0
+    if args.call:
+        function(args.call[0])(*args.call[1:])
         return 0
     print(size())
     if args.size:
@@ -120,14 +124,22 @@ def one(name: str, limit: float, out: Path, args: argparse.Namespace, log: Any) 
 
 def child(name: str, seconds: str, file: str, args: argparse.Namespace) -> None:
     """Run one stage in this process."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
     import torch
-    from cuda_stages.stage import Stage
 
-    module, function = STAGES[name].function.split(":")
-    run = getattr(importlib.import_module(f"cuda_stages.{module}"), function)
+    run, stage = function(STAGES[name].function), function("stage:Stage")
     with device_of(args.device):
-        run(Stage(torch.device(args.device), args.tiny, float(seconds), Path(file)))
+        run(stage(torch.device(args.device), args.tiny, float(seconds), Path(file)))
+
+
+def function(name: str) -> Any:
+    """What a module of the stages calls so: `steps:sd15`.
+
+    This folder is the last one on the path: NVIDIA has a package `cuda`, which torch may import.
+    """
+    here = ROOT / "benchmarks"
+    sys.path[:] = [*(path for path in sys.path if Path(path).resolve() != here), str(here)]
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(f"cuda_stages.{module}"), attribute)
 
 
 @contextlib.contextmanager

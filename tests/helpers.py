@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -69,6 +72,16 @@ class Fixture:
         """Load the weights of a case into a module, strictly."""
         module.load_state_dict(self.weights(case))
         return module.eval()
+
+
+def benchmark(name: str) -> ModuleType:
+    """A script of benchmarks/, whatever other module may have its name."""
+    spec = spec_from_file_location(f"benchmark_{name}", TESTS.parent / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def write_clip(folder: Path, name: str = "clip_quick_gelu") -> Path:

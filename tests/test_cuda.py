@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TESTS
+from helpers import benchmark
 
 pytestmark = [
     pytest.mark.cuda,
@@ -17,18 +17,15 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.syspath_prepend(TESTS.parent / "benchmarks")
+def the_same_precision_after() -> Iterator[None]:
     flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     yield
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = flags
 
 
 @pytest.mark.parametrize("name", ["parity", "clips", "waits", "seeds", "memory", "precision", "processes", "graph"])
-def test_every_check_of_a_stage_is_met(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import cuda
-
-    file = tmp_path / "stage.json"
+def test_every_check_of_a_stage_is_met(name: str, tmp_path: Path) -> None:
+    cuda, file = benchmark("cuda"), tmp_path / "stage.json"
     path = [*sys.path]
     cuda.main(["--device", "cuda", "--child", name, "600", str(file)])
     sys.path[:] = path

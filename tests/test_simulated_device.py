@@ -149,8 +149,9 @@ def test_given_latents(given: str) -> None:
     assert crossings == expected(STEPS, 1, {} if given == "cpu" else {NOISE: 0, check: 1, digest: 1})
 
 
-@pytest.mark.parametrize("state_device", [None, "cpu"])
-@pytest.mark.parametrize("attn", ["tma", "cfa", "tma-two-tap", "sa"])
+@pytest.mark.parametrize(
+    ("attn", "state_device"), [("tma", None), *((kind, "cpu") for kind in ("tma", "cfa", "tma-two-tap", "sa"))]
+)
 def test_a_stream_is_the_stream_of_the_cpu(attn: str, state_device: str | None) -> None:
     """The states of a step travel as one copy each way, whatever the number of blocks."""
     with simulated_device() as crossings:

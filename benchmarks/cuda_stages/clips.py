@@ -29,6 +29,7 @@ from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.sampling.sampler import Sampler
 
+SCRIPT = str(Path(__file__).resolve().parents[1] / "cuda.py")
 PROMPT = "a photograph of an astronaut riding a horse"
 
 
@@ -130,7 +131,7 @@ def start(stage: Stage) -> None:
                 if stage.left < 8:
                     break
                 try:
-                    times.append(alone(__file__, who, str(folder), str(stage.device), PYTHONPATH=_paths()))
+                    times.append(alone(SCRIPT, "--call", "clips:first_step", who, str(folder), str(stage.device)))
                 except SystemExit as problem:
                     stage.figure(f"{who}, a start", str(problem).splitlines()[-1][:120])
                     break
@@ -169,11 +170,6 @@ def _write(stage: Stage, folder: Path) -> int:
     return total
 
 
-def _paths() -> str:
-    here = Path(__file__).resolve()
-    return os.pathsep.join([str(here.parents[1]), str(here.parents[2])])
-
-
 def first_step(who: str, folder: str, device: str) -> None:
     """In a new process: print the seconds since its start when the UNet is first called, and end."""
 
@@ -192,9 +188,3 @@ def first_step(who: str, folder: str, device: str) -> None:
         pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, safety_checker=None).to(device)
         pipe.unet.register_forward_pre_hook(finish)
         pipe(PROMPT, num_inference_steps=1)
-
-
-if __name__ == "__main__":
-    import sys
-
-    first_step(*sys.argv[1:])

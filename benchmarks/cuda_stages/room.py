@@ -105,11 +105,10 @@ def processes(stage: Stage) -> None:
         free.bind(("127.0.0.1", 0))
         port, file = free.getsockname()[1], Path(scratch, "latents.pt")
         free.close()
-        call = f"from cuda_stages.room import one_of_two; one_of_two(%d, {port}, {str(stage.device)!r}, {str(file)!r})"
-        paths = os.pathsep.join([str(BENCHMARKS), str(BENCHMARKS.parent)])
-        env = os.environ | {"PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "lo"}
-        words = [[sys.executable, "-c", call % rank] for rank in range(2)]
-        both = [subprocess.Popen(one, env=env, stderr=subprocess.PIPE, text=True) for one in words]
+        env = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
+        words = [sys.executable, str(BENCHMARKS / "cuda.py"), "--call", "room:one_of_two", str(port)]
+        words += [str(stage.device), str(file)]
+        both = [subprocess.Popen([*words, rank], env=env, stderr=subprocess.PIPE, text=True) for rank in "01"]
         alone = ZS2.from_pretrained(CHECKPOINT, device=stage.device, dtype="float32").latents("rose", **CLIP)
         ended = [one.communicate(timeout=max(5, stage.left)) for one in both]
         errors = "\n".join(errors for _, errors in ended if errors)[-2000:]
@@ -124,8 +123,9 @@ def processes(stage: Stage) -> None:
         stage.holds("torchrun refuses", "2 processes for 1 GPU(s)" in run.stderr, run.stderr[-500:])
 
 
-def one_of_two(rank: int, port: int, device: str, file: str) -> None:
+def one_of_two(port: str, device: str, file: str, number: str) -> None:
     """One of the two processes. The first one writes the latents."""
+    rank = int(number)
     import torch.distributed as dist
 
     from zs2.sampling.frame_parallel import Group

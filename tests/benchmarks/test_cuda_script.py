@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from helpers import TESTS
+from helpers import TESTS, benchmark
 
 from zs2.models.temporal import momentum
 
@@ -23,9 +23,7 @@ ROOT = TESTS.parent
 def cuda(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import cuda
-
-    return cuda
+    return benchmark("cuda")
 
 
 @pytest.mark.parametrize("name", ["Product", "HalfProduct"])

@@ -165,6 +165,7 @@ def test_torchs_own_compiler_makes_the_same_clip() -> None:
     assert_same_picture(*(torch.from_numpy(one.decode(x)) for one, x in zip(models, (got, want), strict=True)))
 
 
+@pytest.mark.slow
 def test_where_the_compiler_fails_at_the_first_step(model: ZS2) -> None:
     def broken(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
         raise OSError("no compiler here")
