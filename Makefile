@@ -20,7 +20,7 @@ STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 10)
 # The starts of `make bench-speed`; with FULL=1 also from a single file, and --fast at SD 1.5's size.
 STARTS := "zs2 default" "diffusers default" "zs2 folder" "diffusers folder"
 
-.PHONY: sample weights test test-slow test-cuda test-reference test-page lint bench bench-study bench-speed bench-steps bench-tried bench-length fixtures clean help
+.PHONY: sample weights test test-slow fuzz test-cuda test-reference test-page lint bench bench-study bench-speed bench-steps bench-tried bench-length fixtures clean help
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -46,6 +46,9 @@ test-reference: $(READY)  ## compare live with diffusers and transformers, at fu
 	@$(RUN) -m pip install -q -e ".[reference]"
 	@$(RUN) -m pip install -q --no-deps open_clip_torch  # only its vocabulary file is read
 	@$(RUN) -m pytest -m reference
+
+fuzz: $(READY)  ## read 2,000 damaged files of each kind, with another seed in each run: prints totals and faults
+	@$(RUN) tests/fuzz
 
 test-page: $(READY)  ## test the report in a real browser: needs Chromium (Debian's package chromium)
 	@$(RUN) -m pip install -q -e ".[page]"
