@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from zs2.checkpoints.own_settings import OwnSettings
-from zs2.cli.values import lines
+from zs2.cli.derived_options import add_sampling
+from zs2.cli.prompt_files import PromptLine, read_prompt_file
+from zs2.cli.values import size
 from zs2.errors import InputError, choose
 from zs2.method import METHOD, Method, effects
 from zs2.sampling.request import FAST, Request
@@ -20,10 +24,12 @@ if TYPE_CHECKING:
     from zs2.video.outputs import Output
 
 REQUEST = tuple(field.name for field in fields(Request))
+Prompts = list[tuple[str | list[str], dict[str, Any]]]
 
 
-def prompts(options: Mapping[str, Any], own: OwnSettings) -> list[str | list[str]]:
-    """The prompt of each clip, by default the checkpoint's example; for prompt travel it is a list of one a frame.
+def prompts(options: Mapping[str, Any], own: OwnSettings) -> Prompts:
+    """The prompt of each clip, by default the checkpoint's example, and the options of its line in a file of prompts.
+    For prompt travel the prompt is a list of one a frame.
 
     Raises: InputError for several sources of prompts, or for none with a checkpoint that has no example.
     """
@@ -31,14 +37,45 @@ def prompts(options: Mapping[str, Any], own: OwnSettings) -> list[str | list[str
     if len(sources) > 1:
         raise InputError(f"{' and '.join(sources)} are given: expected one of a prompt, --prompts and --travel")
     if "prompts" in options:
-        return [*lines(options["prompts"])]
+        return [(line.text, line_options(line)) for line in read_prompt_file(options["prompts"])]
     if "travel" in options:
-        return [lines(options["travel"])]
+        lines = read_prompt_file(options["travel"])
+        return [([line.without_options("all frames have the options of the command line") for line in lines], {})]
     if "prompt" in options:
-        return [options["prompt"]]
+        return [(options["prompt"], {})]
     if not own.prompts:
         raise InputError("no prompt: give one (this model has no example of its own)")
-    return [own.prompts[0]]
+    return [(own.prompts[0], {})]
+
+
+def line_options(line: PromptLine) -> dict[str, Any]:
+    """The options at the end of a line: those of sampling, `--seed` (one) and `--size`. Raises: InputError."""
+    if not line.options:
+        return {}
+    parser = LineParser(prog=line.where, add_help=False, argument_default=argparse.SUPPRESS)
+    add_sampling(parser.add_argument_group())
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--size", type=size)
+    try:
+        words = shlex.split(line.options)
+    except ValueError as error:
+        raise InputError(f"{line.where}: {line.options!r:.80} can't be read ({error})") from error
+    found, others = parser.parse_known_args(words)
+    if others:
+        known = ", ".join(name for action in parser._actions for name in action.option_strings[:1])
+        raise InputError(f"{line.where}: {others[0]!r:.40} is no option of a clip: expected one of {known}")
+    values = vars(found)
+    if "size" in values:
+        values["width"], values["height"] = values.pop("size")
+    return values
+
+
+class LineParser(argparse.ArgumentParser):
+    """A parser of the options of a line, whose errors are InputError."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises: InputError."""
+        raise InputError(f"{self.prog}: {message}")
 
 
 def clip_requests(options: Mapping[str, Any], own: OwnSettings) -> Iterator[tuple[str, Request]]:
@@ -57,11 +94,11 @@ def clip_requests(options: Mapping[str, Any], own: OwnSettings) -> Iterator[tupl
         shared["latents"] = read_latents(options["latents"])
         shared.setdefault("frames", len(shared["latents"]))
     texts, seeds = prompts(options, own), options.get("seed", [0])
-    for number, text in enumerate(texts, 1):
-        for seed in seeds:
+    for number, (text, of_line) in enumerate(texts, 1):
+        for seed in [of_line["seed"]] if "seed" in of_line else seeds:
             prompt_suffix = f"-p{number:0{len(str(len(texts)))}}" if len(texts) > 1 else ""
             seed_suffix = f"-s{seed}" if len(seeds) > 1 else ""
-            request = Request(text, seed=seed, **shared)
+            request = Request(text, **shared | {"seed": seed} | of_line)
             if request.guidance != 0:
                 own.warn_of_unknown_things(request.words)
             yield prompt_suffix + seed_suffix, request

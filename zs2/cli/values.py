@@ -8,13 +8,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from zs2.errors import InputError
 from zs2.method import SEED_MAX
-from zs2.system.regular_files import read_text
 
 MOST_CLIPS = 100_000
 RANDOM = -1  # a seed to be drawn
-MOST_BYTES = 64 * 2**20  # of a file of prompts
 
 
 def pair(number: Callable[[str], Any]) -> Callable[[str], tuple[Any, Any]]:
@@ -70,15 +67,3 @@ def shard(text: str) -> tuple[int, int]:
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is no shard: expected I/N with I from 1 to N, such as 1/4")
     return int(match[1]) - 1, int(match[2])
-
-
-def lines(file: str) -> list[str]:
-    """The lines of a text file that are not blank. Raises: InputError if there are none."""
-    try:
-        text = read_text(file, MOST_BYTES, "utf-8-sig")
-    except (OSError, UnicodeDecodeError, InputError) as error:
-        raise InputError(f"{file}: can't be read as a text of prompts ({error})") from error
-    found = [line.strip() for line in text.splitlines() if line.strip()]
-    if not found:
-        raise InputError(f"{file}: no prompt in it: expected one a line")
-    return found

@@ -10,12 +10,13 @@ from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.cli import command
 from zs2.cli.derived_options import add_loading, add_sampling, flag
 from zs2.cli.derived_options import value_text as value_text
-from zs2.cli.values import MOST_BYTES, seeds, shard, size
+from zs2.cli.prompt_files import MOST_BYTES, SETS
+from zs2.cli.values import seeds, shard, size
 from zs2.errors import InputError, choose
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS
 from zs2.sampling.request import OPTIONS
 from zs2.study.cells import FULL, PRESETS, STUDY_LAM, STUDY_MU, kinds_with
-from zs2.study.prompts import SETS, Prompt, checked
+from zs2.study.prompts import Prompt, checked
 from zs2.system.devices import COMPILE_HELP, DTYPE_HELP
 from zs2.system.regular_files import read_text
 

@@ -1,7 +1,6 @@
 """The prompts of a study: their sets, the file with prompts, and the default prompts. No torch here.
 
-A file of prompts has one prompt a line. A line `[closed]` or `[open]` names the set of the prompts that follow; without
-one they are closed. A line `""` is the empty prompt. Blank lines don't count.
+A file of prompts is in the dialect of `zs2.cli.prompt_files`, without options.
 """
 
 from __future__ import annotations
@@ -11,10 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zs2.checkpoints.own_settings import OwnSettings
-from zs2.cli.values import lines
-from zs2.errors import InputError, choose
-
-SETS = ("closed", "open")
+from zs2.cli.prompt_files import read_prompt_file
+from zs2.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -58,13 +55,8 @@ def default_prompts(own: OwnSettings) -> tuple[Prompt, ...]:
 
 def read_prompts(file: str) -> tuple[Prompt, ...]:
     """The prompts of a file. Raises: InputError for a file without prompts, a repeated prompt or an unknown set."""
-    prompts, chosen = [], SETS[0]
-    for line in lines(file):
-        if line.startswith("[") and line.endswith("]"):
-            chosen = choose(f"set of prompts in {file}", line[1:-1].strip(), SETS)
-        else:
-            prompts.append(Prompt("" if line == '""' else line, chosen))
-    return checked(prompts, file)
+    why = "in a study all prompts have the same options"
+    return checked([Prompt(line.without_options(why), line.set) for line in read_prompt_file(file)], file)
 
 
 def checked(prompts: Sequence[Prompt], where: str) -> tuple[Prompt, ...]:

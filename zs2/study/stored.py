@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zs2.cli.prompt_files import SETS
 from zs2.errors import InputError, brief, choose
 from zs2.evaluation.metrics import METRICS
 from zs2.method import SEED_MAX, Method
 from zs2.sampling.request import DEFAULTS, OPTIONS, STATED, Request
 from zs2.study.cells import NUMBERS, Cell, cell
-from zs2.study.prompts import SETS, Prompt, checked
+from zs2.study.prompts import Prompt, checked
 from zs2.system.devices import DTYPES
 from zs2.system.json_files import LARGE_BYTES, MOST_PIXELS, Reader, is_number, read_json
 from zs2.video.clip import FPS_MAX

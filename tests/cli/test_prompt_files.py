@@ -1,0 +1,103 @@
+"""Files of prompts: what a line means, in which encodings, and what is answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from zs2.checkpoints.own_settings import OwnSettings
+from zs2.cli.prompt_files import PromptLine, read_prompt_file
+from zs2.cli.sample_requests import clip_requests
+from zs2.errors import InputError
+from zs2.study.prompts import Prompt, read_prompts
+
+
+def written(folder: Path, content: str | bytes) -> str:
+    path = folder / "p.txt"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+LINES = '# mine\n\nred apple\n  blue star  \n[open]\nfox\n""\n[ closed ]\n#no\nwell--known a -- b\n'
+TEXTS = [
+    ("red apple", "closed"),
+    ("blue star", "closed"),
+    ("fox", "open"),
+    ("", "open"),
+    ("well--known a -- b", "closed"),
+]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_command_reads_the_same_lines(tmp_path: Path, encoding: str, end: str) -> None:
+    file = written(tmp_path, LINES.replace("\n", end).encode(encoding))
+    assert [(line.text, line.set) for line in read_prompt_file(file)] == TEXTS
+    assert read_prompts(file) == tuple(Prompt(*pair) for pair in TEXTS)
+    made = [request.prompt for _, request in clip_requests({"prompts": file, "frames": 5}, OwnSettings())]
+    assert made == [text for text, _ in TEXTS]
+    [(_, request)] = clip_requests({"travel": file, "frames": 5}, OwnSettings())
+    assert request.prompt == [text for text, _ in TEXTS]
+
+
+def test_nothing_else_ends_a_line(tmp_path: Path) -> None:
+    odd = "a\x0bb\x0cc\x1cd\x85e\u2028f\u2029g"
+    assert [line.text for line in read_prompt_file(written(tmp_path, odd + "\n熊猫 🐼"))] == [odd, "熊猫 🐼"]
+
+
+def test_options_at_the_end_of_a_line_are_of_that_clip(tmp_path: Path) -> None:
+    content = """red apple --seed 5 --negative 'dark blue' --guidance 3
+        blue star
+        fox --size 48x32 --steps 4 --guidance-interval 0,0.5 --no-zero-snr --sampler dpm++
+        "" --frames 2
+    """
+    options = {"prompts": written(tmp_path, content), "steps": 9, "seed": [1, 2]}
+    made = list(clip_requests(options, OwnSettings()))
+    assert [name for name, _ in made] == ["-p1-s5", "-p2-s1", "-p2-s2", "-p3-s1", "-p3-s2", "-p4-s1", "-p4-s2"]
+    apple, star, _, fox, _, empty, _ = [request for _, request in made]
+    assert (apple.prompt, apple.seed, apple.negative_prompt, apple.guidance) == ("red apple", 5, "dark blue", 3.0)
+    assert (star.prompt, star.steps, star.guidance) == ("blue star", 9, 7.5)
+    assert (fox.width, fox.height, fox.steps, fox.guidance_interval) == (48, 32, 4, (0.0, 0.5))
+    assert (fox.zero_snr, fox.sampler) == (False, "dpm++")
+    assert (empty.prompt, empty.frames) == ("", 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a\nb --ar 16:9", r"p.txt, line 2: '--ar' is no option of a clip: expected one of --negative-prompt"),
+        ("a --model x", r"line 1: '--model' is no option of a clip"),
+        ("a --seed 5 6", r"line 1: '6' is no option"),
+        ("a --seed", r"line 1: argument --seed: expected one argument"),
+        ("a --steps many", r"line 1: argument --steps: invalid int value"),
+        ("a --negative 'open", r"line 1: .* can't be read \(No closing quotation\)"),
+        ("--seed 5", r"line 1: '--seed 5' has no prompt: write \"\" for the empty one"),
+        ("[opne]\na", r"unknown set of prompts in .*p.txt, line 1.*did you mean 'open'"),
+        ("a\n\n# b\n", None),
+        ("# a\n\n", r"no prompt in it"),
+        (b"", r"no prompt in it"),
+        (
+            "a\nSão Paulo".encode("latin-1"),
+            r"p.txt, line 2: the bytes e3 6f .* are no UTF-8 .*: save the file as",
+        ),
+        ("a".encode("utf-16") + b"\x00", r"are no UTF-16 .*: save the file as UTF-8"),
+        ("a b".encode("utf-16-le"), r"it holds NUL bytes, as UTF-16 without a byte order mark does: save"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, content: str | bytes, message: str | None) -> None:
+    options = {"prompts": written(tmp_path, content)}
+    if message is None:
+        list(clip_requests(options, OwnSettings()))
+        return
+    with pytest.raises(InputError, match=message):
+        list(clip_requests(options, OwnSettings()))
+
+
+def test_options_where_they_can_not_stand(tmp_path: Path) -> None:
+    file = written(tmp_path, "a\nb --seed 5")
+    with pytest.raises(InputError, match=r"line 2: '--seed 5' can't stand here: in a study"):
+        read_prompts(file)
+    with pytest.raises(InputError, match=r"line 2: '--seed 5' can't stand here: all frames"):
+        list(clip_requests({"travel": file}, OwnSettings()))
+    assert PromptLine("a", "", "open", "x").without_options("why") == "a"

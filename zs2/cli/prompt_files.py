@@ -1,0 +1,84 @@
+"""Files of prompts: one dialect for `sample` and `ablate`. No torch here.
+
+    # a comment                   from the start of a line; blank lines don't count, either
+    red apple on a table          one prompt a line
+    ""                            the empty prompt
+    blue star --seed 5            options of the command line, for this clip alone (`sample`)
+    [open]                        names the set of the prompts that follow, `open` or `closed` (`ablate`)
+
+The text is UTF-8, or UTF-16 with a byte order mark. Lines end at \\n, \\r\\n or \\r, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from zs2.errors import InputError, choose
+from zs2.system.regular_files import read_bytes
+
+SETS = ("closed", "open")
+MOST_BYTES = 64 * 2**20
+
+_OPTIONS = re.compile(r"(?:^|(?<=\s))--[A-Za-z]")  # where the options of a line begin
+
+
+@dataclass(frozen=True)
+class PromptLine:
+    """A prompt of a file.
+
+    Args: options: those at the end of its line, as they stand there. set: in SETS. where: its file and line.
+    """
+
+    text: str
+    options: str
+    set: str
+    where: str
+
+    def without_options(self, why: str) -> str:
+        """The prompt. Raises: InputError if its line has options, which can't stand there: `why` says so."""
+        if self.options:
+            raise InputError(f"{self.where}: {self.options!r:.80} can't stand here: {why}")
+        return self.text
+
+
+def read_prompt_file(file: str) -> list[PromptLine]:
+    """The prompts of a file. Raises: InputError for a file that can't be read, that has none, or an unknown set."""
+    found, chosen = [], SETS[0]
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", _text(file)), 1):
+        line, where = line.strip(), f"{file}, line {number}"
+        if not line or line.startswith("#"):
+            continue
+        if re.fullmatch(r"\[\s*\w+\s*\]", line):
+            chosen = choose(f"set of prompts in {where}", line[1:-1].strip(), SETS)
+            continue
+        begin = match.start() if (match := _OPTIONS.search(line)) else len(line)
+        text = line[:begin].strip()
+        if not text:
+            raise InputError(f'{where}: {line!r:.80} has no prompt: write "" for the empty one')
+        found.append(PromptLine("" if text == '""' else text, line[begin:], chosen, where))
+    if not found:
+        raise InputError(f"{file}: no prompt in it: expected one a line")
+    return found
+
+
+def _text(file: str) -> str:
+    """The text of a file. Raises: InputError."""
+    try:
+        content = read_bytes(file, MOST_BYTES)
+    except (OSError, InputError) as error:
+        raise InputError(f"{file}: can't be read as a text of prompts ({error})") from error
+    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if not wide and b"\0" in content:
+        raise InputError(
+            f"{file}: it holds NUL bytes, as UTF-16 without a byte order mark does: save the file as UTF-8"
+        )
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        part = content[error.start : error.start + 8].hex(" ")
+        line = len(re.split(rb"\r\n|\n|\r", content[: error.start]))
+        raise InputError(
+            f"{file}, line {line}: the bytes {part} are no {'UTF-16' if wide else 'UTF-8'} ({error.reason}): save the "
+            "file as UTF-8"
+        ) from error
