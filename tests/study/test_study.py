@@ -19,12 +19,13 @@ from studies import changed
 
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.checkpoints.own_settings import OwnSettings
+from zs2.cli.prompt_files import SETS
 from zs2.errors import InputError
 from zs2.sampling.request import DEFAULTS
 from zs2.study.cells import grid, preset
 from zs2.study.options import parser, shard, with_file
 from zs2.study.planning import division, plan
-from zs2.study.prompts import GENERAL, SETS, Prompt, default_prompts, read_prompts
+from zs2.study.prompts import GENERAL, Prompt, default_prompts, read_prompts
 from zs2.study.study import Job, Study, clip_file, is_finished, measures_file, record_file, study_file
 from zs2.video.clip import Clip
 
@@ -100,8 +101,8 @@ def test_a_file_of_prompts():
         ("[open]\n", "no prompt in it"),
         ("a\nb\na\n", "the prompt 'a' (closed) is there twice"),
         ('""\n""\n', "the prompt '' (closed) is there twice"),
-        ("[opne]\na\n", "unknown set of prompts in p.txt 'opne': expected one of closed, open; did you mean 'open'?"),
-        ("[]\na\n", "unknown set of prompts in p.txt ''"),
+        ("[opne]\na\n", "unknown set of prompts in p.txt, line 1 'opne': expected one of closed, open; did you mean 'open'?"),
+        ("[]\na\n", "unknown set of prompts in p.txt, line 1 ''"),
     ],
 )
 def test_a_file_of_prompts_that_is_wrong(text, words):

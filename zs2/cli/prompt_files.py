@@ -49,7 +49,7 @@ def read_prompt_file(file: str) -> list[PromptLine]:
         line, where = line.strip(), f"{file}, line {number}"
         if not line or line.startswith("#"):
             continue
-        if re.fullmatch(r"\[\s*\w+\s*\]", line):
+        if re.fullmatch(r"\[\s*\w*\s*\]", line):
             chosen = choose(f"set of prompts in {where}", line[1:-1].strip(), SETS)
             continue
         begin = match.start() if (match := _OPTIONS.search(line)) else len(line)
