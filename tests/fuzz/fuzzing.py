@@ -298,7 +298,9 @@ class Fuzzer:
         self.out.mkdir()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             kind.make(self.folder)
-        self.intact = [run(kind, self.folder, self.out) for _ in range(2)][1]
+        for _ in range(2):  # the first one also takes what is taken once
+            self._clear()
+            self.intact = run(kind, self.folder, self.out)
         assert self.intact.what == "made", self.intact
         self.most = 2 * max(self.intact.memory, 0) + SPARE
         self._clear()
