@@ -87,4 +87,11 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 class LostProcess(RuntimeError):
-    """One of the other processes that make a clip together has ended."""
+    """One of the other processes that make a clip together has ended, or does not answer.
+
+    late: whether it did not answer in time. kept: where the frames are that were finished, as the end of a sentence.
+    """
+
+    def __init__(self, *, late: bool = False) -> None:
+        super().__init__()
+        self.late, self.kept = late, ""

@@ -22,6 +22,7 @@ from zs2.cli.sample_options import parser
 from zs2.cli.sample_requests import (
     check_method,
     check_stream,
+    check_timeout,
     clip_requests,
     outputs,
     own_in_effect,
@@ -209,10 +210,16 @@ def report_end(saved: Saved, total: int) -> NoReturn:
     assert saved.ended is not None
     kept = f"the first {saved.count} of {total} frames are kept: {saved.kept}"
     if isinstance(saved.ended, LostProcess):
-        saved.ended.args = (kept,)  # the process that prints the error adds it
+        saved.ended.kept = kept  # the process that prints the error adds it
     else:
         say(kept)
     raise saved.ended
+
+
+def prepared(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, completed by those of --replay, and checked as far as several processes need to join."""
+    check_timeout(options)
+    return with_replay(options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -220,8 +227,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ:  # torchrun
         from zs2.cli.torchrun import together
 
-        return together(parser(), with_replay, run, argv)
-    return command(parser(), lambda options: run(with_replay(options)), argv)
+        return together(parser(), prepared, run, argv)
+    return command(parser(), lambda options: run(prepared(options)), argv)
 
 
 if __name__ == "__main__":

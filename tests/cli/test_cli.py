@@ -408,7 +408,7 @@ def test_a_clip_imports_nothing_that_it_does_not_use(here):
 HELP = """model device dtype attn mu noise lam alpha negative-prompt frames steps sampler guidance
     guidance-interval deep-cache clip-skip embedding vae variant spacing zero-snr no-zero-snr final-alpha
     fast seed size latents prompts travel out fps no-sheet replay version help
-    stream resumable resume"""
+    stream resumable resume process-timeout"""
 
 
 def test_help_names_every_option_and_its_default(zs2):

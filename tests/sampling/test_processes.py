@@ -153,7 +153,7 @@ def test_the_command_writes_one_clip(tmp_path):
     ("line", "words"),
     [
         ("--frames 1", "2 processes for 1 frames"),
-        ("--steps 0", "steps is 0: expected at least 1"),
+        ("--steps 0", "steps is 0: expected from 1 to"),
     ],
 )
 def test_what_is_wrong_is_said_once(tmp_path, line, words):
@@ -250,7 +250,7 @@ def test_processes_with_different_memory_decide_on_one_chunk(clips):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
 def test_what_can_not_be_written_is_said_once(tmp_path):
-    line = f"-m zs2.sample --steps 1 --frames 3 --size 16x16 {PAPER} --device cpu --out c"
+    line = f"-m zs2.sample --steps 1 --spacing trailing --frames 3 --size 16x16 {PAPER} --device cpu --out c"
     run = torchrun(2, *line.split(), cwd=tmp_path, limit=1)
     out, err = run.communicate(timeout=600)
     assert run.returncode != 0
@@ -261,30 +261,83 @@ def test_what_can_not_be_written_is_said_once(tmp_path):
     assert (out, list(tmp_path.iterdir())) == ("", [])
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_dies_ends_all_with_one_line_and_no_clip(tmp_path, victim):
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+def streaming(folder: Path, *options: str) -> tuple[subprocess.Popen[str], dict[int, int]]:
+    """Two processes that stream a clip which takes for ever, and have finished frames. Also their ids, by rank."""
     line = f"-m zs2.sample --steps 20 --frames 9000 --size 16x16 {PAPER} --device cpu --stream --chunk 1"
-    line += f" --out {tmp_path / 'long'}"
-    run = torchrun(2, *line.split(), cwd=tmp_path)
+    run = torchrun(2, *line.split(), "--out", str(folder / "long"), *options, cwd=folder)
     start = time.monotonic()
-    while not (tmp_path / "long.part" / "long").exists():  # until the first frame is being written
+    while not (folder / "long.part" / "long").exists():  # until the first frame is being written
         assert time.monotonic() < start + 600
         time.sleep(0.2)
         assert run.poll() is None, run.communicate()
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    ranks = {int(_environment(int(child))["RANK"]): int(child) for child in children}
+    return run, {int(_environment(int(child))["RANK"]): int(child) for child in children}
+
+
+@linux
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_dies_ends_all_with_one_line_and_no_clip(tmp_path, victim):
+    run, ranks = streaming(tmp_path)
     os.kill(ranks[victim], signal.SIGKILL)
     start = time.monotonic()
     out, err = run.communicate(timeout=600)
     assert time.monotonic() - start < 300  # long before the clip would end, or a collective would give up
     assert run.returncode != 0
     (said_line,) = said(err)
-    assert said_line.startswith("zs2: error: one of the 2 processes has ended before the others")
+    assert said_line.startswith(f"zs2: error: one of the 2 processes has ended before the others (rank {victim}): ")
     assert out == ""
     if victim == 1:
         assert re.search(r"the first \d+ of 9000 frames are kept: .*/long\.part/long$", said_line)
     assert [file.name for file in tmp_path.iterdir()] == ["long.part"]  # no clip, but its frames
+
+
+@linux
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_process_that_is_stopped_ends_all_with_one_line_and_no_clip(tmp_path, victim):
+    """The other one waits as long as --process-timeout says, names it, and exits with 1."""
+    run, ranks = streaming(tmp_path, "--process-timeout", "3")
+    os.kill(ranks[victim], signal.SIGSTOP)
+    start = time.monotonic()
+    other = Path(f"/proc/{ranks[1 - victim]}/stat")
+    while other.exists() and ") Z " not in other.read_text():
+        assert time.monotonic() < start + 120
+        time.sleep(0.1)
+    assert time.monotonic() - start > 2.5
+    os.kill(ranks[victim], signal.SIGKILL)  # as torchrun does after half a minute
+    out, err = run.communicate(timeout=600)
+    assert (run.returncode, out) == (1, "")
+    assert re.search(rf"rank +: {1 - victim} .*\n +exitcode +: 1 ", err)
+    (said_line,) = said(err)
+    told = f"zs2: error: rank {victim} of 2 processes has not answered for 3 s (--process-timeout): is it stopped? "
+    assert said_line.startswith(told)
+    if victim == 1:
+        assert re.search(r"the first \d+ of 9000 frames are kept: .*/long\.part/long$", said_line)
+    assert [file.name for file in tmp_path.iterdir()] == ["long.part"]
+
+
+@linux
+@pytest.mark.slow
+def test_a_signal_to_all_processes_ends_the_stream_with_the_frames_that_are_there(tmp_path):
+    """As Slurm sends it: the frames are a whole clip, because no process is lost."""
+    run, _ = streaming(tmp_path)
+    run.send_signal(signal.SIGTERM)
+    _, err = run.communicate(timeout=600)
+    kept, stopped = said(err)
+    assert re.fullmatch(r"zs2: the first \d+ of 9000 frames are kept: .*/long", kept)
+    assert stopped == "zs2: stopped by SIGTERM: what was finished before is kept"
+    settings = json.loads((tmp_path / "long.json").read_text())
+    assert settings["frames"] == len([*tmp_path.glob("long/*.png")]) > 0
+    assert not (tmp_path / "long.part").exists()
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+def test_a_timeout_that_is_none(started, seconds):
+    place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    status, (said_line,), _ = started(f"--device cpu --process-timeout {seconds}", **place)
+    assert (status, "expected seconds, above 0" in said_line) == (2, True)
 
 
 def _environment(process: int) -> dict[str, str]:

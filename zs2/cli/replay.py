@@ -28,6 +28,7 @@ ALLOWED = (
     "state_device",
     "resumable",
     "resume",
+    "process_timeout",
     "dry_run",
     "out",
     "overwrite",

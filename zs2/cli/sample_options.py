@@ -92,6 +92,13 @@ def parser() -> command.Parser:
         help="go on with the --resumable stream at --out, with the same options; begin if there is none",
     )
     g.add_argument("--state-device", metavar="DEVICE", help="of --stream: where states are kept (default: --device)")
+    g.add_argument(
+        "--process-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="of torchrun: how long to wait for a process that does not answer (default: 10 minutes beyond the longest "
+        "step so far)",
+    )
     g.add_argument("--dry-run", action="store_true", help="print the memory that this is expected to need, and stop")
     g.add_argument("--fps", type=int, metavar="N", help="frames a second (default 8)")
     g.add_argument("--no-sheet", dest="sheet", action="store_false", help="no contact sheet beside the clip")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from zs2.system.devices import AUTO, DTYPES
 if TYPE_CHECKING:
     from zs2.video.outputs import Output
 
+TIMEOUT_MAX = 10**7  # seconds, four months
 REQUEST = tuple(field.name for field in fields(Request))
 Prompts = list[tuple[str | list[str], dict[str, Any]]]
 
@@ -182,6 +184,13 @@ def outputs(options: Mapping[str, Any], suffixes: Sequence[str], fps: int) -> li
     return [Output(path, partial(free, suffix)) for path, suffix in zip(paths, suffixes, strict=True)]
 
 
+def check_timeout(options: Mapping[str, Any]) -> None:
+    """Raise InputError for a --process-timeout that is no time."""
+    seconds = options.get("process_timeout", 1)
+    if not 0 < seconds <= TIMEOUT_MAX:
+        raise InputError(f"--process-timeout is {seconds:g}: expected seconds, above 0 and up to {TIMEOUT_MAX}")
+
+
 def check_stream(path: Path, size: tuple[int, int] | None = None) -> None:
     """Check that a file can be written frame by frame, and hold frames of this (width, height), where it is known.
 
@@ -215,5 +224,7 @@ def warn_without_effect(options: Mapping[str, Any], path: Path) -> None:
         warnings.warn("fps: no effect on a folder of PNG files", stacklevel=2)
     if "overwrite" in options and "out" not in options:
         warnings.warn("overwrite: no effect without --out", stacklevel=2)
+    if "process_timeout" in options and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        warnings.warn("process_timeout: no effect on one process", stacklevel=2)
     if "state_device" in options and "stream" not in options:
         warnings.warn("state_device: no effect without --stream", stacklevel=2)

@@ -12,14 +12,18 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d
 
 from zs2.errors import LostProcess
 from zs2.models.temporal import Momentum
+
+PATIENCE = 600.0  # seconds to wait for another process, beyond the longest step so far
 
 
 def split(frames: int, processes: int) -> list[int]:
@@ -27,18 +31,44 @@ def split(frames: int, processes: int) -> list[int]:
     return [frames // processes + (rank < frames % processes) for rank in range(processes)]
 
 
+@dataclass
+class Patience:
+    """How long to wait for another process.
+
+    Args: seconds: how long; None for 10 minutes beyond the longest step so far.
+    Attributes: longest: the longest step so far, in seconds.
+    """
+
+    seconds: float | None = None
+    longest: float = 0.0
+
+    @property
+    def limit(self) -> float:
+        """Seconds."""
+        return PATIENCE + self.longest if self.seconds is None else self.seconds
+
+    def note(self, step: float) -> None:
+        """Note how long a step took. If it is longer than those before, all that follows may take longer."""
+        if step > self.longest + 1:
+            self.longest = step
+            if self.seconds is None and hasattr(distributed_c10d, "_set_pg_timeout"):  # no public way is there
+                distributed_c10d._set_pg_timeout(timedelta(seconds=self.limit))
+
+
 @dataclass(frozen=True)
 class Group:
     """The processes that make a clip together, as this one sees them.
 
     rank: the number of this process, from 0. size: the number of processes.
-    here: the number of them on this machine. store: torch's key-value store, which all of them share.
+    here: the number of them on this machine.
+    patience: how long to wait for another one. peers: what is known of the others; see cli/peers.py.
     """
 
     rank: int
     size: int
     here: int
-    store: Any = field(default=None, repr=False, compare=False)
+    patience: Patience = field(default_factory=Patience, repr=False, compare=False)
+    peers: Any = field(default=None, repr=False, compare=False)
 
     def share(self, frames: int) -> Share:
         """The share of this process in a chunk of `frames` frames."""
@@ -96,9 +126,9 @@ class Share:
 
 @contextmanager
 def collective() -> Iterator[None]:
-    """Run a collective operation. Raises: LostProcess if another process has ended."""
+    """Run a collective operation. Raises: LostProcess if another process has ended, or does not answer in time."""
     try:
         yield
     except RuntimeError as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it, and would interrupt the clean-up
-        raise LostProcess from error
+        raise LostProcess(late="timed out" in str(error).lower()) from error

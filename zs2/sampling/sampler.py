@@ -10,6 +10,7 @@ clip can be endless.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
@@ -160,7 +161,7 @@ class Sampler:
         share = None if group is None else group.share(len(chunk.latents))
         mine = slice(0, len(chunk.latents)) if share is None else share.mine
         latents = chunk.latents[mine]  # (f, c, h, w)
-        frames, guidance = len(latents), request.guided(i)
+        frames, guidance, start = len(latents), request.guided(i), time.monotonic()
         try:
             conditions = self.conditioning.frames(chunk.first + mine.start, frames, guidance)
             rows = conditions.branches * frames
@@ -189,6 +190,8 @@ class Sampler:
         chunk.deep = output.deep if request.deep_cache > 1 else None
         latents, chunk.history = self.plan.solver.step(i, latents, prediction, chunk.history)
         chunk.latents = latents if share is None else share.gather(latents)
+        if group is not None:
+            group.patience.note(time.monotonic() - start)
         return output.states
 
     def _deep(self, i: int, chunk: Chunk, rows: int) -> Tensor | None:
