@@ -112,8 +112,8 @@ def draw_seeds(seeds: Sequence[int], group: Group | None) -> dict[str, list[int]
     drawn = [secrets.randbelow(SEED_MAX + 1) if seed == RANDOM else seed for seed in seeds]
     if group is not None:
         if first:
-            group.store.set("seeds", json.dumps(drawn))
-        drawn = json.loads(group.store.get("seeds"))
+            group.peers.store.set("seeds", json.dumps(drawn))
+        drawn = json.loads(group.peers.store.get("seeds"))
     for asked, seed in zip(seeds, drawn, strict=True):
         if asked == RANDOM and first:
             say(f"drawn: --seed {seed}")

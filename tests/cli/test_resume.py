@@ -106,6 +106,13 @@ def test_what_can_not_be_resumed(run, here, line, words):
     assert files(here) == {}
 
 
+def test_another_clip_is_not_replaced(run, here):
+    succeeded(run(*STREAM, "--out", "c", "--frames", "2", "--seed", "3"))
+    before = files(here)
+    failed(run(*STREAM, "--out", "c", "--resume"), "c is another clip, not the beginning of this one: choose another")
+    assert files(here) == before
+
+
 def test_nothing_to_resume_is_said(run, here):
     result = succeeded(run(*STREAM, "--out", "c", "--resume", "--no-sheet"))
     assert "zs2: nothing to resume at c.part: the clip begins\n" in result.err

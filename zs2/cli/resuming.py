@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from zs2.sampling.resume import ResumeFile
 
 FINISHED = -1  # instead of a number of frames
+SHORTENED = {"frames", "prompt"}  # the settings of a clip that differ in its beginning
 
 
 def check_resumable(options: Mapping[str, Any]) -> None:
@@ -45,6 +46,9 @@ def first_frame(plan: SamplingPlan, path: Path, file: ResumeFile, settings: dict
         return FINISHED
     file.settings = settings
     first = file.finished() if resume else 0
+    there = _settings(path)
+    if resume and there is not None and any(there.get(name) != settings[name] for name in {*settings} - SHORTENED):
+        raise InputError(f"{path} is another clip, not the beginning of this one: choose another --out")
     if resume and existing(path) and not _is_part(path, settings):
         raise taken([path], path)
     if first:
