@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from zs2.cli.command import parser, say
+from zs2.cli.command import parser, quiet_without_reader, say
 from zs2.errors import InputError, choose
 
 COMMANDS = {
@@ -18,6 +18,7 @@ COMMANDS = {
 }
 
 
+@quiet_without_reader
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns: the exit status of the chosen command; 0 for help; 2 for an unknown command."""
     arguments = sys.argv[1:] if argv is None else list(argv)

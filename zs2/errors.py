@@ -26,6 +26,11 @@ def brief(value: object) -> str:
         return f"a number of {type(value).__name__} that is too long to show"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 frame`, `2 frames`."""
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
 def choose(what: str, got: str, options: Sequence[str]) -> str:
     """Return `got` if it is one of `options`. Otherwise raise an `InputError` that suggests the nearest name."""
     if got in options:

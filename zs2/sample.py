@@ -29,7 +29,7 @@ from zs2.cli.sample_requests import (
     warn_without_effect,
 )
 from zs2.cli.values import RANDOM
-from zs2.errors import InputError, LostProcess
+from zs2.errors import InputError, LostProcess, counted
 from zs2.method import METHOD, SEED_MAX
 from zs2.sampling.request import Request
 from zs2.system.devices import AUTO, auto_note
@@ -138,7 +138,8 @@ def print_plans(
             planned = replace(planned, chunk=request.chunk or 1)
         plan = planned_memory(planned)
         if plan not in plans and (group is None or group.rank == 0):
-            show(f"{request.frames} frames, {planned.chunk} at a time:", *plan.lines())
+            frames = counted(request.frames, "frame") if request.frames else "frames without end"
+            show(f"{frames}, {planned.chunk} at a time:", *plan.lines())
             if resumable:
                 show(f"{'resume':<10}{amount(planned.resume_bytes):>10} on the disk, twice while it is replaced")
             show(f"{'free':<10}{'not known' if free is None else amount(free):>10}")

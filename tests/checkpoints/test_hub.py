@@ -764,7 +764,7 @@ def test_a_models_own_settings_come_with_it(hub, ask, tmp_path):
     ((status, _, err),) = ask(COMMAND, "zs2.sample", "star", *brief, "--out", "c.gif")
     assert status == 0, err
     lines = [line for line in err.splitlines() if line.startswith("zs2: ")]
-    assert lines[0].startswith("zs2: warning: the prompt 'star' names none of the 1 things that owner/model knows")
+    assert lines[0].startswith("zs2: warning: the prompt 'star' names none of the 1 thing that owner/model knows")
     assert lines[1:] == ["zs2: owner/model's own settings: 3 steps, guidance 2, λ 0.5 (zs2.json)"]
     made = json.loads((tmp_path / "c.gif.json").read_text())
     assert (made["steps"], made["guidance"], made["lam"]) == (3, 2.0, 0.5)

@@ -218,6 +218,11 @@ def test_the_first_example_is_the_default_prompt(write, here, capsys):
     assert "no prompt: give one" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("steps", "words"), [(1, "1 step"), (2, "2 steps"), (100, "100 steps")])
+def test_one_step_is_one(steps: int, words: str) -> None:
+    assert OwnSettings("toy", steps=steps).summary(["steps"]) == f"toy's own settings: {words} (zs2.json)"
+
+
 # --- what it knows ----------------------------------------------------------------------------------------------------
 
 

@@ -420,8 +420,14 @@ def test_who_reads_a_study_while_it_grows_gets_the_old_one_or_the_new_one(here):
     assert Study.read(here).seeds == (9,)
 
 
-def test_a_folder_without_a_study():
-    with pytest.raises(InputError, match=r"^nowhere: no study here \(no study.json\): python -m zs2.ablate makes one$"):
+@pytest.mark.parametrize(
+    ("called", "name"),
+    [("/bin/zs2", "zs2 ablate"), ("zs2/__main__.py", "zs2 ablate"), ("zs2/report.py", "python -m zs2.ablate")],
+)
+def test_a_folder_without_a_study(called, name, monkeypatch):
+    """The message names the command in the way in which this one was called."""
+    monkeypatch.setattr("sys.argv", [called])
+    with pytest.raises(InputError, match=rf"^nowhere: no study here \(no study.json\): {name} makes one$"):
         Study.read("nowhere")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.checkpoints.locate import full_name, local_path, locate
-from zs2.errors import InputError
+from zs2.errors import InputError, counted
 from zs2.method import PARAMETERS
 from zs2.system.json_files import Reader, read_json
 
@@ -103,8 +103,9 @@ class OwnSettings:
 
     def summary(self, names: Sequence[str]) -> str:
         """One line about the settings of these names, such as `emoji64's own settings: 25 steps`. All must be set."""
-        values = {"steps": "{:g} steps", "guidance": "guidance {:g}", "lam": "λ {:g}"}
-        shown = [text.format(getattr(self, key)) for key, text in values.items() if key in names]
+        values = {"guidance": "guidance {:g}", "lam": "λ {:g}"}
+        shown = [counted(self.steps or 0, "step")] if "steps" in names else []
+        shown += [text.format(getattr(self, key)) for key, text in values.items() if key in names]
         return f"{self.name}'s own settings: {', '.join(shown)} ({FILE})" if shown else ""
 
     def warn_of_unknown_things(self, prompt: str | Sequence[str]) -> None:
@@ -112,7 +113,7 @@ class OwnSettings:
         for text in [prompt] if isinstance(prompt, str) else prompt:
             if self.things and text.strip() and not any(_names(text, thing) for thing in self.things):
                 near = ", ".join(repr(thing) for thing in self.nearest(text))
-                count = f"none of the {len(self.things)} things that {self.name} knows"
+                count = f"none of the {counted(len(self.things), 'thing')} that {self.name} knows"
                 warnings.warn(f"the prompt {text[:80]!r} names {count}: the nearest are {near}", stacklevel=3)
 
     def nearest(self, prompt: str, count: int = NEAREST) -> list[str]:

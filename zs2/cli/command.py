@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, ParamSpec
 
 from zs2.errors import InputError, NotWritten, OutOfMemory, did_you_mean, is_out_of_memory
 from zs2.system.atomic import NO_ROOM, write_advice
-from zs2.system.stopping import signal_number, signals_stop
-from zs2.system.terminal import show
+from zs2.system.stopping import SIGPIPE, Stopped, signal_number, signals_stop
+from zs2.system.terminal import show, write
 from zs2.version import __version__
+
+P = ParamSpec("P")
 
 
 class Failure(Exception):
@@ -80,13 +83,29 @@ def say(text: str) -> None:
     show(f"zs2: {' '.join(text.split())}", to=sys.stderr)
 
 
+def quiet_without_reader(main: Callable[P, int]) -> Callable[P, int]:
+    """End a command without a word, with the exit status of SIGPIPE, where nobody reads its output any more."""
+
+    @functools.wraps(main)
+    def quiet(*args: P.args, **keywords: P.kwargs) -> int:
+        try:
+            return main(*args, **keywords)
+        except Stopped as error:
+            if error.number != SIGPIPE:
+                raise
+            return 128 + SIGPIPE
+
+    return quiet
+
+
+@quiet_without_reader
 def command(
     parser: argparse.ArgumentParser, run: Callable[[dict[str, Any]], object], argv: Sequence[str] | None
 ) -> int:
     """Parse the arguments and run the command with the options. Warnings and errors become one line each.
 
     Returns: the exit status: 0; 1 if the work failed; 2 for a wrong option; 128 and the number of a signal that ended
-        it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
+        it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, 141 for a pipe that nobody reads any more.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -104,7 +123,7 @@ def command(
         warnings.showwarning = warn
         try:
             run(options)
-            sys.stdout.flush()
+            write("", sys.stdout)  # what waits in it
         except InputError as error:
             say(f"error: {error}")
             return 2
@@ -121,6 +140,8 @@ def command(
             return 1
         except KeyboardInterrupt as error:
             number = signal_number(error)
+            if number == SIGPIPE:
+                raise
             by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
             say(f"stopped{by}: what was finished before is kept")
             return 128 + number

@@ -11,7 +11,7 @@ from zs2.checkpoints.hub import DEFAULT_MODEL, SHORT_NAMES
 from zs2.checkpoints.locate import locate
 from zs2.checkpoints.own_settings import FILE, OF_METHOD, OF_REQUEST, OwnSettings
 from zs2.cli.command import command, parser
-from zs2.errors import InputError
+from zs2.errors import InputError, counted
 from zs2.system.terminal import show
 
 TAKES = f"""\
@@ -57,7 +57,7 @@ def print_own_settings(model: str) -> None:
             show("", f"{title}:", *(f'  "{prompt}"' for prompt in prompts))
     if own.things:
         names = textwrap.wrap(", ".join(own.things), WIDTH, break_on_hyphens=False)
-        show("", f"it knows {len(own.things)} things:", *(f"  {line}" for line in names))
+        show("", f"it knows {counted(len(own.things), 'thing')}:", *(f"  {line}" for line in names))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zs2.cli.command import say
-from zs2.errors import InputError
+from zs2.errors import InputError, counted
 
 if TYPE_CHECKING:
     from zs2.sampling.plan import SamplingPlan
@@ -42,7 +42,7 @@ def first_frame(plan: SamplingPlan, path: Path, file: ResumeFile, settings: dict
 
     work = Unfinished(path)
     if resume and not work.is_resumable and _settings(path) == settings:
-        say(f"{path} is finished: {plan.request.frames} frames")
+        say(f"{path} is finished: {counted(plan.request.frames or 0, 'frame')}")
         return FINISHED
     file.settings = settings
     first = file.finished() if resume else 0

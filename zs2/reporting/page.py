@@ -55,7 +55,7 @@ WIDEST = 8192  # of a picture of all frames
 GRID = "Grid"  # the title of the part of a table with the cells of no preset
 NONE = "<p>Nothing is measured.</p>"
 NO_SWEEP = (
-    "<p>There is none in this study: <code>python -m zs2.ablate --preset lambda mu</code> with its <code>--out</code> "
+    "<p>There is none in this study: <code>zs2 ablate --preset lambda mu</code> with its <code>--out</code> "
     "adds them.</p>"
 )
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zs2.errors import OutOfMemory, is_out_of_memory
+from zs2.errors import OutOfMemory, counted, is_out_of_memory
 from zs2.models.unet import States, cannot_compile
 from zs2.sampling.conditioning import Conditioning
 from zs2.sampling.decoding import decode_frames
@@ -182,7 +182,7 @@ class Sampler:
             if not is_out_of_memory(error):
                 raise
             advice = f"a chunk of {frames // 2} (--chunk)" if frames > 1 else "a smaller size, or half precision"
-            raise OutOfMemory(f"out of memory in a step of {frames} frames at once: try {advice}") from error
+            raise OutOfMemory(f"out of memory in a step of {counted(frames, 'frame')} at once: try {advice}") from error
         prediction = output.prediction.float()
         if conditions.branches == 2:
             negative, positive = prediction.chunk(2)

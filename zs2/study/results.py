@@ -9,6 +9,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zs2.cli.command import program
 from zs2.errors import InputError
 from zs2.evaluation.measure import differences, measured_metrics
 from zs2.evaluation.metrics import METRICS
@@ -54,7 +55,7 @@ class Results:
             if f"{job.name}.webp" in clips and not clips.isdisjoint((f"{job.name}.webp.json", f"{job.name}.json"))
         ]
         if not finished:
-            raise InputError(f"{folder}: the study has no clip yet: run python -m zs2.ablate --out {folder} to the end")
+            raise InputError(f"{folder}: the study has no clip yet: run {program('ablate')} --out {folder} to the end")
         measures, incomplete = {}, set()
         first: dict[str, Any] | None = None
         for job in finished:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zs2.cli.command import program
 from zs2.errors import InputError
 from zs2.study.cells import Cell, merge, reference
 from zs2.study.prompts import Prompt
@@ -94,7 +95,7 @@ class Study:
         """The study in a folder. Raises: InputError if there is none, or study.json is not what `write` writes."""
         file = study_file(folder)
         if not file.exists():
-            raise InputError(f"{folder}: no study here (no study.json): python -m zs2.ablate makes one")
+            raise InputError(f"{folder}: no study here (no study.json): {program('ablate')} makes one")
         try:
             return cls(**read_study(file))
         except InputError as error:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TextIO, TypeVar
 
-from zs2.system.terminal import shown
+from zs2.system.terminal import shown, write
 
 T = TypeVar("T")
 WIDTH = 24
@@ -22,7 +22,7 @@ def progress(items: Iterable[T], total: int, label: str, stream: TextIO | None =
         stream: where to draw; standard error by default.
     """
     out = sys.stderr if stream is None else stream
-    live = out.isatty()
+    live = out is not None and out.isatty()
     label = shown(label)
     start = printed = time.monotonic()
     done = 0
@@ -32,13 +32,13 @@ def progress(items: Iterable[T], total: int, label: str, stream: TextIO | None =
             left = (now - start) / done * (total - done)
             if live:
                 bar = "█" * (WIDTH * done // total)
-                print(f"\r{label} {bar:░<{WIDTH}} {done}/{total}, {left:.0f} s left ", end="", file=out, flush=True)
+                write(f"\r{label} {bar:░<{WIDTH}} {done}/{total}, {left:.0f} s left ", out)
             elif now - printed > 30 and done < total:
                 printed = now
-                print(f"{label} {done}/{total}, {left:.0f} s left", file=out, flush=True)
+                write(f"{label} {done}/{total}, {left:.0f} s left\n", out)
             yield item
     finally:
         if live and 0 < done < total:  # stopped early: the next output begins on a new line
-            print(file=out, flush=True)
+            write("\n", out)
     seconds = time.monotonic() - start
-    print(f"{chr(13) * live}{label} {total}/{total} in {seconds:.1f} s{' ' * WIDTH * live}", file=out, flush=True)
+    write(f"{chr(13) * live}{label} {total}/{total} in {seconds:.1f} s{' ' * WIDTH * live}\n", out)

@@ -6,10 +6,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
+SIGPIPE = int(getattr(signal, "SIGPIPE", 13))  # Windows has none
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
@@ -104,9 +106,15 @@ class Deferred:
 
 def _leave_terminal() -> None:
     """Write to nowhere from now on, where output went to a terminal that is gone: writing there would fail."""
-    with contextlib.suppress(OSError):
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(ValueError):  # a closed stream
+            if stream is not None and stream.isatty():
+                to_nowhere(stream)
+
+
+def to_nowhere(stream: TextIO) -> None:
+    """Let what is written to a stream from now on, and what waits in it, go nowhere."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file, or a closed one
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        for one in (1, 2):
-            if os.isatty(one):
-                os.dup2(nowhere, one)
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)

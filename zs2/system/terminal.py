@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
+from zs2.system.stopping import SIGPIPE, Stopped, to_nowhere
+
 MOST = 400  # characters of a line
 TAIL = 120  # of them after the cut: the end of an error says what to do
 
@@ -20,11 +22,28 @@ def shown(text: str, most: int | None = MOST) -> str:
 
 
 def show(*lines: str, to: TextIO | None = None, most: int | None = MOST) -> None:
-    """Print each text as one line, on standard output or another stream. most: None for text that is never cut."""
-    out = sys.stdout if to is None else to
-    for line in lines:
-        print(shown(line, most), file=out)
-    out.flush()
+    """Print each text as one line, on standard output or another stream. most: None for text that is never cut.
+
+    Raises: as `write` does.
+    """
+    write("".join(f"{shown(line, most)}\n" for line in lines), sys.stdout if to is None else to)
+
+
+def write(text: str, out: TextIO | None) -> None:
+    """Write a text as it is, at once. A stream that is closed (None, of Python's own) takes nothing.
+
+    Raises: Stopped, where nobody reads the pipe any more (`zs2 models | head`): SIGPIPE ends other programs there.
+    """
+    if out is None:
+        return
+    try:
+        out.write(text)
+        out.flush()
+    except OSError as error:
+        to_nowhere(out)  # what is still to be written would fail, too
+        if isinstance(error, BrokenPipeError):
+            raise Stopped(SIGPIPE) from None
+        raise
 
 
 def _shortened(text: str, most: int | None) -> str:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from zs2.errors import InputError
+from zs2.errors import InputError, counted
 from zs2.system.atomic import SUFFIX, remove_unfinished
 from zs2.video.clip import read_settings
 from zs2.video.outputs import Output, companions, existing
@@ -42,7 +42,7 @@ def _cleared(work: Unfinished, resume: bool, overwrite: bool) -> str:
     if work.is_alive:
         raise InputError(f"another process is writing {work.target}, in {work.folder}: choose another --out")
     _complete(work)
-    what = f"the first {work.count()} frames of a clip"
+    what = f"the first {counted(work.count(), 'frame')} of a clip"
     if work.is_resumable and not resume and not overwrite:
         raise InputError(f"{work.folder} has {what}: go on with --resume, or begin anew with --overwrite")
     if work.is_resumable and not overwrite:
@@ -63,13 +63,14 @@ def _rescued(work: Unfinished) -> str:
     """Make a clip of the frames that a dead process left, if nothing has its name. Returns: what was done."""
     _complete(work)
     count = work.count()
+    frames = counted(count, "frame")
     if work.is_resumable and count:
-        return f"{work.folder} has the first {count} frames of a clip: go on with --resume, or delete it"
+        return f"{work.folder} has the first {frames} of a clip: go on with --resume, or delete it"
     if not count:
         work.remove()
         return f"removed {work.folder}, which a killed process left, without frames"
     if existing(work.target):
-        return f"{work.folder}, which a killed process left, has {count} frames in {work.kept}: move or delete it"
+        return f"{work.folder}, which a killed process left, has {frames} in {work.kept}: move or delete it"
     try:
         with work:
             settings = shortened(read_settings(work.kept), work.settle())
@@ -77,4 +78,4 @@ def _rescued(work: Unfinished) -> str:
         work.remove()
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{work.folder}, which a killed process left, can't be made a clip ({error}): move or delete it"
-    return f"{work.folder}, which a killed process left, is now {work.target}: {count} frames"
+    return f"{work.folder}, which a killed process left, is now {work.target}: {frames}"
