@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     texts = [prompt.text for prompt in prompts if prompt.set == "closed" and prompt.text.strip()]
     if args.steps < 10 or not texts:
         p.error(f"{args.steps} steps, {len(texts)} closed prompts: expected at least 10 steps, and one closed prompt")
-    model = ZS2.from_pretrained(args.model, lam=args.lam)
+    model = ZS2.from_pretrained(args.model, dtype="float32", lam=args.lam)
     scorer = Scorer.from_pretrained(scoring_model(args.model))
     compared = ways(args.steps)
     first = next(iter(compared))

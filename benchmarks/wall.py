@@ -57,7 +57,7 @@ def main() -> int:
     except InputError as error:
         p.error(str(error))
 
-    model = ZS2.from_pretrained(args.model, lam=args.lam)
+    model = ZS2.from_pretrained(args.model, dtype="float32", lam=args.lam)
     request = {"frames": args.frames, "steps": args.steps, "guidance": args.guidance, "seed": args.seed}
     rows = []
     for noise in NOISES:

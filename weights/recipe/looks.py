@@ -22,7 +22,7 @@ BORDER, FAR = 2, 20.0  # pixels of the scene's edge; colours further than FAR fr
 
 def distances(checkpoint: str, names: Sequence[str], seeds: Sequence[int], frames: int) -> list[dict[str, Any]]:
     """For each μ, the mean distance of later frames' colours from frame 0's, with 95 % intervals over prompts."""
-    model = ZS2.from_pretrained(checkpoint, attn="tma", noise="iid")
+    model = ZS2.from_pretrained(checkpoint, dtype="float32", attn="tma", noise="iid")
     rows = []
     total = len(MU) * len(names) * len(seeds)
     clips = ((mu, i, seed) for mu in MU for i in range(len(names)) for seed in seeds)

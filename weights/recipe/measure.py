@@ -39,7 +39,7 @@ def figures(
         zs2.json, there is also the share of these that are right.
     Raises: InputError for a checkpoint that makes pictures of another size.
     """
-    model = ZS2.from_pretrained(checkpoint, attn="sa", noise="iid")
+    model = ZS2.from_pretrained(checkpoint, dtype="float32", attn="sa", noise="iid")
     pairs = [(thing, colour) for thing in range(len(names)) for colour in range(len(COLOURS))]
     prompts = [caption(names, *pair, 0) for pair in pairs]
     shown = drawn(model, prompts, f"pictures of {Path(checkpoint).name}", seed, judge.size)
