@@ -101,7 +101,10 @@ def test_a_file_of_prompts():
         ("[open]\n", "no prompt in it"),
         ("a\nb\na\n", "the prompt 'a' (closed) is there twice"),
         ('""\n""\n', "the prompt '' (closed) is there twice"),
-        ("[opne]\na\n", "unknown set of prompts in p.txt, line 1 'opne': expected one of closed, open; did you mean 'open'?"),
+        (
+            "[opne]\na\n",
+            "unknown set of prompts in p.txt, line 1 'opne': expected one of closed, open; did you mean 'open'?",
+        ),
         ("[]\na\n", "unknown set of prompts in p.txt, line 1 ''"),
     ],
 )
