@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-from zs2.errors import InputError
+from zs2.errors import InputError, brief
 from zs2.system.atomic import NO_ROOM, write_advice
 
 DEFAULT_MODEL = "weights/emoji64"  # comes with zs2
@@ -44,6 +44,7 @@ WITHDRAWN = {
 WORD = r"(?![^/@]*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 STEP = r"(?![^/]*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*"
 ID = re.compile(rf"(?=[^@]{{3,96}}(?:@|$))(?P<repo>{WORD}/{WORD})(?:@(?P<revision>{STEP}(?:/{STEP})*))?")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 FILE = re.compile(r".*\.(safetensors|ckpt|bin|pt|pth|pkl|git)", re.IGNORECASE)  # a file that does not exist, not an id
 
 VARIANT = r"(?![\w-]*-\d{5}-of-\d{5})[A-Za-z0-9][\w-]*"  # of a set of weights, and no shard's number
@@ -212,6 +213,9 @@ def fetch(model: str, dtype: str, choose: Choose = choose_files) -> Path:
     try:
         with _in_one_line(model, repo, revision):
             info = HfApi().model_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+            there = [file.rfilename for file in info.siblings or ()]
+            if not COMMIT.fullmatch(info.sha or "") or not all(isinstance(name, str) for name in there):
+                raise ValueError(f"its answer has the commit {brief(info.sha)}")  # which becomes part of a path
     except InputError as error:
         try:
             folder = _cached(repo, revision, dtype, choose)
@@ -220,7 +224,7 @@ def fetch(model: str, dtype: str, choose: Choose = choose_files) -> Path:
         warnings.warn(f"{error}. Using what was downloaded before", stacklevel=2)
         return folder
     try:
-        names = choose((file.rfilename for file in info.siblings or ()), dtype)
+        names = choose(there, dtype)
     except InputError as error:
         raise InputError(f"{repo}: {error}") from error
     with _in_one_line(model, repo, revision):
@@ -256,14 +260,13 @@ def _cached(repo: str, revision: str | None, dtype: str, choose: Choose) -> Path
 @contextmanager
 def _in_one_line(model: str, repo: str, revision: str | None) -> Iterator[None]:
     """Turn any failure of a request to the hub into an InputError of one line."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    # huggingface_hub uses one HTTP library or another, depending on its version; __bases__ has the errors of that one.
-    # Its faster transfer, hf_xet, raises RuntimeError.
-    faults: tuple[type[BaseException], ...] = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
     try:
         yield
-    except faults as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # also what an answer provokes that is no model's description, such as {} or null
         cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
         raise InputError(_explain(cause or error, model, repo, revision)) from error
 
@@ -292,5 +295,6 @@ def _explain(error: BaseException, model: str, repo: str, revision: str | None) 
         return f"can't write to {constants.HF_HUB_CACHE} ({os.strerror(number) if number else error}): {advice}"
     while (deeper := error.__cause__ or error.__context__) is not None:
         error = deeper
-    reason = " ".join(f"{error}".split())[:200] or type(error).__name__
+    kind = "" if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: "
+    reason = kind + " ".join(f"{error}".split())[:200] or type(error).__name__
     return f"can't fetch {repo} from {hub} ({reason}): check the connection and try again"

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from zs2.checkpoints.diffusers_folder import rename
-from zs2.checkpoints.digests import sha256
+from zs2.checkpoints.digests import check_identity, identity, sha256
 from zs2.checkpoints.hub import STANDARD_CLIP, TOKENIZER, choose_weights
 from zs2.checkpoints.locate import full_name, local_path, locate
-from zs2.checkpoints.tensor_files import read_tensors, weight_files
+from zs2.checkpoints.tensor_files import loading, read_tensors, weight_files
 from zs2.errors import InputError
 from zs2.evaluation.image_processor import ImageProcessor
 from zs2.models.clip import TextEncoder, VisionEncoder
@@ -70,6 +70,11 @@ class Scorer:
             raise InputError(f"{name}: its text encoder has no text_projection, so it can't score: give another CLIP")
         drop_layers(parts.text_tensors, text.num_hidden_layers, parts.names[0])
         drop_layers(parts.vision_tensors, vision.num_hidden_layers, parts.names[1])
+        for part, layers in ((text, parts.text_tensors), (vision, parts.vision_tensors)):
+            if part.num_hidden_layers > len(layers):  # before so many are built
+                raise InputError(
+                    f"{name}: {part.num_hidden_layers} layers, but {len(layers)} tensors: some are missing"
+                )
         with without_weights():
             text_encoder, vision_encoder = TextEncoder(text), VisionEncoder(vision)
         text_part, vision_part = parts.names
@@ -83,7 +88,7 @@ class Scorer:
                 "are they of one CLIP?"
             )
         self.images = ImageProcessor.from_json(parts.images)
-        self._files = parts.files
+        self._files = [(part, files, identity(files)) for part, files in parts.files.items()]
         self._texts: dict[str, Tensor] = {}
 
     @classmethod
@@ -94,7 +99,8 @@ class Scorer:
         """
         name = full_name(str(model))
         path, _ = locate(name, "float32", choose_clip_files)
-        return cls(Parts.read(path, name), name, device)
+        with loading(name):
+            return cls(Parts.read(path, name), name, device)
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -103,7 +109,10 @@ class Scorer:
         tokenizer = self.tokenizer
         rest += [tokenizer.backend.to_str(), tokenizer.max_length, tokenizer.pad_id, *tokenizer.unusual]
         config = hashlib.sha256(dumps(rest, sort_keys=True).encode()).hexdigest()
-        return {part: sha256(files) for part, files in self._files.items()} | {"config": config}
+        found = {part: sha256(files) for part, files, _ in self._files}
+        for _, files, before in self._files:
+            check_identity(files, before)
+        return found | {"config": config}
 
     @torch.no_grad()
     def embed_frames(self, frames: Frames) -> Tensor:

@@ -54,6 +54,8 @@ class DPMSolver(Solver):
     def __init__(self, config: ScheduleConfig, steps: int) -> None:
         # diffusers' lower limit of ᾱ: the logarithm stays finite if a schedule ends at zero signal
         super().__init__(Schedule(config, least=2**-24), timesteps(config, steps))
+        if max(map(self.schedule.alpha, self.timesteps)) >= 1:
+            raise InputError("a schedule without noise at one of its timesteps: dpm++ needs some; expected ddim")
         final = 1.0 if config.set_alpha_to_one else self.schedule.alpha(0)
         self.alpha = [*map(self.schedule.alpha, self.timesteps), final]
 
