@@ -197,6 +197,28 @@ def read_loras(folder: Path, out: Path) -> list[int]:
     return [0]
 
 
+def make_parts(folder: Path) -> None:
+    """Textual inversions of two kinds, and a VAE from elsewhere, as a file and as a folder."""
+    make_model(folder / "model")
+    save_file({"emb_params": torch.full((3, 16), 0.1)}, folder / "toy.safetensors")
+    save_file({"<dog>": torch.full((16,), 0.1)}, folder / "dog.safetensors")
+    weights = tiny_weights("sd")["vae"]
+    save_file(weights, folder / "vae.safetensors")
+    (folder / "vae").mkdir()
+    (folder / "vae" / "config.json").write_text(json.dumps(tiny.VAE))
+    save_file(weights, folder / "vae" / "diffusion_pytorch_model.bf16.safetensors")
+
+
+def read_parts(folder: Path, out: Path) -> list[int]:
+    """The embedding or the VAE that was damaged: the newest."""
+    files = [*folder.glob("*.safetensors"), *(folder / "vae").iterdir()]
+    newest = max(files, key=lambda file: file.stat().st_mtime_ns)
+    if newest.name in ("toy.safetensors", "dog.safetensors"):
+        return read_model(folder / "model", out, "--embedding", str(newest), "--size", "16x16")
+    Checkpoint(folder / "model", vae=newest if newest.parent == folder else newest.parent).vae()
+    return [0]
+
+
 @cache
 def loaded(folder: Path) -> ZS2:
     """A model, which is not changed."""
@@ -210,6 +232,7 @@ KINDS = (
     Kind("weights", make_model, ("*/*.safetensors",), read_model),
     Kind("single-files", make_single_file, ("x.safetensors", "x.safetensors", "x.yaml"), read_single_file),
     Kind("loras", make_loras, ("*.safetensors", "peft/unet/*"), read_loras),
+    Kind("parts", make_parts, ("toy.safetensors", "dog.safetensors", "vae.safetensors", "vae/*"), read_parts, quick=30),
     Kind("clips", make_settings, ("x.png", "x.webp", "x.gif"), read_clips, quick=15),
 )
 
