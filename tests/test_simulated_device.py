@@ -64,7 +64,7 @@ def assert_same(there: tuple[Tensor, Tensor], here: tuple[Tensor, Tensor]) -> No
     assert_same_picture(frames, here[1])
 
 
-TEXT = Crossing(TO_DEVICE, "models/prompt_encoder.py PromptEncoder._encode")
+TEXT = Crossing(TO_DEVICE, "models/prompt_chunkr.py PromptEncoder._encode")
 TIMESTEPS = Crossing(TO_DEVICE, "sampling/sampler.py Sampler.__init__")
 NOISE = Crossing(TO_DEVICE, "sampling/sampler.py Sampler.initial")
 ROWS = Crossing(TO_DEVICE, "sampling/conditioning.py Conditioning.frames")  # of the texts that a step picks

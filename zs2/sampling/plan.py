@@ -222,13 +222,14 @@ def resolve(
 def _warn_of_signal(solver: Solver) -> None:
     """Warn if sampling starts from pure noise at a timestep where the model was trained to find a picture in it."""
     schedule, first, last = solver.schedule, solver.timesteps[0], solver.schedule.config.num_train_timesteps - 1
-    if schedule.signal(first) > MOST_SIGNAL:
+    signal = float(schedule.signal(first))
+    if signal > MOST_SIGNAL:
         advice = f"spacing trailing, which starts at timestep {last}, or more steps"
         if schedule.signal(last) > MOST_SIGNAL:
             advice = "another schedule: this one has no timestep of noise alone"
         warnings.warn(
             f"sampling starts from pure noise at timestep {first}, where the model expects signal (√ᾱ = "
-            f"{schedule.signal(first):.2g}, at most {MOST_SIGNAL} is usual): give {advice}",
+            f"{signal:.2g}, at most {MOST_SIGNAL} is usual): give {advice}",
             stacklevel=5,
         )
 
