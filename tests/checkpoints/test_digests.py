@@ -3,12 +3,16 @@
 import hashlib
 import json
 import os
+import shutil
 import time
+import warnings
 
 import pytest
 
+from zs2 import ZS2
 from zs2.checkpoints import digests
 from zs2.checkpoints.digests import sha256
+from zs2.errors import InputError
 
 LONG_AGO = 1_600_000_000
 
@@ -120,3 +124,60 @@ def test_the_last_ones_are_kept(tmp_path, cache, monkeypatch):
     for i in range(4):
         sha256([write(tmp_path / str(i), b"%d" % i)])
     assert [*json.loads(cache.read_text()).values()] == [want(b"2"), want(b"3")]
+
+
+# --- what was loaded is what is recorded ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["renamed over", "written to", "removed"])
+@pytest.mark.parametrize("part", ["unet", "config"])
+def test_a_file_that_changed_after_loading_is_not_recorded(tmp_path, narrow, change, part):
+    """The settings never name weights or a configuration that did not make the clip."""
+    folder = shutil.copytree(narrow, tmp_path / "model")
+    model = ZS2.from_pretrained(folder, device="cpu")
+    file = next((folder / "unet").glob("*.safetensors" if part == "unet" else "*.json"))
+    content = file.read_bytes()
+    if change == "renamed over":
+        (tmp_path / "other").write_bytes(content)
+        os.replace(tmp_path / "other", file)
+    elif change == "written to":
+        os.utime(file, (LONG_AGO, LONG_AGO))
+    else:
+        os.replace(file, tmp_path / "gone")
+    if (part, change) == ("config", "removed"):
+        with pytest.raises(InputError, match=r"no such file"):
+            _ = model.checkpoint.digests
+        return
+    with pytest.warns(UserWarning, match=f"the settings say {part}: unknown"):
+        digests = model.checkpoint.digests
+    assert digests[part] == "unknown"
+    assert all(len(digest) == 64 for name, digest in digests.items() if name != part)
+
+
+def test_a_file_that_stays_is_recorded(narrow):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        digests = ZS2.from_pretrained(narrow, device="cpu").checkpoint.digests
+    (file,) = (narrow / "unet").glob("*.safetensors")
+    assert digests["unet"] == want(file.read_bytes())
+
+
+def test_a_file_of_the_hub_has_the_content_that_its_name_says(tmp_path):
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    for name, content in ((want(b"1"), b"1"), (want(b"2"), b"damaged"), ("0" * 40, b"a small file")):
+        (blobs / name).write_bytes(content)
+    links = [tmp_path / name for name in "abc"]
+    for link, blob in zip(links, (want(b"1"), want(b"2"), "0" * 40), strict=True):
+        link.symlink_to(blobs / blob)
+    assert sha256(links[::2]) == want(b"1", b"a small file")
+    for files in (links[1:2], links):
+        words = f"b is damaged: its SHA-256 is {want(b'damaged')}, the hub says {want(b'2')}"
+        with pytest.raises(InputError, match=words):
+            sha256(files)
+
+
+def test_only_regular_files_are_hashed(tmp_path):
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(InputError, match="a FIFO: expected a file"):
+        sha256([tmp_path / "x"])
