@@ -64,7 +64,7 @@ def assert_same(there: tuple[Tensor, Tensor], here: tuple[Tensor, Tensor]) -> No
     assert_same_picture(frames, here[1])
 
 
-TEXT = Crossing(TO_DEVICE, "models/prompt_chunkr.py PromptEncoder._encode")
+TEXT = Crossing(TO_DEVICE, "models/prompt_encoder.py PromptEncoder._chunk")
 TIMESTEPS = Crossing(TO_DEVICE, "sampling/sampler.py Sampler.__init__")
 NOISE = Crossing(TO_DEVICE, "sampling/sampler.py Sampler.initial")
 ROWS = Crossing(TO_DEVICE, "sampling/conditioning.py Conditioning.frames")  # of the texts that a step picks
@@ -239,7 +239,7 @@ FAULTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "text": (TextEncoder, "forward", lambda self, *ids: encode(self, *ids).cpu()),
     "noise": (Sampler, "initial", lambda self: self.plan.noises()),
     "blend": (Temporal, "blend", blend_by_the_matrix),
-    "solver": (Schedule, "signal", lambda self, t: self.alphas_cumprod[t : t + 1].sqrt()),
+    "solver": (Schedule, "sigma", lambda self, t: (1 - self.alphas_cumprod[t : t + 1]).sqrt()),
     "decode": (VAE, "decode", lambda self, z: decode(self, z) * torch.ones(3, 1, 1)),
 }
 
