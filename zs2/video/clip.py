@@ -13,6 +13,7 @@ from PIL import Image
 
 from zs2.errors import InputError, choose, did_you_mean, whole
 from zs2.system.json_files import parse_json
+from zs2.system.regular_files import check_regular
 from zs2.video.contact_sheet import contact_sheet
 from zs2.video.formats import (
     LOSSY,
@@ -155,7 +156,9 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(path)
     file = path / "0000.png" if path.is_dir() else path
     ending = choose("clip ending", file.suffix.lower(), tuple(READERS))
-    if not file.is_file():
+    if file.exists():
+        check_regular(file)
+    else:
         hint = did_you_mean(str(file), [str(one) for one in sorted(file.parent.glob("*.json"))], 0.8)
         raise InputError(f"{file}: no such file: expected a clip, or its JSON{hint}")
     try:
