@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import operator
 import re
 import reprlib
@@ -85,10 +86,20 @@ class OutOfMemory(MemoryError):
     """There was too little memory. The message, of one line, says what needed it, and what to try."""
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error comes from an allocator. On a CPU, torch raises a RuntimeError."""
-    words = "out of memory|can.t allocate memory|not enough memory"
-    return isinstance(error, MemoryError) or re.search(words, str(error)) is not None
+# What says it: CUDA and MPS; the system, in `mmap` too; torch's allocator on a CPU; C++; oneDNN, whose primitives and
+# memory objects fail for no other reason once they are described; and threads, whose stacks are memory.
+ALLOCATORS = re.compile(
+    "out of memory|can(no|.)t allocate memory|not enough memory|bad_alloc|"
+    "could not create a (primitive(?! descriptor)|memory object)|can.t start new thread",
+    re.IGNORECASE,
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error comes from an allocator. Each has an error of its own, most of them a RuntimeError."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or ALLOCATORS.search(str(error)) is not None
 
 
 class LostProcess(RuntimeError):

@@ -124,11 +124,10 @@ def print_plans(
     model: ZS2, requests: Sequence[Request], group: Group | None, memory: dict[str, Any], *, resumable: bool
 ) -> None:
     """Print the memory that each kind of clip is expected to need. Raises: InputError if it is more than is free."""
-    from zs2.sampling.memory import amount, planned_memory
+    from zs2.sampling.memory import amount, free_for, planned_memory
     from zs2.sampling.plan import resolve
-    from zs2.system.free_memory import free_memory
 
-    free, plans = free_memory(model.device, 1 if group is None else group.here), set()
+    plans = set()
     for request in requests:
         failed = None
         try:
@@ -142,7 +141,8 @@ def print_plans(
             show(f"{frames}, {planned.chunk} at a time:", *plan.lines())
             if resumable:
                 show(f"{'resume':<10}{amount(planned.resume_bytes):>10} on the disk, twice while it is replaced")
-            show(f"{'free':<10}{'not known' if free is None else amount(free):>10}")
+            free, of = free_for(planned)
+            show(f"{'free':<10}{'not known' if free is None else amount(free):>10}{of}")
         plans.add(plan)
         if failed is not None:
             raise failed

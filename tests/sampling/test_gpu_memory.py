@@ -83,7 +83,7 @@ def test_what_is_free_on_mps_is_the_recommended_maximum(monkeypatch: pytest.Monk
 def test_where_not_one_frame_fits_what_is_advised_is_not_on_already(
     narrow: Path, monkeypatch: pytest.MonkeyPatch, device: str, options: dict[str, str], advice: str
 ) -> None:
-    monkeypatch.setattr("zs2.sampling.plan.free_memory", lambda device, sharing: 2**20)
+    monkeypatch.setattr("zs2.sampling.memory.free_memory", lambda device, sharing: 2**20)
     with simulated_device():
         model = ZS2.from_pretrained(narrow, device=device)
         with pytest.raises(InputError, match=f"not even one frame at a time fits: try a smaller size, {advice}$"):

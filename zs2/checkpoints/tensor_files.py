@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zs2.checkpoints.hub import find_weights
 from zs2.checkpoints.locate import PICKLES, refuse_pickle
-from zs2.errors import InputError, brief, is_out_of_memory
+from zs2.errors import InputError, OutOfMemory, brief, is_out_of_memory
 from zs2.system.json_files import NAME, read_json
 from zs2.system.regular_files import check_regular
 
@@ -104,11 +104,12 @@ def loading(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (InputError, MemoryError):
+    except (InputError, OutOfMemory):
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            raise
+            advice = "half precision (--dtype bfloat16), a smaller model, or a higher limit of memory"
+            raise OutOfMemory(f"out of memory in loading the weights of {what}: try {advice}") from error
         raise InputError(f"{what} can't be loaded ({reason(error)}): is the file whole?") from error
 
 

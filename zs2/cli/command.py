@@ -19,6 +19,7 @@ from zs2.system.terminal import show, write
 from zs2.version import __version__
 
 P = ParamSpec("P")
+NO_MEMORY = "out of memory: try fewer --frames, a smaller --size, or half precision (--dtype)"
 
 
 class Failure(Exception):
@@ -128,7 +129,7 @@ def command(
             say(f"error: {error}")
             return 2
         except OSError as error:
-            say(f"error: {_named(error)}")
+            say(f"error: {NO_MEMORY if is_out_of_memory(error) else _named(error)}")
             return 1
         except (FloatingPointError, Failure, OutOfMemory) as error:
             say(f"error: {error}")
@@ -136,7 +137,7 @@ def command(
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            say("error: out of memory: try fewer --frames, a smaller --size, or half precision (--dtype)")
+            say(f"error: {NO_MEMORY}")
             return 1
         except KeyboardInterrupt as error:
             number = signal_number(error)

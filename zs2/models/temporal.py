@@ -58,6 +58,7 @@ class Momentum(ABC):
     """
 
     state_frames: ClassVar[int] = 1  # the number of hidden states in a state; 0 for a kind without state
+    key_frames: ClassVar[int] = 1  # the number of frames whose hidden states a frame's keys and values come from
     state_dtype: ClassVar[torch.dtype | None] = None  # the dtype of a state; None: that of the hidden states
     first_share_counts: ClassVar[bool] = False  # whether `starts` needs only the share of the first process
 

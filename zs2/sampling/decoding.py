@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from zs2.errors import is_out_of_memory
 from zs2.models.loading import not_finite
 from zs2.models.vae import VAE
 from zs2.system.devices import overflow
@@ -28,16 +29,23 @@ def decode_frames(plan: SamplingPlan, latents: Tensor) -> Frames:
     """Scaled latents (F, c, h, w) of a sampling → frames, uint8 (F, H, W, 3).
 
     The processes of the plan share the work, and each gets all frames.
-    Raises: FloatingPointError if a pixel is NaN or infinite.
+    Raises: FloatingPointError if a pixel is NaN or infinite; OutOfMemory.
     """
     vae, group, chunk = plan.model.vae, plan.group, plan.chunk
-    if group is None:
-        return decode(vae, latents, chunk).numpy()
-    pieces = []
-    for piece in latents.split(chunk * group.size):
-        share = group.share(len(piece))
-        pieces.append(share.gather(decode(vae, piece[share.mine], chunk).to(latents.device)).cpu())
-    return torch.cat(pieces).numpy()
+    try:
+        if group is None:
+            return decode(vae, latents, chunk).numpy()
+        pieces = []
+        for piece in latents.split(chunk * group.size):
+            share = group.share(len(piece))
+            pieces.append(share.gather(decode(vae, piece[share.mine], chunk).to(latents.device)).cpu())
+        return torch.cat(pieces).numpy()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        from zs2.sampling.memory import out_of_memory  # which needs the sizes of this file
+
+        raise out_of_memory(plan, "decoding") from error
 
 
 def at_once(vae: VAE, height: int, width: int, most: int) -> int:

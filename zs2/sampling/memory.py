@@ -21,8 +21,9 @@ A layer's own need at its peak, in maps of its resolution and the network's dtyp
                  c_in + 3·c_out + 2·c_out·W  at the second. W = 1 on a CPU and on CUDA, whose convolutions reorder their
                  input and output, and otherwise 0. Not counted: the weights, which they reorder as well, and the
                  windows of a convolution that is a matrix product (layers.Conv2d), no larger than its weights
-    transformer  22·c, at its feed-forward: its input as map and as tokens, x, h, h̃, norm (6), one half (4), the input
-                 and GELU of the other half (8), and 4 more that were measured
+    transformer  the larger of  22·c,  at its feed-forward: its input as map and as tokens, x, h, h̃, norm (6), one
+                 half (4), the input and GELU of the other half (8), and 4 more that were measured; and
+                 (8 + 4·k)·c  in the self-attention of a kind whose frames see the keys of k frames
     attention    of the decoder: 9·c
 
 On a CPU, the process itself is added: Python, torch and its threads, at their size when this module is imported (torch
@@ -41,12 +42,12 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from zs2.errors import InputError
+from zs2.errors import InputError, OutOfMemory
 from zs2.models.config import UNetConfig, VAEConfig
 from zs2.models.temporal import Momentum
 from zs2.sampling.conditioning import chunks
 from zs2.sampling.decoding import TILE, WHOLE, at_once
-from zs2.system.free_memory import kernel_numbers
+from zs2.system.free_memory import address_room, free_memory, kernel_numbers
 
 if TYPE_CHECKING:
     from zs2.sampling.plan import SamplingPlan
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 TORCH = 225 * 2**20  # bytes of the process with torch imported, if the system does not report its size
 WORKSPACE = 128 * 2**20  # bytes that the libraries of CUDA keep: those of products take at most 32 MiB each
 CALLS = 75 * 2**20  # bytes that the first calls add: threads, code, buffers
+ARENA = 128 * 2**20  # bytes that glibc maps for the first allocation of a thread; half of them are given back
 SPARE = 0.9  # the share of the free memory that a chunk may need, if it is chosen here
 
 
@@ -76,6 +78,11 @@ class MemoryPlan:
         """The peak."""
         rest = self.process + self.weights + self.latents + self.frames + self.text + self.states + self.deep
         return rest + max(self.unet, self.decoding)
+
+    @property
+    def largest(self) -> str:
+        """The name of the largest part."""
+        return max(vars(self), key=lambda name: vars(self)[name])
 
     def lines(self) -> list[str]:
         """The plan as lines of text."""
@@ -116,7 +123,7 @@ def planned_memory(plan: SamplingPlan) -> MemoryPlan:
         * sum(channels for channels, _ in blocks(unet.config, (h, w))),
         states=state_bytes(unet.config, unet.momentum, (h, w), branches, element) * (2 + kept_states),
         deep=branches * held * unet.config.block_out_channels[0] * h * w * element if request.deep_cache > 1 else 0,
-        unet=unet_bytes(unet.config, branches * chunk, (h, w), element, reorders),
+        unet=unet_bytes(unet.config, branches * chunk, (h, w), element, reorders, unet.momentum.key_frames),
         decoding=together
         * decoder_numbers(vae.config, (tile[0] // reduction, tile[1] // reduction), reorders)
         * vae.decoder.conv_in.weight.element_size(),
@@ -147,7 +154,9 @@ def resume_bytes(plan: SamplingPlan) -> int:
     return steps * state_bytes(unet.config, unet.momentum, (h, w), branches, unet.conv_in.weight.element_size())
 
 
-def unet_bytes(config: UNetConfig, rows: int, size: tuple[int, int], element: int, reorders: bool) -> int:
+def unet_bytes(
+    config: UNetConfig, rows: int, size: tuple[int, int], element: int, reorders: bool, key_frames: int = 1
+) -> int:
     """The bytes of the activations in a call of the UNet."""
     channels, areas, last = config.block_out_channels, _areas(config, size), len(config.block_out_channels) - 1
     kept, peak = [channels[0] * areas[0]], 0
@@ -155,7 +164,7 @@ def unet_bytes(config: UNetConfig, rows: int, size: tuple[int, int], element: in
     def need(level: int, c_in: int, before: int, transformer: bool) -> None:
         nonlocal peak
         c = channels[level]
-        local = max(_resnet(c_in, c, reorders), 22 * c if transformer else 0)
+        local = max(_resnet(c_in, c, reorders), transformer_maps(key_frames) * c if transformer else 0)
         peak = max(peak, sum(kept) + before + local * areas[level])
 
     for level, c in enumerate(channels):
@@ -174,6 +183,11 @@ def unet_bytes(config: UNetConfig, rows: int, size: tuple[int, int], element: in
         if level > 0:
             peak = max(peak, sum(kept) + x * areas[level] + (2 + 2 * reorders) * x * areas[level - 1])
     return rows * element * peak
+
+
+def transformer_maps(key_frames: int) -> int:
+    """What a transformer needs of its own, in maps: at its feed-forward, or in self-attention with many keys."""
+    return max(22, 8 + 4 * key_frames)
 
 
 def decoder_numbers(config: VAEConfig, size: tuple[int, int], reorders: bool) -> int:
@@ -202,17 +216,72 @@ def _bytes(module: nn.Module) -> int:
     return sum(weight.numel() * weight.element_size() for weight in module.parameters())
 
 
-def fitting(needs: Callable[[int], MemoryPlan], wanted: int, free: int | None, *, asked: bool, advice: str = "") -> int:
+def free_for(plan: SamplingPlan) -> tuple[int | None, str]:
+    """The bytes that this process can hold for a sampling, and what limits them, if it is a limit of the process.
+
+    A limit of what is mapped (`ulimit -v`) counts the weights and the process as they are, so their part of the plan is
+    not needed again.
+    """
+    free, of = free_memory(plan.model.device, 1 if plan.group is None else plan.group.here), ""
+    room = address_room() if plan.model.device.type == "cpu" else None
+    if room is not None:
+        mapped = planned_memory(plan).weights + PROCESS - CALLS
+        most = max(0, mapped + room[0] - ARENA)
+        if free is None or most < free:
+            free, of = most, f" within {room[1]}"
+    return free, of
+
+
+LOWER = {  # what to do about each part of the plan
+    "process": "end other programs, or raise the limit of memory",
+    "weights": "half precision (--dtype bfloat16), or a smaller model",
+    "latents": "fewer --frames, or --stream",
+    "frames": "fewer --frames, or --stream",
+    "text": "fewer prompts, or a smaller --chunk",
+    "states": "a smaller --size, or fewer --steps",
+    "deep": "no --deep-cache",
+    "unet": "a smaller --size, or half precision (--dtype bfloat16)",
+    "decoding": "a smaller --size",
+}
+
+
+def out_of_memory(plan: SamplingPlan, what: str) -> OutOfMemory:
+    """The error that there was too little memory. It names the largest part of the plan, and what to lower.
+
+    what: what needed it.
+    """
+    memory = planned_memory(plan)
+    part = memory.largest
+    advice = LOWER[part]
+    if part == "unet" and plan.chunk > 1:
+        advice = f"a chunk of {plan.chunk // 2} (--chunk), or {advice}"
+    size = amount(vars(memory)[part])
+    return OutOfMemory(
+        f"out of memory in {what}: of {amount(memory.total)} that are planned, {part} needs most, {size}: try {advice}"
+    )
+
+
+def fitting(
+    needs: Callable[[int], MemoryPlan],
+    wanted: int,
+    free: int | None,
+    *,
+    asked: bool,
+    advice: str = "",
+    of: str = "",
+) -> int:
     """The number of frames, at most `wanted`, that fit into the free memory at once.
 
     needs: the memory that a chunk of some number of frames needs. free: bytes, or None if unknown.
     asked: whether the user asked for `wanted`, so that no smaller number will do. advice: what else takes less memory.
+    of: what limits the free memory, such as ` within ulimit -v`.
     Raises: InputError if not even one frame fits, or if `wanted` frames do not and the user asked for them.
     """
-    if free is None or (need := needs(wanted).total) <= free:
+    if free is None or (need := needs(wanted)).total <= free:
         return wanted
     most = bisect_right(range(1, wanted), SPARE * free, key=lambda chunk: needs(chunk).total)  # larger chunks need more
-    lack = f"a chunk of {wanted} frame{'s' * (wanted > 1)} needs {amount(need)}, {amount(free)} are free"
+    lack = f"a chunk of {wanted} frame{'s' * (wanted > 1)} needs {amount(need.total)}, {amount(free)} are free{of}"
+    lack += f" ({need.largest} needs most, {amount(vars(need)[need.largest])})"
     if not most:
         raise InputError(f"{lack}, and not even one frame at a time fits: try a smaller size, half precision{advice}")
     if asked:

@@ -16,12 +16,11 @@ from zs2.method import NOISE_MODELS, Method
 from zs2.models.image_model import ImageModel
 from zs2.models.temporal import momentum
 from zs2.noise.models import noises
-from zs2.sampling.memory import MemoryPlan, fitting, planned_memory, resume_bytes
+from zs2.sampling.memory import MemoryPlan, fitting, free_for, planned_memory, resume_bytes
 from zs2.sampling.request import Request
 from zs2.sampling.schedule import with_options
 from zs2.sampling.solver import SOLVERS, History, Solver
 from zs2.system.devices import choose_device
-from zs2.system.free_memory import free_memory
 from zs2.system.json_files import MOST_PIXELS
 from zs2.system.registry import load
 
@@ -151,13 +150,13 @@ def plan_sampling(
     Raises: InputError as `resolve` does, and for a requested chunk that does not fit; then it names one that does.
     """
     plan = resolve(model, method, request, group, stream=stream, state_device=state_device)
-    free = free_memory(model.device, 1 if group is None else group.here)
+    free, of = free_for(plan)
     asked = request.chunk is not None
     advice = "" if stream else ", or --stream"
     if stream and not plan.states_elsewhere and model.device.type != "cpu":
         advice = ", or --state-device cpu"
     needs = lambda chunk: planned_memory(replace(plan, chunk=chunk))  # noqa: E731
-    chunk = fitting(needs, plan.chunk, free, asked=asked, advice=advice)
+    chunk = fitting(needs, plan.chunk, free, asked=asked, advice=advice, of=of)
     if group is not None:  # each process has measured its own free memory
         chunk = group.least(chunk, model.device)
     if chunk < plan.chunk:

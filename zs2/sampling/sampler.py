@@ -17,11 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zs2.errors import OutOfMemory, counted, is_out_of_memory
+from zs2.errors import counted, is_out_of_memory
 from zs2.models.unet import States, cannot_compile
 from zs2.sampling.conditioning import Conditioning
 from zs2.sampling.decoding import decode_frames
 from zs2.sampling.kept_states import KeptStates, TravellingStates
+from zs2.sampling.memory import out_of_memory
 from zs2.sampling.plan import Joined, SamplingPlan
 from zs2.sampling.resume import ResumeFile
 from zs2.sampling.solver import History
@@ -181,8 +182,7 @@ class Sampler:
                 raise cannot_compile(error) from error
             if not is_out_of_memory(error):
                 raise
-            advice = f"a chunk of {frames // 2} (--chunk)" if frames > 1 else "a smaller size, or half precision"
-            raise OutOfMemory(f"out of memory in a step of {counted(frames, 'frame')} at once: try {advice}") from error
+            raise out_of_memory(self.plan, f"a step of {counted(frames, 'frame')} at once") from error
         prediction = output.prediction.float()
         if conditions.branches == 2:
             negative, positive = prediction.chunk(2)

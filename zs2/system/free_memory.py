@@ -27,6 +27,24 @@ def free_memory(device: torch.device, sharing: int = 1) -> int | None:
     return 1024 * own + (1024 * available if room is None else min(1024 * available, room)) // sharing
 
 
+def address_room() -> tuple[int, str] | None:
+    """The bytes that this process may still map by its own limits, and which limit that is. None without a limit.
+
+    RLIMIT_AS (`ulimit -v`) counts all that is mapped: also weights that are mapped from their file, and what threads
+    reserve. RLIMIT_DATA (`ulimit -d`) counts what is private and can be written.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    held, rooms = kernel_numbers("/proc/self/status"), []
+    for limit, size, name in (("RLIMIT_AS", "VmSize", "ulimit -v"), ("RLIMIT_DATA", "VmData", "ulimit -d")):
+        most = resource.getrlimit(getattr(resource, limit))[0]
+        if most != resource.RLIM_INFINITY and size in held:
+            rooms.append((max(0, most - 1024 * held[size]), name))
+    return min(rooms, default=None)
+
+
 def _cgroup_room() -> int | None:
     """The bytes that the limits of this process's control group and of those above it leave. None without a limit."""
     rooms = []
