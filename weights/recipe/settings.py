@@ -70,7 +70,7 @@ class Settings:
     vae_channels: int = 16
     vae: Schedule = field(
         default_factory=lambda: Schedule(
-            steps=8000, batch=4, rate=1e-3, fall=4000, muon=1.5e-2, decay=0.0, average=0.995, pieces=2
+            steps=4400, batch=4, rate=1e-3, fall=1300, muon=1.5e-2, decay=0.0, average=0.995, pieces=2
         )
     )
     # UNet
