@@ -160,7 +160,7 @@ def is_signalled(number: int) -> Callable[[], None]:
 
 def a_full_disk() -> None:
     """The next PNG file is written to a device that has no space, by the kernel's word."""
-    Path("c.part/frame").symlink_to("/dev/full")
+    Path("c.part/.zs2-frame").symlink_to("/dev/full")
 
 
 ENDS = {  # what ends a stream, and what then is raised

@@ -335,6 +335,29 @@ def test_a_signal_to_all_processes_ends_the_stream_with_the_frames_that_are_ther
     assert not (tmp_path / "long.part").exists()
 
 
+@linux
+@pytest.mark.slow
+def test_a_stream_of_two_processes_goes_on(tmp_path):
+    """After one of them has died: the frames are those of two processes that were not disturbed."""
+    line = f"-m zs2.sample --steps 20 --frames 40 --size 16x16 {PAPER} --device cpu --stream --chunk 1 --out".split()
+    run = torchrun(2, *line, "c", "--resume", cwd=tmp_path)
+    while not (tmp_path / "c.part" / "c" / "0006.png").exists():
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.05)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _, err = run.communicate(timeout=600)
+    assert "has ended before the others" in err
+    for name in ("c", "whole"):
+        again = torchrun(2, *line, name, "--resume", cwd=tmp_path)
+        _, err = again.communicate(timeout=600)
+        assert again.returncode == 0, err
+        assert ("going on from frame" in err) == (name == "c")
+    frames = [{file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("c", "whole")]
+    assert frames[0] == frames[1]
+    assert len(frames[0]) == 40
+
+
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
 def test_a_timeout_that_is_none(started, seconds):
     place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}

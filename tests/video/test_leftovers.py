@@ -128,16 +128,25 @@ def test_what_a_living_process_writes_is_left_alone(here):
     write_all({here / "c.gif": writing})
     assert (here / "c.gif").read_text() == "whole"
     with Unfinished(here / "c") as work:
-        (work.folder / "spare").write_text("")
+        (work.folder / ".zs2-spare").write_text("")
         assert cleared("d.gif") == []
         with pytest.raises(InputError, match=r"another process is writing c, in c.part: choose another"):
             cleared("c")
         with pytest.raises(InputError, match=r"c.part: another process is writing this clip"):
             save(frames(2), 2, Output.at(here / "c"), 8, lambda: SETTINGS, sheet=False)
-        assert {file.name for file in work.folder.iterdir()} == {"lock", "spare"}
+        assert {file.name for file in work.folder.iterdir()} == {".zs2-lock", ".zs2-spare"}
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "lock"])
+@pytest.mark.parametrize("name", ["whole", "lock", "frame", "spare", "ready", "old", "json"])
+def test_a_clip_may_have_any_name(here, name):
+    leave(name)
+    (line,) = cleared("d.gif")
+    assert line == f"{name}.part, which a killed process left, is now {name}: 4 frames"
+    assert save(frames(9), 9, Output.at(here / name, overwrite=True), 8, lambda: SETTINGS, sheet=True).ended is None
+    assert len([*here.iterdir()]) == 3
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".zs2-lock"])
 def test_a_folder_of_someone_else_is_left_alone(here, name):
     (here / "c.part" / "sub").mkdir(parents=True)
     (here / "c.part" / name).write_text("mine")

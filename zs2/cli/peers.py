@@ -25,6 +25,7 @@ class Peers:
     def __init__(self, store: Any, rank: int, size: int, limit: float) -> None:
         self.store, self.rank, self.size = store, rank, size
         store.set_timeout(timedelta(seconds=limit))
+        self.told_to_end = False  # whether SIGTERM came, which may mean that another process has ended
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
@@ -91,7 +92,7 @@ class Peers:
         start = time.monotonic()
         while not all(self.noted(f"done {rank}") for rank in range(self.size)):
             time.sleep(BEAT / 10)
-            if time.monotonic() > start + limit:
-                if self.silent():
-                    raise LostProcess(late=True)
-                start = time.monotonic()
+            late = time.monotonic() > start + limit
+            if (late or self.told_to_end) and self.silent():
+                raise LostProcess(late=late)
+            start = time.monotonic() if late else start

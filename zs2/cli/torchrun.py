@@ -52,6 +52,7 @@ def joined(device: str, timeout: float | None = None) -> Iterator[Group]:
         if peers.rank == 0:
             peers.note(STOPPED)
             raise Stopped(number)
+        peers.told_to_end = True
 
     previous = signal.signal(signal.SIGTERM, told_to_end)
     try:

@@ -10,7 +10,7 @@ from zs2.errors import InputError, counted
 from zs2.system.atomic import SUFFIX, remove_unfinished
 from zs2.video.clip import read_settings
 from zs2.video.outputs import Output, companions, existing
-from zs2.video.unfinished import Unfinished, finish, shortened
+from zs2.video.unfinished import OWN, Unfinished, finish, shortened
 
 
 def clear_leftovers(targets: Sequence[Path], *, resume: bool = False, overwrite: bool = False) -> list[str]:
@@ -54,7 +54,7 @@ def _cleared(work: Unfinished, resume: bool, overwrite: bool) -> str:
 def _complete(work: Unfinished) -> None:
     """Rename the settings and the sheet of a clip whose process was killed when it had renamed the clip alone."""
     json_path, sheet_path = companions(work.target)
-    for source, target in ((work.folder / "sheet", sheet_path), (work.folder / "json", json_path)):
+    for source, target in ((work.folder / f"{OWN}sheet", sheet_path), (work.folder / f"{OWN}json", json_path)):
         if source.is_file() and os.path.lexists(work.target) and not os.path.lexists(json_path):
             os.replace(source, target)
 

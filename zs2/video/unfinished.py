@@ -1,12 +1,12 @@
 """The folder of a clip that is being streamed: `clip.mp4.part`, beside where the clip will be.
 
-    lock                 its process holds it locked, so that a living one can be told from a dead one
+    .zs2-lock            its process holds it locked, so that a living one can be told from a dead one
     clip.mp4             the clip so far, playable at any moment but for its last frame (fragmented)
-    whole                the same in the encoding that the clip will have; no MP4 before its end
+    .zs2-whole           the same in the encoding that the clip will have; no MP4 before its end
     clip/0000.png …      the frames so far, if the clip is a folder of PNG files, or can be resumed
     resume.safetensors   with --resumable: the states to go on from; see sampling/resume.py
-    spare                bytes to give up when the disk is full, so that the clip can be finished
-    ready, sheet, json   the finished files, for a moment; old: what they replace
+    .zs2-spare           bytes to give up when the disk is full, so that the clip can be finished
+    .zs2-ready, …        the finished files, for a moment, and what they replace
 
 The folder goes when the clip is finished. A killed process leaves it, and a stopped one if the clip can be resumed.
 """
@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from zs2.errors import InputError
-from zs2.system.atomic import LOCK, SUFFIX, NoLocks, rename_all, try_lock, writing
+from zs2.system.atomic import SUFFIX, NoLocks, rename_all, try_lock, writing
 from zs2.video.clip import Clip
 from zs2.video.formats import (
     Frames,
@@ -42,6 +42,8 @@ from zs2.video.formats import (
 from zs2.video.outputs import Output, companions
 
 RESUME = "resume.safetensors"
+OWN = ".zs2-"  # begins the names in the folder that no clip has
+OWN_LOCK = f"{OWN}lock"
 SPARE = 1 << 16  # bytes, besides those of one frame
 
 
@@ -61,8 +63,8 @@ class Unfinished:
         self.target = target
         self.folder = target.with_name(target.name + SUFFIX)
         self.frames, self.resume = self.folder / target.stem, self.folder / RESUME
-        self._playable, self._whole = self.folder / target.name, self.folder / "whole"
-        self._part, self._spare = self.folder / "frame", self.folder / "spare"
+        self._playable, self._whole = self.folder / target.name, self.folder / f"{OWN}whole"
+        self._part, self._spare = self.folder / f"{OWN}frame", self.folder / f"{OWN}spare"
         self._writers: list[Mp4Writer] = []
         self._lock: IO[bytes] | None = None
 
@@ -70,7 +72,7 @@ class Unfinished:
         with writing(self.target), contextlib.suppress(NoLocks):
             while self._lock is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._lock = try_lock(self.folder / LOCK)
+                self._lock = try_lock(self.folder / OWN_LOCK)
                 if self._lock is None and self.folder.is_dir():
                     raise InUse(f"{self.folder}: another process is writing this clip: choose another --out")
         return self
@@ -87,21 +89,21 @@ class Unfinished:
     def clear(self) -> None:
         """Remove all that is in the folder but the lock."""
         for path in self.folder.iterdir():
-            if path.name != LOCK:
+            if path.name != OWN_LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     @property
     def is_ours(self) -> bool:
         """Whether the folder holds what is listed above, and nothing else."""
-        known = {LOCK, self.target.stem, self.target.name, RESUME, RESUME + SUFFIX}
-        known |= {"whole", "spare", "frame", "ready", "sheet", "json", "old"}
-        return (self.folder / LOCK).is_file() and {path.name for path in self.folder.iterdir()} <= known
+        known = {self.target.stem, self.target.name, RESUME, RESUME + SUFFIX}
+        known |= {OWN + name for name in ("lock", "whole", "spare", "frame", "ready", "sheet", "json", "old")}
+        return (self.folder / OWN_LOCK).is_file() and {path.name for path in self.folder.iterdir()} <= known
 
     @property
     def is_alive(self) -> bool:
         """Whether a process is writing it now."""
         try:
-            lock = try_lock(self.folder / LOCK)
+            lock = try_lock(self.folder / OWN_LOCK)
         except NoLocks:
             return False
         if lock is not None:
@@ -163,7 +165,7 @@ class Unfinished:
         """End the writing, make room on a full disk, and return how many frames there are. Raises: OSError."""
         for path in (self._spare, self._part):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.folder / "old", ignore_errors=True)
+        shutil.rmtree(self.folder / f"{OWN}old", ignore_errors=True)
         if self._writers and not self._failed:
             with contextlib.suppress(OSError):
                 self._writers[1].flush()
@@ -185,7 +187,7 @@ class Unfinished:
         Args: text: its settings. keep: whether the frames stay, so that the clip can be resumed.
         Returns: where it is. Raises: OSError.
         """
-        ready = self.folder / "ready"
+        ready = self.folder / f"{OWN}ready"
         shutil.rmtree(ready, ignore_errors=True) if ready.is_dir() else ready.unlink(missing_ok=True)
         same = getattr(self, "_text", None) == text
         if self.target.suffix and self.frames.is_dir():
@@ -242,16 +244,16 @@ def finish(
     json_path, sheet_path = companions(work.target)
     tiles = [held[index] if index in held else work.read(index) for index in shown if sheet and index < count]
     if tiles:
-        image, sheet_file = Clip(np.stack(tiles), fps, final).sheet(), work.folder / "sheet"
+        image, sheet_file = Clip(np.stack(tiles), fps, final).sheet(), work.folder / f"{OWN}sheet"
         try:
             image.save(sheet_file, format="PNG", pnginfo=png_text(text))
             ready[sheet_path] = sheet_file
         except OSError as error:  # a full disk, say, that still has room for the rest
             warnings.warn(f"{sheet_path} can't be written ({error.strerror or error})", stacklevel=2)
             sheet_file.unlink(missing_ok=True)
-    ready[json_path] = work.folder / "json"
+    ready[json_path] = work.folder / f"{OWN}json"
     with writing(json_path):
         ready[json_path].write_bytes((dumps(final, indent=2, ensure_ascii=False) + "\n").encode())
-        (work.folder / "old").mkdir()
+        (work.folder / f"{OWN}old").mkdir()
     choose = lambda: output.targets(sheet=sheet_path in ready, settings=True)  # noqa: E731
-    return rename_all(ready, work.folder / "old", json_path, choose)
+    return rename_all(ready, work.folder / f"{OWN}old", json_path, choose)
