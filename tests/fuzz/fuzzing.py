@@ -296,6 +296,8 @@ def run(kind: Kind, folder: Path, out: Path) -> Outcome:
         statuses = [error.code if isinstance(error.code, int) else 2]
     except BaseException:
         fault = traceback.format_exc()
+    if max(statuses, default=0) > 128:  # a signal, which the command turned into a status
+        raise KeyboardInterrupt
     seconds, memory = time.process_time() - begin, resident("VmHWM") - held
     lines = (printed.getvalue() + errors.getvalue()).split("\n")
     strange = [line for line in lines if not line.replace("\r", "").isprintable() or len(line) > MOST]
