@@ -24,6 +24,7 @@ from zs2.cli.sample_requests import (
     check_stream,
     check_timeout,
     clip_requests,
+    is_made,
     outputs,
     own_in_effect,
     warn_without_effect,
@@ -98,7 +99,12 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     for note in notes:
         if note and (group is None or group.rank == 0):
             say(note)
-    for number, (plan, place) in enumerate(zip(plans, places, strict=True), 1):
+    left = list(enumerate(zip(plans, places, strict=True), 1))
+    if "skip_existing" in options and "out" in options:
+        left = [one for one in left if not skips(model, *one[1], fps, options)]
+        if len(left) < len(clips) and (group is None or group.rank == 0):
+            say(f"{len(clips) - len(left)} of {len(clips)} clips are there already")
+    for number, (plan, place) in left:
         label = "sampling" if len(clips) == 1 else f"clip {number} of {len(clips)}"
         sample(model, plan, place, fps, label, options)
     return None
@@ -118,6 +124,12 @@ def draw_seeds(seeds: Sequence[int], group: Group | None) -> dict[str, list[int]
         if asked == RANDOM and first:
             say(f"drawn: --seed {seed}")
     return {"seed": drawn}
+
+
+def skips(model: ZS2, plan: SamplingPlan, place: Output, fps: int, options: dict[str, Any]) -> bool:
+    """Whether --skip-existing leaves out a clip. All processes of a group decide alike."""
+    made = is_made(place.path, model.settings(plan, fps), overwrite="overwrite" in options)
+    return made if plan.group is None else bool(plan.group.least(int(made), plan.model.device))
 
 
 def print_plans(

@@ -803,6 +803,30 @@ def test_seeds_and_prompts_make_a_clip_each(zs2, here):
     assert (here / "alone" / "c.gif").read_bytes() == (here / "many" / "c-p2-s4.gif").read_bytes()
 
 
+def test_clips_that_are_there_are_left_out(zs2, here):
+    """If they were made by the same settings; others are an error, or made again."""
+    (here / "prompts.txt").write_text("red apple\nfox face\npanda face\n")
+    line = (*BRIEF, "--prompts", "prompts.txt", "--no-sheet", "--out", "c.png")
+    succeeded(zs2(*line))
+    before = files(here)
+    failed(zs2(*line), "c-p1.png is there, and those of 2 other clips", "such as c-2.png")
+    for name in ("c-p2.png", "c-p2.png.json"):
+        (here / name).unlink()
+    result = succeeded(zs2(*line, "--skip-existing"))
+    assert result.written == ["c-p2.png", "c-p2.png.json"]
+    assert "zs2: 2 of 3 clips are there already\n" in result.err
+    assert files(here) == before
+    assert zs2(*line, "--skip-existing", "--lam", "0.5").err.splitlines()[-1] == (
+        "zs2: error: c-p1.png is there, made with another lam: expected the same, another --out, or --overwrite"
+    )
+    assert files(here) == before
+    again = succeeded(zs2(*line, "--skip-existing", "--overwrite", "--lam", "0.5"))
+    assert len(again.written) == 6
+    (here / "c-p1.png").write_bytes(b"mine")
+    assert zs2(*line, "--skip-existing", "--lam", "0.5").status == 2
+    assert (here / "c-p1.png").read_bytes() == b"mine"
+
+
 def test_numbers_of_prompts_sort_as_the_lines(zs2, here):
     (here / "prompts.txt").write_text("\n".join("abcdefghij"))
     line = "--prompts prompts.txt --frames 1 --no-sheet --out c.png"

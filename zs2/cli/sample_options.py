@@ -75,6 +75,12 @@ def parser() -> command.Parser:
     )
     g.add_argument("--overwrite", action="store_true", help="replace what is there by the name of --out")
     g.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave out clips that are there by the name of --out, made by the same settings; other settings are an "
+        "error, or with --overwrite made again",
+    )
+    g.add_argument(
         "--stream",
         action="store_true",
         help="make and write the frames chunk by chunk, for clips of any length: .mp4 or a folder of PNG files. "

@@ -169,7 +169,8 @@ def outputs(options: Mapping[str, Any], suffixes: Sequence[str], fps: int) -> li
         raise InputError(f"--out {options['out']!r} names no file: expected one such as clip.gif")
     paths = [with_suffix(base, suffix) for suffix in suffixes]
     there = check_outputs(paths, fps, base)
-    if there and not overwrite and not ("stream" in options and Unfinished(there[0]).is_resumable):
+    may_be_there = overwrite or "skip_existing" in options
+    if there and not may_be_there and not ("stream" in options and Unfinished(there[0]).is_resumable):
         raise taken(there, base)
     if "out" in options:
         return [Output.at(path, overwrite=overwrite, instead=True) for path in paths]
@@ -189,6 +190,35 @@ def check_timeout(options: Mapping[str, Any]) -> None:
     seconds = options.get("process_timeout", 1)
     if not 0 < seconds <= TIMEOUT_MAX:
         raise InputError(f"--process-timeout is {seconds:g}: expected seconds, above 0 and up to {TIMEOUT_MAX}")
+
+
+UNCOMPARED = ("versions", "processes", "device", "chunk")  # settings that change a clip's last bits at most
+
+
+def is_made(path: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Whether a clip of these settings is there, for --skip-existing.
+
+    overwrite: whether a clip of other settings is made again.
+    Raises: InputError for a clip of other settings otherwise, and for a file that is no clip.
+    """
+    from zs2.video.clip import read_settings
+    from zs2.video.outputs import existing
+
+    there = existing(path)
+    if there is None:
+        return False
+    try:
+        found = read_settings(path)
+    except InputError:
+        if overwrite:
+            return False
+        raise
+    differ = [name for name in settings if name not in UNCOMPARED and found.get(name) != settings[name]]
+    if differ and not overwrite:
+        raise InputError(
+            f"{path} is there, made with another {', '.join(differ)}: expected the same, another --out, or --overwrite"
+        )
+    return not differ
 
 
 def check_stream(path: Path, size: tuple[int, int] | None = None) -> None:
@@ -222,8 +252,9 @@ def warn_without_effect(options: Mapping[str, Any], path: Path) -> None:
             warnings.warn(f"{', '.join(unused)}: no effect on a single frame", stacklevel=2)
     if "fps" in options and not path.suffix:
         warnings.warn("fps: no effect on a folder of PNG files", stacklevel=2)
-    if "overwrite" in options and "out" not in options:
-        warnings.warn("overwrite: no effect without --out", stacklevel=2)
+    for name in ("overwrite", "skip_existing"):
+        if name in options and "out" not in options:
+            warnings.warn(f"{name}: no effect without --out", stacklevel=2)
     if "process_timeout" in options and int(os.environ.get("WORLD_SIZE", 1)) == 1:
         warnings.warn("process_timeout: no effect on one process", stacklevel=2)
     if "state_device" in options and "stream" not in options:
