@@ -243,7 +243,9 @@ def test_a_size_that_does_not_divide(model, size, message):
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"frames": 0}, "frames is 0: expected at least 1"),
+        ({"frames": 0}, "frames is 0: expected from 1 to 1000000000"),
+        ({"frames": 10**400}, "frames is 1000"),
+        ({"chunk": 10**29}, "chunk is 1000"),
         ({"frames": 2.5}, "frames is 2.5: expected a whole number"),
         ({"steps": 0}, "steps is 0: expected from 1"),
         ({"seed": -1}, "seed is -1: expected from 0"),

@@ -131,6 +131,7 @@ SPELLINGS: list[tuple[str, dict[str, str], str]] = [
     *(("xl", {"modelspec.prediction_type": e}, EPSILON) for e in ("epsilon", "eps", "Epsilon", "None", "")),
     *(("sd2", {"modelspec.predict_key": p}, want) for p, want in (("v", V), ("epsilon", EPSILON))),
     ("sd1", {"modelspec.prediction_type": "x0"}, "sample"),
+    *(("xl", {key: "v"}, V) for key in ("parameterization", "ss_prediction_type", "ModelSpec.Prediction_Type")),
     ("xl", {"ss_v_parameterization": "True"}, V),
     ("xl", {"ss_v_parameterization": "false"}, EPSILON),
     ("xl", {"ss_v_parameterization": "true", "modelspec.prediction_type": "v"}, V),
@@ -172,6 +173,7 @@ def test_marker_tensors(files, family):
 def test_the_configuration_beside_a_file(files, family, text, want):
     path = files(family, yaml=text)
     assert silent(path).schedule().prediction_type == want
+    path.with_suffix(".yaml").write_text(text, "utf-8-sig")
     path.with_suffix(".yaml").rename(path.with_suffix(".yml"))
     assert silent(path).schedule().prediction_type == want
 

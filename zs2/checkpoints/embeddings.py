@@ -10,6 +10,7 @@ An embedding is one or several rows for the table of token embeddings, with a to
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def parse(text: str) -> tuple[Path, str | None]:
     Raises: InputError for an empty file or token.
     """
     match = re.fullmatch(rf"(.+?(?:{SUFFIXES})):(.*)|([^:]+):([^/\\]*)", text, re.IGNORECASE | re.DOTALL)
-    if match is None or Path(text).is_file():
+    if match is None or os.path.isfile(text):
         file, token = text, None
     else:
         file, token = match[1] or match[3], match[2] if match[1] else match[4]
@@ -71,7 +72,7 @@ def embedding_files(embeddings: EmbeddingFile | Sequence[EmbeddingFile]) -> list
     Raises: InputError for anything else, for a file that is not there, and for a pickle, before anything is read.
     """
     single = isinstance(embeddings, str | Path) or (
-        isinstance(embeddings, tuple) and len(embeddings) == 2 and not Path(str(embeddings[1])).is_file()
+        isinstance(embeddings, tuple) and len(embeddings) == 2 and not os.path.isfile(embeddings[1])
     )
     entries: Any = [embeddings] if single else embeddings
     if not isinstance(entries, list | tuple):
@@ -87,10 +88,10 @@ def embedding_files(embeddings: EmbeddingFile | Sequence[EmbeddingFile]) -> list
         else:
             raise InputError(f"embedding {one!r}: expected a path, FILE:TOKEN, or (file, token)")
     for file, _ in found:
-        if file.is_dir():
+        if os.path.isdir(file):  # also of a name that is too long to be one
             files = ", ".join(sorted(inner.name for inner in file.glob("*.safetensors"))[:5])
             raise InputError(f"embedding {str(file)!r} is a folder: give a file in it ({files or 'no safetensors'})")
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise InputError(f"no such embedding: {str(file)!r}: expected a safetensors file")
         if file.suffix.lower() in PICKLES:
             raise InputError(

@@ -29,7 +29,7 @@ from zs2.checkpoints.single_file import contents
 from zs2.checkpoints.tensor_files import read_metadata, read_tensors
 from zs2.errors import InputError
 from zs2.models.unet import UNet
-from zs2.system.json_files import Json, read_json
+from zs2.system.json_files import Json, is_number, read_json
 
 LoRA = str | Path | tuple[str | Path, float]  # FILE or FILE:SCALE; a path; a file and its scale
 
@@ -237,7 +237,7 @@ class _Config:
             self.guessed |= not config
             default = config.get("lora_alpha", config.get("alpha", 8)) if config else rank  # 8 is PEFT's own default
             alpha = self._special(path, config.get("alpha_pattern"), default)
-            if not isinstance(alpha, int | float) or not abs(alpha) < 1e9:
+            if not is_number(alpha) or not abs(alpha) < 1e9:
                 raise InputError(f"{self.where} has the alpha {repr(alpha)[:40]} for {path}: expected a number")
         return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 

@@ -33,7 +33,7 @@ SPELLINGS |= dict.fromkeys(("v", "v_pred", "vpred", "v_prediction", "vprediction
 SPELLINGS |= dict.fromkeys(("sample", "x0", "x_start"), "sample")
 NOT_STATED = ("", "none", "null")
 
-PREDICTION_KEYS = ("modelspec.prediction_type", "modelspec.predict_key", "prediction_type", "predict_key")
+PREDICTION_KEY = re.compile(r"(modelspec\.|ss_)?(prediction_type|predict_key|parameterization)")
 V_KEYS = ("ss_v_parameterization", "ss_v_prediction", "v_parameterization")
 ZERO_SNR_KEYS = ("ss_zero_terminal_snr", "zero_terminal_snr", "ztsnr", "zsnr")
 CLIP_SKIP_KEYS = ("modelspec.encoder_layer", "ss_clip_skip")
@@ -103,7 +103,7 @@ class _Reader:
 
     def metadata(self, metadata: Mapping[str, str]) -> None:
         """Read the metadata of the safetensors header."""
-        stated = {key: value for key, value in metadata.items() if value.strip().lower() not in NOT_STATED}
+        stated = {k.strip().lower(): v for k, v in metadata.items() if v.strip().lower() not in NOT_STATED}
         lcm = [f"{key} = {stated[key][:80]!r}" for key in TITLE_KEYS if LCM.search(stated.get(key, ""))]
         if lcm:
             warnings.warn(
@@ -112,7 +112,7 @@ class _Reader:
             )
         for key, value in stated.items():
             where, name = f"{key} = {value!r}", key.removeprefix("modelspec.")
-            if key in PREDICTION_KEYS:
+            if PREDICTION_KEY.fullmatch(key):
                 self.predictions.append((where, value))
             elif key in V_KEYS:
                 self.predictions.append((where, "v" if self._flag(key, value) else "epsilon"))

@@ -134,7 +134,7 @@ def read_latents(file: str) -> Any:
     from zs2.checkpoints.tensor_files import read_tensors
 
     path = Path(file)
-    if not path.is_file():
+    if not os.path.isfile(path):  # also a name that is too long
         raise InputError(f"{file}: no such file of latents")
     tensors = read_tensors([path])
     if "latents" not in tensors or tensors["latents"].ndim != 4:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 GUIDED = (0.0, 1.0)  # the guidance interval that covers all steps
 FINAL_ALPHAS = ("one", "first")  # ᾱ at the end of the last step: 1, or that of the first training timestep
+MOST_FRAMES = 10**9  # of one clip
 STATED: Any = object()  # of an option that every file has
 # Options for fewer and cheaper steps. Their clips score like those of 50 DDIM steps, by benchmarks/fewer_steps.py.
 # Guidance that ends early is not one of them, because it reduces motion.
@@ -61,7 +62,7 @@ class Request:
     Args:
         prompt: text, or one text per frame (prompt travel; the last text repeats).
         negative_prompt: the text that guidance leads away from.
-        frames, steps: at least 1. With frames=None the clip is endless; only `stream` can do that.
+        frames, steps: at least 1, and at most 10⁹ and 10⁵. With frames=None the clip is endless; only `stream` can do that.
         seed: from 0 to 2³²−1 (torch draws from 32 bits).
         guidance: g in u + g·(c − u). At 1 only the prompt counts, at 0 only the negative prompt, at half the work.
         guidance_interval: the share of the steps, from and to, that is guided (Kynkäänniemi et al. 2024, arXiv
@@ -85,7 +86,7 @@ class Request:
 
     prompt: str | Sequence[str]
     negative_prompt: str = _option("", "text", "the text that guidance leads away from", "TEXT")
-    frames: int | None = _option(8, "whole", "frames of the clip", "N", least=1)
+    frames: int | None = _option(8, "whole", "frames of the clip", "N", least=1, most=MOST_FRAMES)
     steps: int = _option(50, "whole", "sampling steps", "N", least=1, most=MOST_TIMESTEPS)
     guidance: float = _option(7.5, "number", "u + G·(c − u); 1: only the prompt, at half the work", "G")
     guidance_interval: tuple[float, float] = _option(
@@ -143,7 +144,7 @@ class Request:
 
     def __post_init__(self) -> None:
         limits = {name: (one.least, one.most) for name, one in OPTIONS.items() if one.kind == "whole"}
-        for name, (least, most) in {**limits, "chunk": (1, None)}.items():
+        for name, (least, most) in {**limits, "chunk": (1, MOST_FRAMES)}.items():
             if getattr(self, name) is not None or name not in ("frames", "chunk"):
                 object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
         object.__setattr__(self, "seed", check_seed(self.seed))

@@ -156,7 +156,7 @@ def _option(read: Reader, name: str) -> Any:
     if row.kind == "flag":
         return read.flag(name, False)
     if row.kind == "whole":
-        return read.whole(name, None, row.least, MOST_FRAMES if row.most is None else row.most)
+        return read.whole(name, None, row.least, min(MOST_FRAMES, row.most or MOST_FRAMES))
     if row.kind == "number":
         return read.number(name, None)
     values = read.numbers(name)

@@ -94,7 +94,7 @@ class Study:
     def read(cls, folder: str | os.PathLike[str]) -> Study:
         """The study in a folder. Raises: InputError if there is none, or study.json is not what `write` writes."""
         file = study_file(folder)
-        if not file.exists():
+        if not os.path.exists(file):  # also a name that is too long
             raise InputError(f"{folder}: no study here (no study.json): {program('ablate')} makes one")
         try:
             return cls(**read_study(file))

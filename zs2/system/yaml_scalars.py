@@ -25,7 +25,7 @@ def read_scalars(path: Path) -> dict[str, str]:
     Raises: InputError for a file that is too large or no text.
     """
     try:
-        lines = read_text(path, MOST_BYTES).splitlines()
+        lines = read_text(path, MOST_BYTES, "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: can't be read as YAML ({error})") from error
     scalars: dict[str, str] = {}

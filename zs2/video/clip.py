@@ -154,12 +154,13 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises: InputError if there is no such file, or nothing in it that `Clip.save` could have written.
     """
     path = Path(path)
-    file = path / "0000.png" if path.is_dir() else path
+    file = path / "0000.png" if os.path.isdir(path) else path  # not Path.is_dir, which fails for a name too long
     ending = choose("clip ending", file.suffix.lower(), tuple(READERS))
-    if file.exists():
+    if os.path.exists(file):
         check_regular(file)
     else:
-        hint = did_you_mean(str(file), [str(one) for one in sorted(file.parent.glob("*.json"))], 0.8)
+        near = sorted(file.parent.glob("*.json")) if os.path.isdir(file.parent) else []
+        hint = did_you_mean(str(file), [*map(str, near)], 0.8)
         raise InputError(f"{file}: no such file: expected a clip, or its JSON{hint}")
     try:
         text = READERS[ending](file)
