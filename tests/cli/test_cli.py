@@ -266,7 +266,7 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("--travel empty.txt", ["empty.txt", "no prompt in it", "one a line"]),
     ("--prompts gone.txt", ["gone.txt", "No such file"]),
     ("--prompts full", ["full", "a folder"]),
-    ("--prompts latin1.txt", ["latin1.txt", "utf-8"]),
+    ("--prompts latin1.txt", ["latin1.txt", "UTF-8"]),
     ("--travel two.txt --frames 1", ["2 prompts for 1 frames", "expected"]),
     ("star --prompts two.txt", ["prompt and prompts", "expected one of"]),
     ("star --travel two.txt", ["prompt and travel", "expected one of"]),

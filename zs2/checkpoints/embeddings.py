@@ -72,7 +72,7 @@ def embedding_files(embeddings: EmbeddingFile | Sequence[EmbeddingFile]) -> list
     Raises: InputError for anything else, for a file that is not there, and for a pickle, before anything is read.
     """
     single = isinstance(embeddings, str | Path) or (
-        isinstance(embeddings, tuple) and len(embeddings) == 2 and not os.path.isfile(embeddings[1])
+        isinstance(embeddings, tuple) and len(embeddings) == 2 and not os.path.isfile(str(embeddings[1]))
     )
     entries: Any = [embeddings] if single else embeddings
     if not isinstance(entries, list | tuple):

@@ -62,7 +62,8 @@ class Request:
     Args:
         prompt: text, or one text per frame (prompt travel; the last text repeats).
         negative_prompt: the text that guidance leads away from.
-        frames, steps: at least 1, and at most 10⁹ and 10⁵. With frames=None the clip is endless; only `stream` can do that.
+        frames, steps: at least 1, and at most 10⁹ and 10⁵. With frames=None the clip is endless; only `stream` can do
+            that.
         seed: from 0 to 2³²−1 (torch draws from 32 bits).
         guidance: g in u + g·(c − u). At 1 only the prompt counts, at 0 only the negative prompt, at half the work.
         guidance_interval: the share of the steps, from and to, that is guided (Kynkäänniemi et al. 2024, arXiv
