@@ -32,6 +32,7 @@ from zs2.cli.sample_requests import (
 from zs2.cli.values import RANDOM
 from zs2.errors import InputError, LostProcess, counted
 from zs2.method import METHOD, SEED_MAX
+from zs2.sampling.prompt_syntax import A1111
 from zs2.sampling.request import Request
 from zs2.system.devices import AUTO, auto_note
 from zs2.system.terminal import show
@@ -89,7 +90,7 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
         model.text.warn_of_unused([text for request in requests for text in request.texts])
     if "dry_run" in options:
         return print_plans(model, requests, group, memory, resumable="resumable" in options or "resume" in options)
-    plans = [model.plan(request, group, **memory) for request in requests]
+    plans = plan_all(model, requests, group, memory)
     for plan in plans:
         if "stream" in options:
             check_stream(path, plan.size[::-1])
@@ -124,6 +125,23 @@ def draw_seeds(seeds: Sequence[int], group: Group | None) -> dict[str, list[int]
         if asked == RANDOM and first:
             say(f"drawn: --seed {seed}")
     return {"seed": drawn}
+
+
+def plan_all(
+    model: ZS2, requests: Sequence[Request], group: Group | None, memory: dict[str, Any]
+) -> list[SamplingPlan]:
+    """The plan of each request. Those that differ in seed, or in a single plain prompt, share one, since that decides
+    nothing of a plan: 100,000 prompts are planned in seconds."""
+    known: dict[Request, SamplingPlan] = {}
+    plans = []
+    for request in requests:
+        prompt = request.prompt if isinstance(request.prompt, str) else tuple(request.prompt)
+        plain = isinstance(prompt, str) and request.prompt_syntax != A1111
+        key = replace(request, prompt="" if plain else prompt, seed=0)
+        if key not in known or known[key].start is not None:  # a start depends on the seed
+            known[key] = model.plan(request, group, **memory)
+        plans.append(replace(known[key], request=request))
+    return plans
 
 
 def skips(model: ZS2, plan: SamplingPlan, place: Output, fps: int, options: dict[str, Any]) -> bool:
