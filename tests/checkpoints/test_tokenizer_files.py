@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from fixtures import tiny, token_files
 from fixtures.prompts import PROMPTS
-from helpers import MODULE, TESTS, Fixture, assert_close, tiny_weights, write_clip
+from helpers import CHECKPOINT, MODULE, TESTS, Fixture, assert_close, tiny_weights, write_clip
 
 from zs2 import ZS2
 from zs2.checkpoints.checkpoint import Checkpoint
@@ -50,6 +50,26 @@ def load(folder: Path, files: dict[str, Any]) -> Tokenizer:
 def test_added_tokens_in_every_form(tmp_path, form):
     tokenizer = load(tmp_path / "tokenizer", FORMS[form])
     assert ids(tokenizer, token_files.PROMPTS) == IDS[form]
+
+
+@pytest.mark.parametrize("kept", [0, 0.5, 1])
+def test_merges_that_are_not_whole(tmp_path, kept):
+    """transformers takes them, and cuts all words for which a merge is lost, without a word."""
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(CHECKPOINT / "tokenizer", folder)
+    lines = (folder / "merges.txt").read_text().splitlines()
+    (folder / "merges.txt").write_text("\n".join(lines[: round(kept * len(lines))]))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Tokenizer.from_folder(folder)
+    assert [str(one.message).split(" words")[0] for one in caught] == (
+        []
+        if kept == 1
+        else [
+            f"tokenizer/: no merge makes {len(lines) - 1 - round(kept * len(lines)) + (kept > 0)} of the"
+            f" {len(json.loads((folder / 'vocab.json').read_text()))}"
+        ]
+    )
 
 
 def test_every_form_is_compared_and_most_differ():

@@ -35,6 +35,7 @@ TOO_LITTLE = [
     RuntimeError("MPS backend out of memory (MPS allocated: 17.57 GB)"),
     torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     RuntimeError("unable to mmap 134217728 bytes from file <x>: Cannot allocate memory (12)"),
 ]
 ANOTHER = [

@@ -134,10 +134,11 @@ def command(
         except (FloatingPointError, Failure, OutOfMemory) as error:
             say(f"error: {error}")
             return 1
-        except (MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError, ImportError) as error:
             if not is_out_of_memory(error):
                 raise
-            say(f"error: {NO_MEMORY}")
+            libraries = f"too little memory to load torch and other libraries ({error}): raise its limit (ulimit -v)"
+            say(f"error: {libraries if isinstance(error, ImportError) else NO_MEMORY}")
             return 1
         except KeyboardInterrupt as error:
             number = signal_number(error)

@@ -10,6 +10,7 @@ transformers has stored added tokens in several forms, and a folder can have mor
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from json import dumps
@@ -19,7 +20,7 @@ from typing import Any, TypeAlias
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from zs2.errors import InputError, choose
+from zs2.errors import InputError, brief, choose
 from zs2.system.json_files import LARGE_BYTES, MOST_TOKENS, Json, Reader, read_json
 from zs2.system.regular_files import read_text
 
@@ -31,6 +32,7 @@ NOT_NULL = {
     *("padding_side", "split_special_tokens", "truncation_side"),
 }
 # Other values would mean other files, or other arguments.
+FEW = 10  # words of a vocabulary without a merge that are special tokens, or nobody will miss
 FIXED: dict[str, tuple[Any, ...]] = {"fast_tokenizer_files": ([WHOLE], []), "init_inputs": ([],)}
 
 Token: TypeAlias = AddedToken | str
@@ -60,7 +62,11 @@ class TokenizerFiles:
 
     @classmethod
     def read(cls, folder: Path) -> TokenizerFiles:
-        """Read a folder. Raises: any exception for files that make no sense; InputError where it is known why."""
+        """Read a folder. Raises: any exception for files that make no sense; InputError where it is known why.
+
+        Warns of words in the vocabulary that no merge makes, as where the end of merges.txt is lost: transformers cuts
+        them into pieces.
+        """
         config = _optional(folder, CONFIG)
         what = f"{folder.name}/{CONFIG}"
         read = Reader(what, config, FIXED, NOT_NULL)
@@ -70,6 +76,14 @@ class TokenizerFiles:
             raise TypeError(f"its ids are not whole numbers below {MOST_TOKENS}")
         special, added, extra = _tokens(folder, config, whole)
         sides = {side: choose(f"{side} in {what}", config.get(side, sides[side]), ("right", "left")) for side in sides}
+        made = {first + second for first, second in merges} | contents([*special.values(), *added.values(), *extra])
+        lost = [word for word in vocab if len(word.removesuffix("</w>")) > 1 and word not in made]
+        if len(lost) > FEW:
+            warnings.warn(
+                f"{folder.name}/: no merge makes {len(lost)} of the {len(vocab)} words, such as {brief(lost[-1])}, so "
+                "prompts are cut into smaller pieces: are its files whole?",
+                stacklevel=5,
+            )
         files = cls(vocab, merges, {name: special.pop(name) for name in NAMES if name in special}, added)
         files.others = [*(token for token in special.values() if token is not None), *extra]
         files.max_length = read.whole("model_max_length", None, 2) if "model_max_length" in config else None
