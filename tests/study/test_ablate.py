@@ -195,6 +195,7 @@ def test_study_json_says_what_was_asked(two):
         "spacing": "trailing",
         "zero_snr": None,
         "final_alpha": None,
+        "prompt_syntax": None,
         "width": 16,
         "height": 16,
         "fps": 8,
