@@ -54,7 +54,7 @@ def test_a_stream_is_mp4_by_default(zs2):
         ("--out c.gif", ["c.gif", "needs all frames at once", ".mp4", "folder"]),
         ("--out c.webp", ["c.webp", "needs all frames at once"]),
         ("--out c.mp4 --size 12x12 --model MODEL", ["no such model"]),
-        ("--chunk 0 --out c", ["chunk is 0", "at least 1"]),
+        ("--chunk 0 --out c", ["chunk is 0", "from 1 to"]),
         ("--state-device typewriter --out c", ["typewriter", "try cpu"]),
     ],
 )

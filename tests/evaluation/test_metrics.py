@@ -272,6 +272,9 @@ SETTINGS: list[tuple[str, float | None, float | None]] = [
     *(("iid", None, None), ("shared", None, None), ("mixed", None, None), ("mixed", None, 3.0), ("mixed", None, 0.0)),
     *(("progressive", None, None), ("progressive", None, 0.5), ("dnm", None, None)),
     *(("dnm", lam, None) for lam in (0.0, 0.2, 0.8, LAM_MAX)),
+    *(("loop", lam, None) for lam in (0.0, 0.2, 0.8, LAM_MAX)),
+    *(("freq", lam, None) for lam in (0.0, 0.8, LAM_MAX)),
+    ("freenoise", None, None),
 ]
 
 
@@ -279,15 +282,15 @@ SETTINGS: list[tuple[str, float | None, float | None]] = [
 def test_noises_correlate_as_theory_says(noise, lam, alpha):
     """Within 4 standard errors (1−ρ²)/√n of one pair, of n = 16,384 numbers, and float32's rounding."""
     given = {name: value for name, value in (("lam", lam), ("alpha", alpha)) if value is not None}
-    drawn = torch.stack(list(islice(noises(noise, (4, 64, 64), 5, **given), 9)))
+    drawn = torch.stack(list(islice(noises(noise, (4, 64, 64), 5, frames=9, **given), 9)))
     expected = expected_correlation(Method(noise=noise, lam=lam, alpha=alpha))
     assert abs(noise_correlation(drawn) - expected) < 4 * (1 - expected**2) / math.sqrt(4 * 64 * 64) + 1e-6
 
 
 def test_every_noise_model_has_a_theory_or_says_that_it_has_none():
-    none = ["dnm-search", "text2video-zero"]
+    none = ["dnm-search", "text2video-zero", "warp"]
     assert {noise for noise, *_ in SETTINGS} == set(NOISE_KINDS) - set(none)
-    assert [expected_correlation(Method(noise=noise)) for noise in none] == [None, None]
+    assert [expected_correlation(Method(noise=noise)) for noise in none] == [None] * 3
 
 
 def test_a_noise_correlation_is_pearsons():
