@@ -127,17 +127,21 @@ def draw_seeds(seeds: Sequence[int], group: Group | None) -> dict[str, list[int]
     return {"seed": drawn}
 
 
+def kind(request: Request) -> Request:
+    """A request without what decides nothing of its plan: the seed, and a single plain prompt."""
+    prompt = request.prompt if isinstance(request.prompt, str) else tuple(request.prompt)
+    plain = isinstance(prompt, str) and request.prompt_syntax != A1111
+    return replace(request, prompt="" if plain else prompt, seed=0)
+
+
 def plan_all(
     model: ZS2, requests: Sequence[Request], group: Group | None, memory: dict[str, Any]
 ) -> list[SamplingPlan]:
-    """The plan of each request. Those that differ in seed, or in a single plain prompt, share one, since that decides
-    nothing of a plan: 100,000 prompts are planned in seconds."""
+    """The plan of each request. Requests of one kind share one: 100,000 prompts are planned in seconds."""
     known: dict[Request, SamplingPlan] = {}
     plans = []
     for request in requests:
-        prompt = request.prompt if isinstance(request.prompt, str) else tuple(request.prompt)
-        plain = isinstance(prompt, str) and request.prompt_syntax != A1111
-        key = replace(request, prompt="" if plain else prompt, seed=0)
+        key = kind(request)
         if key not in known or known[key].start is not None:  # a start depends on the seed
             known[key] = model.plan(request, group, **memory)
         plans.append(replace(known[key], request=request))
@@ -158,7 +162,7 @@ def print_plans(
     from zs2.sampling.plan import resolve
 
     plans = set()
-    for request in requests:
+    for request in {kind(request): request for request in requests}.values():
         failed = None
         try:
             planned = model.plan(request, group, **memory)

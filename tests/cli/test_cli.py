@@ -833,6 +833,9 @@ def test_clips_that_are_there_are_left_out(zs2, here):
     (here / "c-p1.png").write_bytes(b"mine")
     assert zs2(*line, "--skip-existing", "--lam", "0.5").status == 2
     assert (here / "c-p1.png").read_bytes() == b"mine"
+    (here / "c-p1.png").unlink()
+    words = zs2(*line, "--skip-existing", "--lam", "0.5").err.splitlines()[-1]
+    assert words.startswith("zs2: error: c-p1.png.json is there: expected a new name")
 
 
 def test_numbers_of_prompts_sort_as_the_lines(zs2, here):

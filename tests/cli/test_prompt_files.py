@@ -13,7 +13,7 @@ from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.prompt_files import PromptLine, read_prompt_file
 from zs2.cli.sample_requests import clip_requests
 from zs2.errors import InputError
-from zs2.sample import plan_all
+from zs2.sample import plan_all, print_plans
 from zs2.study.prompts import Prompt, read_prompts
 
 
@@ -124,6 +124,8 @@ def test_prompts_that_differ_in_nothing_else_share_a_plan() -> None:
     plans = plan_all(model.variant(noise="dnm"), many, None, memory)
     assert time.process_time() - start < 10  # 0.3 here; one by one it is a hundred times as long
     assert plans[77].request is many[77]
+    print_plans(model.variant(noise="dnm"), many, None, memory, resumable=False)
+    assert time.process_time() - start < 20
 
 
 def test_options_where_they_can_not_stand(tmp_path: Path) -> None:

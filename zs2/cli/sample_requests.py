@@ -202,11 +202,12 @@ def is_made(path: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool
     Raises: InputError for a clip of other settings otherwise, and for a file that is no clip.
     """
     from zs2.video.clip import read_settings
-    from zs2.video.outputs import existing
+    from zs2.video.outputs import existing, exists, taken
 
-    there = existing(path)
-    if there is None:
+    if existing(path) is None:
         return False
+    if not overwrite and not exists(path):  # only what goes with a clip
+        raise taken([path], path)
     try:
         found = read_settings(path)
     except InputError:
