@@ -141,8 +141,11 @@ HELD: dict[str, tuple[Callable[[], Tensors], str]] = {
     ),
     "a vision tower": (lambda: {"vision_model.post_layernorm.weight": ONE}, "it has a vision tower (1 tensor)"),
     "a pipeline": (lambda: {"unet.conv_in.weight": ONE}, "it has parts of a pipeline of diffusers (1 tensor), but no"),
-    "nothing": (dict, "it has none of its parts, but no unet, vae, text_encoder"),
-    "something else": (lambda: {"weight": ONE}, "it has none of its parts, but no unet, vae, text_encoder"),
+    "nothing": (dict, "it has none of unet, vae, text_encoder: no tensors"),
+    "something else": (
+        lambda: {"weight": ONE},
+        "it has none of unet, vae, text_encoder: only tensors of other names, such as 'weight'",
+    ),
 }
 
 
@@ -153,6 +156,24 @@ def test_a_diagnosis_names_what_a_file_holds_and_lacks(file, case):
     for what, prefix in (("UNET", UNET), ("VAE", VAE), ("TEXT", TEXT[1])):
         words = words.replace(f"({what} ", f"({len(of(prefix))} ")
     refused(f"model.safetensors is no Stable Diffusion model: … {words}", lambda: Checkpoint(file(make())))
+
+
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        ("conditioner.embedders.1.", "the first text encoder of SDXL ( … ), but no text_encoder_2"),
+        ("conditioner.embedders.0.", "the second text encoder of SDXL ( … ), but no text_encoder"),
+    ],
+)
+def test_an_xl_of_one_text_tower(file, lost, words):
+    parts: dict[str, Tensors] = {"unet": {}, "vae": {}, "text_encoder": {}, "text_encoder_2": {}}
+    for name, tensor in Fixture("xl").tensors.items():
+        if "/weights/" in name:
+            part, weight = name.split("/weights/")
+            parts[part][weight] = tensor
+    tensors = original.single_file_xl(*parts.values())
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(lost)}
+    refused(f"it has … {words}", lambda: Checkpoint(file(kept)))
 
 
 @pytest.mark.parametrize(

@@ -534,8 +534,8 @@ def test_a_disk_that_is_full(here):
 @posix
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")
 def test_too_little_memory(here):
-    """A quarter of a gigabyte more than torch needs to start, too little for a clip of 1200x1200 pixels, which the machine
-    itself could hold."""
+    """A quarter of a gigabyte more than torch needs to start, too little for a clip of 1200x1200 pixels, which the
+    machine itself could hold."""
     used = "int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()"
     code = LIMITED.format(limits=f"{{resource.RLIMIT_AS: {used} + 2**28}}")
     arguments = (*BRIEF, "--size", "1200x1200", "--guidance", "7.5", "--lam", "0.01", "--device", "cpu")

@@ -20,11 +20,11 @@ from zs2.checkpoints.lora_kinds import MARK
 from zs2.checkpoints.original_names import average_names, count, openclip_tensors, unet_tensors, vae_tensors
 from zs2.checkpoints.statements import PREDICTIONS, Statements, read_statements
 from zs2.checkpoints.tensor_files import model_folder, read_metadata, read_tensors
-from zs2.errors import InputError
+from zs2.errors import InputError, brief
 from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import Json
 
-# The prefix of each part's names in the file. The prefixes of the text towers tell the family.
+# The prefix of each part's names in the file. Those of the text towers tell the family.
 UNET, VAE, EMA = "model.diffusion_model.", "first_stage_model.", "model_ema."
 EMA_STATE = ("decay", "num_updates")
 OPENCLIP = "model."  # the prefix of a tower with OpenCLIP's names ends so
@@ -181,10 +181,10 @@ class SingleFile:
 
 
 def _family(names: Iterable[str]) -> str:
-    """The family of a file, by the prefix of its last text tower."""
+    """The family of a file, by the prefix of a text tower."""
     names = list(names)
     for family, towers in reversed(TOWERS.items()):
-        if any(name.startswith(list(towers.values())[-1]) for name in names):
+        if any(name.startswith(tuple(towers.values())) for name in names):
             return family
     return "SD 1"
 
@@ -205,7 +205,11 @@ def _lacking(path: Path, names: Iterable[str], missing: Sequence[str]) -> str:
         advice = f"it is a file of a model folder: give {str(folder)!r}"
     if list(missing) == ["vae"]:
         advice = "give one with --vae"
-    return f"it has {there or 'none of its parts'}, but no {', '.join(missing)}" + f": {advice}" * bool(advice)
+    if not there:
+        first = next(iter(names), None)
+        found = "no tensors" if first is None else f"only tensors of other names, such as {brief(first)}"
+        return f"it has none of {', '.join(missing)}: {found}"
+    return f"it has {there}, but no {', '.join(missing)}" + f": {advice}" * bool(advice)
 
 
 def read_vae(path: Path) -> dict[str, Tensor]:
