@@ -58,11 +58,14 @@ def test_a_small_file_that_says_it_is_large_is_refused(tmp_path, name, content, 
 
 
 def test_a_still_that_stands_for_too_many_frames_is_refused(tmp_path):
-    for frames in (10**9, 2**62):
+    for frames in (10**5, 10**9, 2**62):
         (file,) = Clip(np.zeros((1, 64, 64, 3), np.uint8), 8, {"frames": frames}).save(
             tmp_path / f"{frames}.png", json=False
         )
-        with pytest.raises(InputError, match=r"frames of 64x64 are more than 4 GiB"):
+        with pytest.raises(
+            InputError,
+            match=r"frames of 64x64 are more than 4 GiB|pictures are said to be 100000 frames, of more than 256 MiB",
+        ):
             Clip.open(file)
 
 

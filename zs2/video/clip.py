@@ -25,7 +25,7 @@ from zs2.video.formats import (
     png_text,
     read_frames,
 )
-from zs2.video.opening import check_bytes
+from zs2.video.opening import check_repeats
 from zs2.video.outputs import FPS_MAX as FPS_MAX
 from zs2.video.outputs import Output, check_output, is_frame_folder
 from zs2.video.outputs import companions as companions
@@ -142,7 +142,7 @@ class Clip:
 def _repeated(path: Path, pictures: Frames, counts: list[int]) -> Frames:
     """Pictures, each as often as it stands for a frame. Raises: InputError for more than a clip can hold."""
     try:
-        check_bytes(sum(counts), *pictures.shape[1:3])
+        check_repeats(sum(counts), *pictures.shape[:3])
     except ValueError as error:
         raise InputError(f"{path}: {error}: expected a clip of zs2") from error
     return pictures if max(counts) == 1 else np.repeat(pictures, counts, axis=0)

@@ -10,12 +10,23 @@ from zs2.system.regular_files import check_regular
 
 PICTURE_MAX = 2**26  # pixels of a picture that is opened: 8192²
 CLIP_MAX = 2**32  # bytes of the frames of a clip that is opened
+# Of those of a clip whose pictures last longer than one frame; or 16 times its pictures, if that is more.
+REPEATED_MAX = 2**28
 
 
 def check_bytes(count: int, height: int, width: int) -> None:
     """Raise ValueError if so many frames are more than a clip can hold in memory."""
     if count * height * width * 3 > CLIP_MAX:
         raise ValueError(f"{count} frames of {width}x{height} are more than {CLIP_MAX >> 30} GiB")
+
+
+def check_repeats(count: int, pictures: int, height: int, width: int) -> None:
+    """Raise ValueError if a few pictures stand for more frames than a clip can hold, or for very many."""
+    check_bytes(count, height, width)
+    if count * height * width * 3 > max(REPEATED_MAX, 16 * pictures * height * width * 3):
+        raise ValueError(
+            f"its {pictures} pictures are said to be {count} frames, of more than {REPEATED_MAX >> 20} MiB"
+        )
 
 
 def open_image(path: Path, formats: tuple[str, ...]) -> Image.Image:
