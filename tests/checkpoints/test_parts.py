@@ -508,3 +508,15 @@ def test_the_command_records_the_vae_and_a_replay_needs_it(folder, tmp_path, cap
     for wrong in ((), ("--vae", "one")):
         assert main([*replay, "none.png", *wrong]) == 2
         assert "give the same --vae" in capsys.readouterr().err
+
+
+def test_a_vae_that_can_not_decode(folder, tmp_path):
+    weights = {name: t for name, t in tiny_weights("sd")["vae"].items() if name.startswith(("decoder", "post_quant"))}
+    save_file(weights, tmp_path / "decoder.safetensors")
+    refused(
+        "the VAE has no encoder: expected a whole one",
+        lambda: ZS2.from_pretrained(folder, vae=tmp_path / "decoder.safetensors"),
+    )
+    file = folder / "vae" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"scaling_factor": 0}))
+    refused("vae/config.json: scaling_factor is 0: expected a number from 1e-06", lambda: ZS2.from_pretrained(folder))

@@ -260,6 +260,8 @@ def unet_json(tensors: dict[str, Tensor], family: str, stated: Statements) -> di
 def vae_json(tensors: dict[str, Tensor], scaling_factor: float) -> dict[str, Any]:
     """Derive `vae/config.json` from the shapes of the VAE's tensors. Only a factor that is not SD 1's stands in it."""
     levels = count(tensors, r"encoder\.down_blocks\.(\d+)\.")
+    if not levels:
+        raise InputError("the VAE has no encoder: expected a whole one")
     return {
         "block_out_channels": [
             _shape(tensors, f"encoder.down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)

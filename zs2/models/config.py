@@ -231,7 +231,7 @@ class VAEConfig:
             block_out_channels=channels,
             layers_per_block=read.whole("layers_per_block", 1, most=MOST_LAYERS),
             norm_num_groups=groups,
-            scaling_factor=read.number("scaling_factor", 0.18215),
+            scaling_factor=read.number("scaling_factor", 0.18215, 1e-6, 1e6),
             use_quant_conv=read.flag("use_quant_conv", True),
             use_post_quant_conv=read.flag("use_post_quant_conv", True),
             mid_block_add_attention=read.flag("mid_block_add_attention", True),
