@@ -127,18 +127,18 @@ def draw_seeds(seeds: Sequence[int], group: Group | None) -> dict[str, list[int]
     return {"seed": drawn}
 
 
-def kind(request: Request) -> Request:
-    """A request without what decides nothing of its plan: the seed, and a single plain prompt."""
+def kind(request: Request) -> str:
+    """A request as text, without what decides nothing of its plan: the seed, and a single plain prompt."""
     prompt = request.prompt if isinstance(request.prompt, str) else tuple(request.prompt)
     plain = isinstance(prompt, str) and request.prompt_syntax != A1111
-    return replace(request, prompt="" if plain else prompt, seed=0)
+    return repr(replace(request, prompt="" if plain else prompt, seed=0))
 
 
 def plan_all(
     model: ZS2, requests: Sequence[Request], group: Group | None, memory: dict[str, Any]
 ) -> list[SamplingPlan]:
     """The plan of each request. Requests of one kind share one: 100,000 prompts are planned in seconds."""
-    known: dict[Request, SamplingPlan] = {}
+    known: dict[str, SamplingPlan] = {}
     plans = []
     for request in requests:
         key = kind(request)

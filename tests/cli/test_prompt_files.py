@@ -119,6 +119,9 @@ def test_prompts_that_differ_in_nothing_else_share_a_plan() -> None:
             assert plan.request is request
             assert (plan.memory, plan.latent_shape, plan.chunk) == (alone.memory, alone.latent_shape, alone.chunk)
             assert getattr(plan.start, "seed", None) == getattr(alone.start, "seed", None)
+    for wrong in ([48], {"w": 48}):  # as a damaged file may say
+        with pytest.raises(InputError, match="width is "):
+            plan_all(model, [Request("apple", width=wrong)], None, memory)  # type: ignore[arg-type]
     many = [Request(f"apple {i}", seed=i % 7) for i in range(20_000)]
     start = time.process_time()
     plans = plan_all(model.variant(noise="dnm"), many, None, memory)

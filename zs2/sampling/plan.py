@@ -245,6 +245,9 @@ def _latent_shape(model: ImageModel, request: Request) -> tuple[int, int, int]:
     if height % reduction or width % reduction or not height or not width:
         raise InputError(f"size {width}x{height}: expected multiples of {reduction}, the VAE's reduction")
     shape = channels, height // reduction, width // reduction
+    least = 2 ** (len(model.unet.config.block_out_channels) - 1)  # each level halves the size
+    if model.unet.config.downsample_padding == 0 and min(shape[1:]) < least:
+        raise InputError(f"size {width}x{height}: this UNet needs at least {least * reduction} pixels along each side")
     latents = request.latents
     if latents is not None:
         if latents.shape != (request.frames, *shape) or latents.dtype != torch.float32:
