@@ -785,7 +785,7 @@ def test_killed_at_random_moments_and_finished(zs2, here, prompts, narrow):
 @pytest.mark.slow
 def test_killed_at_20_random_moments_of_its_duration_and_finished(here):
     """A larger study, killed as a command, loading included."""
-    line = ["--preset", "lambda", "--steps", "4", "--frames", "4", "--seeds", "0"]
+    line = ["--preset", "lambda", "--steps", "4", "--spacing", "trailing", "--frames", "4", "--seeds", "0"]
     start = time.monotonic()
     succeeded(command(*line, "--out", "whole"))
     duration = time.monotonic() - start

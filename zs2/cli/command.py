@@ -119,12 +119,13 @@ def command(
             warned.add(str(message))
             say(f"warning: {message}")
 
-    with warnings.catch_warnings(), signals_stop():
+    with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = warn
         try:
-            run(options)
-            write("", sys.stdout)  # what waits in it
+            with signals_stop():
+                run(options)
+                write("", sys.stdout)  # what waits in it
         except InputError as error:
             say(f"error: {error}")
             return 2

@@ -33,10 +33,13 @@ def signal_number(error: KeyboardInterrupt) -> int:
 def signals_stop() -> Iterator[None]:
     """Within this block, SIGTERM and SIGHUP raise `Stopped`, once. Ctrl-C raises Python's KeyboardInterrupt.
 
-    A signal that is ignored (nohup) stays ignored. Outside the main thread, nothing changes.
+    A library may turn that exception into another one. The block then raises `Stopped` again. A signal that is ignored
+    (nohup) stays ignored. Outside the main thread, nothing changes.
     """
+    came: list[int] = []
 
     def stop(number: int, _: object) -> None:
+        came.append(number)
         for one in before:
             signal.signal(one, signal.SIG_IGN)  # the clean-up is not disturbed by more of them
         if number != signal.SIGTERM:  # SIGHUP: the terminal is gone
@@ -50,6 +53,10 @@ def signals_stop() -> Iterator[None]:
                 if signal.getsignal(one) == signal.SIG_DFL:
                     before[one] = signal.signal(one, stop)
         yield
+    except Exception as error:
+        if came:
+            raise Stopped(came[0]) from error
+        raise
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
