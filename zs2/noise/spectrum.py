@@ -38,10 +38,10 @@ def freq(draws: Draws, lam: float, lam_high: float, cutoff: float) -> Iterator[T
     low = (torch.arange(height) < cutoff * height)[:, None] & (torch.arange(width) < cutoff * width)
     rho = torch.where(low, 1 - lam / LAM_MAX, 1 - lam_high / LAM_MAX)
     fresh = (1 - rho**2).sqrt()
-    spectrum = down @ noise @ across.T
+    spectrum = first = down @ noise @ across.T
     for i in itertools.count(1):
         spectrum = rho * spectrum + fresh * (down @ draws(i)() @ across.T)
-        yield down.T @ spectrum @ across
+        yield noise + down.T @ (spectrum - first) @ across  # the difference, so that ρ = 1 changes no bit
 
 
 def cosines(n: int) -> Tensor:

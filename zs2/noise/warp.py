@@ -50,10 +50,11 @@ def warp(draws: Draws, motion: tuple[float, float], zoom: float, rotate: float) 
     push = torch.tensor([-motion[0] * width, -motion[1] * height], dtype=torch.float64) * GRID / 512
     back = torch.linalg.inv(turn)
     particles = Particles(refined(noise, draws(-1)), (height * GRID, width * GRID))
+    first = particles.reduced()
     for i in itertools.count(1):
         fresh = partial(white, draws(i), noise.shape)
         particles.step(lambda place: place @ turn.T + push, lambda place: (place - push) @ back.T, fresh)
-        yield reduced(particles.values.unflatten(1, (height * GRID, width * GRID)))
+        yield noise + (particles.reduced() - first)  # the difference, so that no movement changes no bit
 
 
 class Particles:
@@ -68,6 +69,10 @@ class Particles:
         y, x = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in size)
         self.centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
         self.values, self.places = values.flatten(1), self.centres.clone()
+
+    def reduced(self) -> Tensor:
+        """The noise of the latents, (c, height / GRID, width / GRID)."""
+        return reduced(self.values.unflatten(1, self.size))
 
     def cells(self, places: Tensor) -> Tensor:
         """The number of the cell at each place, or −1 outside."""
@@ -113,7 +118,7 @@ class Particles:
         children = torch.bincount(parent, minlength=count)
         z = torch.cat([draw().flatten(1)[:, landed], fresh[:, gaps[split]]], dim=1)  # no number for two children
         mean = torch.zeros_like(self.values).index_add_(1, parent, z) / children.clamp(min=1)
-        shares = self.values[:, parent] / children[parent].sqrt() + z - mean[:, parent]
+        shares = self.values[:, parent] / children[parent].sqrt() + (z - mean[:, parent])
 
         sharing = torch.bincount(cell, minlength=count).clamp(min=1)
         self.values = torch.zeros_like(self.values).index_add_(1, cell, shares) / sharing.sqrt()
