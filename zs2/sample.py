@@ -246,7 +246,7 @@ def report_end(saved: Saved, total: int) -> NoReturn:
     kept = f"the first {saved.count} of {total} frames are kept: {saved.kept}"
     if isinstance(saved.ended, LostProcess):
         saved.ended.kept = kept  # the process that prints the error adds it
-    else:
+    elif saved.count < total or not saved.files:  # else a signal came when the clip was whole
         say(kept)
     raise saved.ended
 

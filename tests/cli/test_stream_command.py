@@ -25,6 +25,7 @@ from zs2.system.stopping import Stopped, signals_stop
 from zs2.video.clip import Clip, read_settings
 from zs2.video.outputs import Output
 from zs2.video.streaming import save
+from zs2.video.unfinished import finish
 
 __all__ = ["here", "zs2"]  # fixtures
 LINE = ("red apple", *BRIEF, "--frames", "5", "--chunk", "2", "--lam", "0.5")
@@ -122,6 +123,24 @@ def test_a_signal_ends_a_stream_with_the_frames_that_are_there(zs2, here, before
         assert files(here / "again") == files(here / "c")
     else:
         assert len(decoded(here / name)) == 4
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_clip_is_finished_ends_the_command_after_it(zs2, here, monkeypatch, number):
+    """Of several clips, the next one does not begin."""
+
+    def signalled(*args: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return finish(*args, **options)
+
+    monkeypatch.setattr("zs2.video.streaming.finish", signalled)
+    result = zs2(*LINE, "--seed", "0,1", "--stream", "--out", "c", "--no-sheet")
+    assert (result.status, result.written) == (128 + number, ["c-s0", "c-s0.json"])
+    assert "frames are kept" not in result.err
+    assert result.err.splitlines()[-1].endswith("what was finished before is kept")
+    assert sorted(file.name for file in here.iterdir()) == ["c-s0", "c-s0.json"]
+    assert text(here / "c-s0.json")["frames"] == 5
 
 
 def test_too_little_memory_ends_a_stream_with_the_frames_that_are_there(zs2, here, before_step):

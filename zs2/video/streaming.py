@@ -28,7 +28,7 @@ class Saved:
     """How a stream was saved.
 
     files: the paths written. kept: where its frames are. count: how many there are.
-    ended: what ended the stream before its end; None if the clip is whole.
+    ended: what ended the stream before its end, or the signal that came while the whole clip was finished; else None.
     """
 
     files: list[Path]
@@ -127,4 +127,4 @@ def save(
             return Saved([], work.kept, count, ended or error)
         if not keep:
             work.remove()
-    return Saved(files, files[0], count, None if count == total else ended)
+    return Saved(files, files[0], count, signals.stopped if count == total else ended)
