@@ -17,14 +17,14 @@ from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.command import command, say
 from zs2.cli.derived_options import loading
 from zs2.cli.replay import check_replay, with_replay
-from zs2.cli.resuming import FINISHED, check_resumable, first_frame
+from zs2.cli.resuming import FINISHED, check_resumable, first_frame, is_resumable
 from zs2.cli.sample_options import parser
 from zs2.cli.sample_requests import (
     check_method,
     check_stream,
     check_timeout,
     clip_requests,
-    is_made,
+    has_clip,
     outputs,
     own_in_effect,
     warn_without_effect,
@@ -70,7 +70,7 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
         warn_without_effect(options, path)
     if not is_hub_id(model_name):
         locate(model_name, "float32")  # raises if there is none
-    if "dry_run" not in options and (group is None or group.rank == 0):
+    if "dry_run" not in options and is_first(group):
         from zs2.video.leftovers import clear_leftovers
 
         targets, ways = [place.path for place in places], {name: name in options for name in ("resume", "overwrite")}
@@ -89,7 +89,7 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     if not replays:
         model.text.warn_of_unused([text for request in requests for text in request.texts])
     if "dry_run" in options:
-        return print_plans(model, requests, group, memory, resumable="resumable" in options or "resume" in options)
+        return print_plans(model, requests, group, memory, resumable=is_resumable(options))
     plans = plan_all(model, requests, group, memory)
     for plan in plans:
         if "stream" in options:
@@ -98,12 +98,12 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
             check_replay(options["recorded"], model.settings(plan, fps))
     notes = (own.summary(own_in_effect(options, own)), auto_note(options.get("dtype", AUTO), model.dtype, model.device))
     for note in notes:
-        if note and (group is None or group.rank == 0):
+        if note and is_first(group):
             say(note)
     left = list(enumerate(zip(plans, places, strict=True), 1))
     if "skip_existing" in options and "out" in options:
         left = [one for one in left if not skips(model, *one[1], fps, options)]
-        if len(left) < len(clips) and (group is None or group.rank == 0):
+        if len(left) < len(clips) and is_first(group):
             say(f"{len(clips) - len(left)} of {len(clips)} clips are there already")
     for number, (plan, place) in left:
         label = "sampling" if len(clips) == 1 else f"clip {number} of {len(clips)}"
@@ -111,18 +111,22 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     return None
 
 
+def is_first(group: Group | None) -> bool:
+    """Whether this is the one process that writes and prints."""
+    return group is None or group.rank == 0
+
+
 def draw_seeds(seeds: Sequence[int], group: Group | None) -> dict[str, list[int]]:
     """The seeds, those to be drawn replaced by new ones, the same in all processes. Prints what was drawn."""
     if RANDOM not in seeds:
         return {}
-    first = group is None or group.rank == 0
     drawn = [secrets.randbelow(SEED_MAX + 1) if seed == RANDOM else seed for seed in seeds]
     if group is not None:
-        if first:
+        if is_first(group):
             group.peers.store.set("seeds", json.dumps(drawn))
         drawn = json.loads(group.peers.store.get("seeds"))
     for asked, seed in zip(seeds, drawn, strict=True):
-        if asked == RANDOM and first:
+        if asked == RANDOM and is_first(group):
             say(f"drawn: --seed {seed}")
     return {"seed": drawn}
 
@@ -150,8 +154,8 @@ def plan_all(
 
 def skips(model: ZS2, plan: SamplingPlan, place: Output, fps: int, options: dict[str, Any]) -> bool:
     """Whether --skip-existing leaves out a clip. All processes of a group decide alike."""
-    made = is_made(place.path, model.settings(plan, fps), overwrite="overwrite" in options)
-    return made if plan.group is None else bool(plan.group.least(int(made), plan.model.device))
+    there = has_clip(place.path, model.settings(plan, fps), overwrite="overwrite" in options)
+    return there if plan.group is None else bool(plan.group.least(int(there), plan.model.device))
 
 
 def print_plans(
@@ -170,7 +174,7 @@ def print_plans(
             planned, failed = resolve(model.image_model, model.method, request, group, **memory), error
             planned = replace(planned, chunk=request.chunk or 1)
         plan = planned_memory(planned)
-        if plan not in plans and (group is None or group.rank == 0):
+        if plan not in plans and is_first(group):
             frames = counted(request.frames, "frame") if request.frames else "frames without end"
             show(f"{frames}, {planned.chunk} at a time:", *plan.lines())
             if resumable:
@@ -196,7 +200,7 @@ def sample(model: ZS2, plan: SamplingPlan, place: Output, fps: int, label: str, 
     from zs2.video.outputs import Output
     from zs2.video.unfinished import Unfinished
 
-    writes, sheet = plan.group is None or plan.group.rank == 0, options.get("sheet", True)
+    writes, sheet = is_first(plan.group), options.get("sheet", True)
     count = plan.request.frames
     assert count is not None
     if writes:
@@ -205,7 +209,7 @@ def sample(model: ZS2, plan: SamplingPlan, place: Output, fps: int, label: str, 
         from zs2.video.streaming import save
 
         resume, first = None, 0
-        if "resumable" in options or "resume" in options:
+        if is_resumable(options):
             place = Output.at(place.name(), overwrite=place.overwrite, instead=True)
             resume = ResumeFile(Unfinished(place.path).resume)
             if writes:

@@ -25,7 +25,7 @@ class Peers:
     def __init__(self, store: Any, rank: int, size: int, limit: float) -> None:
         self.store, self.rank, self.size = store, rank, size
         store.set_timeout(timedelta(seconds=limit))
-        self.told_to_end = False  # whether SIGTERM came, which may mean that another process has ended
+        self.terminated = False  # whether SIGTERM came, which may mean that another process has ended
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
@@ -93,6 +93,6 @@ class Peers:
         while not all(self.noted(f"done {rank}") for rank in range(self.size)):
             time.sleep(BEAT / 10)
             late = time.monotonic() > start + limit
-            if (late or self.told_to_end) and self.silent():
+            if (late or self.terminated) and self.silent():
                 raise LostProcess(late=late)
             start = time.monotonic() if late else start

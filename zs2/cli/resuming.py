@@ -18,6 +18,11 @@ FINISHED = -1  # instead of a number of frames
 SHORTENED = {"frames", "prompt"}  # the settings of a clip that differ in its beginning
 
 
+def is_resumable(options: Mapping[str, Any]) -> bool:
+    """Whether the stream is kept so that it can go on."""
+    return "resumable" in options or "resume" in options
+
+
 def check_resumable(options: Mapping[str, Any]) -> None:
     """Raise InputError for options that do not go with --resumable or --resume."""
     for name in ("resumable", "resume"):
@@ -41,15 +46,15 @@ def first_frame(plan: SamplingPlan, path: Path, file: ResumeFile, settings: dict
     from zs2.video.unfinished import Unfinished
 
     work = Unfinished(path)
-    if resume and not work.is_resumable and _settings(path) == settings:
+    there = _settings(path) if resume else None
+    if there == settings and not work.is_resumable:
         say(f"{path} is finished: {counted(plan.request.frames or 0, 'frame')}")
         return FINISHED
     file.settings = settings
     first = file.finished() if resume else 0
-    there = _settings(path)
-    if resume and there is not None and any(there.get(name) != settings[name] for name in {*settings} - SHORTENED):
+    if there is not None and any(there.get(name) != settings[name] for name in {*settings} - SHORTENED):
         raise InputError(f"{path} is another clip, not the beginning of this one: choose another --out")
-    if resume and existing(path) and not _is_part(path, settings):
+    if resume and existing(path) and not _is_part(there, settings):
         raise taken([path], path)
     if first:
         missing = next((i for i in range(first) if not frame_file(work.frames, i).is_file()), None)
@@ -68,11 +73,10 @@ def first_frame(plan: SamplingPlan, path: Path, file: ResumeFile, settings: dict
     return first
 
 
-def _is_part(path: Path, settings: dict[str, Any]) -> bool:
-    """Whether a clip is the beginning of the one with these settings."""
+def _is_part(there: dict[str, Any] | None, settings: dict[str, Any]) -> bool:
+    """Whether a clip, by its settings, is the beginning of the one with these settings."""
     from zs2.video.unfinished import shortened
 
-    there = _settings(path)
     return there is not None and type(there.get("frames")) is int and there == shortened(settings, there["frames"])
 
 

@@ -88,8 +88,7 @@ def clip_requests(options: Mapping[str, Any], own: OwnSettings) -> Iterator[tupl
     Raises: InputError for a value out of range.
     """
     shared = {name: options[name] for name in REQUEST if name in options and name not in ("prompt", "seed", "latents")}
-    fast = fast_settings(options) if "fast" in options else {}
-    shared = own.request | fast | shared
+    shared = own.request | fast_settings(options) | shared
     if "size" in options:
         shared["width"], shared["height"] = options["size"]
     if "latents" in options:
@@ -108,7 +107,7 @@ def clip_requests(options: Mapping[str, Any], own: OwnSettings) -> Iterator[tupl
 
 def own_in_effect(options: Mapping[str, Any], own: OwnSettings) -> list[str]:
     """The names of the checkpoint's own settings that decide something of these clips."""
-    fast = fast_settings(options) if "fast" in options else {}
+    fast = fast_settings(options)
     names = [name for name in (*own.request, *own.method) if name not in options and name not in fast]
     defaults = Method()
     effect = effects(options.get("attn", defaults.attn), options.get("noise", defaults.noise))
@@ -124,9 +123,9 @@ def check_method(options: Mapping[str, Any]) -> None:
 
 
 def fast_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that `--fast` stands for, without the one that has no effect on a single step."""
+    """The settings of `--fast`, if it is there, without the one that has no effect on a single step."""
     unused = "deep_cache" if options.get("steps") == 1 else None
-    return {name: value for name, value in FAST.items() if name != unused}
+    return {name: value for name, value in FAST.items() if name != unused} if "fast" in options else {}
 
 
 def read_latents(file: str) -> Any:
@@ -195,7 +194,7 @@ def check_timeout(options: Mapping[str, Any]) -> None:
 UNCOMPARED = ("versions", "processes", "device", "chunk")  # settings that change a clip's last bits at most
 
 
-def is_made(path: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
+def has_clip(path: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Whether a clip of these settings is there, for --skip-existing.
 
     overwrite: whether a clip of other settings is made again.

@@ -45,16 +45,16 @@ def joined(device: str, timeout: float | None = None) -> Iterator[Group]:
     patience = Patience(timeout)
     peers: Peers | None = None
 
-    def told_to_end(number: int, _: object) -> None:
+    def terminated(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_IGN)
         if peers is None or (peers.rank == 0 and peers.silent()):
             raise LostProcess
         if peers.rank == 0:
             peers.note(STOPPED)
             raise Stopped(number)
-        peers.told_to_end = True
+        peers.terminated = True
 
-    previous = signal.signal(signal.SIGTERM, told_to_end)
+    previous = signal.signal(signal.SIGTERM, terminated)
     try:
         with collective():
             limit = timedelta(seconds=patience.limit)

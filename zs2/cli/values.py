@@ -1,4 +1,4 @@
-"""Reading the values of options: numbers in pairs, seeds, sizes, shards, files with a text a line. No torch here."""
+"""Reading the values of options: numbers in pairs, seeds, sizes, shards. No torch here."""
 
 from __future__ import annotations
 
