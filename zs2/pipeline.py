@@ -33,8 +33,9 @@ from zs2.sampling.resume import ResumeFile
 from zs2.sampling.sampler import Sampler, Step
 from zs2.system.background import in_background
 from zs2.system.devices import choose_device, choose_dtype
-from zs2.video.clip import FPS_MAX, Clip
+from zs2.video.clip import Clip
 from zs2.video.formats import Frames
+from zs2.video.outputs import FPS_MAX
 
 if TYPE_CHECKING:
     from zs2.sampling.frame_parallel import Group

@@ -21,7 +21,7 @@ from zs2.study.prompts import default_prompts, read_prompts
 from zs2.study.study import Study
 from zs2.system.devices import AUTO, DTYPES, auto_dtype, choose_device, choose_dtype, own_device
 from zs2.version import __version__
-from zs2.video.clip import FPS_MAX
+from zs2.video.outputs import FPS_MAX
 
 METHOD = ("preset", "noise", "attn", "lam", "mu", "alpha")  # the options that choose cells
 

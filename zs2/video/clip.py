@@ -21,14 +21,14 @@ from zs2.video.formats import (
     SETTINGS_MAX,
     WRITERS,
     Frames,
+    frame_file,
     frames_in_time,
     png_text,
     read_frames,
+    settings_file,
 )
 from zs2.video.opening import check_repeats
-from zs2.video.outputs import FPS_MAX as FPS_MAX
-from zs2.video.outputs import Output, check_output, is_frame_folder
-from zs2.video.outputs import companions as companions
+from zs2.video.outputs import FPS_MAX, Output, check_output, is_frame_folder
 
 
 class Clip:
@@ -127,11 +127,10 @@ class Clip:
                 f"{output.path}: MP4 needs an even width and height, got {self!r}: use .webp, .png or .gif"
             )
         text = dumps(self.settings)  # ASCII: no format can take it for another encoding
-        lines = dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
         return output.write(
             partial(WRITERS[ending], self.frames, self.fps, text),
             partial(self.sheet().save, format="PNG", pnginfo=png_text(text)) if sheet else None,
-            partial(Path.write_bytes, data=lines.encode()) if json else None,
+            partial(Path.write_bytes, data=settings_file(self.settings)) if json else None,
         )
 
     def sheet(self, columns: int | None = None, tile: int | None = None) -> Image.Image:
@@ -154,7 +153,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises: InputError if there is no such file, or nothing in it that `Clip.save` could have written.
     """
     path = Path(path)
-    file = path / "0000.png" if os.path.isdir(path) else path  # not Path.is_dir, which fails for a name too long
+    file = frame_file(path, 0) if os.path.isdir(path) else path  # not Path.is_dir, which fails for a name too long
     ending = choose("clip ending", file.suffix.lower(), tuple(READERS))
     if os.path.exists(file):
         check_regular(file)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -50,6 +51,11 @@ def png_text(text: str) -> PngInfo:
     return info
 
 
+def settings_file(settings: Mapping[str, Any]) -> bytes:
+    """The settings as the JSON file beside a clip has them."""
+    return (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
+
+
 def _write_gif(frames: Frames, fps: int, text: str, path: Path) -> None:
     images = [paletted(frame) for frame in frames]
     duration = [10 * hundredths for hundredths in _durations(len(frames), fps, 100)]
@@ -64,7 +70,7 @@ def _write_webp(frames: Frames, fps: int, text: str, path: Path) -> None:
     _save_animation(images, path, "WEBP", lossless=True, duration=_durations(len(frames), fps, 1000), exif=exif)
 
 
-def _write_png(frames: Frames, fps: int, text: str, path: Path) -> None:
+def _write_apng(frames: Frames, fps: int, text: str, path: Path) -> None:
     images = [Image.fromarray(frame) for frame in frames]
     _save_animation(images, path, "PNG", duration=_durations(len(frames), fps, 1000), pnginfo=png_text(text))
 
@@ -160,7 +166,7 @@ def read_frames(path: Path) -> tuple[Frames, list[int]]:
     Raises: ValueError for more pictures than fit into the file, pictures of several sizes, or more than CLIP_MAX bytes
         of them, before they are decoded; what Pillow raises for a broken file.
     """
-    files = [path / f"{index:04}.png" for index in range(len(list(path.iterdir())))] if path.is_dir() else [path]
+    files = [frame_file(path, index) for index in range(len(list(path.iterdir())))] if path.is_dir() else [path]
     pictures, ends, now, first = np.empty((0, 0, 0, 3), np.uint8), [], 0.0, 0
     for file in files:
         with open_image(file, ("PNG", "WEBP")) as image:
@@ -261,8 +267,8 @@ def pyav() -> Any:
 WRITERS: dict[str, Callable[[Frames, int, str, Path], None]] = {
     ".gif": _write_gif,
     ".webp": _write_webp,
-    ".png": _write_png,
-    ".apng": _write_png,
+    ".png": _write_apng,
+    ".apng": _write_apng,
     ".mp4": write_mp4,
     "": write_folder,
 }

@@ -17,7 +17,7 @@ from pathlib import Path
 from zs2.errors import InputError, choose, whole
 from zs2.system.atomic import check_writable, write_all
 from zs2.system.own_files import is_own
-from zs2.video.formats import PNG_MARK, READERS, WRITERS, pyav
+from zs2.video.formats import PNG_MARK, READERS, WRITERS, frame_file, pyav
 
 FPS_MAX = 1000  # WebP counts time in whole milliseconds
 GIF_FPS_MAX = 50  # browsers slow a GIF frame of less than 20 ms down to 100 ms
@@ -194,7 +194,7 @@ def exists(path: Path) -> bool:
 def is_frame_folder(folder: Path) -> bool:
     """Whether a folder is an earlier clip and nothing else: 0000.png, 0001.png, …, each with settings in it."""
     files = list(folder.iterdir()) if folder.is_dir() else [folder]
-    if {file.name for file in files} != {f"{index:04}.png" for index in range(len(files))}:
+    if {*files} != {frame_file(folder, index) for index in range(len(files))}:
         return False
     return all(is_own(file, PNG_MARK) for file in files)
 
@@ -202,7 +202,7 @@ def is_frame_folder(folder: Path) -> bool:
 def goes_with(file: Path, clip: Path) -> bool:
     """Whether zs2 wrote the JSON or the sheet of a clip: its settings are the clip's, or name a version of zs2."""
     try:
-        first = clip / "0000.png" if clip.is_dir() else clip
+        first = frame_file(clip, 0) if clip.is_dir() else clip
         settings, those = (json.loads(READERS[one.suffix.lower()](one) or "") for one in (file, first))
         return bool(settings == those or "zs2" in settings["versions"])
     except Exception:  # no such file, or a broken one

@@ -35,6 +35,7 @@ from zs2.video.formats import (
     frame_file,
     png_text,
     remux_mp4,
+    settings_file,
     with_png_text,
     write_mp4,
     write_png,
@@ -66,6 +67,8 @@ class Unfinished:
         self._playable, self._whole = self.folder / target.name, self.folder / f"{OWN}whole"
         self._part, self._spare = self.folder / f"{OWN}frame", self.folder / f"{OWN}spare"
         self._writers: list[Mp4Writer] = []
+        self._text = ""  # the settings in what was written here; before `begin`, none
+        self._failed = False
         self._lock: IO[bytes] | None = None
 
     def __enter__(self) -> Unfinished:
@@ -138,7 +141,7 @@ class Unfinished:
 
     def begin(self, frame: Frames, fps: int, text: str, *, resumable: bool) -> None:
         """Prepare for frames like this one. text: the settings of the whole clip."""
-        self._text, self._failed = text, False
+        self._text = text
         with contextlib.suppress(OSError):  # no room at all, or a limit on the size of a file
             self._spare.write_bytes(os.urandom(frame.nbytes + SPARE))
         with writing(self.target):
@@ -189,7 +192,7 @@ class Unfinished:
         """
         ready = self.folder / f"{OWN}ready"
         shutil.rmtree(ready, ignore_errors=True) if ready.is_dir() else ready.unlink(missing_ok=True)
-        same = getattr(self, "_text", None) == text
+        same = self._text == text
         if self.target.suffix and self.frames.is_dir():
             write_mp4(map(self.read, range(count)), fps, text, ready)
         elif self.target.suffix:
@@ -253,7 +256,8 @@ def finish(
             sheet_file.unlink(missing_ok=True)
     ready[json_path] = work.folder / f"{OWN}json"
     with writing(json_path):
-        ready[json_path].write_bytes((dumps(final, indent=2, ensure_ascii=False) + "\n").encode())
+        ready[json_path].write_bytes(settings_file(final))
         (work.folder / f"{OWN}old").mkdir()
-    choose = lambda: output.targets(sheet=sheet_path in ready, settings=True)  # noqa: E731
-    return rename_all(ready, work.folder / f"{OWN}old", json_path, choose)
+    return rename_all(
+        ready, work.folder / f"{OWN}old", json_path, lambda: output.targets(sheet=sheet_path in ready, settings=True)
+    )
