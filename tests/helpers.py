@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
+from fixtures import tiny, token_files
 from fixtures.original import write
 from fixtures.store import SUFFIX, read
 from safetensors.torch import save_file
@@ -127,6 +128,13 @@ def tiny_weights(kind: str) -> dict[str, dict[str, Tensor]]:
             part, weight = name.removeprefix(f"{kind}/").split("/weights/")
             weights.setdefault(part, {})[weight] = tensor
     return weights
+
+
+def write_tiny(folder: Path, kind: str) -> Path:
+    """A model of fixtures/tiny.py in the diffusers layout, with its tokenizers."""
+    tiny.write_folder(folder, kind, tiny_weights(kind))
+    token_files.write_pair(folder, kind)
+    return folder
 
 
 NARROW: dict[str, dict[str, Any]] = {

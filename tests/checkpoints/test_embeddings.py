@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures import tiny, token_files
-from helpers import MODULE, Fixture, assert_close, tiny_weights, write_clip
+from fixtures import tiny
+from helpers import MODULE, Fixture, assert_close, write_clip, write_tiny
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -47,9 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
 
     @cache
     def path(kind: str) -> Path:
-        model = tiny.write_folder(place / kind, kind, tiny_weights(kind))
-        token_files.write_pair(model, kind)
-        return model
+        return write_tiny(place / kind, kind)
 
     yield path
     shutil.rmtree(place)
@@ -329,8 +327,7 @@ def test_more_layers_than_there_are(folder, kind, skip, most):
 @pytest.mark.parametrize(("kind", "part"), [("sd", "text_encoder"), ("xl", "text_encoder_2")])
 def test_a_text_tower_with_more_layers_than_its_json(tmp_path, kind, part):
     """As diffusers' documentation has clip skip. In the fixture for SDXL the first tower has one layer, too."""
-    model = tiny.write_folder(tmp_path / "model", kind, tiny_weights(kind))
-    token_files.write_pair(model, kind)
+    model = write_tiny(tmp_path / "model", kind)
     for name in ("text_encoder", part):
         file = model / name / "config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 1}))
@@ -357,8 +354,7 @@ def test_a_clip_that_scores_with_more_layers_than_its_json(tmp_path):
 
 
 def test_a_text_tower_with_fewer_layers_than_its_json(tmp_path):
-    model = tiny.write_folder(tmp_path / "model", "sd", tiny_weights("sd"))
-    token_files.write_pair(model, "sd")
+    model = write_tiny(tmp_path / "model", "sd")
     file = model / "text_encoder" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 3}))
     with pytest.raises(InputError, match=r"16 tensors missing: text_model.encoder.layers.2"):

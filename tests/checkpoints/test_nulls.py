@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import tiny, token_files
-from helpers import CLIP, MODULE, Fixture, assert_close, tiny_weights, write_clip
+from fixtures import tiny
+from helpers import CLIP, MODULE, Fixture, assert_close, write_clip, write_tiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -44,11 +44,8 @@ def fixture() -> Fixture:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny models. Not to be changed."""
-    place, written = tmp_path_factory.mktemp("tiny"), {}
-    for kind in tiny.JSONS:
-        written[kind] = tiny.write_folder(place / kind, kind, tiny_weights(kind))
-        token_files.write_pair(written[kind], kind)
-    return written
+    place = tmp_path_factory.mktemp("tiny")
+    return {kind: write_tiny(place / kind, kind) for kind in tiny.JSONS}
 
 
 def with_values(folder: Path, kind: str, file: str, values: dict[str, Any], to: Path) -> Path:

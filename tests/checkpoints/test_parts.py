@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import original, tiny, token_files
+from fixtures import original, tiny
 from fixtures.original import TEXT, UNET, VAE, extras, write
-from helpers import MODULE, TESTS, Fixture, assert_close, tiny_weights
+from helpers import MODULE, TESTS, Fixture, assert_close, tiny_weights, write_tiny
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -64,9 +64,7 @@ def averages(*more: str) -> Tensors:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The tiny Stable Diffusion in the diffusers layout."""
-    model = tiny.write_folder(tmp_path / "model", "sd", tiny_weights("sd"))
-    token_files.write_pair(model, "sd")
-    return model
+    return write_tiny(tmp_path / "model", "sd")
 
 
 @pytest.fixture
@@ -432,16 +430,14 @@ def test_the_configuration_of_a_vae_from_elsewhere(file, folder, tmp_path):
     assert Checkpoint(folder, vae=path).vae().config.scaling_factor == 0.5
     shutil.rmtree(folder / "vae")
     assert Checkpoint(folder, vae=path).vae().config.scaling_factor == 0.18215
-    other = tiny.write_folder(tmp_path / "other", "sd", tiny_weights("sd"))
-    token_files.write_pair(other, "sd")
+    other = write_tiny(tmp_path / "other", "sd")
     assert Checkpoint(other, vae=other / "vae").vae().config.scaling_factor == 0.5
     with pytest.warns(UserWarning, match=r"has the scaling factor 0.5, the model's own VAE 0.18215: it may be for"):
         Checkpoint(folder, vae=other).vae()
 
 
 def test_an_xl_without_vae_has_the_factor_of_xl(file, tmp_path):
-    model = tiny.write_folder(tmp_path / "xl", "xl", tiny_weights("xl"))
-    token_files.write_pair(model, "xl")
+    model = write_tiny(tmp_path / "xl", "xl")
     shutil.rmtree(model / "vae")
     assert Checkpoint(model, vae=file(of(VAE), "v.safetensors")).vae().config.scaling_factor == 0.13025
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures import tiny, token_files
+from fixtures import tiny
 from fixtures.original import write
-from helpers import Fixture, tiny_weights
+from helpers import Fixture, write_tiny
 
 from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.checkpoints.single_file import SCHEDULE
@@ -27,9 +27,7 @@ OTHERS += ("KarrasVe", "RePaint", "ScoreSdeVe", "UnCLIP", "VQDiffusion", "SCM", 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose JSONs each test writes again."""
-    folder = tiny.write_folder(tmp_path_factory.mktemp("schedulers") / "model", "sd", tiny_weights("sd"))
-    token_files.write_pair(folder, "sd")
-    return folder
+    return write_tiny(tmp_path_factory.mktemp("schedulers") / "model", "sd")
 
 
 def warned(folder: Path, config: dict[str, Any], entry: Any = None) -> list[str]:

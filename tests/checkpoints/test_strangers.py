@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import tiny, token_files
-from helpers import tiny_weights
+from helpers import write_tiny
 from safetensors.torch import save_file
 
 from zs2 import ZS2
@@ -26,9 +25,7 @@ from zs2.sampling.dpm_solver import DPMSolver
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A model of a few kilobytes."""
-    folder = tiny.write_folder(tmp_path / "model", "sd", tiny_weights("sd"))
-    token_files.write_pair(folder, "sd")
-    return folder
+    return write_tiny(tmp_path / "model", "sd")
 
 
 def change(file: Path, **values: Any) -> None:

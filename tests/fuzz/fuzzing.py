@@ -31,8 +31,8 @@ from typing import Any
 
 import torch
 from damage import damaged
-from fixtures import tiny, token_files
-from helpers import Fixture, tiny_weights
+from fixtures import tiny
+from helpers import Fixture, tiny_weights, write_tiny
 from safetensors.torch import save_file
 from studies import made_up_study
 from torch import Tensor, nn
@@ -82,8 +82,7 @@ CLIP = ["a cat", "--device", "cpu", "--frames", "2", "--steps", "2", "--no-sheet
 
 def make_model(folder: Path, kind: str = "sd") -> Path:
     """A whole model of a few kilobytes, with a shard and settings of its own."""
-    tiny.write_folder(folder, kind, tiny_weights(kind))
-    token_files.write_pair(folder, kind)
+    write_tiny(folder, kind)
     (folder / "zs2.json").write_text('{"steps": 2, "guidance": 3.0, "prompts": ["a cat"], "things": ["cat"]}')
     whole = folder / "vae" / "diffusion_pytorch_model.safetensors"
     shard = whole.rename(whole.with_name("diffusion_pytorch_model-00001-of-00001.safetensors"))
@@ -313,7 +312,7 @@ def run(kind: Kind, folder: Path, out: Path) -> Outcome:
 
 
 def names(folder: Path) -> set[Path]:
-    return {path for path in folder.rglob("*") if path.name not in ("__pycache__",)}
+    return {path for path in folder.rglob("*") if path.name != "__pycache__"}
 
 
 class Fuzzer:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures import tiny, token_files
-from helpers import tiny_weights, write_clip
+from fixtures import tiny
+from helpers import write_clip, write_tiny
 from torch import nn
 
 from zs2 import ZS2
@@ -20,8 +20,7 @@ from zs2.models.loading import not_finite
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ZS2]:
     made = {}
     for kind in tiny.JSONS:
-        folder = tiny.write_folder(tmp_path_factory.mktemp("models") / kind, kind, tiny_weights(kind))
-        token_files.write_pair(folder, kind)
+        folder = write_tiny(tmp_path_factory.mktemp("models") / kind, kind)
         made[kind] = ZS2.from_pretrained(folder, device="cpu")
     return made
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures import tiny, token_files
 from fixtures.prompts import WEIGHTED
-from helpers import MODULE, Fixture, assert_close, tiny_weights
+from helpers import MODULE, Fixture, assert_close, write_tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -155,8 +154,7 @@ def test_a_long_run_of_anything_is_read_at_once(piece: str) -> None:
 
 @pytest.fixture(scope="module", params=["sd", "xl"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ZS2:
-    folder = tiny.write_folder(tmp_path_factory.mktemp("model") / "m", request.param, tiny_weights(request.param))
-    token_files.write_pair(folder, request.param)
+    folder = write_tiny(tmp_path_factory.mktemp("model") / "m", request.param)
     return ZS2.from_pretrained(folder, device="cpu")
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import tiny, token_files
-from helpers import MODULE, Fixture, assert_close, tiny_weights
+from fixtures import tiny
+from helpers import MODULE, Fixture, assert_close, write_tiny
 from torch import Tensor
 
 from zs2 import ZS2, Request
@@ -93,8 +93,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny models with the scheduler of a few-step model."""
     place, written = tmp_path_factory.mktemp("few"), {}
     for kind in tiny.JSONS:
-        written[kind] = tiny.write_folder(place / kind, kind, tiny_weights(kind))
-        token_files.write_pair(written[kind], kind)
+        written[kind] = write_tiny(place / kind, kind)
         (written[kind] / tiny.SCHEDULER).write_text(json.dumps(tiny.FEW_STEPS))
     return written
 

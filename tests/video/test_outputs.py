@@ -136,12 +136,20 @@ def test_the_next_number(tmp_path, names, number):
 # --- a name that is taken while a clip is made ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ending", [".webp", ""])
-@pytest.mark.parametrize("links", [True, False])
-def test_a_clip_whose_name_is_taken_meanwhile_gets_the_next_one(tmp_path, monkeypatch, ending, links):
-    """Also in a file system without hard links."""
-    if not links:
+def no_links(*_: object, **__: object) -> None:
+    raise OSError(errno.EPERM, "no links here")
+
+
+@pytest.fixture(params=[True, False], ids=["links", "no links"])
+def any_file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has hard links, and one that has none."""
+    if not request.param:
         monkeypatch.setattr(os, "link", no_links)
+
+
+@pytest.mark.parametrize("ending", [".webp", ""])
+@pytest.mark.usefixtures("any_file_system")
+def test_a_clip_whose_name_is_taken_meanwhile_gets_the_next_one(tmp_path, ending):
     target = path(tmp_path, ending)
     output = Output.at(target, instead=True)
     clip(other=True).save(target, sheet=True)
@@ -154,11 +162,9 @@ def test_a_clip_whose_name_is_taken_meanwhile_gets_the_next_one(tmp_path, monkey
 
 
 @pytest.mark.parametrize("ending", [".webp", ""])
-@pytest.mark.parametrize("links", [True, False])
-def test_a_name_that_is_taken_in_the_last_moment_is_not_replaced(tmp_path, monkeypatch, ending, links):
+@pytest.mark.usefixtures("any_file_system")
+def test_a_name_that_is_taken_in_the_last_moment_is_not_replaced(tmp_path, ending):
     """Between the last look and the renaming, by a program that knows of no locks."""
-    if not links:
-        monkeypatch.setattr(os, "link", no_links)
     target = path(tmp_path, ending)
     others, (other,) = [target, tmp_path / f"b{ending}"], clip(other=True).save(tmp_path / f"c{ending}", json=False)
 
@@ -172,10 +178,6 @@ def test_a_name_that_is_taken_in_the_last_moment_is_not_replaced(tmp_path, monke
     assert [file.name for file in written] == [f"b{ending}", f"b{ending}.json"]
     assert read_settings(target) == {"other": True}
     assert {file.name for file in tmp_path.iterdir()} == {target.name, *(file.name for file in written)}
-
-
-def no_links(*_: object, **__: object) -> None:
-    raise OSError(errno.EPERM, "no links here")
 
 
 @pytest.mark.parametrize("step", ["link", "unlink", "rename"])
