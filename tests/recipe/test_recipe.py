@@ -461,11 +461,12 @@ def test_a_packed_file_has_the_pictures_as_they_were(own, tmp_path, monkeypatch)
     of_emoji = {name: (own / f"{name}.png").read_bytes() for name in NAMES}
     monkeypatch.setattr(pictures, "fetched", lambda names, cache: of_emoji)
     monkeypatch.setattr(pictures, "things", lambda count=None: NAMES)
-    assert recipe.main(["pack", str(tmp_path / "things.zip")]) == 0
-    found = pictures.load(NAMES, tmp_path, tmp_path / "things.zip", SIZE)
+    file = tmp_path / "new" / "things.zip"
+    assert recipe.main(["pack", str(file)]) == 0
+    found = pictures.load(NAMES, tmp_path, file, SIZE)
     assert torch.equal(found, pictures.load(NAMES, tmp_path, own, SIZE))
     with pytest.raises(InputError, match=r"things\.zip has no picture of moon"):
-        pictures.load(["moon"], tmp_path, tmp_path / "things.zip", SIZE)
+        pictures.load(["moon"], tmp_path, file, SIZE)
     (tmp_path / "other").write_bytes(b"other")
     with pytest.raises(InputError, match="other is no file of pictures"):
         pictures.load(NAMES, tmp_path, tmp_path / "other", SIZE)
@@ -679,13 +680,22 @@ def test_figures_of_a_vae_alone_need_no_other_part(made, own, tmp_path, monkeypa
     monkeypatch.setattr(judge, "accuracy", lambda *_, **__: {})
     file = tmp_path / "judge.safetensors"
     save_file(judge.Judge(NAMES, SIZE).state_dict(), file, {"things": json.dumps(NAMES), "size": str(SIZE)})
-    line = ["--pictures", str(own), "--judge", str(file), "--things", "3", "--out", str(tmp_path / "figures.json")]
+    line = [
+        "--pictures",
+        str(own),
+        "--judge",
+        str(file),
+        "--things",
+        "3",
+        "--out",
+        str(tmp_path / "new" / "figures.json"),
+    ]
     assert recipe.main(["measure", str(tmp_path / "alone"), *line]) == 0
-    found = json.loads((tmp_path / "figures.json").read_text())[str(tmp_path / "alone")]
+    found = json.loads((tmp_path / "new" / "figures.json").read_text())[str(tmp_path / "alone")]
     loaded = pictures.load(NAMES, own, own, SIZE)
     assert found == measure.restored(ZS2.from_pretrained(made / "checkpoint").vae, loaded, SIZE)
     assert f"{found['psnr']:.2f} dB" in capsys.readouterr().out
-    sheet = np.asarray(Image.open(tmp_path / "figures-alone.png"))
+    sheet = np.asarray(Image.open(tmp_path / "new" / "figures-alone.png"))
     assert sheet.shape == (2 * SIZE, 12 * SIZE, 3)
     drawn = scenes.render(scenes.draw(12, 3, generator(0, "scenes of the VAE's sheet", 0)), loaded, SIZE)
     assert np.array_equal(sheet[:SIZE, :SIZE], measure.as_bytes(drawn)[0])

@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         if name == "join":
             q.add_argument("checkpoint", type=Path, help="a folder of --shards, whose parts then have one file each")
         if name == "pack":
-            q.add_argument("file", type=Path, help="about 2 MB, for --pictures")
+            q.add_argument("file", type=Path, help="0.6 MB, for --pictures")
         if name in ("train", "judge", "measure"):
             q.add_argument(
                 "--pictures",
@@ -118,6 +118,7 @@ def run(args: argparse.Namespace) -> None:
         if args.out is not None:
             drawn = [(picture(args.out, checkpoint), (PNG_MARK,)) for checkpoint in args.checkpoint]
             check_own([(args.out, ('{\n  "judge": {',)), *drawn])
+            args.out.parent.mkdir(parents=True, exist_ok=True)
         report(args.checkpoint, classifier, load, things, seed, args.out)
         return
     settings = QUICK if args.quick else FULL

@@ -62,9 +62,8 @@ def learn(
         pixels, ids = render(scenes, pictures, settings.clip_size), tokenizer.encode(labels.captions(names))
         with fast(pixels.device):
             similarity = pair(pixels, ids.to(pixels.device)).float()
-        fits = (
-            labels.fits(scenes).float().to(pixels.device)
-        )  # several captions may be true of a scene: all have the same weight
+        # Several captions may be true of a scene: all have the same weight.
+        fits = labels.fits(scenes).float().to(pixels.device)
         by_scene = -(similarity.log_softmax(1) * fits / fits.sum(1, keepdim=True)).sum(1).mean()
         by_text = -(similarity.log_softmax(0) * fits / fits.sum(0, keepdim=True)).sum(0).mean()
         right = fits.gather(1, similarity.argmax(1, keepdim=True)).mean()

@@ -66,7 +66,8 @@ def in_folder(names: Sequence[str], folder: Path) -> dict[str, bytes]:
 
 
 def pack(names: Sequence[str], cache: Path, file: Path) -> None:
-    """Write the fetched pictures into one file, for a machine that can fetch nothing: 2 MB for all things."""
+    """Write the fetched pictures into one file, for a machine that can fetch nothing: 0.6 MB for all things."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(file, "w") as out:
         for name, data in sorted(fetched(names, cache).items()):
             out.writestr(f"{name}.webp", data)

@@ -138,10 +138,8 @@ def in_look(look: str, colours: Tensor, alpha: Tensor, x: Tensor) -> Tensor:
     h, w = colours.shape[-2:]
     if look in ("golden", "silver"):
         gray = (colours * torch.tensor([0.3, 0.59, 0.11], device=colours.device)[:, None, None]).sum(1, keepdim=True)
-        metal = [1.0, 0.8, 0.2] if look == "golden" else [0.9, 0.94, 1.0]
-        return (0.35 * alpha + 0.65 * gray) * torch.tensor(metal, device=colours.device)[
-            :, None, None
-        ]  # light, so that it shines
+        metal = [1.0, 0.8, 0.2] if look == "golden" else [0.9, 0.94, 1.0]  # light, so that it shines
+        return (0.35 * alpha + 0.65 * gray) * torch.tensor(metal, device=colours.device)[:, None, None]
     if look == "odd":
         return turned_hue(colours, 0.2 + 0.6 * x[:, 6]).clamp(min=0).minimum(alpha)
     tint = alpha * _hue(x[:, 5])[:, :, None, None]
