@@ -18,7 +18,7 @@ from typing import Any
 
 import av
 import numpy as np
-from common import machine, save, sentence, spread
+from common import add_json, machine, psnr, save, sentence, spread
 from PIL import Image, ImageSequence
 
 from zs2.video.clip import Clip
@@ -27,7 +27,7 @@ from zs2.video.clip import Clip
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("clips", nargs="+", metavar="CLIP", type=Path)
-    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    add_json(p)
     args = p.parse_args(argv)
     hardware = machine()
     print(sentence(hardware))
@@ -56,9 +56,8 @@ def measured(write: Callable[[Any, Path], None], frames: Any) -> tuple[float, fl
         write(frames, path)
         seconds = time.process_time() - start
         with Image.open(path) as image:
-            shown = [np.asarray(frame.convert("RGB"), dtype=float) for frame in ImageSequence.Iterator(image)]
-    error = ((np.stack(shown) - frames) ** 2).mean()
-    return seconds, float(-10 * np.log10(error / 255**2))
+            shown = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+    return seconds, psnr(np.stack(shown), frames)
 
 
 def with_zs2(frames: Any, path: Path) -> None:

@@ -16,7 +16,8 @@ from common import alone, since_begun
 from safetensors.torch import save_file
 from sd15 import write_configuration
 
-from cuda_stages.models import configurations, filled, half, model, shared, unet, vae
+from cuda_stages.blends import Product
+from cuda_stages.models import PROMPT, configurations, filled, half, model, shared, unet, vae
 from cuda_stages.stage import Stage, error, exact_float32
 from cuda_stages.steps import MU, Inputs
 from zs2 import FAST, ZS2, Request
@@ -30,7 +31,6 @@ from zs2.models.vae import VAE
 from zs2.sampling.sampler import Sampler
 
 SCRIPT = str(Path(__file__).resolve().parents[1] / "cuda.py")
-PROMPT = "a photograph of an astronaut riding a horse"
 
 
 @torch.no_grad()
@@ -91,8 +91,6 @@ def _vae(stage: Stage) -> None:
 
 def _long_step(stage: Stage) -> None:
     """A step of 64 frames at once: the recursion has an operator a frame and layer."""
-    from cuda_stages.blends import Product
-
     dtype, frames = half(stage), 4 if stage.tiny else 64
     sa = unet(stage, dtype)
     inputs = Inputs(stage, sa, dtype, frames)

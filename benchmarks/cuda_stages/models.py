@@ -22,6 +22,7 @@ from zs2.models.unet import UNet
 from zs2.models.vae import VAE as VAEModel
 
 M = TypeVar("M", bound=nn.Module)
+PROMPT = "a photograph of an astronaut riding a horse"
 XL = {  # of SDXL, beside what UNET has
     "sample_size": 128,
     "block_out_channels": [320, 640, 1280],

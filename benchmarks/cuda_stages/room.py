@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from cuda_stages.models import half, model
+from cuda_stages.models import PROMPT, half, model
 from cuda_stages.stage import Stage, error, exact_float32
 from zs2 import ZS2, Request
 from zs2.errors import InputError, OutOfMemory
@@ -22,7 +22,6 @@ from zs2.system.free_memory import free_memory
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 CHECKPOINT = BENCHMARKS.parent / "weights" / "emoji64"
-PROMPT = "a photograph of an astronaut riding a horse"
 NEAR = 0.15  # how far the peak may be from the plan
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import timed, turns
+from common import ratio, timed, turns
 from torch import Tensor
 
 Work = Callable[[], object]
@@ -96,10 +96,9 @@ class Stage:
         """Record the median of each way in ms, and its ratio to a way. Returns: the medians, in seconds."""
         medians = {way: statistics.median(times) for way, times in runs.items()}
         for way, seconds in medians.items():
-            ratios = [mine / other for mine, other in zip(runs[way], runs[base], strict=True)]
             self.figure(f"{label}, {way}", round(seconds * 1e3, 3), "ms")
             if way != base:
-                self.figure(f"{label}, {way} over {base}", round(statistics.median(ratios), 4))
+                self.figure(f"{label}, {way} over {base}", round(ratio(runs[way], runs[base]).median, 4))
         return medians
 
 
