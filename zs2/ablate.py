@@ -17,7 +17,7 @@ from zs2.cli.command import Failure, command, program, say
 from zs2.errors import InputError
 from zs2.study.lock import Workplace
 from zs2.study.options import OUT, parser, with_file
-from zs2.study.study import Study, clip_file, files_of, is_finished, measures_file, study_file
+from zs2.study.study import Study, clip_file, files_of, folders, is_finished, study_file
 from zs2.system.devices import AUTO, auto_note
 from zs2.system.progress import progress
 from zs2.system.terminal import show
@@ -72,10 +72,9 @@ def run(options: dict[str, Any]) -> None:
     for note in notes:
         if note and os.environ.get("RANK", "0") == "0":
             say(note)
-    parts = [clip_file(folder, "any").parent, measures_file(folder, "any").parent]
-    for part in parts:
+    for part in folders(folder):
         part.mkdir(parents=True, exist_ok=True)
-    with Workplace(folder, [folder, *parts]) as place:
+    with Workplace(folder, [folder, *folders(folder)]) as place:
         if place.removed:
             say(f"removed what killed processes left: {', '.join(map(str, place.removed))}")
         with place.writing():
@@ -96,8 +95,7 @@ def existing(folder: Path) -> Study | None:
     """The study in a folder, if there is one. Raises: InputError for clips or measures without a study.json."""
     if study_file(folder).exists():
         return Study.read(folder)
-    parts = [clip_file(folder, "any").parent, measures_file(folder, "any").parent]
-    stray = next((file for part in parts for file in part.glob("[!.]*")), None)
+    stray = next((file for part in folders(folder) for file in part.glob("[!.]*")), None)
     if stray:
         raise InputError(f"{stray} is there, but no study.json that says how it was made: give another --out")
     return None
@@ -127,7 +125,7 @@ def table(folder: Path, study: Study) -> list[str]:
     """How many clips of each cell there are, and how many are measured, as lines."""
     each = len(study.prompts) * len(study.seeds)
     counts = {cell.id: [0, 0] for cell in study.cells}
-    clips, measured = files_of(clip_file(folder, "any").parent), files_of(measures_file(folder, "any").parent)
+    clips, measured = map(files_of, folders(folder))
     for job in study.jobs():
         counts[job.cell.id][0] += f"{job.name}.webp" in clips and is_finished(folder, job.name)
         counts[job.cell.id][1] += f"{job.name}.json" in measured

@@ -21,8 +21,10 @@ COLUMNS = (
 )  # how each such table begins, the older ones unquoted
 OF_CELL = ("noise", "lam", "alpha", "attn", "mu", "frozen")
 # Columns of the settings, in the order that the file has always had. Newer sampling options follow.
-FIRST: tuple[str, ...] = ("model", "steps", "frames", "guidance", "width", "height", "fps", "dtype", "negative_prompt")
-FIRST += ("sampler", "guidance_interval", "deep_cache")
+FIRST = (
+    *("model", "steps", "frames", "guidance", "width", "height", "fps", "dtype"),
+    *("negative_prompt", "sampler", "guidance_interval", "deep_cache"),
+)
 SETTINGS = (*FIRST, *(name for name in OPTIONS if name not in FIRST))
 
 

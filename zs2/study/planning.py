@@ -120,8 +120,8 @@ def with_fetched_settings(options: Mapping[str, Any], study: Study) -> Study:
     if local_path(study.model) is not None:
         return study
     dtype = choose_dtype(study.dtype) or auto_dtype(choose_device(own_device(options.get("device"))))
-    choose = partial(choose_files, variant=options.get("variant"), vae="vae" not in options)
-    folder, name = locate(study.model, str(dtype).removeprefix("torch."), choose)
+    wanted = partial(choose_files, variant=options.get("variant"), vae="vae" not in options)
+    folder, name = locate(study.model, str(dtype).removeprefix("torch."), wanted)
     return plan(options, None, OwnSettings.read(folder, name))
 
 

@@ -17,7 +17,7 @@ from zs2.sampling.request import FIRST, OPTIONS
 from zs2.study.cells import AUTHORS, Cell, sweep_point
 from zs2.study.stats import Estimate, Key, common, difference, mean, rank_correlation
 from zs2.study.stored import read_measures
-from zs2.study.study import Study, clip_file, files_of, measures_file
+from zs2.study.study import Study, files_of, folders, measures_file
 
 EVERY = "all"  # the set of all prompts
 
@@ -48,7 +48,7 @@ class Results:
         Raises: InputError if it has no study, no clip, or measures that are broken or of different protocols.
         """
         study = Study.read(folder)
-        clips, measured = files_of(clip_file(folder, "any").parent), files_of(measures_file(folder, "any").parent)
+        clips, measured = map(files_of, folders(folder))
         finished = [
             job
             for job in study.jobs()

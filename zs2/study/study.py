@@ -156,6 +156,11 @@ def study_file(folder: str | os.PathLike[str]) -> Path:
     return Path(folder, "study.json")
 
 
+def folders(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """DIR/clips and DIR/measures."""
+    return Path(folder, "clips"), Path(folder, "measures")
+
+
 def clip_file(folder: str | os.PathLike[str], name: str) -> Path:
     """DIR/clips/NAME.webp, which `Clip.open` reads."""
     return Path(folder, "clips", f"{name}.webp")
