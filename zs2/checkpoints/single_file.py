@@ -20,7 +20,7 @@ from zs2.checkpoints.lora_kinds import MARK
 from zs2.checkpoints.original_names import average_names, count, openclip_tensors, unet_tensors, vae_tensors
 from zs2.checkpoints.statements import PREDICTIONS, Statements, read_statements
 from zs2.checkpoints.tensor_files import model_folder, read_metadata, read_tensors
-from zs2.errors import InputError, brief
+from zs2.errors import InputError, brief, counted
 from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import Json
 
@@ -194,7 +194,7 @@ def contents(names: Iterable[str]) -> tuple[str, str]:
     counts = Counter(next((i for i, row in enumerate(INVENTORY) if re.match(row[1], name)), -1) for name in names)
     rows = [(*INVENTORY[i], counts[i]) for i in sorted(counts) if i >= 0]
     advice = next((row[2] for row in rows if len(rows) == 1 or "refiner" in row[0]), "")
-    return ", ".join(f"{what} ({count} tensor{'s' * (count > 1)})" for what, _, _, count in rows), advice
+    return ", ".join(f"{what} ({counted(count, 'tensor')})" for what, _, _, count in rows), advice
 
 
 def _lacking(path: Path, names: Iterable[str], missing: Sequence[str]) -> str:

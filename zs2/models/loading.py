@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from zs2.errors import InputError
+from zs2.errors import InputError, counted
 
 M = TypeVar("M", bound=nn.Module)
 PIECE = 32 * 2**20  # bytes of a buffer that weights are copied through
@@ -126,7 +126,7 @@ def assign(
         ),
         ("not floating point", [f"{name} {t.dtype}" for name, t in tensors.items() if not t.is_floating_point()]),
     ]
-    found = [f"{_count(names)} {problem}: {_some(names)}" for problem, names in problems if names]
+    found = [f"{counted(len(names), 'tensor')} {problem}: {_some(names)}" for problem, names in problems if names]
     if found:
         raise InputError(f"{what}: the weights do not fit the configuration: {'; '.join(found)}")
     placed, upload = {}, None if device.type in ("cpu", "mps") else Upload(device)
@@ -166,10 +166,6 @@ def not_finite(parts: Mapping[str, nn.Module]) -> str:
     name, first = broken[0]
     others = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
     return f"{name} ({int((~first.isfinite()).sum())} of {first.numel()} numbers){others}"
-
-
-def _count(names: list[str]) -> str:
-    return f"{len(names)} tensor{'s' * (len(names) > 1)}"
 
 
 def _some(names: list[str]) -> str:

@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from zs2.errors import InputError, OutOfMemory
+from zs2.errors import InputError, OutOfMemory, counted
 from zs2.models.config import UNetConfig, VAEConfig
 from zs2.models.temporal import Momentum
 from zs2.sampling.conditioning import chunks
@@ -102,11 +102,9 @@ def planned_memory(plan: SamplingPlan) -> MemoryPlan:
     weight, reduction = unet.conv_in.weight, vae.config.reduction
     device, element = weight.device.type, weight.element_size()
     cpu, reorders = device == "cpu", device in ("cpu", "cuda")
-    branches = 1 if request.guidance in (0, 1) else 2
     texts = 1 if isinstance(request.prompt, str) else len(request.prompt)
-    kept_states = (
-        0 if not plan.stream else 2 if plan.states_elsewhere else request.steps
-    )  # steps whose states stay on the device
+    # the steps whose states stay on the device
+    kept_states = 0 if not plan.stream else 2 if plan.states_elsewhere else request.steps
     held = chunk if plan.stream or request.frames is None else request.frames
     together = at_once(vae, height, width, chunk)
     tile = (height, width) if height * width <= WHOLE else (TILE, TILE)
@@ -121,9 +119,9 @@ def planned_memory(plan: SamplingPlan) -> MemoryPlan:
         * 2
         * element
         * sum(channels for channels, _ in blocks(unet.config, (h, w))),
-        states=state_bytes(unet.config, unet.momentum, (h, w), branches, element) * (2 + kept_states),
-        deep=branches * held * unet.config.block_out_channels[0] * h * w * element if request.deep_cache > 1 else 0,
-        unet=unet_bytes(unet.config, branches * chunk, (h, w), element, reorders, unet.momentum.key_frames),
+        states=_states(plan) * (2 + kept_states),
+        deep=(request.deep_cache > 1) * plan.branches * held * unet.config.block_out_channels[0] * h * w * element,
+        unet=unet_bytes(unet.config, plan.branches * chunk, (h, w), element, reorders, unet.momentum.key_frames),
         decoding=together
         * decoder_numbers(vae.config, (tile[0] // reduction, tile[1] // reduction), reorders)
         * vae.decoder.conv_in.weight.element_size(),
@@ -148,10 +146,13 @@ def state_bytes(config: UNetConfig, momentum: Momentum, size: tuple[int, int], b
 
 def resume_bytes(plan: SamplingPlan) -> int:
     """The bytes of the file from which a stream can go on: the states of all steps that all frames do together."""
-    unet, request, (_, h, w) = plan.model.unet, plan.request, plan.latent_shape
-    branches = 1 if request.guidance in (0, 1) else 2
-    steps = request.steps - (0 if plan.start is None else plan.start.step)
-    return steps * state_bytes(unet.config, unet.momentum, (h, w), branches, unet.conv_in.weight.element_size())
+    return (plan.request.steps - (0 if plan.start is None else plan.start.step)) * _states(plan)
+
+
+def _states(plan: SamplingPlan) -> int:
+    """The bytes of the momentum states after a chunk of a sampling."""
+    unet, size = plan.model.unet, plan.latent_shape[1:]
+    return state_bytes(unet.config, unet.momentum, size, plan.branches, unet.conv_in.weight.element_size())
 
 
 def unet_bytes(
@@ -280,7 +281,7 @@ def fitting(
     if free is None or (need := needs(wanted)).total <= free:
         return wanted
     most = bisect_right(range(1, wanted), SPARE * free, key=lambda chunk: needs(chunk).total)  # larger chunks need more
-    lack = f"a chunk of {wanted} frame{'s' * (wanted > 1)} needs {amount(need.total)}, {amount(free)} are free{of}"
+    lack = f"a chunk of {counted(wanted, 'frame')} needs {amount(need.total)}, {amount(free)} are free{of}"
     lack += f" ({need.largest} needs most, {amount(vars(need)[need.largest])})"
     if not most:
         raise InputError(f"{lack}, and not even one frame at a time fits: try a smaller size, half precision{advice}")

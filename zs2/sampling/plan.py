@@ -91,6 +91,11 @@ class SamplingPlan:
         return h * reduction, w * reduction
 
     @property
+    def branches(self) -> int:
+        """The most guidance branches of a step."""
+        return 1 if self.request.guidance in (0, 1) else 2
+
+    @property
     def states_elsewhere(self) -> bool:
         """Whether a stream keeps its momentum states on another device than the model's."""
         here, there = self.model.device, self.state_device
@@ -155,8 +160,9 @@ def plan_sampling(
     advice = "" if stream else ", or --stream"
     if stream and not plan.states_elsewhere and model.device.type != "cpu":
         advice = ", or --state-device cpu"
-    needs = lambda chunk: planned_memory(replace(plan, chunk=chunk))  # noqa: E731
-    chunk = fitting(needs, plan.chunk, free, asked=asked, advice=advice, of=of)
+    chunk = fitting(
+        lambda chunk: planned_memory(replace(plan, chunk=chunk)), plan.chunk, free, asked=asked, advice=advice, of=of
+    )
     if group is not None:  # each process has measured its own free memory
         chunk = group.least(chunk, model.device)
     if chunk < plan.chunk:
