@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,18 +85,24 @@ class Kills:
         assert status == 0, (status, self.log.read_text())
         return time.monotonic() - began
 
-    def killed(self, main: Main, duration: float, *arguments: str) -> signal.Signals | None:
-        """Kill a command at a random moment. Returns: the signal; None if the command ended before that."""
-        number = self.chance.choice(SIGNALS)
+    def killed(
+        self, main: Main, duration: float, *arguments: str, finished: Callable[[], int] = lambda: 0
+    ) -> tuple[signal.Signals | None, int]:
+        """Kill a command at a random moment.
+
+        Returns: the signal, None if the command ended before that; and what `finished` counted before the signal.
+        """
+        number, count = self.chance.choice(SIGNALS), 0
         process = start(main, [*arguments, "--model", self.model], self.log)
         status = ended(process, self.chance.uniform(0, duration))
         if status is None:
+            count = finished()
             os.kill(process, number)
             status = ended(process, LIMIT)
         # 0: it was at its end; minus SIGTERM: before the command began
         assert status in (0, -number, 128 + number), (number, status, self.log.read_text())
         print(f"{' '.join(arguments[:1])[:12]:<14}{number.name:<9}{status:>4}", flush=True)
-        return None if status == 0 else number
+        return (None if status == 0 else number), count
 
 
 def pictures(folder: Path) -> list[np.ndarray]:
@@ -104,7 +111,8 @@ def pictures(folder: Path) -> list[np.ndarray]:
 
 
 def are_first(clip: Path, whole: list[np.ndarray]) -> None:
-    """Check that the frames of a clip are the first of another one, and that its settings say how many."""
+    """Check that the frames of a clip are the first of another one (of an MP4, their number alone), and that its
+    settings say how many."""
     count = read_settings(clip)["frames"]
     if clip.suffix:
         assert count_mp4(clip) == count, clip
@@ -123,6 +131,12 @@ def left(folder: Path) -> list[Path]:
     return [*folder.rglob(".zs2-*"), *folder.rglob("*.part")]
 
 
+def frames_in(part: Path, name: str) -> int:
+    """How many finished frames an unfinished stream has."""
+    file = part / name
+    return count_mp4(file) if file.is_file() else len([*file.glob("[0-9]*.png")])
+
+
 def streams(kills: Kills, count: int, *, resumed: bool) -> None:
     """Kill streams, of PNG files and MP4 in turn."""
     stream: Main = zs2.sample.main
@@ -132,19 +146,19 @@ def streams(kills: Kills, count: int, *, resumed: bool) -> None:
         duration = max(duration, kills.run(stream, *line, "--out", str(whole / name), "--overwrite"))
     want = pictures(whole / "c")
     for name, number in (("c", (count + 1) // 2), ("c.mp4", count // 2)):
-        clip, done = here / name, 0
+        clip, part, done = here / name, here / f"{name}.part", 0
         while done < number:
             options = ["--out", str(clip), "--resume" if resumed else "--overwrite"]
-            ended_by = kills.killed(stream, duration, *line, *options)
+            ended_by, before = kills.killed(stream, duration, *line, *options, finished=partial(frames_in, part, name))
             done += ended_by is not None
-            part = here / f"{name}.part"
             if clip.exists():
                 are_first(clip, want)
             kept = pictures(part / "c")
             assert all(map(np.array_equal, kept, want)), "frames that are no frames of the clip"
-            playable = count_mp4(part / name) if (part / name).is_file() else len(kept)
+            playable = frames_in(part, name)
             if ended_by in (signal.SIGTERM, signal.SIGINT) and not resumed:
                 assert left(here) == [], left(here)
+                assert before == 0 or read_settings(clip)["frames"] >= before
             if resumed and ended_by is None:
                 shutil.rmtree(here)
             if not resumed:
@@ -172,7 +186,7 @@ def grids(kills: Kills, count: int) -> None:
     line, done = [*GRID.split(), "--prompts", str(prompts)], 0
     duration = kills.run(study, *line, "--out", str(kills.folder / "all"))
     while done < count:
-        ended_by = kills.killed(study, duration, *line, "--out", str(kills.folder / "grid"))
+        ended_by, _ = kills.killed(study, duration, *line, "--out", str(kills.folder / "grid"))
         done += ended_by is not None
         if ended_by in (signal.SIGTERM, signal.SIGINT):
             assert left(kills.folder / "grid") == [], left(kills.folder / "grid")
