@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zs2.errors import InputError
-from zs2.method import LAM_MAX, NOISE_MODELS, SEED_MAX
+from zs2.method import LAM_MAX, NOISE_MODELS, PARAMETERS, SEED_MAX, Method
 from zs2.noise.models import divergence, noises, stream_seed
 
 NOISE_KINDS = [name for name, row in NOISE_MODELS.items() if row.start is None]
@@ -188,6 +188,27 @@ def test_lam_out_of_range(lam):
 def test_alpha_out_of_range(alpha):
     with pytest.raises(InputError, match="alpha is"):
         noises("mixed", SHAPE, 0, alpha=alpha)
+
+
+NO_VALUES = {
+    "too large": 10**400,
+    "too long to write": 10**5000,
+    "true": True,
+    "not a number": math.nan,
+    "infinite": math.inf,
+    "a text": "9" * 5000,
+    "a list": [0] * 5000,
+}
+
+
+@pytest.mark.parametrize("kind", NO_VALUES)
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_what_no_parameter_can_be(name, kind):
+    """One short line, whatever it is: it may come from a file."""
+    value = NO_VALUES[kind] if PARAMETERS[name].length == 1 else (NO_VALUES[kind],) * 2
+    with pytest.raises(InputError, match=f"^{name} is ") as error:
+        Method(**{"noise": "text2video-zero", name: value}).settings(50, from_latents=False)
+    assert len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize("seed", [-1, SEED_MAX + 1, 1.5, "1"])

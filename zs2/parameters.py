@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zs2.errors import InputError, whole
+from zs2.errors import InputError, brief, whole
+from zs2.system.json_files import is_number
 from zs2.system.registry import Registry
 
 LAM_MAX = math.sqrt(math.e)  # λ of independent noises: see noise/models.py
@@ -44,8 +45,8 @@ def _between(name: str, low: float, high: float, ends: str) -> Callable[[Any], A
     """A check for a number in a range. ends: the range, with what its ends mean."""
 
     def check(value: Any) -> Any:
-        if not isinstance(value, int | float) or not low <= value <= high:
-            raise InputError(f"{name} is {value}: expected a number from {ends}")
+        if not is_number(value) or not low <= value <= high:
+            raise InputError(f"{name} is {brief(value)}: expected a number from {ends}")
         return value
 
     return check
@@ -62,19 +63,19 @@ WINDOW_MAX = 1024
 
 
 def _motion(motion: Any) -> Any:
-    if not _two(motion, int | float) or not all(math.isfinite(x) and abs(x) < 1e6 for x in motion):
-        raise InputError(f"motion is {motion!r}: expected two numbers, the pixels of 512 along x and y")
+    if not _is_pair(motion) or not all(is_number(x) and abs(x) < 1e6 for x in motion):
+        raise InputError(f"motion is {brief(motion)}: expected two numbers, the pixels of 512 along x and y")
     return tuple(float(x) for x in motion)
 
 
 def _renoise(renoise: Any) -> Any:
-    if not _two(renoise, int):
-        raise InputError(f"renoise is {renoise!r}: expected two whole numbers, t0 and t1")
+    if not _is_pair(renoise) or not all(isinstance(n, int) for n in renoise):
+        raise InputError(f"renoise is {brief(renoise)}: expected two whole numbers, t0 and t1")
     return tuple(whole("renoise", n, 0) for n in renoise)
 
 
-def _two(values: object, kind: Any) -> bool:
-    return isinstance(values, Sequence) and len(values) == 2 and all(isinstance(value, kind) for value in values)
+def _is_pair(values: object) -> bool:
+    return isinstance(values, Sequence) and len(values) == 2
 
 
 def renoise_at(renoise: tuple[int, int] | None, steps: int) -> tuple[int, int]:
@@ -86,7 +87,7 @@ def renoise_at(renoise: tuple[int, int] | None, steps: int) -> tuple[int, int]:
     last = min(round(steps * 47 / 50), steps - 1)
     t0, t1 = renoise or (min(round(steps * 44 / 50), last - 1), last)
     if not 0 <= t0 < t1 < steps:
-        asked = f"renoise is {t0},{t1}" if renoise else f"text2video-zero in {steps} step"
+        asked = f"renoise is {brief(t0)},{brief(t1)}" if renoise else f"text2video-zero in {steps} step"
         raise InputError(f"{asked}: expected two numbers of steps, 0 ≤ t0 < t1 < steps, which is {steps}")
     return t0, t1
 

@@ -1017,6 +1017,8 @@ def test_replay_with_other_versions_is_a_warning(zs2, here):
         {"mu": None},
         {"mu": "0.5"},
         {"mu": 2},
+        {"mu": True},
+        {"noise": "warp", "motion": [10**400, 0], "zoom": 1, "rotate": 0},
         {"noise": None},
         {"noise": ["dnm"]},
         {"lam": None},

@@ -65,9 +65,6 @@ class OwnSettings:
         reader = Reader(str(file), read_json(file, MOST_BYTES), {})
         reader.warn_of_unknown(set(cls.__dataclass_fields__) - {"name"})
         json = reader.json
-        for key in (*OF_REQUEST, *OF_METHOD):
-            if isinstance(json.get(key), bool):
-                raise InputError(f"{file}: {key} is {json[key]}: expected a number")
         try:
             lam = None if json.get("lam") is None else PARAMETERS["lam"].check(json["lam"])
         except InputError as error:
