@@ -22,11 +22,9 @@ from hub_server import READER, STRANGER, Hub
 from safetensors.torch import load_file, save, save_file
 
 from zs2.checkpoints.checkpoint import Checkpoint
-from zs2.checkpoints.diffusers_folder import PARTS
 from zs2.checkpoints.hub import (
     DEFAULT_MODEL,
     SHORT_NAMES,
-    WEIGHTS,
     WITHDRAWN,
     choose_files,
     is_hub_id,
@@ -250,10 +248,6 @@ def test_the_files_of_the_models_with_short_names(name, dtype):
 
 def test_every_short_name_has_a_listing():
     assert LISTINGS.keys() == SHORT_NAMES.keys()
-
-
-def test_the_parts_are_those_that_are_loaded():
-    assert PARTS.items() <= WEIGHTS.items()
 
 
 def shards(stem: str, count: int = 2, old: str = "") -> list[str]:

@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from zs2.checkpoints.diffusers_folder import PARTS, Folder, rename
+from zs2.checkpoints.diffusers_folder import Folder, rename
 from zs2.checkpoints.digests import ChangedFile, check_identity, identity, sha256
-from zs2.checkpoints.hub import choose_files, variants
+from zs2.checkpoints.hub import WEIGHTS, choose_files, variants
 from zs2.checkpoints.locate import PICKLES, locate, refuse_pickle
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.checkpoints.single_file import SingleFile, read_vae, vae_json
@@ -58,7 +58,7 @@ class OtherVAE:
     """
 
     def __init__(self, path: Path, dtype: torch.dtype, variant: str | None = None) -> None:
-        self.name, stem = str(path), PARTS["vae"]
+        self.name, stem = str(path), WEIGHTS["vae"]
         if path.is_dir():
             folder = path / "vae" if (path / "vae").is_dir() else path
             if not (folder / "config.json").is_file():

@@ -10,16 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zs2.checkpoints.hub import check_variant, variants
+from zs2.checkpoints.hub import WEIGHTS, check_variant, variants
 from zs2.checkpoints.tensor_files import read_tensors, weight_files
 from zs2.errors import InputError
 from zs2.models.config import REFUSED_SCHEDULERS, VAEConfig
 from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import Json, Reader, read_json
 
-PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 SCALING_FACTOR = {"SD 1": 0.18215, "SD 2": 0.18215, "SDXL": 0.13025}  # of latents, for the UNet
-SECOND_TOWER = {"text_encoder_2": "model"}  # SDXL has one, with a tokenizer_2/
 
 # Names of the same tensors in older files: (pattern, today's name). None: it is not a weight, and is dropped.
 ALIASES: tuple[tuple[str, str | None], ...] = (
@@ -52,8 +50,8 @@ class Folder:
     def __init__(
         self, path: Path, dtype: torch.dtype, name: str | None = None, variant: str | None = None, vae: bool = True
     ) -> None:
-        parts = PARTS | (SECOND_TOWER if (path / "text_encoder_2").is_dir() else {})
-        parts = {part: stem for part, stem in parts.items() if vae or part != "vae"}
+        optional = {"vae": vae, "text_encoder_2": (path / "text_encoder_2").is_dir()}  # SDXL has two towers
+        parts = {part: stem for part, stem in WEIGHTS.items() if optional.get(part, True)}
         self.towers = {part: part.replace("text_encoder", "tokenizer") for part in parts if part.startswith("text")}
         needed = (*parts, *self.towers.values(), "scheduler")
         missing = [part for part in needed if not (path / part).is_dir()]
@@ -76,8 +74,8 @@ class Folder:
     @property
     def scaling_factor(self) -> float:
         """The factor of latents, by its own VAE if there is one."""
-        if self.own_vae:
-            return VAEConfig.from_json(self.own_vae).scaling_factor
+        if own := self.own_vae:
+            return VAEConfig.from_json(own).scaling_factor
         return SCALING_FACTOR["SDXL" if len(self.towers) > 1 else "SD 1"]
 
     def json(self, part: str) -> Json:
