@@ -202,17 +202,18 @@ class Checkpoint:
         parts = [self.json(part) for part in ("unet", "vae", *self.source.towers, "scheduler")]
         content: list[Any] = [{k: v for k, v in json.items() if not k.startswith("_")} for json in parts]
         for tokenizer in map(self.tokenizer, self.source.towers):
-            content += [tokenizer.backend.to_str(), tokenizer.max_length, tokenizer.pad_id, *tokenizer.unusual]
+            content += tokenizer.content
         content += ["zero_empty"] * self.source.zero_empty
-        found = {"config": hashlib.sha256(dumps(content, sort_keys=True).encode()).hexdigest()}
+        config = hashlib.sha256(dumps(content, sort_keys=True).encode()).hexdigest()
+        found = {}
         for part, files, before in self._loaded:
             try:
-                found[part] = found[part] if part == "config" else sha256(files)
+                found[part] = config if part == "config" else sha256(files)
                 check_identity(files, before)
             except ChangedFile as error:
                 warnings.warn(f"{error}: the settings say {part}: {UNKNOWN}", stacklevel=3)
                 found[part] = UNKNOWN
-        return {part: digest for part, digest in found.items() if part != "config"} | {"config": found["config"]}
+        return found
 
     def _files(self, path: Path) -> dict[str, list[Path]]:
         """The files that decide a clip, by part: weights, and configurations with vocabularies."""

@@ -106,8 +106,7 @@ class Scorer:
     def digests(self) -> dict[str, str]:
         """The SHA-256 of the weights, and of everything else that decides an embedding, under `config`."""
         rest: list[Any] = [asdict(self.text.config), asdict(self.vision.config), asdict(self.images)]
-        tokenizer = self.tokenizer
-        rest += [tokenizer.backend.to_str(), tokenizer.max_length, tokenizer.pad_id, *tokenizer.unusual]
+        rest += self.tokenizer.content
         config = hashlib.sha256(dumps(rest, sort_keys=True).encode()).hexdigest()
         found = {part: sha256(files) for part, files, _ in self._files}
         for _, files, before in self._files:

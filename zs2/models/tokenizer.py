@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Encoding, Regex, normalizers, pre_tokenizers, processors
@@ -125,14 +126,15 @@ class Tokenizer:
         return torch.tensor([self._encode(prompt) for prompt in prompts], dtype=torch.int64)
 
     @property
-    def unusual(self) -> list[str]:
-        """Settings that are not part of the backend, where they are not CLIP's own."""
-        settings = {
+    def content(self) -> list[Any]:
+        """All that decides the ids of a prompt, as JSON: for a digest. The names of settings that the backend lacks are
+        in it where they are not CLIP's own."""
+        unusual = {
             "padded on the left": self.padding_side == "left",
             "cut on the left": self.truncation_side == "left",
             "special tokens are text": self.backend.encode_special_tokens,
         }
-        return [name for name, on in settings.items() if on]
+        return [self.backend.to_str(), self.max_length, self.pad_id, *(name for name, on in unusual.items() if on)]
 
     def expand(self, prompt: str) -> str:
         """A prompt with all vectors of its textual inversions: where `<toy>_1`, `<toy>_2` … were added beside `<toy>`,
@@ -200,7 +202,7 @@ def _backend(
     declared = contents(files.added.values())
     for name in SPECIAL:
         token = special[name]
-        if not (token if isinstance(token, str) else token and token.content) and name != "unk_token":
+        if (token is None or not _text(token)) and name != "unk_token":
             raise InputError(f"tokenizer: {name} is null: expected a token")
         if token is not None and _text(token) not in declared and _text(token) not in vocab:
             raise InputError(f"tokenizer: {name} {_text(token)!r} is not in its vocabulary of {len(vocab)}")
