@@ -86,8 +86,9 @@ class OutOfMemory(MemoryError):
     """There was too little memory. The message, of one line, says what needed it, and what to try."""
 
 
-# What says it: CUDA and MPS; the system, in `mmap` too; torch's allocator on a CPU; C++; oneDNN, whose primitives and
-# memory objects fail for no other reason once they are described; threads, whose stacks are memory; and the linker.
+# The words of errors for want of memory, by CUDA and MPS; the system, in `mmap` too; torch's allocator on a CPU; C++;
+# oneDNN, whose primitives and memory objects fail for no other reason once they are described; threads, whose stacks
+# are memory; and the linker.
 ALLOCATORS = re.compile(
     "out of memory|can(no|.)t allocate memory|not enough memory|bad_alloc|"
     "could not create a (primitive(?! descriptor)|memory object)|can.t start new thread|failed to map segment",

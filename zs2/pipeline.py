@@ -112,8 +112,8 @@ class ZS2:
                 default that of the file, or the file's name.
             compile: whether to compile the UNet, also of variants. The first step then takes minutes, and the others
                 less time; see `UNet.compile`. Last bits differ.
-            method: the keywords of `Method`: attn, mu, noise, lam, alpha, motion, renoise. Defaults are those of the
-                checkpoint's zs2.json, or the paper's.
+            method: the keywords of `Method`, such as attn, mu, noise and lam. Defaults are those of the checkpoint's
+                zs2.json, or the paper's.
         Raises: InputError, in one line, for anything that can't be loaded or is out of range.
         Warns: of options that have no effect with the others.
         """
@@ -200,9 +200,9 @@ class ZS2:
         """Make a clip.
 
         Args:
-            prompt, and the keywords of `Request`: negative_prompt, frames, steps, sampler, deep_cache, guidance,
-                guidance_interval, seed, height, width, chunk, latents (which also determine frames). Defaults are those
-                of the checkpoint's zs2.json, or of `Request`.
+            prompt, and the keywords of `Request`, such as negative_prompt, frames, steps, guidance and seed. Without
+                frames, there are as many as latents, if these are set. Other defaults are those of the checkpoint's
+                zs2.json, or of `Request`.
             fps: frames per second of the saved clip.
             callback: called with each finished `Step`. An exception in it stops the clip.
             group: the processes that make the clip together; see frame_parallel.py. All must call this, and each gets

@@ -157,8 +157,8 @@ def find_weights(have: Iterable[str], stem: str, dtype: str, variant: str | None
     """
     found = variants(have, stem)
     preferred = (PLAIN, "fp16") if dtype == "float32" else ("fp16", PLAIN)
-    for one in (*(() if variant is None else (variant,)), *preferred):
-        if one in found:
+    for one in (variant, *preferred):
+        if one is not None and one in found:
             return found[one], one
     if len(found) > 1:
         raise InputError(f"{stem} is there in the variants {', '.join(found)}: choose one with --variant")

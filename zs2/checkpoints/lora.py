@@ -27,7 +27,7 @@ from zs2.checkpoints.lora_kinds import NORMS, Layer, Update, is_lora, role, upda
 from zs2.checkpoints.original_names import lora_layer, underscored_unet_name
 from zs2.checkpoints.single_file import contents
 from zs2.checkpoints.tensor_files import read_metadata, read_tensors
-from zs2.errors import InputError
+from zs2.errors import InputError, brief
 from zs2.models.unet import UNet
 from zs2.system.json_files import Json, is_number, read_json
 
@@ -177,11 +177,11 @@ def _updates(
         if not tensor.float().isfinite().all():
             raise InputError(f"{key} has values that are not finite: the file is damaged, or its training failed")
         keys[found][kind] = key
-    made = []
+    changes = []
     for (at, path), names in keys.items():
-        made += updates(at, path, names, tensors, partial(config.factor, path))
+        changes += updates(at, path, names, tensors, partial(config.factor, path))
         config.check_dora(path, names)
-    return made
+    return changes
 
 
 class _Config:
@@ -204,7 +204,7 @@ class _Config:
             part, _, key = name.partition(".")
             self.parts[part][key] = value
             if key in EXPECTED and value not in EXPECTED[key]:
-                raise InputError(f"{self.where} has {key} = {repr(value)[:40]}, which zs2 does not merge")
+                raise InputError(f"{self.where} has {key} = {brief(value)}, which zs2 does not merge")
             if key.endswith("_pattern"):
                 self._check_patterns(key, value or {})
             if value and key not in KNOWN:
@@ -227,10 +227,10 @@ class _Config:
         the one in the file, if any.
         """
         config = self.parts.get(path.partition(".")[0], {})
-        said = self._special(path, config.get("rank_pattern"), config.get("r", rank))
-        if said is not None and not (isinstance(said, int) and said > 0 and said == (rank or said)):
-            raise InputError(f"{self.where} has the rank {repr(said)[:40]} for {path}: its tensors have {rank}")
-        rank = rank or (said if config else None)
+        stated = self._special(path, config.get("rank_pattern"), config.get("r", rank))
+        if stated is not None and not (isinstance(stated, int) and stated > 0 and stated == (rank or stated)):
+            raise InputError(f"{self.where} has the rank {brief(stated)} for {path}: its tensors have {rank}")
+        rank = rank or (stated if config else None)
         if rank is None:
             return 1.0
         if alpha is None:
@@ -238,7 +238,7 @@ class _Config:
             default = config.get("lora_alpha", config.get("alpha", 8)) if config else rank  # 8 is PEFT's own default
             alpha = self._special(path, config.get("alpha_pattern"), default)
             if not is_number(alpha) or not abs(alpha) < 1e9:
-                raise InputError(f"{self.where} has the alpha {repr(alpha)[:40]} for {path}: expected a number")
+                raise InputError(f"{self.where} has the alpha {brief(alpha)} for {path}: expected a number")
         return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
     def _special(self, path: str, patterns: Json | None, default: Any) -> Any:

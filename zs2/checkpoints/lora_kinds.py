@@ -121,8 +121,8 @@ def tucker(core: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return (left.movedim(1, -1) @ columns).movedim(-1, 1)
 
 
-def whole(t: Tensors) -> Tensor:
-    """The difference itself."""
+def difference(t: Tensors) -> Tensor:
+    """ΔW as it is."""
     return t["diff"] if "diff" in t else t["w_norm"]
 
 
@@ -151,8 +151,8 @@ KINDS = (
     Kind("LoRA", ("down up", "down up mid"), low_rank, ("down",)),
     Kind("LoHa", (HADA, f"{HADA} hada_t1 hada_t2"), hadamard, ("hada_w1_b", "hada_w2_b")),
     Kind("LoKr", tuple(f"{one} {other}" for one in W1 for other in W2), kronecker, ("lokr_w1_b", "lokr_w2_b")),
-    Kind("full difference", ("diff",), whole),
-    Kind("norm", ("w_norm",), whole),
+    Kind("full difference", ("diff",), difference),
+    Kind("norm", ("w_norm",), difference),
 )
 BIASES = ("diff_b", "b_norm")  # differences of biases
 NORMS = ("dora_scale", "magnitude")  # of DoRA: LyCORIS' and PEFT's
@@ -189,7 +189,7 @@ class Update(NamedTuple):
     def _merged(self, old: Tensor, t: Tensors, scale: float) -> Tensor:
         if self.kind is None:
             return old + scale * next(t[name] for name in BIASES if name in t)
-        if self.kind.name == "LoRA" and t.keys() == {"down", "up"}:  # in one operation
+        if t.keys() == {"down", "up"}:  # a plain LoRA, in one operation
             return torch.addmm(old.flatten(1), t["up"].flatten(1), t["down"].flatten(1), alpha=scale * self.factor)
         change = self.factor * self.kind.change(t).reshape(old.shape)
         if "magnitude" in t:  # PEFT scales the change, and then gives the rows their norms

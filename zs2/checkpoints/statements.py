@@ -162,9 +162,8 @@ class _Reader:
             elif last.removeprefix("use_") in (*ZERO_SNR_KEYS, "rescale_betas_zero_snr"):
                 self.zero_snr.append((where, self._flag(key, value)))
             elif re.fullmatch(r"(unet|network)_config\.params\.num_(heads|head_channels)", key):
-                if int(self._number(where, value, whole=True)) > 0:
-                    name = "heads" if last == "num_heads" else "head_channels"
-                    setattr(self.stated, name, int(self._number(where, value, whole=True)))
+                if (number := int(self._number(where, value, whole=True))) > 0:
+                    setattr(self.stated, last.removeprefix("num_"), number)
             elif key in ("cond_stage_config.params.layer", "cond_stage_config.params.layer_idx"):
                 self.ignored += [where] * (value != {"SD 1": "last", "SD 2": "penultimate"}.get(self.family))
             elif key == f"{denoiser}discretization_config.target":
@@ -233,9 +232,9 @@ def read_statements(
     read = _Reader(path, family)
     read.markers(tensors, scaling_factor)
     read.metadata(metadata)
-    for beside in (path.with_suffix(".yaml"), path.with_suffix(".yml")):
-        if beside.is_file():
-            read.yaml(beside)
+    for config in (path.with_suffix(".yaml"), path.with_suffix(".yml")):
+        if config.is_file():
+            read.yaml(config)
     read.buffers(tensors, {**schedule, **read.stated.schedule})
     stated = read.stated
     stated.schedule = {key: value for key, value in stated.schedule.items() if schedule.get(key, 1000) != value}
@@ -272,4 +271,4 @@ def _prediction(path: Path, family: str, found: list[tuple[str, str]], asked: st
             f"{path.name} is of SD 2, whose files do not say what they predict, and a wrong guess gives noise: "
             "give --prediction v (768 pixels) or --prediction epsilon (the base model, 512 pixels)"
         )
-    return spelled[0][1] or "epsilon" if spelled else "epsilon"
+    return next((value for _, value in spelled if value), "epsilon")

@@ -37,18 +37,15 @@ class TextConfig:
         """
         not_null = NOT_NULL | {"return_dict"} if part == "text_encoder_2" else NOT_NULL
         read = Reader(f"{part}/config.json", json, FIXED, not_null)
-        width, heads = (
-            read.whole("hidden_size", 512, most=MOST_CHANNELS),
-            read.whole("num_attention_heads", 8, most=MOST_CHANNELS),
-        )
+        width = read.whole("hidden_size", 512, most=MOST_CHANNELS)
+        heads = read.whole("num_attention_heads", 8, most=MOST_CHANNELS)
         read.check_divides([width], [heads], "num_attention_heads")
+        projected = json.get("projection_dim", 512) is not None
         return cls(
             vocab_size=read.whole("vocab_size", 49408, most=MOST_TOKENS),
             hidden_size=width,
             intermediate_size=read.whole("intermediate_size", 2048, most=MOST_CHANNELS),
-            projection_dim=0
-            if json.get("projection_dim", 512) is None
-            else read.whole("projection_dim", 512, most=MOST_CHANNELS),
+            projection_dim=read.whole("projection_dim", 512, most=MOST_CHANNELS) if projected else 0,
             num_hidden_layers=read.whole("num_hidden_layers", 12, most=MOST_LAYERS),
             num_attention_heads=heads,
             max_position_embeddings=read.whole("max_position_embeddings", 77, most=MOST_PIXELS),
@@ -79,10 +76,8 @@ class VisionConfig:
         Raises: InputError for an activation that zs2 does not have, or for pictures that are not RGB.
         """
         read = Reader(f"{part}/config.json", json, FIXED | {"num_channels": (3,)}, NOT_NULL)
-        width, heads = (
-            read.whole("hidden_size", 768, most=MOST_CHANNELS),
-            read.whole("num_attention_heads", 12, most=MOST_CHANNELS),
-        )
+        width = read.whole("hidden_size", 768, most=MOST_CHANNELS)
+        heads = read.whole("num_attention_heads", 12, most=MOST_CHANNELS)
         read.check_divides([width], [heads], "num_attention_heads")
         return cls(
             hidden_size=width,

@@ -31,8 +31,8 @@ NOT_NULL = {
     *("added_tokens_decoder", "fast_tokenizer_files", "init_inputs", "model_input_names", "model_max_length"),
     *("padding_side", "split_special_tokens", "truncation_side"),
 }
-# Other values would mean other files, or other arguments.
 FEW = 10  # words of a vocabulary without a merge that are special tokens, or nobody will miss
+# Other values would mean other files, or other arguments.
 FIXED: dict[str, tuple[Any, ...]] = {"fast_tokenizer_files": ([WHOLE], []), "init_inputs": ([],)}
 
 Token: TypeAlias = AddedToken | str
@@ -76,8 +76,8 @@ class TokenizerFiles:
             raise TypeError(f"its ids are not whole numbers below {MOST_TOKENS}")
         special, added, extra = _tokens(folder, config, whole)
         sides = {side: choose(f"{side} in {what}", config.get(side, sides[side]), ("right", "left")) for side in sides}
-        made = {first + second for first, second in merges} | contents([*special.values(), *added.values(), *extra])
-        lost = [word for word in vocab if len(word.removesuffix("</w>")) > 1 and word not in made]
+        merged = {first + second for first, second in merges} | contents([*special.values(), *added.values(), *extra])
+        lost = [word for word in vocab if len(word.removesuffix("</w>")) > 1 and word not in merged]
         if len(lost) > FEW:
             warnings.warn(
                 f"{folder.name}/: no merge makes {len(lost)} of the {len(vocab)} words, such as {brief(lost[-1])}, so "
