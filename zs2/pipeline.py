@@ -123,8 +123,9 @@ class ZS2:
         loras = lora_files(lora)
         digested = [files_of(path) for path, _ in loras]  # raises before anything is downloaded
         merged = [file for files in digested for file in files]
-        before = identity(merged)
         inversions = embedding_files(embeddings)
+        adapters = [*merged, *(file for file, _ in inversions)]
+        before = identity(adapters)
         checkpoint = Checkpoint(model, dtype, device, prediction, variant, vae)
         own = checkpoint.own_settings.method
         chosen = replace(chosen, **{name: value for name, value in own.items() if getattr(chosen, name) is None})
@@ -137,7 +138,7 @@ class ZS2:
             unet.compile()
         pairs = zip(digested, loras, strict=True)
         digests = [{"sha256": sha256(files), "scale": float(scale)} for files, (_, scale) in pairs]
-        check_identity(merged, before)
+        check_identity(adapters, before)
         return cls(
             unet,
             checkpoint.vae(),

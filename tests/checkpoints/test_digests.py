@@ -8,9 +8,11 @@ import time
 import warnings
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from zs2 import ZS2
-from zs2.checkpoints import digests
+from zs2 import ZS2, pipeline
+from zs2.checkpoints import digests, embeddings
 from zs2.checkpoints.digests import sha256
 from zs2.errors import InputError
 
@@ -152,6 +154,22 @@ def test_a_file_that_changed_after_loading_is_not_recorded(tmp_path, narrow, cha
         digests = model.checkpoint.digests
     assert digests[part] == "unknown"
     assert all(len(digest) == 64 for name, digest in digests.items() if name != part)
+
+
+@pytest.mark.parametrize("option", ["lora", "embeddings"])
+def test_an_adapter_that_changes_while_it_is_loaded_is_refused(tmp_path, narrow, monkeypatch, option):
+    """Its digest would be of what was not merged or added."""
+    plain = ZS2.from_pretrained(narrow, device="cpu")
+    file, layer = tmp_path / "adapter.safetensors", "down_blocks.0.attentions.0.proj_in"
+    down, width = plain.unet.get_submodule(layer).weight.flatten(1), plain.text.width
+    tensors = {f"unet.{layer}.lora_A.weight": down[:1].clone(), f"unet.{layer}.lora_B.weight": down[:, :1].clone()}
+    save_file(tensors if option == "lora" else {"emb_params": torch.ones(1, width)}, file)
+
+    module, name = (pipeline, "merge") if option == "lora" else (embeddings, "add")
+    use = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args: (use(*args), os.utime(file, (LONG_AGO, LONG_AGO))))
+    with pytest.raises(InputError, match=r"adapter.safetensors was changed after it was loaded"):
+        ZS2.from_pretrained(narrow, device="cpu", **{option: file})
 
 
 def test_a_file_that_stays_is_recorded(narrow):
