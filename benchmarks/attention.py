@@ -27,7 +27,7 @@ from torch import Tensor
 from zs2.models.attention import Attention
 from zs2.models.config import UNetConfig
 from zs2.models.temporal import momentum
-from zs2.system.devices import DTYPES
+from zs2.system.devices import PRECISIONS
 from zs2.system.progress import progress
 
 MU = 0.98
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--branches", type=int, default=2, help="guidance branches (default 2)")
     p.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
     p.add_argument("--rounds", type=int, default=9)
-    p.add_argument("--dtype", choices=DTYPES[1:], default="float32")
+    p.add_argument("--dtype", choices=PRECISIONS, default="float32")
     p.add_argument("--device", default="cpu")
     add_json(p)
     args = p.parse_args(argv)

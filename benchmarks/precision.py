@@ -21,7 +21,7 @@ from zs2 import ZS2
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.study.prompts import default_prompts
-from zs2.system.devices import DTYPES
+from zs2.system.devices import PRECISIONS
 from zs2.system.progress import progress
 
 
@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     texts = [prompt.text for prompt in prompts if prompt.set == "closed"][: args.prompts]
     request = {"frames": args.frames, "steps": args.steps, "guidance": args.guidance, "seed": 0}
 
-    models = {dtype: ZS2.from_pretrained(args.model, dtype=dtype, lam=args.lam) for dtype in DTYPES[1:]}
-    found: dict[str, list[float]] = {dtype: [] for dtype in DTYPES[1:] if dtype != "float32"}
+    models = {dtype: ZS2.from_pretrained(args.model, dtype=dtype, lam=args.lam) for dtype in PRECISIONS}
+    found: dict[str, list[float]] = {dtype: [] for dtype in PRECISIONS[1:]}
     for text in progress(texts, len(texts), "prompts"):
         full = models["float32"](text, **request).frames
         for dtype, values in found.items():

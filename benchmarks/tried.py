@@ -41,7 +41,7 @@ from zs2.models.config import UNetConfig
 from zs2.models.layers import GEGLU, Conv2d, ResnetBlock
 from zs2.models.loading import without_weights
 from zs2.models.unet import UNet
-from zs2.system.devices import DTYPES
+from zs2.system.devices import PRECISIONS
 from zs2.system.progress import progress
 
 CPU = torch.device("cpu")
@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--models", nargs="+", choices=WHICH, default=WHICH)
     p.add_argument("--rounds", type=int, default=9)
-    p.add_argument("--dtype", choices=DTYPES[1:], default="float32", help="dtype of the UNets (default float32)")
+    p.add_argument("--dtype", choices=PRECISIONS, default="float32", help="dtype of the UNets (default float32)")
     add_json(p)
     p.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = p.parse_args(argv)

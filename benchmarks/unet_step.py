@@ -33,7 +33,7 @@ from zs2.models.attention import TransformerBlock
 from zs2.models.config import UNetConfig
 from zs2.models.loading import assign, faster_layout, without_weights
 from zs2.models.unet import UNet
-from zs2.system.devices import DTYPES
+from zs2.system.devices import PRECISIONS
 from zs2.system.progress import progress
 
 MU = 0.98
@@ -160,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--full", action="store_true", help="8 frames at 512²")
     p.add_argument("--rounds", type=int, default=9)
     p.add_argument("--attn", nargs="+", choices=ATTENTION_KINDS, default=list(ATTENTION_KINDS), help="what to time")
-    p.add_argument("--dtype", nargs="+", choices=DTYPES[1:], help="default: float32, and bfloat16 if the device has it")
+    p.add_argument("--dtype", nargs="+", choices=PRECISIONS, help="default: float32, and bfloat16 if the device has it")
     p.add_argument("--device", default="cpu")
     p.add_argument("--compile", action="store_true", help="also time a compiled UNet, with self-attention")
     p.add_argument("--no-peers", dest="peers", action="store_false", help="without diffusers")

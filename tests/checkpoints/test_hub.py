@@ -34,7 +34,7 @@ from zs2.checkpoints.tensor_files import weight_files
 from zs2.errors import InputError
 from zs2.evaluation.clip_scorer import Scorer, choose_clip_files
 from zs2.models.__main__ import main
-from zs2.system.devices import DTYPES
+from zs2.system.devices import PRECISIONS
 
 ROOT = TESTS.parent
 
@@ -239,7 +239,7 @@ def test_the_list_explains_itself_without_torch():
 
 
 @pytest.mark.parametrize("name", LISTINGS)
-@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize("dtype", PRECISIONS)
 def test_the_files_of_the_models_with_short_names(name, dtype):
     variant = "" if dtype == "float32" or name in ONE_SET else ".fp16"
     want = [*SMALL, *sets(variant), *([*XL_MORE, TEXT_2.format(variant)] if name == "sdxl" else [])]
@@ -264,7 +264,7 @@ GROUPS = (
 )
 
 
-@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize("dtype", PRECISIONS)
 def test_weights_are_chosen_as_the_loader_chooses_them(tmp_path, dtype):
     """Whichever of a file, a variant and their shards there are, beside files that are none of them."""
     rest = [name for name in (*SMALL, VAE.format(""), TEXT.format("")) if name != "model_index.json"]

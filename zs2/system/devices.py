@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 AUTO = "auto"
-DTYPES = (AUTO, "float32", "bfloat16", "float16")
+PRECISIONS = ("float32", "bfloat16", "float16")
+DTYPES = (AUTO, *PRECISIONS)
 DTYPE_HELP = f"{', '.join(DTYPES)} (default auto: float32 on a CPU; on a GPU float16, or bfloat16 if the file is)"
 COMPILE_HELP = (
     "compile the UNet by torch.compile: the first step of each kind takes a minute or more, the others less time (on a "
