@@ -26,7 +26,6 @@ FLOORS = (
     ("models", "noise", "video"),
     ("sampling",),
     ("checkpoints",),
-    ("provenance",),
     ("pipeline", "evaluation"),
     ("cli",),
     ("study",),

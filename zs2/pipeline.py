@@ -15,6 +15,7 @@ from zs2.checkpoints.digests import check_identity, identity, sha256
 from zs2.checkpoints.embeddings import EmbeddingFile, add_files, embedding_files
 from zs2.checkpoints.lora import LoRA, files_of, lora_files, merge
 from zs2.checkpoints.own_settings import OwnSettings
+from zs2.checkpoints.provenance import clip_settings
 from zs2.checkpoints.tensor_files import loading
 from zs2.errors import check_keywords, whole
 from zs2.method import METHOD, Method
@@ -25,7 +26,6 @@ from zs2.models.prompt_encoder import PromptEncoder
 from zs2.models.temporal import momentum
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
-from zs2.provenance import clip_settings
 from zs2.sampling.decoding import decode, decode_frames
 from zs2.sampling.plan import SamplingPlan, plan_sampling
 from zs2.sampling.request import Request
