@@ -277,7 +277,7 @@ class ZS2:
         return plan_sampling(self.image_model, self.method, request, group, stream=stream, state_device=state_device)
 
     def settings(self, plan: SamplingPlan, fps: int) -> dict[str, Any]:
-        """The settings that record how a clip of this plan is made; see provenance.py."""
+        """The settings that record how a clip of this plan is made; see checkpoints/provenance.py."""
         return clip_settings(plan, fps, self.checkpoint, self.lora, self.embeddings)
 
     def _request(self, call: str, prompt: str | Sequence[str], **options: Any) -> Request:
