@@ -27,11 +27,11 @@ from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.models.clip import TextEncoder
 from zs2.models.clip_config import TextConfig
 from zs2.models.config import UNetConfig, VAEConfig
-from zs2.models.loading import assign, without_weights
 from zs2.models.prompt_encoder import PromptEncoder
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.sampling.memory import amount, planned_memory
+from zs2.system.modules import assign, without_weights
 
 PROMPT = "red apple on a sky blue background"
 SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}  # diffusers' other defaults are those of SD 1.5

@@ -15,10 +15,10 @@ from zs2.checkpoints.single_file import SCHEDULE
 from zs2.models.clip import TextEncoder
 from zs2.models.clip_config import TextConfig
 from zs2.models.config import UNetConfig, VAEConfig
-from zs2.models.loading import without_weights
 from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE as VAEModel
+from zs2.system.modules import without_weights
 
 UNET = {
     "_class_name": "UNet2DConditionModel",

@@ -39,9 +39,9 @@ from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.models.config import UNetConfig
 from zs2.models.layers import GEGLU, Conv2d, ResnetBlock
-from zs2.models.loading import without_weights
 from zs2.models.unet import UNet
 from zs2.system.devices import PRECISIONS
+from zs2.system.modules import without_weights
 from zs2.system.progress import progress
 
 CPU = torch.device("cpu")

@@ -31,9 +31,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from zs2.method import ATTENTION_KINDS
 from zs2.models.attention import TransformerBlock
 from zs2.models.config import UNetConfig
-from zs2.models.loading import assign, faster_layout, without_weights
 from zs2.models.unet import UNet
 from zs2.system.devices import PRECISIONS
+from zs2.system.modules import assign, faster_layout, without_weights
 from zs2.system.progress import progress
 
 MU = 0.98

@@ -188,7 +188,7 @@ def test_half_precision(dtype: str) -> None:
 def test_weights_are_copied_as_stored_and_converted_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """In pieces of a fixed size, whatever the tensors: the file has 2 bytes a number, the loaded model 4."""
     size = 100_001  # of a piece, odd
-    monkeypatch.setattr("zs2.models.loading.PIECE", size)
+    monkeypatch.setattr("zs2.system.modules.PIECE", size)
     with simulated_device() as crossings:
         there = Checkpoint(CHECKPOINT, torch.float32, "sim").unet()
         here = Checkpoint(CHECKPOINT, torch.float32, "cpu").unet()
@@ -197,7 +197,7 @@ def test_weights_are_copied_as_stored_and_converted_there(monkeypatch: pytest.Mo
             assert isinstance(weights[name].data, SimTensor)
             assert torch.equal(weights[name].cpu(), weight)
     stored, count = 2 * sum(weight.numel() for weight in here.parameters()), len(weights)
-    pieces = crossings[Crossing(TO_DEVICE, "models/loading.py Upload.__call__")]
+    pieces = crossings[Crossing(TO_DEVICE, "system/modules.py Upload.__call__")]
     assert stored // size <= pieces <= stored // size + count + 1
 
 

@@ -21,7 +21,6 @@ from zs2.errors import check_keywords, whole
 from zs2.method import METHOD, Method
 from zs2.models.config import ScheduleConfig
 from zs2.models.image_model import ImageModel
-from zs2.models.loading import without_collector
 from zs2.models.prompt_encoder import PromptEncoder
 from zs2.models.temporal import momentum
 from zs2.models.unet import UNet
@@ -33,6 +32,7 @@ from zs2.sampling.resume import ResumeFile
 from zs2.sampling.sampler import Sampler, Step
 from zs2.system.background import in_background
 from zs2.system.devices import choose_device, choose_dtype
+from zs2.system.modules import without_collector
 from zs2.video.clip import Clip
 from zs2.video.formats import Frames
 from zs2.video.outputs import FPS_MAX

@@ -24,11 +24,11 @@ from zs2 import FAST, ZS2, Request
 from zs2.models.clip import TextEncoder
 from zs2.models.clip_config import TextConfig
 from zs2.models.config import UNetConfig, VAEConfig
-from zs2.models.loading import Upload, without_weights
 from zs2.models.temporal import momentum
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.sampling.sampler import Sampler
+from zs2.system.modules import Upload, without_weights
 
 SCRIPT = str(Path(__file__).resolve().parents[1] / "cuda.py")
 

@@ -14,12 +14,12 @@ from zs2.checkpoints.single_file import SCHEDULE
 from zs2.models.clip import TextEncoder
 from zs2.models.clip_config import TextConfig
 from zs2.models.config import ScheduleConfig, UNetConfig, VAEConfig
-from zs2.models.loading import without_weights
 from zs2.models.prompt_encoder import PromptEncoder
 from zs2.models.temporal import Momentum
 from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE as VAEModel
+from zs2.system.modules import without_weights
 
 M = TypeVar("M", bound=nn.Module)
 PROMPT = "a photograph of an astronaut riding a horse"

@@ -16,9 +16,9 @@ from cuda_stages.blends import HalfProduct, Product, exact
 from cuda_stages.models import configurations, filled, half, shared, unet
 from cuda_stages.stage import Stage, error, exact_float32
 from zs2.models.config import UNetConfig
-from zs2.models.loading import without_weights
 from zs2.models.temporal import momentum
 from zs2.models.unet import UNet
+from zs2.system.modules import without_weights
 
 MU = 0.98
 AGREE = {torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.05}

@@ -28,9 +28,9 @@ from zs2.checkpoints.original_names import average_names, vae_tensors
 from zs2.checkpoints.tensor_files import weight_files
 from zs2.errors import InputError
 from zs2.models.config import UNetConfig, VAEConfig
-from zs2.models.loading import without_weights
 from zs2.models.unet import UNet as Network
 from zs2.sample import main
+from zs2.system.modules import without_weights
 from zs2.video.clip import read_settings
 
 Tensors = dict[str, Tensor]

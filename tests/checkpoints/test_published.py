@@ -28,12 +28,12 @@ from zs2.models.clip import TextEncoder
 from zs2.models.clip_config import TextConfig
 from zs2.models.config import ScheduleConfig, UNetConfig, VAEConfig
 from zs2.models.image_model import check_parts
-from zs2.models.loading import without_weights
 from zs2.models.prompt_encoder import PromptEncoder
 from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.sample import main
+from zs2.system.modules import without_weights
 
 PUBLISHED = TESTS / "fixtures" / "published"
 ENTRIES = {entry["model"]: entry for entry in json.loads((TESTS / "fixtures" / "published.json").read_text())}

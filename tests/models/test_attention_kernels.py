@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zs2.method import ATTENTION_KINDS
 from zs2.models.attention import attend, fused
 from zs2.models.config import UNetConfig
-from zs2.models.loading import without_weights
 from zs2.models.unet import UNet
+from zs2.system.modules import without_weights
 
 HALF = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from zs2 import ZS2
 from zs2.evaluation.clip_scorer import Parts, Scorer
-from zs2.models.loading import not_finite
+from zs2.system.modules import not_finite
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zs2.models.config import UNetConfig
-from zs2.models.loading import without_weights
 from zs2.models.temporal import momentum
 from zs2.models.unet import UNet
+from zs2.system.modules import without_weights
 
 LAYERS = 16  # transformer blocks of SD 1.5
 

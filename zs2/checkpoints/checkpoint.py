@@ -32,7 +32,6 @@ from zs2.errors import InputError, brief
 from zs2.models.clip import TextEncoder
 from zs2.models.clip_config import TextConfig
 from zs2.models.config import LEFT_OUT, ScheduleConfig, UNetConfig, VAEConfig
-from zs2.models.loading import assign, drop_layers, faster_layout, without_weights
 from zs2.models.prompt_encoder import PromptEncoder
 from zs2.models.temporal import Momentum
 from zs2.models.tokenizer import Tokenizer
@@ -40,6 +39,7 @@ from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.system.devices import auto_dtype
 from zs2.system.json_files import Json, read_json
+from zs2.system.modules import assign, drop_layers, faster_layout, without_weights
 
 M = TypeVar("M", bound=nn.Module)
 

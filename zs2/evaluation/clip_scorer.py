@@ -34,10 +34,10 @@ from zs2.errors import InputError
 from zs2.evaluation.image_processor import ImageProcessor
 from zs2.models.clip import TextEncoder, VisionEncoder
 from zs2.models.clip_config import TextConfig, VisionConfig, tower
-from zs2.models.loading import assign, drop_layers, not_finite, without_weights
 from zs2.models.tokenizer import Tokenizer
 from zs2.system.devices import overflow
 from zs2.system.json_files import Json, read_json
+from zs2.system.modules import assign, drop_layers, not_finite, without_weights
 from zs2.video.formats import Frames
 
 BATCH = 32  # frames encoded at once; fixed, so that the last bits of scores do not depend on the machine's memory

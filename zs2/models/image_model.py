@@ -8,11 +8,11 @@ import torch
 
 from zs2.errors import InputError
 from zs2.models.config import ScheduleConfig
-from zs2.models.loading import not_finite, without_weights
 from zs2.models.prompt_encoder import PromptEncoder
 from zs2.models.temporal import Momentum
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
+from zs2.system.modules import not_finite, without_weights
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ImageModel:
         return self.unet.conv_in.weight.dtype
 
     def not_finite(self) -> str:
-        """Name the weights that are NaN or infinite; empty if there are none. See loading.py."""
+        """Name the weights that are NaN or infinite; empty if there are none. See modules.py."""
         towers = {f"text_encoder{'_2' * i}": encoder for i, encoder in enumerate(self.text.encoders)}
         return not_finite({"unet": self.unet, "vae": self.vae, **towers})
 

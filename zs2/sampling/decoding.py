@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from zs2.errors import is_out_of_memory
-from zs2.models.loading import not_finite
 from zs2.models.vae import VAE
 from zs2.system.devices import overflow
+from zs2.system.modules import not_finite
 from zs2.video.formats import Frames
 
 if TYPE_CHECKING:

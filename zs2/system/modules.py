@@ -1,4 +1,4 @@
-"""Build a module on the meta device and assign its weights, so that nothing is initialised at random."""
+"""Torch modules: built on the meta device, given their weights, and searched for numbers that are not finite."""
 
 from __future__ import annotations
 
