@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def run(options: dict[str, Any]) -> None:
     """Run a study, or with --dry-run print how far it is. Raises: InputError; Failure if anything is missing."""
-    from zs2.study.planning import division, plan, with_fetched_settings
+    from zs2.study.planning import division, inputs, plan, with_fetched_settings
 
     options = with_file(options)
     folder = Path(options.setdefault("out", OUT))
@@ -83,7 +83,7 @@ def run(options: dict[str, Any]) -> None:
             if grown != known:
                 grown.write(folder)
         share_threads(grown)
-        runner = Runner(folder, study, model, scorer)
+        runner = Runner(folder, study, model, scorer, inputs(options))
         jobs = runner.missing(study.shard(index, count))
         label = "clips" if count == 1 else f"clips of shard {index + 1}/{count}"
         for _ in progress(runner.run(jobs, place), len(jobs), label):

@@ -33,9 +33,9 @@ def clip_settings(
     """
     request, latents = plan.request, plan.request.latents
     height, width = plan.size
-    stored = {name: _plain(getattr(request, name)) for name in OPTIONS} | options_of(plan.solver.schedule.config)
+    stored = {name: request.stored(name) for name in OPTIONS} | options_of(plan.solver.schedule.config)
     return {
-        "prompt": _plain(request.prompt),
+        "prompt": list(request.prompt) if isinstance(request.prompt, tuple) else request.prompt,
         **{name: stored.pop(name) for name in FIRST},
         "seed": request.seed if latents is None else None,
         "width": width,
@@ -61,7 +61,3 @@ def clip_settings(
             "python": platform.python_version(),
         },
     }
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

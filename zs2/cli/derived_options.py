@@ -14,7 +14,13 @@ from zs2.cli.values import pair
 from zs2.method import ATTENTION_KINDS, METHOD, NOISE_MODELS, PARAMETERS, Method
 from zs2.sampling.request import DEFAULTS, OPTIONS
 
-READERS: dict[str, Callable[[str], Any]] = {"text": str, "whole": int, "number": float, "pair": pair(float)}
+READERS: dict[str, Callable[[str], Any]] = {
+    "text": str,
+    "whole": int,
+    "number": float,
+    "pair": pair(float),
+    "clip": str,
+}
 KINDS: dict[str, tuple[str, Iterable[str]]] = {
     "attn": ("attention over frames", ATTENTION_KINDS),
     "noise": ("initial noises", NOISE_MODELS),

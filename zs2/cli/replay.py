@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zs2.cli.derived_options import LOADING
+from zs2.cli.derived_options import LOADING, flag
 from zs2.cli.sample_requests import REQUEST
 from zs2.errors import InputError
 from zs2.method import ATTENTION_KINDS, METHOD, PARAMETERS, effects
-from zs2.sampling.request import DEFAULTS, OPTIONS, STATED
+from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, STATED
 
 # Settings that were added later, with the value of the clips that do not record them.
 ADDED = {name: option.unstated for name, option in OPTIONS.items() if option.unstated is not STATED}
@@ -24,6 +24,7 @@ ALLOWED = (
     *LOADING,
     "device",
     "latents",
+    *INPUTS,
     "stream",
     "state_device",
     "resumable",
@@ -36,7 +37,7 @@ ALLOWED = (
 )
 
 # Settings that are not options: the clip is made again only if they are the same, or nearly so if a warning says.
-COMPARED = ("model", "weights", "vae", "lora", "embeddings", "versions", "latents", "processes", "device")
+COMPARED = ("model", "weights", "vae", "lora", "embeddings", "versions", "latents", "processes", "device", *INPUTS)
 
 
 def with_replay(options: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +64,9 @@ def replay_options(file: str, options: Mapping[str, Any]) -> dict[str, Any]:
     check_settings(file, settings)
     if replayed.pop("latents") is not None and "latents" not in options:
         raise InputError(f"{file}: this clip started from given latents: give the same --latents")
+    for name in INPUTS:
+        if replayed.pop(name) is not None and name not in options:
+            raise InputError(f"{file}: this clip was made from an input: give the same {flag(name)}")
     replayed = {name: value for name, value in replayed.items() if value is not None}
     replayed["seed"] = [replayed.get("seed", 0)]
     replayed["size"] = (replayed.pop("width"), replayed.pop("height"))
@@ -96,7 +100,8 @@ def settings_in_effect(settings: Mapping[str, Any]) -> list[str]:
 def check_replay(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Compare the recorded settings of a clip with those of the one that is about to be made.
 
-    Warns of other versions, another device or number of processes. Raises: InputError for other weights or latents.
+    Warns of other versions, another device or number of processes. Raises: InputError for other weights,
+    latents or inputs.
     """
     if recorded["vae"] != now["vae"]:
         texts = [_vae_text(settings["vae"]) for settings in (recorded, now)]
@@ -116,6 +121,12 @@ def check_replay(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         )
     if recorded["latents"] != now["latents"]:
         raise InputError("the clip was made from other latents: give the same --latents")
+    for name in INPUTS:
+        if recorded[name] != now[name]:
+            got, expected = (_input_text(settings[name]) for settings in (now, recorded))
+            raise InputError(
+                f"the clip was made with {expected} as {flag(name)}, not with {got}: give the same, or none"
+            )
     if recorded["versions"] != now["versions"]:
         warnings.warn(f"made with {recorded['versions']}, now {now['versions']}: the clip may differ", stacklevel=2)
     if recorded["device"] != now["device"]:
@@ -129,3 +140,11 @@ def check_replay(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 def _vae_text(vae: Any) -> str:
     """What a clip's settings say of --vae, for an error."""
     return "the model's own VAE" if vae is None else f"the VAE {vae}"
+
+
+def _input_text(record: Any) -> str:
+    """What a clip's settings say of an input, for an error."""
+    if not isinstance(record, dict):
+        return "no input"
+    of = f" (frames {record['range']})" if record.get("range") else ""
+    return f"the input of SHA-256 {str(record.get('sha256'))[:12]}…{of}"

@@ -18,7 +18,7 @@ from zs2.cli.prompt_files import PromptLine, read_prompt_file
 from zs2.cli.values import size
 from zs2.errors import InputError, choose
 from zs2.method import METHOD, Method, effects
-from zs2.sampling.request import FAST, Request
+from zs2.sampling.request import FAST, INPUTS, Request
 from zs2.system.devices import AUTO, DTYPES
 
 if TYPE_CHECKING:
@@ -94,6 +94,10 @@ def clip_requests(options: Mapping[str, Any], own: OwnSettings) -> Iterator[tupl
     if "latents" in options:
         shared["latents"] = read_latents(options["latents"])
         shared.setdefault("frames", len(shared["latents"]))
+    for name in (name for name in INPUTS if name in shared):
+        from zs2.video.reading import input_clip
+
+        shared[name] = input_clip(shared[name])  # opened once for all clips
     texts, seeds = prompts(options, own), options.get("seed", [0])
     for number, (text, of_line) in enumerate(texts, 1):
         for seed in [of_line["seed"]] if "seed" in of_line else seeds:

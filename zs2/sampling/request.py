@@ -35,7 +35,7 @@ class Option:
     """How a sampling option is written and stored.
 
     Args:
-        kind: `text`, `whole`, `number`, `pair` (two numbers) or `flag`.
+        kind: `text`, `whole`, `number`, `pair` (two numbers), `flag` or `clip` (an input, see video/reading.py).
         help: one line, without the default. metavar: the name of its value in the help.
         least, most: the smallest and the largest value, for a whole number.
         unstated: its value in clips whose files are too old to have the option; STATED if all files have it.
@@ -149,6 +149,7 @@ class Request:
             if getattr(self, name) is not None or name not in ("frames", "chunk"):
                 object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
         object.__setattr__(self, "seed", check_seed(self.seed))
+        self._read_inputs()
         SOLVERS[self.sampler]
         for name, options in (("spacing", SPACINGS), ("final_alpha", FINAL_ALPHAS), ("prompt_syntax", SYNTAXES)):
             if getattr(self, name) is not None:
@@ -195,6 +196,24 @@ class Request:
             warnings.warn("deep_cache has no effect on a single step", stacklevel=3)
         if self.latents is not None and self.seed != 0:
             warnings.warn("the seed has no effect where latents are given", stacklevel=3)
+
+    def _read_inputs(self) -> None:
+        """Open the inputs. A clip without a number of frames is as long as its shortest input."""
+        for name in (name for name in INPUTS if getattr(self, name) is not None):
+            from zs2.video.reading import input_clip
+
+            clip = input_clip(getattr(self, name))
+            object.__setattr__(self, name, clip)
+            if self.frames is None:
+                object.__setattr__(self, "frames", clip.count)
+            clip.check_length(self.frames, name.replace("_", " "))
+
+    def stored(self, name: str) -> Any:
+        """The value of an option as settings store it. Of an input that is its digest."""
+        value = getattr(self, name)
+        if value is not None and OPTIONS[name].kind == "clip":
+            return value.record
+        return list(value) if isinstance(value, tuple) else value
 
     def _interval(self) -> tuple[float, float]:
         """The checked guidance interval."""
@@ -248,4 +267,5 @@ FIRST = ("negative_prompt", "frames", "steps", "sampler", "deep_cache", "guidanc
 _FIELDS = [one for one in fields(Request) if "option" in one.metadata]
 _FIELDS.sort(key=lambda one: FIRST.index(one.name) if one.name in FIRST else len(FIRST))
 OPTIONS: dict[str, Option] = {one.name: one.metadata["option"] for one in _FIELDS}
+INPUTS = tuple(name for name, one in OPTIONS.items() if one.kind == "clip")
 DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Request) if one.name in OPTIONS}

@@ -13,15 +13,17 @@ from typing import Any
 from zs2.checkpoints.hub import DEFAULT_MODEL, choose_files, is_hub_id
 from zs2.checkpoints.locate import full_name, local_path, locate
 from zs2.checkpoints.own_settings import OwnSettings
+from zs2.cli.derived_options import flag
 from zs2.errors import InputError, choose, whole
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS, Method
-from zs2.sampling.request import DEFAULTS, OPTIONS, Request
+from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, Request
 from zs2.study.cells import FULL, PRESETS, STUDY_LAM, STUDY_MU, Cell, grid, kinds_with, merge, preset, reference
 from zs2.study.prompts import default_prompts, read_prompts
 from zs2.study.study import Study
 from zs2.system.devices import AUTO, DTYPES, auto_dtype, choose_device, choose_dtype, own_device
 from zs2.version import __version__
 from zs2.video.outputs import FPS_MAX
+from zs2.video.reading import input_clip
 
 METHOD = ("preset", "noise", "attn", "lam", "mu", "alpha")  # the options that choose cells
 
@@ -75,7 +77,11 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
     settings: dict[str, Any] = {**DEFAULTS, "fps": 8, "dtype": AUTO, **own.request}
     if known:
         settings = {**known.sampling, "fps": known.fps, "dtype": known.dtype}
+    for name in INPUTS:
+        if settings[name] is not None and name not in options:
+            raise InputError(f"the study in {options['out']} has an input: give the same with {flag(name)}")
     settings |= {name: options[name] for name in settings if name in options}
+    settings |= inputs(options)
     if known and settings["dtype"] == AUTO:
         settings["dtype"] = known.dtype
     width, height = options.get("size", (known.width, known.height) if known else (0, 0))
@@ -99,7 +105,7 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         zs2=__version__,
         model=model,
         weights=known.weights if known else None,
-        sampling={name: getattr(request, name) for name in OPTIONS},
+        sampling={name: request.stored(name) if name in INPUTS else getattr(request, name) for name in OPTIONS},
         width=width,
         height=height,
         fps=whole("fps", settings["fps"], 1, FPS_MAX),
@@ -113,6 +119,11 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         embeddings=known.embeddings if known else None,
         compile="compile" in options or bool(known and known.compile),
     )
+
+
+def inputs(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs that the options name, opened."""
+    return {name: input_clip(options[name]) for name in INPUTS if name in options}
 
 
 def with_fetched_settings(options: Mapping[str, Any], study: Study) -> Study:

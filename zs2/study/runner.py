@@ -22,6 +22,7 @@ from zs2.pipeline import ZS2
 from zs2.sampling.plan import resolve
 from zs2.sampling.request import Request
 from zs2.study.lock import Workplace
+from zs2.study.planning import inputs
 from zs2.study.study import Job, Study, clip_file, is_finished, measures_file
 from zs2.system.atomic import write_json
 from zs2.system.devices import own_device
@@ -37,8 +38,9 @@ def load(options: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
     """
     keywords = loading(options) | {"dtype": study.dtype, "compile": study.compile}
     model = ZS2.from_pretrained(study.model, device=own_device(options.get("device")), **keywords)
-    first = Request(**request(study, Job(study.cells[0], 0, study.seeds[0])))
-    asked = [Request(**request(study, Job(study.cells[0], i, study.seeds[0]))) for i in range(len(study.prompts))]
+    opened, jobs = inputs(options), [Job(study.cells[0], i, study.seeds[0]) for i in range(len(study.prompts))]
+    asked = [Request(**request(study, job, opened)) for job in jobs]
+    first = asked[0]
     model.text.warn_of_unused([text for one in asked for text in one.texts])
     settings = model.settings(resolve(model.image_model, model.method, first), study.fps)
     study = replace(
@@ -63,12 +65,13 @@ def public_name(model: str, name: str) -> str:
     return model if is_hub_id(model) and not Path(model).exists() else name
 
 
-def request(study: Study, job: Job) -> dict[str, Any]:
-    """The arguments of a clip's `Request`. Of a frozen cell one frame is sampled."""
+def request(study: Study, job: Job, opened: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a clip's `Request`. Of a frozen cell one frame is sampled. opened: the study's inputs."""
     frames = {"frames": 1, "chunk": 1} if job.cell.frozen else {"chunk": study.chunk}
     return {
         "prompt": study.prompts[job.prompt].text,
         **study.sampling,
+        **opened,
         "seed": job.seed,
         "height": study.height or None,
         "width": study.width or None,
@@ -81,12 +84,15 @@ class Runner:
 
     Args:
         scorer: the CLIP; None if there is none: then nothing is measured.
+        opened: the study's inputs by name, open.
     Attributes:
         failed: {name of a clip whose latents became NaN or infinite: the error's message}.
     """
 
-    def __init__(self, folder: Path, study: Study, model: ZS2, scorer: Scorer | None) -> None:
-        self.folder, self.study, self.scorer = folder, study, scorer
+    def __init__(
+        self, folder: Path, study: Study, model: ZS2, scorer: Scorer | None, opened: Mapping[str, Any] | None = None
+    ) -> None:
+        self.folder, self.study, self.scorer, self.opened = folder, study, scorer, opened or {}
         self.protocol: dict[str, Any] | None = None
         if scorer is not None:
             self.protocol = protocol(scorer, public_name(scorer.name, Path(scorer.name).name))
@@ -133,7 +139,7 @@ class Runner:
 
     def sample(self, job: Job) -> Clip:
         """A clip. Raises: FloatingPointError for NaN or infinite latents."""
-        clip = self.variant(job.cell)(fps=self.study.fps, **request(self.study, job))
+        clip = self.variant(job.cell)(fps=self.study.fps, **request(self.study, job, self.opened))
         if not job.cell.frozen:
             return clip
         frames = np.repeat(clip.frames, self.study.frames, axis=0)
@@ -144,7 +150,7 @@ class Runner:
         cell = job.cell
         noise: dict[str, Any] = {"noises": None, "method": None}
         if not cell.frozen and len(frames) > 1 and NOISE_MODELS[cell.noise].start is None:
-            variant, asked = self.variant(cell), Request(**request(self.study, job))
+            variant, asked = self.variant(cell), Request(**request(self.study, job, self.opened))
             plan = resolve(variant.image_model, variant.method, asked)
             noise = {"noises": plan.initial_noise(), "method": variant.method}
         values = measure(frames, self.study.prompts[job.prompt].text, scorer, noise)

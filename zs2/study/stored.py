@@ -15,7 +15,7 @@ from zs2.cli.prompt_files import SETS
 from zs2.errors import InputError, brief, choose
 from zs2.evaluation.metrics import METRICS
 from zs2.method import SEED_MAX, Method
-from zs2.sampling.request import DEFAULTS, OPTIONS, STATED, Request
+from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, STATED, Request
 from zs2.study.cells import NUMBERS, Cell, cell
 from zs2.study.prompts import Prompt, checked
 from zs2.system.devices import DTYPES
@@ -65,7 +65,7 @@ def read_study(file: Path) -> dict[str, Any]:
     _no_others(read, {*values, *OPTIONS} - {"sampling"})
     with warnings.catch_warnings():  # of options without effect: whoever made the study has seen them
         warnings.simplefilter("ignore")
-        Request("", **sampling)  # checks how the options go together
+        Request("", **{name: value for name, value in sampling.items() if name not in INPUTS})  # checks them together
     return values
 
 
@@ -159,10 +159,26 @@ def _option(read: Reader, name: str) -> Any:
         return read.whole(name, None, row.least, min(MOST_FRAMES, row.most or MOST_FRAMES))
     if row.kind == "number":
         return read.number(name, None)
+    if row.kind == "clip":
+        return _input(read, name)
     values = read.numbers(name)
     if values is None or len(values) != 2:
         raise InputError(f"{read.what}: {name} is {brief(read.json.get(name))}: expected two numbers")
     return values
+
+
+def _input(read: Reader, name: str) -> dict[str, Any]:
+    """The record of an input: its SHA-256, and the range of its frames."""
+    record = read.object(name) or {}
+    span = record.get("range", ())
+    whole_range = span is None or (isinstance(span, list) and len(span) == 2 and all(_is_frame(one) for one in span))
+    if record.keys() != {"sha256", "range"} or not isinstance(record["sha256"], str) or not whole_range:
+        raise InputError(f"{read.what}: {name} is {brief(read.json.get(name))}: expected its sha256 and range")
+    return dict(record)
+
+
+def _is_frame(value: object) -> bool:
+    return value is None or type(value) is int
 
 
 def _merged(read: Reader, key: str) -> list[dict[str, Any]] | None:

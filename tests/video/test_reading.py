@@ -1,0 +1,188 @@
+"""Clips as input: every kind of file gives the frames that were written, by range, and a wrong one is one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zs2.errors import InputError
+from zs2.video.clip import Clip
+from zs2.video.reading import InputClip
+
+
+def drawn(count: int = 7, height: int = 24, width: int = 32) -> np.ndarray:
+    """Smooth frames that differ from each other by far more than a lossy format changes them."""
+    y, x = np.mgrid[:height, :width]
+    frames = [np.stack([x * 4, y * 5, np.full_like(x, 30 * i)], axis=-1) for i in range(count)]
+    return np.stack(frames).astype(np.uint8)
+
+
+FRAMES = drawn()
+CLIP = Clip(FRAMES, 8, {"fps": 8})
+
+
+def photos(folder: Path) -> Path:
+    """Pictures whose names are numbered without zeros in front."""
+    folder.mkdir()
+    for i, frame in enumerate(drawn(12)):
+        Image.fromarray(frame).save(folder / f"shot {i}.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def saved(tmp_path: Path, name: str) -> Path:
+    CLIP.save(tmp_path / name)
+    return tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("name", "levels"), [("a.webp", 0), ("a.png", 0), ("frames", 0), ("a.gif", 12), ("a.mp4", 10), (None, 0)]
+)
+def test_the_frames_of_every_kind_in_any_order(tmp_path, name, levels):
+    clip = InputClip(CLIP if name is None else saved(tmp_path, name))
+    assert (clip.count, clip.shape) == (7, (24, 32))
+    assert clip.fps == (None if name == "frames" else 8)
+    for first, count in ((0, 7), (2, 3), (3, 1), (5, 2), (0, 1)):
+        got = clip.frames(first, count).astype(int)
+        assert np.abs(got - FRAMES[first : first + count]).mean() <= levels / 4
+        assert np.abs(got - FRAMES[first : first + count]).max() <= levels
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.gif", "a.mp4", "frames"])
+def test_a_range_and_its_record(tmp_path, name):
+    path = saved(tmp_path, name)
+    whole, part = InputClip(path), InputClip(f"{path}@2:5")
+    assert part.count == 3
+    assert (part.frames(1, 2) == whole.frames(3, 2)).all()
+    assert part.record == {"sha256": whole.sha256, "range": [2, 5]}
+    assert (InputClip(f"{path}@3:").count, InputClip(f"{path}@:3").count) == (4, 3)
+    for wrong in ("@5:2", "@3:3", "@7:", "@0:8"):
+        with pytest.raises(InputError, match="of 7 frames: expected a range within them"):
+            InputClip(f"{path}{wrong}")
+
+
+def test_a_folder_is_in_the_order_of_its_numbers(tmp_path):
+    assert (InputClip(photos(tmp_path / "photos")).frames(0, 12) == drawn(12)).all()
+
+
+def test_a_picture_that_lasts_longer_is_repeated(tmp_path):
+    """Clips of zs2 store equal frames once; so do others, at a rate of their own."""
+    held = FRAMES[[0, 1, 1, 1, 2]]
+    for name in ("a.webp", "a.png", "a.gif"):
+        Clip(held, 30, {"fps": 30}).save(tmp_path / name)
+        assert InputClip(tmp_path / name).count == 5
+    images = [Image.fromarray(frame) for frame in FRAMES[:3]]
+    images[0].save(tmp_path / "other.webp", save_all=True, append_images=images[1:], duration=[70, 80, 210])
+    other = InputClip(tmp_path / "other.webp")
+    assert other.count == 5
+    assert other.fps == pytest.approx(1000 / 70)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif", None])
+def test_one_picture_is_as_many_frames_as_are_asked_for(tmp_path, name):
+    picture = Image.fromarray(FRAMES[3])
+    if name is not None:
+        picture.save(tmp_path / name)
+    clip = InputClip(picture if name is None else tmp_path / name)
+    assert clip.count is None
+    frames = clip.frames(90, 3)
+    assert frames.shape == (3, 24, 32, 3)
+    assert (frames == frames[0]).all()
+    clip.check_length(None, "source")
+    with pytest.raises(InputError, match="one picture has no range"):
+        InputClip(f"{tmp_path / name}@0:1") if name else InputClip(_ranged_picture(tmp_path))
+
+
+def _ranged_picture(folder: Path) -> str:
+    Image.fromarray(FRAMES[0]).save(folder / "b.png")
+    return f"{folder / 'b.png'}@0:1"
+
+
+def test_a_photo_is_turned_as_its_camera_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(FRAMES[0]).save(tmp_path / "a.png", exif=exif)
+    clip = InputClip(tmp_path / "a.png")
+    assert clip.shape == (32, 24)
+    assert (clip.frames(0, 1)[0] == np.rot90(FRAMES[0], -1)).all()
+
+
+def test_the_middle_is_taken_and_resized():
+    half = np.zeros((20, 80, 3), np.uint8)
+    half[:, 26:54] = 200  # the middle square, and what is resampled around it
+    clip = InputClip(half)
+    assert (clip.frames(0, 1, (40, 40)) == 200).all()
+    assert clip.fitting((40, 40)) == "ndarray is 80x20: its middle 20x20 is resized to 40x40"
+    assert clip.fitting((40, 160)) == "ndarray is 80x20: resized to 160x40"
+    assert clip.fitting((20, 80)) == ""
+    assert InputClip(half).frames(0, 1, (20, 80)).shape == (1, 20, 80, 3)
+
+
+def test_fewer_frames_than_the_clip_has():
+    message = "source Clip has 7 frames, the clip has 8: expected at least as many"
+    with pytest.raises(InputError, match=message):
+        InputClip(CLIP).check_length(8, "source")
+    InputClip(CLIP).check_length(7, "source")
+
+
+def test_a_file_that_changes_is_refused(tmp_path):
+    path = saved(tmp_path, "a.webp")
+    clip = InputClip(path)
+    clip.frames(0, 1)
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(InputError, match="was changed after it was opened"):
+        clip.frames(1, 1)
+
+
+def test_the_same_frames_have_the_same_digest_and_others_another():
+    assert InputClip(FRAMES).sha256 == InputClip(CLIP).sha256 == InputClip(FRAMES.copy()).sha256
+    assert InputClip(FRAMES[:3]).sha256 != InputClip(FRAMES[:4]).sha256
+
+
+def deep(path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 5000, np.uint16)).save(path)
+
+
+WRONG = {
+    "missing.webp": (None, "no such file: expected a folder of pictures, or"),
+    "text.png": (lambda path: path.write_text("text"), "can't be read .*: expected a folder of pictures"),
+    "cut.webp": (lambda path: path.write_bytes(saved(path.parent, "whole.webp").read_bytes()[:700]), "can't be read"),
+    "cut.mp4": (lambda path: path.write_bytes(saved(path.parent, "whole.mp4").read_bytes()[:900]), "can't be read"),
+    "list.mp4": (lambda path: path.write_text("#EXTM3U\nother.mp4"), "can't be read"),
+    "empty": (lambda path: path.mkdir(), "0 pictures in it: expected from 1"),
+    "deep.png": (deep, "its mode is I;16: expected 8 bits a channel"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.filterwarnings("ignore:.*")
+def test_a_wrong_file_is_one_line(tmp_path, name):
+    write, message = WRONG[name]
+    if write is not None:
+        write(tmp_path / name)
+    with pytest.raises(InputError, match=message) as caught:
+        InputClip(tmp_path / name).frames(0, 1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (FRAMES.astype(np.float32), r"an array of float32 \(7, 24, 32, 3\): expected uint8"),
+        (FRAMES[..., 0], r"an array of uint8 \(7, 24, 32\)"),
+        (7, "7: expected a path, a Clip, a picture or an array"),
+    ],
+)
+def test_what_is_no_clip_is_refused(source, message):
+    with pytest.raises(InputError, match=message):
+        InputClip(source)
+
+
+def test_pictures_of_several_sizes_are_refused(tmp_path):
+    folder = photos(tmp_path / "photos")
+    Image.fromarray(drawn(1, 16, 16)[0]).save(folder / "shot 3.png")
+    with pytest.raises(InputError, match="frame 3 is 16x16: expected 32x24, as the first one"):
+        InputClip(folder).frames(2, 3)

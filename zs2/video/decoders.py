@@ -1,0 +1,196 @@
+"""The kinds of files that a clip is read from: pictures in a folder, animations, videos.
+
+A file may be a stranger's: how large and how many its pictures are is checked before they are decoded. The decoders
+raise anything for a broken file; reading.py makes one error of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from zs2.errors import InputError
+from zs2.system.json_files import parse_json
+from zs2.system.regular_files import check_regular
+from zs2.video.formats import LEAST_BYTES, Frames, pyav, read_image
+from zs2.video.opening import PICTURE_MAX, check_bytes, check_repeats, open_image
+from zs2.video.outputs import FPS_MAX
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+PICTURES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+VIDEOS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "matroska"}  # FFmpeg's names
+DEEP = ("I", "F", "I;16", "I;16B", "I;16L")  # modes of more than 8 bits a channel, which Pillow would clip
+MOST_FILES = 10**6  # of a folder
+ORIENTATION = 0x0112  # in Exif
+
+
+class Decoder:
+    """The frames of some files.
+
+    Attributes:
+        count: the number of frames; None for one picture, which stands for any number.
+        shape: height and width. fps: frames a second; None if there is no time in it. files: those that are read.
+    """
+
+    count: int | None = None
+    fps: float | None = None
+    shape: tuple[int, int]
+    files: list[Path]
+
+    def begin(self, index: int) -> tuple[int, Iterator[Frames]]:
+        """Frames in order, uint8 (H, W, 3), and the index of the first of them, which is at most `index`."""
+        raise NotImplementedError
+
+
+class Pictures(Decoder):
+    """The pictures in a folder, in the order of the numbers in their names; or one picture."""
+
+    def __init__(self, path: Path) -> None:
+        if os.path.isdir(path):
+            self.files = _pictures(path)
+            self.count = len(self.files)
+        else:
+            self.files = [path]
+        with open_image(self.files[0], FORMATS) as image:
+            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            self.shape = image.size if turned else image.size[::-1]
+
+    def begin(self, index: int) -> tuple[int, Iterator[Frames]]:
+        """As in `Decoder`."""
+        return index, (_picture(self.files[i]) for i in range(index, len(self.files)))
+
+
+class Animation(Decoder):
+    """The pictures of a GIF, WebP or PNG. One that lasts longer than a frame is repeated.
+
+    The rate is that in the settings of a clip of zs2; in other files it is that of the shortest picture.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.files = [path]
+        with open_image(path, FORMATS) as image:
+            number, size = getattr(image, "n_frames", 1), image.size
+            if number * LEAST_BYTES > path.stat().st_size:
+                raise ValueError(f"it says that it has {number} pictures, which don't fit into its size")
+            self.shape = size[::-1]
+            check_bytes(number, *self.shape)
+            lasting = []  # milliseconds
+            for index in range(number):
+                image.seek(index)
+                image.load()
+                lasting.append(float(image.info.get("duration", 0)))
+        shortest = min(lasting)
+        self.fps = _own_rate(path) or (1000 / shortest if shortest > 0 else None)
+        self.repeats = [1] * number
+        if self.fps is not None:
+            ends = np.round(np.cumsum(lasting) * self.fps / 1000).astype(np.int64)
+            self.repeats = np.maximum(np.diff(ends, prepend=0), 1).tolist()
+        self.count = sum(self.repeats)
+        check_repeats(self.count, number, *self.shape)
+
+    def begin(self, index: int) -> tuple[int, Iterator[Frames]]:
+        """As in `Decoder`."""
+        return 0, chain.from_iterable(map(repeat, self._pictures(), self.repeats))
+
+    def _pictures(self) -> Iterator[Frames]:
+        with open_image(self.files[0], FORMATS) as image:
+            for index in range(len(self.repeats)):
+                image.seek(index)
+                yield rgb(image)
+
+
+class Video(Decoder):
+    """The pictures of a video that FFmpeg reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.files = [path]
+        with self._container() as container:
+            stream = container.streams.video[0]
+            if stream.width * stream.height > PICTURE_MAX:
+                raise ValueError(f"it is {stream.width}x{stream.height}: expected at most {PICTURE_MAX} pixels")
+            self.count = sum(1 for packet in container.demux(stream) if packet.dts is not None)
+            self.fps = float(stream.average_rate) if stream.average_rate else None
+        first = next(self._pictures(), None)
+        if first is None:
+            raise ValueError("no picture in it")
+        self.shape = first.shape[0], first.shape[1]
+
+    def begin(self, index: int) -> tuple[int, Iterator[Frames]]:
+        """As in `Decoder`."""
+        return 0, self._pictures()
+
+    def _pictures(self) -> Iterator[Frames]:
+        with self._container() as container:
+            for frame in container.decode(video=0):
+                if frame.width * frame.height > PICTURE_MAX:
+                    raise ValueError(f"a picture is {frame.width}x{frame.height}")
+                turns = getattr(frame, "rotation", 0) // 90
+                yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+
+    def _container(self) -> Any:
+        # Without a format, FFmpeg would take a playlist for a video and open the files that it names.
+        return pyav().open(str(self.files[0].absolute()), format=VIDEOS[self.files[0].suffix.lower()])
+
+
+class Memory(Decoder):
+    """An array, uint8 (F, H, W, 3), or (H, W, 3) for one picture."""
+
+    def __init__(self, array: Frames, fps: float | None = None) -> None:
+        self.count = len(array) if array.ndim == 4 else None
+        self.array = np.ascontiguousarray(array if array.ndim == 4 else array[None])
+        self.shape, self.fps, self.files = self.array.shape[1:3], fps, []
+
+    def begin(self, index: int) -> tuple[int, Iterator[Frames]]:
+        """As in `Decoder`."""
+        return index, iter(self.array[index:])
+
+
+def decoder(path: Path) -> Decoder:
+    """The decoder of a file or folder. Raises: InputError for no regular file; what a decoder raises."""
+    if not os.path.isdir(path):
+        check_regular(path)
+        if path.suffix.lower() in VIDEOS:
+            return Video(path)
+        with open_image(path, FORMATS) as image:
+            if getattr(image, "n_frames", 1) > 1:
+                return Animation(path)
+    return Pictures(path)
+
+
+def rgb(image: Image.Image) -> Frames:
+    """A picture as uint8 (H, W, 3). Raises: ValueError for one of more than 8 bits a channel."""
+    if image.mode in DEEP:
+        raise ValueError(f"its mode is {image.mode}: expected 8 bits a channel")
+    return np.asarray(image.convert("RGB"))
+
+
+def _picture(path: Path) -> Frames:
+    with open_image(path, FORMATS) as image:
+        return rgb(ImageOps.exif_transpose(image))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    names = [name for name in os.listdir(folder) if Path(name).suffix.lower() in PICTURES and name[0] != "."]
+    if not 1 <= len(names) <= MOST_FILES:
+        raise InputError(f"{folder}: {len(names)} pictures in it: expected from 1 to {MOST_FILES}")
+
+    def order(name: str) -> list[Any]:
+        parts = re.split(r"([0-9]{1,18})", name)  # texts and numbers in turns
+        return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+
+    return [folder / name for name in sorted(names, key=order)]
+
+
+def _own_rate(path: Path) -> int | None:
+    try:
+        fps = parse_json("they", read_image(path) or "{}").get("fps")
+    except ValueError:
+        return None
+    return fps if type(fps) is int and 1 <= fps <= FPS_MAX else None
