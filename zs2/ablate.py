@@ -17,11 +17,10 @@ from zs2.cli.command import Failure, command, program, say
 from zs2.errors import InputError
 from zs2.study.lock import Workplace
 from zs2.study.options import OUT, parser, with_file
-from zs2.study.study import Study, clip_file, files_of, folders, is_finished, study_file
+from zs2.study.study import Study, check_folder, files_of, folders, is_finished, study_file
 from zs2.system.devices import AUTO, auto_note
 from zs2.system.progress import progress
 from zs2.system.terminal import show
-from zs2.video.outputs import check_output
 
 if TYPE_CHECKING:
     from zs2.study.runner import Runner
@@ -37,7 +36,7 @@ def run(options: dict[str, Any]) -> None:
     if not options["out"]:
         raise InputError(f"--out '' names no folder: expected one such as {OUT}")
     if "dry_run" not in options:
-        check_output(clip_file(folder, "any"), 1)
+        check_folder(folder)
     known = existing(folder)
     study = plan(options, known)
     if known:
@@ -46,22 +45,15 @@ def run(options: dict[str, Any]) -> None:
         show(*table(folder, study))
         return
 
-    from zs2.evaluation.clip_scorer import Scorer, scoring_model
-    from zs2.study.runner import Runner, load, share_threads
+    from zs2.study.runner import Runner, choose_scorer, load, share_threads
 
     if not known:
         study = with_fetched_settings(options, study)
     model, study = load(options, study)
     if known:
         known.with_more(study)
-    scorer, reason = None, ""
-    try:
-        default = scoring_model(options.get("model", study.model))
-        scorer = Scorer.from_pretrained(options.get("clip", default), model.device)
-    except InputError as error:
-        if "clip" in options:
-            raise
-        reason = str(error)
+    scorer, reason = choose_scorer(options, study, model.device)
+    if reason:
         say(f"warning: clips will be made, but not measured: {reason}")
 
     own = model.own_settings

@@ -5,31 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from zs2.checkpoints.hub import DEFAULT_MODEL, STANDARD_CLIP
 from zs2.cli.command import command, parser
-from zs2.errors import InputError
-from zs2.evaluation.measure import measure
+from zs2.evaluation.measure import DEFAULT_CLIPS, measure_files
 from zs2.evaluation.metrics import METRICS
 from zs2.system.terminal import show
 from zs2.version import __version__
-from zs2.video.clip import Clip
 
 
 def run(options: dict[str, Any]) -> None:
     """Measure clips and print a table or JSON."""
-    clips = {path: Clip.open(path).settings for path in options["clips"]}  # all are opened before any is measured
-    prompts = {path: _prompts(path, settings) for path, settings in clips.items()}
-
-    from zs2.evaluation.clip_scorer import Scorer
-    from zs2.system.devices import choose_device
-
-    own = all(settings.get("model") == Path(DEFAULT_MODEL).name for settings in clips.values())
-    clip = options.get("clip", DEFAULT_MODEL if own else STANDARD_CLIP)
-    scorer = Scorer.from_pretrained(clip, choose_device(options.get("device")))
-    rows = {path: measure(Clip.open(path).frames, prompts[path], scorer) for path in clips}
+    scorer, prompts, rows = measure_files(options["clips"], options.get("clip"), options.get("device"))
     if options.get("json"):
         protocol = {
             "clip": scorer.name,
@@ -37,7 +24,7 @@ def run(options: dict[str, Any]) -> None:
             "comparable": scorer.comparable,
             "zs2": __version__,
         }
-        found = [{"clip": path, "prompt": clips[path]["prompt"], "metrics": row} for path, row in rows.items()]
+        found = [{"clip": path, "prompt": prompts[path], "metrics": row} for path, row in rows.items()]
         show(*json.dumps({"protocol": protocol, "clips": found}, indent=2).splitlines(), most=None)
         return
     names = [name.rjust(7) for name in next(iter(rows.values()))]  # as wide as -0.1234
@@ -49,15 +36,6 @@ def run(options: dict[str, Any]) -> None:
     only = "" if scorer.comparable else ", which came with a model: its scores compare only with each other"
     show("", f"CLIP: {scorer.name}{only}.")
     show("A still picture has the best consistency there is: read it next to the motion.")
-
-
-def _prompts(path: str, settings: dict[str, Any]) -> list[str]:
-    """A clip's prompt, or one a frame. Raises: InputError if its settings have none."""
-    prompt = settings.get("prompt")
-    prompts = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(prompts, list) or not all(isinstance(one, str) for one in prompts) or not prompts:
-        raise InputError(f"{path}: its settings have no prompt: only clips made from a prompt can be scored")
-    return prompts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,7 +57,7 @@ Definitions and sources: the docstrings of zs2/evaluation/metrics.py and zs2/eva
         metavar="MODEL",
         help="the CLIP that scores: a folder or a model on the hub in transformers' layout, such as "
         "openai/clip-vit-base-patch32@refs/pr/15 (its main branch has pickles only), or a model folder with "
-        f"image_encoder/ (default: {DEFAULT_MODEL} for its own clips, else {STANDARD_CLIP})",
+        f"image_encoder/ (default: {DEFAULT_CLIPS})",
     )
     p.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is of cuda, mps, cpu)")
     p.add_argument("--json", action="store_true", help="print JSON, with the digests of the CLIP")

@@ -14,10 +14,7 @@ from typing import Any
 
 from zs2.cli.command import command, parser, program
 from zs2.errors import InputError
-from zs2.reporting.markdown import TITLE, markdown
-from zs2.reporting.page import page
-from zs2.reporting.spreadsheet import COLUMNS, table_of_clips
-from zs2.study.results import Results
+from zs2.reporting.files import Report
 from zs2.system.atomic import write_text
 from zs2.system.own_files import check_own
 from zs2.system.terminal import show
@@ -26,20 +23,14 @@ from zs2.system.terminal import show
 def run(options: dict[str, Any]) -> None:
     """Write the report."""
     folder = Path(options["folder"])
-    results = Results.read(folder)
+    report = Report.of(folder)
     out = Path(options.get("out", folder / "report.html"))
     if out.suffix != ".html":
         raise InputError(f"--out {str(out)!r}: expected a name that ends in .html")
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"--out {str(out)!r} can't be written: expected a file in a folder that exists")
-    marks = {out.with_name("results.csv"): COLUMNS, out.with_suffix(".md"): (TITLE,), out: (TITLE,)}
-    check_own(marks.items(), overwrite="overwrite" in options)
-    files = {
-        out.with_name("results.csv"): table_of_clips(results),
-        out.with_suffix(".md"): markdown(results),
-        out: page(results, folder),
-    }
-    for file, text in files.items():
+    check_own(report.marks(out).items(), overwrite="overwrite" in options)
+    for file, text in report.files(out).items():
         write_text(file, text)
         show(str(file), most=None)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zs2.checkpoints.hub import DEFAULT_MODEL, STANDARD_CLIP
 from zs2.errors import InputError
 from zs2.evaluation.metrics import METRICS
 from zs2.system.registry import load
@@ -15,6 +17,7 @@ from zs2.video.formats import Frames
 if TYPE_CHECKING:
     from zs2.evaluation.clip_scorer import Scorer
 
+DEFAULT_CLIPS = f"{DEFAULT_MODEL} for its own clips, else {STANDARD_CLIP}"  # the CLIPs of `measure_files`
 DIGITS = 9  # significant ones that are stored, so that the same clip gives the same bytes
 UNNAMED = (  # the metrics of protocols that name none: those that there were when protocols did not
     "clip-score",
@@ -65,6 +68,37 @@ def measure(
             complete = all(argument is not None for argument in arguments)
             values[metric.name] = rounded(load(metric.compute)(*arguments)) if complete else None
     return values
+
+
+def measure_files(
+    paths: Sequence[str], clip: str | None = None, device: str | None = None
+) -> tuple[Scorer, dict[str, Any], dict[str, dict[str, float | None]]]:
+    """Measure clips in files. All of them are opened before any is measured.
+
+    Args: paths: lossless clips. clip: the CLIP that scores, by default as DEFAULT_CLIPS says. device: where it runs.
+    Returns: the CLIP, and for each path the prompt of its settings, and its metrics.
+    Raises: InputError for a file that is no clip, and for a clip without a prompt.
+    """
+    clips = {path: Clip.open(path).settings for path in paths}
+    prompts = {path: _prompts(path, settings) for path, settings in clips.items()}
+
+    from zs2.evaluation.clip_scorer import Scorer
+    from zs2.system.devices import choose_device
+
+    own = all(settings.get("model") == Path(DEFAULT_MODEL).name for settings in clips.values())
+    clip = (DEFAULT_MODEL if own else STANDARD_CLIP) if clip is None else clip
+    scorer = Scorer.from_pretrained(clip, choose_device(device))
+    rows = {path: measure(Clip.open(path).frames, prompts[path], scorer) for path in clips}
+    return scorer, {path: settings["prompt"] for path, settings in clips.items()}, rows
+
+
+def _prompts(path: str, settings: dict[str, Any]) -> list[str]:
+    """A clip's prompt, or one a frame. Raises: InputError if its settings have none."""
+    prompt = settings.get("prompt")
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, list) or not all(isinstance(one, str) for one in prompts) or not prompts:
+        raise InputError(f"{path}: its settings have no prompt: only clips made from a prompt can be scored")
+    return prompts
 
 
 def rounded(value: float | None) -> float | None:

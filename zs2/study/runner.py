@@ -14,7 +14,7 @@ import torch
 from zs2.checkpoints.hub import DEFAULT_MODEL, is_hub_id
 from zs2.cli.derived_options import loading
 from zs2.errors import InputError
-from zs2.evaluation.clip_scorer import Scorer
+from zs2.evaluation.clip_scorer import Scorer, scoring_model
 from zs2.evaluation.measure import is_valid, measure, protocol
 from zs2.evaluation.metrics import METRICS
 from zs2.method import NOISE_MODELS
@@ -50,6 +50,22 @@ def load(options: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
         **{name: settings[name] for name in ("weights", "lora", "embeddings", "width", "height", "dtype")},
     )
     return model, study
+
+
+def choose_scorer(
+    options: Mapping[str, Any], study: Study, device: torch.device
+) -> tuple[Scorer, str] | tuple[None, str]:
+    """The CLIP that scores: that of the options, or the default one of the model; or None, and why there is none.
+
+    Raises: InputError if that of the options can't be loaded.
+    """
+    try:
+        default = scoring_model(options.get("model", study.model))
+        return Scorer.from_pretrained(options.get("clip", default), device), ""
+    except InputError as error:
+        if "clip" in options:
+            raise
+        return None, str(error)
 
 
 def share_threads(study: Study) -> None:

@@ -23,6 +23,7 @@ from zs2.study.prompts import Prompt
 from zs2.study.stored import read_study
 from zs2.system.atomic import write_json
 from zs2.system.regular_files import check_regular
+from zs2.video.outputs import check_output
 
 
 class Job(NamedTuple):
@@ -164,6 +165,11 @@ def folders(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
 def clip_file(folder: str | os.PathLike[str], name: str) -> Path:
     """DIR/clips/NAME.webp, which `Clip.open` reads."""
     return Path(folder, "clips", f"{name}.webp")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError if clips can't be written into a study's folder."""
+    check_output(clip_file(folder, "any"), 1)
 
 
 def record_file(folder: str | os.PathLike[str], name: str) -> Path:
