@@ -122,8 +122,8 @@ class UNetConfig:
         return sum(2 * layers * (1 + attention * blocks) for layers, attention, blocks in rows)
 
     @classmethod
-    def from_json(cls, json: Json) -> UNetConfig:
-        """Read `unet/config.json`.
+    def from_json(cls, json: Json, what: str = "unet/config.json") -> UNetConfig:
+        """Read `unet/config.json`. what: its name, for errors.
 
         In this file, `attention_head_dim` is the *number* of heads (a misnomer that diffusers keeps).
         Raises: InputError for an architecture that zs2 does not build.
@@ -131,7 +131,7 @@ class UNetConfig:
         xl = json.get("addition_embed_type") is not None
         # in Stable Diffusion's pipeline diffusers compares versions
         not_null = UNET_NOT_NULL if xl else UNET_NOT_NULL | {"_diffusers_version"}
-        read = Reader("unet/config.json", json, UNET_FIXED, not_null)
+        read = Reader(what, json, UNET_FIXED, not_null)
         channels = read.levels("block_out_channels", (320, 640, 1280, 1280))
         count = len(channels)
         downs, ups = ("CrossAttnDownBlock2D", "DownBlock2D"), ("CrossAttnUpBlock2D", "UpBlock2D")
@@ -157,8 +157,8 @@ class UNetConfig:
                 f"{read.what}: addition_embed_type = {brief(kind)} is not supported, only 'text_time' (SDXL) and none"
             )
         added = kind == "text_time"
-        read.warn_of_unknown(set(cls.__dataclass_fields__) | set(UNET_FIXED) | UNET_IGNORED | UNET_RENAMED)
-        return cls(
+        read.warn_of_unknown(set(UNetConfig.__dataclass_fields__) | set(UNET_FIXED) | UNET_IGNORED | UNET_RENAMED)
+        return UNetConfig(
             in_channels=read.whole("in_channels", 4, most=MOST_CHANNELS),
             out_channels=read.whole("out_channels", 4, most=MOST_CHANNELS),
             block_out_channels=channels,

@@ -12,7 +12,7 @@ from zs2.models.prompt_encoder import PromptEncoder
 from zs2.models.temporal import Momentum
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
-from zs2.system.modules import not_finite, without_weights
+from zs2.system.modules import not_finite
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,8 @@ class ImageModel:
     def with_momentum(self, momentum: Momentum) -> ImageModel:
         """This model with another attention over frames: the same object if it has that attention already, or a model
         with another UNet module on the same weights."""
-        if self.unet.momentum == momentum:
-            return self
-        with without_weights():
-            unet = UNet(self.unet.config, momentum)
-        unet.load_state_dict(self.unet.state_dict(), assign=True)
-        if self.unet.compiled is not None:
-            unet.compile(**self.unet.compiled)
-        return ImageModel(unet.eval().requires_grad_(False), self.vae, self.text, self.schedule)
+        unet = self.unet.with_momentum(momentum)
+        return self if unet is self.unet else ImageModel(unet, self.vae, self.text, self.schedule)
 
 
 def check_parts(unet: UNet, vae: VAE, text: PromptEncoder) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from zs2.models.layers import TimestepEmbedding, timestep_embedding
 from zs2.models.temporal import Exchange, Momentum
 from zs2.models.temporal import momentum as make_momentum
 from zs2.models.unet_blocks import DownLevel, MidLevel, UpLevel
+from zs2.system.modules import without_weights
 
 States = Sequence[Tensor | None]
 
@@ -34,7 +35,7 @@ class Residuals:
     for the middle block."""
 
     skips: Sequence[Tensor]  # (b, c, h, w) each
-    middle: Tensor  # (b, c, h, w)
+    middle: Tensor | None  # (b, c, h, w); None where the deep features are reused
 
 
 @dataclass(frozen=True)
@@ -57,36 +58,33 @@ def cannot_compile(error: Exception) -> InputError:
     return InputError(f"torch can't compile here ({str(error).splitlines()[0]}): leave compile out")
 
 
-class UNet(nn.Module):
-    """Predict the noise of the frames of a clip, or v or x0, as the model was trained.
+class Encoder(nn.Module):
+    """The half of the UNet that a ControlNet has, too: the embeddings of its conditions, the way down and the middle.
 
     Args:
-        config: from `unet/config.json`.
+        config: of the UNet that it is, or is part of.
         attn: attention over frames: a name in method.ATTENTION_KINDS, or a `Momentum`.
         mu: momentum in [0, 1], for the kinds that have one.
+        mid_attention: whether the middle has a transformer.
     Raises: InputError for an unknown kind or a mu outside [0, 1].
     """
 
-    def __init__(self, config: UNetConfig, attn: str | Momentum = "tma", mu: float = 0.98) -> None:
+    def __init__(
+        self, config: UNetConfig, attn: str | Momentum = "tma", mu: float = 0.98, *, mid_attention: bool = True
+    ) -> None:
         super().__init__()
         self.config = config
         self.momentum = momentum = attn if isinstance(attn, Momentum) else make_momentum(attn, mu=mu)
         channels = config.block_out_channels
-        levels = range(len(channels))
         self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0])
         self.add_embedding = TimestepEmbedding(config.added_dim, 4 * channels[0]) if config.added_dim else None
-        self.down_blocks = nn.ModuleList(DownLevel(config, level, momentum) for level in levels)
-        self.mid_block = MidLevel(config, momentum) if config.mid_block else None
-        self.up_blocks = nn.ModuleList(UpLevel(config, level, momentum) for level in reversed(levels))
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[0], config.norm_eps)
-        self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
-        for index, block in enumerate(self.transformer_blocks()):
-            block.index = index
+        self.down_blocks = nn.ModuleList(DownLevel(config, level, momentum) for level in range(len(channels)))
+        self.mid_block = MidLevel(config, momentum, attention=mid_attention) if config.mid_block else None
         self.compiled: dict[str, Any] | None = None  # the options of `compile`
 
     def compile(self, **options: Any) -> None:
-        """Compile this UNet in place by torch.compile. Names of parameters stay.
+        """Compile this network in place by torch.compile. Names of parameters stay.
 
         The first call compiles, which takes a minute or more. So does the first call with another number of frames, of
         branches, with or without states, or deep features. It pays for many steps of the same kind. It needs a C++
@@ -103,11 +101,30 @@ class UNet(nn.Module):
             raise cannot_compile(error) from error
         self.compiled = options
 
+    def with_momentum(self, momentum: Momentum) -> Self:
+        """This network with another attention over frames: the same object if it has that attention already, or
+        another module on the same weights."""
+        if self.momentum == momentum:
+            return self
+        with without_weights():
+            other = type(self)(self.config, momentum)
+        other.load_state_dict(self.state_dict(), assign=True)
+        if self.compiled is not None:
+            other.compile(**self.compiled)
+        return other.eval().requires_grad_(False)
+
     def transformer_blocks(self) -> list[TransformerBlock]:
         """All transformer blocks, in the order of a call: block i has the index i."""
-        middle = () if self.mid_block is None else (self.mid_block,)
-        levels = (*self.down_blocks, *middle, *self.up_blocks)
-        return [block for level in levels for a in level.attentions for block in a.transformer_blocks]
+        return [block for level in self._levels() for a in level.attentions for block in a.transformer_blocks]
+
+    def _levels(self) -> list[Any]:
+        """The levels, in the order of a call."""
+        return [*self.down_blocks, *(() if self.mid_block is None else (self.mid_block,))]
+
+    def _number_blocks(self) -> None:
+        """Give each transformer block its index. Call this when all levels are there."""
+        for index, block in enumerate(self.transformer_blocks()):
+            block.index = index
 
     def text_keys_values(self, context: Tensor) -> list[TextKV]:
         """Project a text to the keys and values of every cross-attention. This is needed once per clip, not per step.
@@ -142,6 +159,61 @@ class UNet(nn.Module):
             numbers, dim, flip_sin_to_cos=self.config.flip_sin_to_cos, freq_shift=self.config.freq_shift
         )
 
+    def embed(self, t: int | Tensor, added: Tensor | None, like: Tensor) -> Tensor:
+        """The activated embedding of the timestep and of what SDXL adds: (1 or b, 4c), b the rows of `like`."""
+        t = torch.as_tensor(t, device=like.device).reshape(-1)
+        embedding = self.time_embedding(self._waves(t, self.config.block_out_channels[0]).to(like.dtype))
+        if added is not None:
+            embedding = embedding + added.repeat_interleave(len(like) // len(added), dim=0)
+        return F.silu(embedding)
+
+    def _call(
+        self,
+        x: Tensor,
+        context: Tensor | Sequence[TextKV],
+        frames: int,
+        added: Tensor | None,
+        states: States,
+        exchange: Exchange | None,
+    ) -> Call:
+        """What the transformer blocks need in a call. Raises: InputError if the shapes do not fit together."""
+        text = self.text_keys_values(context) if isinstance(context, Tensor) else context
+        rows = x.shape[0]
+        if frames < 1 or rows % frames:
+            raise InputError(f"{rows} latents do not divide into branches of {frames} frames")
+        texts = text[0][0].shape[0] if text else rows
+        if texts != rows and texts * frames != rows:
+            raise InputError(
+                f"{texts} texts for {rows} latents of {frames} frames: expected one per branch or one per latent"
+            )
+        if (added is None) != (self.add_embedding is None):
+            raise InputError(
+                "this UNet has no added conditions" if added is not None else "SDXL needs `added`: see added_embedding"
+            )
+        if len(states) not in (0, len(text)):
+            raise InputError(f"{len(states)} states for {len(text)} transformer blocks: expected one each, or none")
+        return Call(frames, text, states or [None] * len(text), exchange)
+
+
+class UNet(Encoder):
+    """Predict the noise of the frames of a clip, or v or x0, as the model was trained.
+
+    Args:
+        config: from `unet/config.json`.
+        attn, mu: attention over frames; see `Encoder`.
+    """
+
+    def __init__(self, config: UNetConfig, attn: str | Momentum = "tma", mu: float = 0.98) -> None:
+        super().__init__(config, attn, mu)
+        channels = config.block_out_channels
+        self.up_blocks = nn.ModuleList(UpLevel(config, i, self.momentum) for i in reversed(range(len(channels))))
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[0], config.norm_eps)
+        self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
+        self._number_blocks()
+
+    def _levels(self) -> list[Any]:
+        return [*super()._levels(), *self.up_blocks]
+
     def forward(
         self,
         x: Tensor,
@@ -168,18 +240,10 @@ class UNet(nn.Module):
                 and the last layer.
         Raises: InputError if the shapes do not fit together.
         """
-        text = self.text_keys_values(context) if isinstance(context, Tensor) else context
-        self._check_rows(x, frames, text[0][0].shape[0], added, deep)
-        if len(states) not in (0, len(text)):
-            raise InputError(f"{len(states)} states for {len(text)} transformer blocks: expected one each, or none")
-        call = Call(frames, text, states or [None] * len(text), exchange)
-
-        t = torch.as_tensor(t, device=x.device).reshape(-1)
-        embedding = self.time_embedding(self._waves(t, self.config.block_out_channels[0]).to(x.dtype))  # (1 or b, 4c)
-        if added is not None:
-            embedding = embedding + added.repeat_interleave(x.shape[0] // len(added), dim=0)
-        embedding = F.silu(embedding)
-
+        call = self._call(x, context, frames, added, states, exchange)
+        if deep is not None and len(deep) != len(x):
+            raise InputError(f"deep features of {len(deep)} latents for {len(x)}: expected the same")
+        embedding = self.embed(t, added, x)
         skips = [self.conv_in(x)]
         if deep is None:
             for down in self.down_blocks:
@@ -189,7 +253,7 @@ class UNet(nn.Module):
             if deep is None and len(residuals.skips) != len(skips):
                 raise InputError(f"{len(residuals.skips)} residuals for {len(skips)} skips: expected one each")
             skips = [skip + residual for skip, residual in zip(skips, residuals.skips, strict=False)]
-            x = x + residuals.middle if deep is None else x
+            x = x if residuals.middle is None else x + residuals.middle
         largest: UpLevel = self.up_blocks[-1]  # type: ignore[assignment]
         if deep is None:
             for up in self.up_blocks[:-1]:
@@ -197,19 +261,3 @@ class UNet(nn.Module):
             deep = largest.layers(slice(-1), x, skips, embedding, call)
         x = largest.layers(slice(-1, None), deep, skips, embedding, call)
         return UNetOutput(self.conv_out(F.silu(self.conv_norm_out(x))), call.next_states, deep)
-
-    def _check_rows(self, x: Tensor, frames: int, texts: int, added: Tensor | None, deep: Tensor | None) -> None:
-        """Raise InputError if the numbers of rows do not fit together."""
-        rows = x.shape[0]
-        if frames < 1 or rows % frames:
-            raise InputError(f"{rows} latents do not divide into branches of {frames} frames")
-        if texts != rows and texts * frames != rows:
-            raise InputError(
-                f"{texts} texts for {rows} latents of {frames} frames: expected one per branch or one per latent"
-            )
-        if (added is None) != (self.add_embedding is None):
-            raise InputError(
-                "this UNet has no added conditions" if added is not None else "SDXL needs `added`: see added_embedding"
-            )
-        if deep is not None and deep.shape[0] != rows:
-            raise InputError(f"deep features of {deep.shape[0]} latents for {rows}: expected the same")

@@ -81,17 +81,19 @@ class DownLevel(Level):
 
 
 class MidLevel(nn.Module):
-    """Resnet, transformer, resnet at the smallest resolution."""
+    """Resnet, transformer, resnet at the smallest resolution; without attention, the first resnet alone."""
 
-    def __init__(self, config: UNetConfig, momentum: Momentum) -> None:
+    def __init__(self, config: UNetConfig, momentum: Momentum, *, attention: bool = True) -> None:
         super().__init__()
-        self.resnets = resnet_blocks(config, [(config.block_out_channels[-1],) * 2] * 2)
-        self.attentions = transformers(config, len(config.heads) - 1, momentum, 1)
+        self.resnets = resnet_blocks(config, [(config.block_out_channels[-1],) * 2] * (1 + attention))
+        self.attentions = transformers(config, len(config.heads) - 1, momentum, int(attention))
 
     def forward(self, x: Tensor, embedding: Tensor, call: Call) -> Tensor:
         """(b, c, h, w) → (b, c, h, w)"""
-        x = self.attentions[0](self.resnets[0](x, embedding), call)
-        return self.resnets[1](x, embedding)
+        x = self.resnets[0](x, embedding)
+        for transformer in self.attentions:
+            x = self.resnets[1](transformer(x, call), embedding)
+        return x
 
 
 class UpLevel(Level):
