@@ -28,11 +28,12 @@ from helpers import CHECKPOINT, MODULE, Fixture, assert_close
 from safetensors.torch import load_file
 from torch import Tensor
 
-from zs2 import ZS2
+from zs2 import ZS2, Request
 from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.errors import InputError
 from zs2.models.config import ScheduleConfig
 from zs2.models.tokenizer import Tokenizer
+from zs2.sampling.conditioning import interpolated
 from zs2.sampling.ddim import timesteps
 
 pytestmark = pytest.mark.reference
@@ -432,3 +433,14 @@ def test_clip_s_tokenizer_on_many_prompts(tmp_path: Path, pad_token: str) -> Non
     assert reference("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
     assert reference.pad_token_id == (0 if pad_token == "!" else 49407)
     assert_same_ids(Tokenizer.of_clip(77, pad_token=pad_token), reference)
+
+
+def test_a_schedule_of_prompts_is_that_of_free_noise() -> None:
+    """diffusers interpolates the embeddings between two prompts of `AnimateDiffFreeNoiseMixin` likewise."""
+    from diffusers.pipelines.free_noise_utils import AnimateDiffFreeNoiseMixin
+
+    ends = ["red apple", "blue star"]
+    encoded = ZS2.from_pretrained(CHECKPOINT, device="cpu").text(ends)
+    expected = AnimateDiffFreeNoiseMixin()._lerp(0, 6, *encoded.context.split(1))
+    frames = Request({0: ends[0], 6: ends[1]}, frames=7).prompts(0, 7)
+    assert_close(interpolated(encoded, ends, frames).context, expected, 1e-6)

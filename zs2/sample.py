@@ -133,9 +133,8 @@ def draw_seeds(seeds: Sequence[int], group: Group | None) -> dict[str, list[int]
 
 def kind(request: Request) -> str:
     """A request as text, without what decides nothing of its plan: the seed, and a single plain prompt."""
-    prompt = request.prompt if isinstance(request.prompt, str) else tuple(request.prompt)
-    plain = isinstance(prompt, str) and request.prompt_syntax != A1111
-    return repr(replace(request, prompt="" if plain else prompt, seed=0))
+    plain = isinstance(request.prompt, str) and request.prompt_syntax != A1111
+    return repr(replace(request, prompt="" if plain else request.prompt, seed=0))
 
 
 def plan_all(

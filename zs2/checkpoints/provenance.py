@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import PIL
@@ -35,7 +35,7 @@ def clip_settings(
     height, width = plan.size
     stored = {name: request.stored(name) for name in OPTIONS} | options_of(plan.solver.schedule.config)
     return {
-        "prompt": list(request.prompt) if isinstance(request.prompt, tuple) else request.prompt,
+        "prompt": _stored(request.prompt),
         **{name: stored.pop(name) for name in FIRST},
         "seed": request.seed if latents is None else None,
         "width": width,
@@ -54,6 +54,7 @@ def clip_settings(
         "lora": list(lora) or None,
         "embeddings": list(embeddings) or None,
         **stored,
+        "travel_mode": request.travel_mode,
         "versions": {
             "zs2": __version__,
             "pillow": PIL.__version__,
@@ -61,3 +62,10 @@ def clip_settings(
             "python": platform.python_version(),
         },
     }
+
+
+def _stored(prompt: str | Sequence[str] | Mapping[int, str]) -> Any:
+    """A prompt as JSON has it, in which keys are texts."""
+    if isinstance(prompt, Mapping):
+        return {str(frame): text for frame, text in prompt.items()}
+    return prompt if isinstance(prompt, str) else [*prompt]

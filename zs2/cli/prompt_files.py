@@ -6,6 +6,11 @@
     blue star --seed 5            options of the command line, for this clip alone (`sample`)
     [open]                        names the set of the prompts that follow, `open` or `closed` (`ablate`)
 
+A schedule for one clip (`sample --travel`) has the index of a frame before each prompt:
+
+    0: panda face
+    15: fox face
+
 The text is UTF-8, or UTF-16 with a byte order mark. Lines end at \\n, \\r\\n or \\r, and nowhere else.
 """
 
@@ -21,6 +26,8 @@ SETS = ("closed", "open")
 MOST_BYTES = 64 * 2**20
 
 _OPTIONS = re.compile(r"(?:^|(?<=\s))--[A-Za-z]")  # where the options of a line begin
+
+_KEY = re.compile(r"(\d{1,9})\s*:(?!\d)\s*", re.ASCII)  # a frame, as `0: panda`; but 16:9 is a text
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,33 @@ def read_prompt_file(file: str) -> list[PromptLine]:
     if not found:
         raise InputError(f"{file}: no prompt in it: expected one a line")
     return found
+
+
+def read_travel_file(file: str) -> list[str] | dict[int, str]:
+    """The prompts of one clip: one a frame, or a schedule by frames.
+
+    Raises: InputError as `read_prompt_file` does, for options at the end of a line, for a file that mixes both, and for
+        a frame that is there twice.
+    """
+    lines = read_prompt_file(file)
+    texts = [line.without_options("all frames have the options of the command line") for line in lines]
+    keys = [_KEY.match(text) for text in texts]
+    if not any(keys):
+        return texts
+    schedule: dict[int, str] = {}
+    for line, text, key in zip(lines, texts, keys, strict=True):
+        if key is None:
+            raise InputError(
+                f"{line.where}: {text!r:.80} has no frame, other lines have: expected `FRAME: prompt` on every line, "
+                "or on none"
+            )
+        frame, prompt = int(key[1]), text[key.end() :]
+        if frame in schedule:
+            raise InputError(f"{line.where}: frame {frame} has a prompt already: expected each frame once")
+        if not prompt:
+            raise InputError(f'{line.where}: frame {frame} has no prompt: write "" for the empty one')
+        schedule[frame] = "" if prompt == '""' else prompt
+    return schedule
 
 
 def _text(file: str) -> str:

@@ -15,7 +15,7 @@ from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, STATED
 
 # Settings that were added later, with the value of the clips that do not record them.
 ADDED = {name: option.unstated for name, option in OPTIONS.items() if option.unstated is not STATED}
-ADDED |= {"compile": False, "embeddings": None, "vae": None}
+ADDED |= {"compile": False, "embeddings": None, "vae": None, "travel_mode": None}
 
 # The options that may stand beside --replay. They decide where and how the clip is made, not which clip it is.
 ALLOWED = (

@@ -6,6 +6,7 @@ from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.cli import command
 from zs2.cli.derived_options import add_loading, add_method, add_sampling, flag, value_text
 from zs2.cli.values import drawn_seeds, size
+from zs2.sampling.prompt_syntax import CUT, LINEAR
 from zs2.sampling.request import FAST
 from zs2.system.devices import COMPILE_HELP, DTYPE_HELP
 
@@ -63,7 +64,17 @@ def parser() -> command.Parser:
 
     g = p.add_argument_group("many prompts")
     g.add_argument("--prompts", metavar="FILE", help="one clip for each line")
-    g.add_argument("--travel", metavar="FILE", help="one clip, one prompt a frame: a line each, the last repeats")
+    g.add_argument(
+        "--travel",
+        metavar="FILE",
+        help="one clip that goes from prompt to prompt: one a frame, a line each, the last repeats; or lines "
+        "`FRAME: prompt`, and between two such frames their contexts are interpolated",
+    )
+    g.add_argument(
+        "--travel-mode",
+        metavar="MODE",
+        help=f"of lines `FRAME: prompt`: {LINEAR}, or {CUT}, which keeps each prompt until the next (default {LINEAR})",
+    )
 
     g = p.add_argument_group("output")
     g.add_argument(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.derived_options import add_sampling
-from zs2.cli.prompt_files import PromptLine, read_prompt_file
+from zs2.cli.prompt_files import PromptLine, read_prompt_file, read_travel_file
 from zs2.cli.values import size
 from zs2.errors import InputError, choose
 from zs2.method import METHOD, Method, effects
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 TIMEOUT_MAX = 10**7  # seconds, four months
 REQUEST = tuple(field.name for field in fields(Request))
-Prompts = list[tuple[str | list[str], dict[str, Any]]]
+Prompts = list[tuple[str | list[str] | dict[int, str], dict[str, Any]]]
 
 
 def prompts(options: Mapping[str, Any], own: OwnSettings) -> Prompts:
     """The prompt of each clip, by default the checkpoint's example, and the options of its line in a file of prompts.
-    For prompt travel the prompt is a list of one a frame.
+    For prompt travel the prompt is a list of one a frame, or a schedule by frames.
 
     Raises: InputError for several sources of prompts, or for none with a checkpoint that has no example.
     """
@@ -41,8 +41,7 @@ def prompts(options: Mapping[str, Any], own: OwnSettings) -> Prompts:
     if "prompts" in options:
         return [(line.text, line_options(line)) for line in read_prompt_file(options["prompts"])]
     if "travel" in options:
-        lines = read_prompt_file(options["travel"])
-        return [([line.without_options("all frames have the options of the command line") for line in lines], {})]
+        return [(read_travel_file(options["travel"]), {})]
     if "prompt" in options:
         return [(options["prompt"], {})]
     if not own.prompts:

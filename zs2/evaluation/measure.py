@@ -79,8 +79,10 @@ def measure_files(
     Returns: the CLIP, and for each path the prompt of its settings, and its metrics.
     Raises: InputError for a file that is no clip, and for a clip without a prompt.
     """
-    clips = {path: Clip.open(path).settings for path in paths}
-    prompts = {path: _prompts(path, settings) for path, settings in clips.items()}
+    clips, prompts = dict[str, dict[str, Any]](), dict[str, list[str]]()
+    for path in paths:
+        opened = Clip.open(path)
+        clips[path], prompts[path] = opened.settings, _prompts(path, opened.settings, len(opened.frames))
 
     from zs2.evaluation.clip_scorer import Scorer
     from zs2.system.devices import choose_device
@@ -92,9 +94,16 @@ def measure_files(
     return scorer, {path: settings["prompt"] for path, settings in clips.items()}, rows
 
 
-def _prompts(path: str, settings: dict[str, Any]) -> list[str]:
-    """A clip's prompt, or one a frame. Raises: InputError if its settings have none."""
+def _prompts(path: str, settings: dict[str, Any], frames: int) -> list[str]:
+    """A clip's prompt, or one a frame; in a schedule, between two frames, the nearer one's.
+
+    Raises: InputError if its settings have none.
+    """
     prompt = settings.get("prompt")
+    if isinstance(prompt, dict) and prompt and all(key.isdecimal() and len(key) < 10 for key in prompt):
+        keys, is_cut = {int(key): key for key in prompt}, settings.get("travel_mode") == "cut"
+        near = [min(keys, key=lambda key: (is_cut and key > k, abs(key - k))) for k in range(frames)]
+        prompt = [prompt[keys[key]] for key in near]
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, list) or not all(isinstance(one, str) for one in prompts) or not prompts:
         raise InputError(f"{path}: its settings have no prompt: only clips made from a prompt can be scored")

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from zs2.models.attention import TextKV
 from zs2.models.image_model import ImageModel
-from zs2.models.prompt_encoder import Text
+from zs2.models.prompt_encoder import Encoded, Text
 from zs2.models.unet import Residuals
-from zs2.sampling.prompt_syntax import A1111, parse
+from zs2.sampling.prompt_syntax import A1111, Blend, parse
 from zs2.sampling.request import Request
 
 
@@ -59,7 +59,7 @@ class Conditioning:
     def __init__(self, model: ImageModel, request: Request, size: tuple[int, int]) -> None:
         self.model, self.request, self.size = model, request, size
         self.chunks = chunks(model, request)
-        self._texts: list[str] | None = None
+        self._texts: list[str | Blend] | None = None
         self._projected: tuple[list[TextKV], Tensor | None] | None = None
         self._rows: dict[tuple[int, ...], Tensor] = {}
 
@@ -84,16 +84,37 @@ class Conditioning:
         index = self._rows[rows]
         return Conditions(branches, PickedRows(layers, index), None if added is None else added[index])
 
-    def _project(self, texts: list[str], has_negative: bool) -> tuple[list[TextKV], Tensor | None]:
+    def _project(self, texts: list[str | Blend], has_negative: bool) -> tuple[list[TextKV], Tensor | None]:
         """Keys and values (rows, n, c) of each layer, and SDXL's embedding. The negative prompt has the first row."""
         if self._projected is None or self._texts != texts:
             negatives = [self.request.negative_prompt] * has_negative
-            rows = (read(texts, self.request), read(negatives, self.request))
+            ends = [*dict.fromkeys(end for text in texts for end in ([text] if isinstance(text, str) else text[:2]))]
+            rows = (read(ends, self.request), read(negatives, self.request))
             encoded = self.model.text(*rows, self.request.clip_skip, self.chunks)
+            if ends != texts:
+                encoded = interpolated(encoded, ends, texts)
             unet = self.model.unet
             added = None if encoded.pooled is None else unet.added_embedding(encoded.pooled, self.size)
             self._texts, self._projected = texts, (unet.text_keys_values(encoded.context), added)
         return self._projected
+
+
+def interpolated(encoded: Encoded, ends: list[str], texts: list[str | Blend]) -> Encoded:
+    """The encoded `texts`, interpolated token by token between their ends. Rows before those of `ends` stay.
+
+    In float32, rounded to the type of the contexts.
+    """
+
+    def rows(parts: Tensor) -> Tensor:
+        first = len(parts) - len(ends)  # rows of negative prompts
+        found = [*parts[:first]]
+        for text in texts:
+            before, after, share = (text, text, 0.0) if isinstance(text, str) else text
+            start, end = parts[first + ends.index(before)], parts[first + ends.index(after)]
+            found.append(start if share == 0 else torch.lerp(start.float(), end.float(), share).to(parts.dtype))
+        return torch.stack(found)
+
+    return Encoded(rows(encoded.context), None if encoded.pooled is None else rows(encoded.pooled))
 
 
 def read(texts: Sequence[str], request: Request) -> list[Text]:

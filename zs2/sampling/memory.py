@@ -8,7 +8,8 @@ those of a chunk.
                  tensor in the solver's history
     frames       all frames: 3·H·W bytes each, twice: decoded, and as the clip. They are in the memory of the host: with
                  a model on a GPU they do not count
-    text         each prompt of a chunk, and the negative prompt: keys and values of every cross-attention, 2·m·Σc
+    text         each prompt of a chunk, interpolated ones too, and the negative prompt: keys and values of every
+                 cross-attention, 2·m·Σc
     states       each self-attention and branch: n·c·4 bytes for n tokens; twice while a chunk passes them on, and in
                  a stream once more for each step, or if they are kept elsewhere, for two: on their way out and in
     deep         if they are reused, the deep features of all frames and branches: c·h·w of the first level each
@@ -47,6 +48,7 @@ from zs2.models.config import UNetConfig, VAEConfig
 from zs2.models.temporal import Momentum
 from zs2.sampling.conditioning import chunks
 from zs2.sampling.decoding import TILE, WHOLE, at_once
+from zs2.sampling.prompt_syntax import most_contexts
 from zs2.system.free_memory import address_room, free_memory, kernel_numbers
 
 if TYPE_CHECKING:
@@ -102,7 +104,6 @@ def planned_memory(plan: SamplingPlan) -> MemoryPlan:
     weight, reduction = unet.conv_in.weight, vae.config.reduction
     device, element = weight.device.type, weight.element_size()
     cpu, reorders = device == "cpu", device in ("cpu", "cuda")
-    texts = 1 if isinstance(request.prompt, str) else len(request.prompt)
     # the steps whose states stay on the device
     kept_states = 0 if not plan.stream else 2 if plan.states_elsewhere else request.steps
     held = chunk if plan.stream or request.frames is None else request.frames
@@ -113,7 +114,7 @@ def planned_memory(plan: SamplingPlan) -> MemoryPlan:
         weights=sum(_bytes(module) for module in (unet, vae, *text.encoders)),
         latents=3 * held * (1 + plan.solver.remembered) * vae.config.latent_channels * h * w * 4,
         frames=2 * held * 3 * height * width if cpu else 0,
-        text=(min(texts, chunk) + 1)
+        text=(most_contexts(request.prompt, chunk, request.travel_mode) + 1)
         * chunks(plan.model, request)
         * text.encoders[0].config.max_position_embeddings
         * 2

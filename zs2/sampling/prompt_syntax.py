@@ -1,4 +1,9 @@
-r"""The prompt syntax of A1111's web UI: weights in brackets, and BREAK. No torch here.
+r"""Prompts: schedules over frames, and the syntax of A1111's web UI: weights in brackets, and BREAK. No torch here.
+
+A schedule has a prompt for some frames, its keys: `{0: "panda face", 15: "fox face"}`. Between two keys the contexts
+are interpolated, or the first key's prompt stays. Before the first key there is its prompt, after the last one its.
+
+The syntax within a prompt:
 
     prompt   = { text | escape | "(" prompt ")" | "(" prompt ":" number ")" | "[" prompt "]" | "BREAK" }
     escape   = "\(" | "\)" | "\[" | "\]" | "\\"
@@ -17,12 +22,17 @@ that change while sampling, alternation, composition, networks, and the wildcard
 from __future__ import annotations
 
 import re
-from itertools import groupby
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import groupby, pairwise
 from operator import itemgetter
+from typing import Any, NamedTuple, TypeAlias
 
-from zs2.errors import InputError
+from zs2.errors import InputError, brief
 
 PLAIN, A1111 = SYNTAXES = ("plain", "a1111")
+LINEAR, CUT = MODES = ("linear", "cut")  # how a schedule passes from one key to the next
+MOST_DIGITS = 9  # of the index of a frame
 ROUND, SQUARE = 1.1, 1 / 1.1
 WEIGHT_MAX = 100.0
 DEPTH_MAX = 100
@@ -41,6 +51,82 @@ _REFUSED = (
     (r"(?<!\w)__[\w/-]{1,100}?__(?!\w)", "a wildcard", "choose one, or write a prompt a line, with --prompts"),
 )
 _SIGNS = re.compile(r"(?<!\\)[(\[]|\bBREAK\b|" + "|".join(pattern for pattern, _, _ in _REFUSED))
+
+Prompt: TypeAlias = str | Sequence[str] | Mapping[int, str]  # one for all frames, one a frame, or a schedule
+
+
+class Blend(NamedTuple):
+    """The prompt of a frame between two keys: the share `share`, above 0 and below 1, of the text `after`."""
+
+    before: str
+    after: str
+    share: float
+
+
+def texts_of(prompt: Prompt) -> list[str]:
+    """The texts of a prompt."""
+    return [prompt] if isinstance(prompt, str) else [*(prompt.values() if isinstance(prompt, Mapping) else prompt)]
+
+
+def prompt_of(prompt: Prompt, frame: int, mode: str | None) -> str | Blend:
+    """What a frame shows. mode: of a schedule; None is linear."""
+    if isinstance(prompt, str):
+        return prompt
+    if not isinstance(prompt, Mapping):
+        return prompt[min(frame, len(prompt) - 1)]
+    keys = [*prompt]
+    at = bisect_right(keys, frame) - 1
+    before, after = keys[max(at, 0)], keys[min(at + 1, len(keys) - 1)]
+    if mode == CUT or frame <= before or before == after or prompt[before] == prompt[after]:
+        return prompt[before]
+    return Blend(prompt[before], prompt[after], (frame - before) / (after - before))
+
+
+def most_contexts(prompt: Prompt, frames: int, mode: str | None) -> int:
+    """How many different contexts so many frames have at most."""
+    texts = len(texts_of(prompt))
+    return frames if isinstance(prompt, Mapping) and mode != CUT and texts > 1 else min(texts, frames)
+
+
+def checked_prompt(prompt: Any, negative: Any, frames: int | None, mode: str | None) -> Prompt:
+    """A prompt; a schedule by rising frames, whose keys are whole numbers, or their digits, as JSON has them.
+
+    Args: negative: the negative prompt, which is checked, too. frames: those of the clip; None if it has no end.
+    Raises: InputError for what is no text, for more prompts than frames, and for the keys of a schedule.
+    """
+    texts = texts_of(prompt) if isinstance(prompt, str | list | tuple | Mapping) else [None]
+    if not all(isinstance(text, str) for text in (*texts, negative)):
+        raise InputError(f"prompt is {brief(prompt)}, negative prompt {brief(negative)}: expected texts")
+    if any("\ud800" <= c <= "\udfff" for text in (*texts, negative) for c in text):
+        raise InputError(f"prompt is {brief(prompt)}: expected text in Unicode (the bytes given are not UTF-8)")
+    if isinstance(prompt, Mapping):
+        return _checked_schedule(prompt, frames, mode)
+    if not texts or (frames is not None and len(texts) > frames):
+        raise InputError(f"{len(texts)} prompts for {frames} frames: expected from 1 to {frames} (give more frames?)")
+    return prompt
+
+
+def _checked_schedule(prompt: Mapping[Any, str], frames: int | None, mode: str | None) -> dict[int, str]:
+    """A schedule by rising frames. Raises: InputError for wrong keys, and for a prompt without effect."""
+    found: dict[int, str] = {}
+    for key, text in prompt.items():
+        is_number = isinstance(key, int) and not isinstance(key, bool)
+        if not is_number and not (isinstance(key, str) and re.fullmatch(rf"\d{{1,{MOST_DIGITS}}}", key, re.ASCII)):
+            raise InputError(f"a key of the prompts is {brief(key)}: expected the index of a frame, from 0")
+        frame = int(key)
+        if frame in found or not 0 <= frame < 10**MOST_DIGITS:
+            raise InputError(f"a key of the prompts is {brief(key)}: expected each frame once, from 0")
+        found[frame] = text
+    if not found:
+        raise InputError("the prompts have no key: expected the prompt of one frame at least")
+    found = dict(sorted(found.items()))
+    for before, key in pairwise(found):
+        if frames is not None and key >= frames and (mode == CUT or before >= frames - 1):
+            raise InputError(
+                f"the prompt of frame {key} has no effect in a clip of {frames} frames: expected fewer prompts (give "
+                "more frames?)"
+            )
+    return found
 
 
 def has_syntax(text: str) -> bool:

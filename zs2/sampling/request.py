@@ -7,14 +7,25 @@ metadata: command line, replay, study and settings derive from OPTIONS. (The sam
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from zs2.errors import InputError, brief, choose, whole
 from zs2.method import check_seed
 from zs2.models.config import SPACINGS
-from zs2.sampling.prompt_syntax import A1111, SYNTAXES, has_syntax, parse, words
+from zs2.sampling.prompt_syntax import (
+    A1111,
+    MODES,
+    SYNTAXES,
+    Blend,
+    Prompt,
+    checked_prompt,
+    has_syntax,
+    parse,
+    prompt_of,
+    texts_of,
+    words,
+)
 from zs2.sampling.solver import SOLVERS
 from zs2.system.json_files import MOST_TIMESTEPS, is_number
 
@@ -60,7 +71,8 @@ class Request:
     """What to sample: everything but the model and its variant.
 
     Args:
-        prompt: text, or one text per frame (prompt travel; the last text repeats).
+        prompt: text, or one text per frame (prompt travel; the last text repeats), or a schedule: texts by the frames
+            at which they hold, `{0: "panda face", 15: "fox face"}`.
         negative_prompt: the text that guidance leads away from.
         frames, steps: at least 1, and at most 10⁹ and 10⁵. With frames=None the clip is endless; only `stream` can do
             that.
@@ -81,11 +93,13 @@ class Request:
         zero_snr: whether the schedule is rescaled so that its last timestep has no signal (the same, algorithm 1).
         final_alpha: ᾱ after the last step, `one` or `first` (that of timestep 0). `dpm++` ends at one by default.
         prompt_syntax: `plain`, or `a1111`: see prompt_syntax.py. None: plain, with a warning where a text has weights.
+        travel_mode: between two frames of a schedule: `linear` interpolates their contexts token by token, `cut` keeps
+            the first one's prompt. None: linear.
         latents: initial noise (frames, c, h, w), float32, used as it is. Then seed and noise model have no effect.
     Raises: InputError for values that make no sense.
     """
 
-    prompt: str | Sequence[str]
+    prompt: Prompt
     negative_prompt: str = _option("", "text", "the text that guidance leads away from", "TEXT")
     frames: int | None = _option(8, "whole", "frames of the clip", "N", least=1, most=MOST_FRAMES)
     steps: int = _option(50, "whole", "sampling steps", "N", least=1, most=MOST_TIMESTEPS)
@@ -141,6 +155,7 @@ class Request:
         unstated=None,
         unset="plain, with a warning where a prompt has that syntax",
     )
+    travel_mode: str | None = None
     latents: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -151,7 +166,12 @@ class Request:
         object.__setattr__(self, "seed", check_seed(self.seed))
         self._read_inputs()
         SOLVERS[self.sampler]
-        for name, options in (("spacing", SPACINGS), ("final_alpha", FINAL_ALPHAS), ("prompt_syntax", SYNTAXES)):
+        for name, options in (
+            ("spacing", SPACINGS),
+            ("final_alpha", FINAL_ALPHAS),
+            ("prompt_syntax", SYNTAXES),
+            ("travel_mode", MODES),
+        ):
             if getattr(self, name) is not None:
                 choose(name, getattr(self, name), options)
         if self.zero_snr is not None and not isinstance(self.zero_snr, bool):
@@ -160,21 +180,13 @@ class Request:
             raise InputError(f"guidance is {brief(self.guidance)}: expected a finite number")
         object.__setattr__(self, "guidance", float(self.guidance))
         object.__setattr__(self, "guidance_interval", self._interval())
-        texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
-        if not isinstance(texts, list | tuple) or not all(
-            isinstance(text, str) for text in (*texts, self.negative_prompt)
-        ):
-            raise InputError(
-                f"prompt is {brief(self.prompt)}, negative prompt {brief(self.negative_prompt)}: expected texts"
-            )
-        if any("\ud800" <= c <= "\udfff" for text in (*texts, self.negative_prompt) for c in text):
-            raise InputError(
-                f"prompt is {brief(self.prompt)}: expected text in Unicode (the bytes given are not UTF-8)"
-            )
-        if not texts or (self.frames is not None and len(texts) > self.frames):
-            raise InputError(
-                f"{len(texts)} prompts for {self.frames} frames: expected from 1 to {self.frames} (give more frames?)"
-            )
+        object.__setattr__(
+            self, "prompt", checked_prompt(self.prompt, self.negative_prompt, self.frames, self.travel_mode)
+        )
+        texts = texts_of(self.prompt)
+        if self.travel_mode is not None and not (isinstance(self.prompt, dict) and len(texts) > 1):
+            warnings.warn("travel_mode has no effect without prompts for several frames by number", stacklevel=3)
+            object.__setattr__(self, "travel_mode", None)
         for text in (*texts, self.negative_prompt):
             if self.prompt_syntax == A1111:
                 parse(text)  # raises for what it can't read
@@ -246,19 +258,16 @@ class Request:
     @property
     def texts(self) -> list[str]:
         """All texts that count: the prompts but at guidance 0, and the negative prompt but at guidance 1."""
-        texts = [self.prompt] if isinstance(self.prompt, str) else [*self.prompt]
-        return texts * (self.guidance != 0) + [self.negative_prompt] * (self.guidance != 1)
+        return texts_of(self.prompt) * (self.guidance != 0) + [self.negative_prompt] * (self.guidance != 1)
 
     @property
     def words(self) -> list[str]:
         """The prompts without their syntax."""
-        texts = [self.prompt] if isinstance(self.prompt, str) else [*self.prompt]
-        return [*map(words, texts)] if self.prompt_syntax == A1111 else texts
+        return [*map(words, texts_of(self.prompt))] if self.prompt_syntax == A1111 else texts_of(self.prompt)
 
-    def prompts(self, first: int, count: int) -> list[str]:
+    def prompts(self, first: int, count: int) -> list[str | Blend]:
         """The prompts of `count` frames from the frame `first` on, one per frame."""
-        texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
-        return [texts[min(k, len(texts) - 1)] for k in range(first, first + count)]
+        return [prompt_of(self.prompt, k, self.travel_mode) for k in range(first, first + count)]
 
 
 # The sampling options by name, in the order of the stored settings. These are the first entries of the settings, those

@@ -18,6 +18,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from json import dumps
 from pathlib import Path
 from typing import IO, Any
@@ -218,7 +219,13 @@ def shortened(settings: dict[str, Any], count: int) -> dict[str, Any]:
     if count == settings["frames"]:
         return settings
     prompt = settings["prompt"]
-    return settings | {"frames": count, "prompt": prompt[:count] if isinstance(prompt, list) else prompt}
+    if isinstance(prompt, list):
+        prompt = prompt[:count]
+    elif isinstance(prompt, dict):  # a schedule, by frame; of later frames the next one counts if it is interpolated
+        keys, is_linear = [*prompt], settings.get("travel_mode") != "cut"
+        kept = [key for before, key in pairwise(keys) if int(key) < count or (is_linear and int(before) < count - 1)]
+        prompt = {key: prompt[key] for key in keys[:1] + kept}
+    return settings | {"frames": count, "prompt": prompt}
 
 
 def finish(
