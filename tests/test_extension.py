@@ -20,7 +20,7 @@ from zs2 import Clip
 
 ROOT = TESTS.parent
 SIZE = ["--steps", "4", "--size", "32x32", "--guidance", "3", "--device", "cpu"]
-KINDS = ["--attn", "first-previous", "--noise", "ring", "--sampler", "two-steps"]
+KINDS = ["--attn", "first-and-own", "--noise", "ring", "--sampler", "two-steps"]
 
 
 def examples() -> str:
@@ -65,7 +65,7 @@ def sampled(here: Path) -> Clip:
 
 
 def test_a_clip_records_its_kinds(sampled: Clip) -> None:
-    expected = {"attn": "first-previous", "noise": "ring", "sampler": "two-steps", "mu": None, "lam": None}
+    expected = {"attn": "first-and-own", "noise": "ring", "sampler": "two-steps", "mu": None, "lam": None}
     assert {name: sampled.settings[name] for name in expected} == expected
 
 
@@ -105,7 +105,7 @@ def test_a_study_measures_and_reports_them(here: Path) -> None:
         "ring",
         "dnm",
         "--attn",
-        "first-previous",
+        "first-and-own",
         "tma",
         "--sampler",
         "two-steps",
@@ -119,7 +119,7 @@ def test_a_study_measures_and_reports_them(here: Path) -> None:
         "-c",
         f"import my_kinds\nfrom zs2.ablate import main as ablate\nfrom zs2.report import main as report\n{code}",
     )
-    cells = {"ring_first-previous", "ring_tma-0.98", "dnm-0.1_first-previous", "dnm-0.1_tma-0.98"}
+    cells = {"ring_first-and-own", "ring_tma-0.98", "dnm-0.1_first-and-own", "dnm-0.1_tma-0.98"}
     assert {cell["id"] for cell in json.loads((here / "study" / "study.json").read_text())["cells"]} == cells
     for cell in cells:
         measures = json.loads((here / "study" / "measures" / f"{cell}_p00_s0.json").read_text())

@@ -41,14 +41,14 @@ class AttentionKind:
         implementation: a subclass of `zs2.models.temporal.Momentum`, or "module:name" of one. It takes the kind's
             parameters as keywords.
         defaults: the kind's parameters, with their default values.
-        same_as: parameter values at which this kind equals another: {("mu", 0): "sa"}.
+        same_as: values at which this kind equals another, if other parameters have their defaults: {("mu", 0): "sa"}.
     """
 
     name: str
     summary: str
     implementation: Any
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    same_as: Mapping[tuple[str, float], str] = field(default_factory=dict)
+    same_as: Mapping[tuple[str, Any], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,15 +94,27 @@ ATTENTION_KINDS: Registry[AttentionKind] = Registry(
             "tma",
             "temporal momentum attention, the paper's: a running average over frames",
             "zs2.models.temporal:Temporal",
-            {"mu": 0.98},
+            {"mu": 0.98, "mu_end": None},
             {("mu", 0): "sa", ("mu", 1): "cfa"},
         ),
         AttentionKind(
             "tma-two-tap",
             "the paper's second listing: an average with the frame before",
             "zs2.models.temporal:TwoTap",
-            {"mu": 0.98},
+            {"mu": 0.98, "mu_end": None},
             {("mu", 0): "sa"},
+        ),
+        AttentionKind(
+            "first-previous",
+            "every frame sees frame 0 and the frame before",
+            "zs2.models.temporal:FirstPrevious",
+        ),
+        AttentionKind(
+            "extended",
+            "every frame sees the anchor frames that have come by then",
+            "zs2.models.temporal:Extended",
+            {"anchors": (0, 4)},
+            {("anchors", (0,)): "cfa"},
         ),
     ],
     _check_parameters,
@@ -184,7 +196,8 @@ class Method:
     """The attention over frames and the noise model, with their parameters.
 
     Args:
-        attn: the attention kind. mu: its momentum.
+        attn: the attention kind. mu: its momentum, or one for each level of the UNet. mu_end: that of the last step.
+        anchors: of extended: the indices of the frames that the others see.
         noise: the noise model. lam: its λ. alpha: the a of PYoCo's models.
         motion: of text2video-zero and warp: the translation (x, y) per frame in pixels of 512.
         renoise: of text2video-zero: how many steps follow t₀ and t₁ (by default 44 and 47 of 50).
@@ -196,7 +209,7 @@ class Method:
     """
 
     attn: str = "tma"
-    mu: float | None = None
+    mu: float | tuple[float, ...] | None = None
     noise: str = "dnm"
     lam: float | None = None
     alpha: float | None = None
@@ -207,6 +220,8 @@ class Method:
     window: int | None = None
     zoom: float | None = None
     rotate: float | None = None
+    mu_end: float | tuple[float, ...] | None = None
+    anchors: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         NOISE_MODELS[self.noise]
@@ -271,7 +286,9 @@ def effects(attn: str, noise: str) -> set[str]:
 
 def same_attention(attn: str, parameters: Mapping[str, Any]) -> str:
     """The name of the simplest kind that computes the same with these values: `sa` for `tma` at μ = 0."""
-    for (name, value), kind in ATTENTION_KINDS[attn].same_as.items():
-        if parameters.get(name) == value:
+    row = ATTENTION_KINDS[attn]
+    values = {name: parameters.get(name, default) for name, default in row.defaults.items()}
+    for (name, value), kind in row.same_as.items():
+        if values == {**row.defaults, name: value}:
             return kind
     return attn

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from zs2.errors import InputError, brief, whole
@@ -27,6 +28,8 @@ class Parameter:
         check: returns the value to keep, or raises InputError.
         help: one line, without the default.
         length: how many numbers make up a value. number: their type.
+        several: what a list of numbers is in place of one, such as "one for each level"; empty if it can't be one.
+        unset: what the default None means.
         of: `attention` or `noise`. A kind has only parameters of its own table, so that no name means two values.
         at_steps: for a parameter that depends on the number of steps: (value or None, steps) → the value in effect.
     """
@@ -37,6 +40,8 @@ class Parameter:
     help: str
     length: int = 1
     number: type = float
+    several: str = ""
+    unset: str = ""
     of: str = "noise"
     at_steps: Callable[[Any, int], Any] | None = None
 
@@ -60,6 +65,28 @@ CUTOFF = _between("cutoff", 0, 1, "0 (all frequencies are high) to 1 (all are lo
 ZOOM = _between("zoom", 0.5, 2, "0.5 (half the size in each frame) to 2 (twice the size)")
 ROTATE = _between("rotate", -180, 180, "-180 to 180, degrees per frame, clockwise")
 WINDOW_MAX = 1024
+ANCHORS_MAX = 64
+
+
+def _levels(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A check for a number, or for a list of them. A list of one is that number."""
+
+    def checked(value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return check(value)
+        return tuple(map(check, value)) if len(value) > 1 else check(value[0] if value else None)
+
+    return checked
+
+
+def _anchors(anchors: Any) -> Any:
+    values = anchors if isinstance(anchors, list | tuple) else [anchors]
+    if not 1 <= len(values) <= ANCHORS_MAX or values[0] != 0:
+        raise InputError(f"anchors is {brief(anchors)}: expected up to {ANCHORS_MAX} indices of frames, 0 first")
+    checked = tuple(whole("anchors", index, 0) for index in values)
+    if any(after <= before for before, after in pairwise(checked)):
+        raise InputError(f"anchors is {brief(anchors)}: expected indices of frames that rise, such as 0,4,8")
+    return checked
 
 
 def _motion(motion: Any) -> Any:
@@ -96,7 +123,14 @@ RENOISE = "how many steps follow the warp of frame 0, and how many the point whe
 PARAMETERS: Registry[Parameter] = Registry(
     "parameter",
     [
-        Parameter("mu", "μ", MU, "momentum over frames: 0 (= sa) … 1 (= cfa)", of="attention"),
+        Parameter(
+            "mu",
+            "μ",
+            _levels(MU),
+            "momentum over frames: 0 (= sa) … 1 (= cfa)",
+            several="one for each level of the UNet, the largest maps first",
+            of="attention",
+        ),
         Parameter("lam", "λ", LAM, "distance of consecutive noises: 0 (still) … √e (independent)"),
         Parameter("alpha", "a", ALPHA, "weight of the noise that frames share: 0 (independent) … 1e6 (still)"),
         Parameter("motion", "δ", _motion, "pixels of 512 per frame, left and up (right: --motion=-12,0)", length=2),
@@ -112,5 +146,23 @@ PARAMETERS: Registry[Parameter] = Registry(
         Parameter("zoom", "ζ", ZOOM, "how many times larger each frame is than the one before"),
         Parameter("rotate", "φ", ROTATE, "degrees per frame, clockwise"),
         Parameter("renoise", "t₀, t₁", _renoise, RENOISE, length=2, number=int, at_steps=renoise_at),
+        Parameter(
+            "mu_end",
+            "μ₁",
+            _levels(_between("mu_end", 0, 1, "0 (self-attention) to 1 (cross-frame attention)")),
+            "μ of the last step; it goes there evenly from that of the first",
+            several="one for each level",
+            unset="μ stays",
+            of="attention",
+        ),
+        Parameter(
+            "anchors",
+            "A",
+            _anchors,
+            "the frames that are seen from when they have come",
+            number=int,
+            several="indices that rise, 0 first",
+            of="attention",
+        ),
     ],
 )

@@ -171,7 +171,7 @@ class ZS2:
         sides = [str(side * self.vae.config.reduction) for side in reversed(self.unet.config.sample_size or ())]
         size = "x".join(sides) or "no size of its own"
         name = repr(self.own_settings.name) if self.checkpoint else "…"
-        shown = "".join(f", {key}={value!r}" for key, value in settings.items())
+        shown = "".join(f", {key}={value!r}" for key, value in settings.items() if value is not None)
         return f"<ZS2({name}{shown}): {size}, {str(self.dtype).removeprefix('torch.')} on {self.device}>"
 
     @property

@@ -26,7 +26,32 @@ from zs2.system.devices import check_gpus, own_device
 ROOT = TESTS.parent
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without it")
 
-CLIPS = """
+WAYS = {
+    f"{attn} {noise}": {"attn": attn, "noise": noise}
+    for attn in ("sa", "cfa", "tma", "tma-two-tap")
+    for noise in ("dnm", "text2video-zero")
+}
+MORE = {  # in float64 alone
+    "first-previous dnm": {"attn": "first-previous"},
+    "extended dnm": {"attn": "extended", "anchors": (0, 3, 4)},
+    "tma by-step-and-level": {"mu": (0.9, 0.5), "mu_end": 0.1},
+}
+
+
+def way(name: str) -> dict[str, Any]:
+    """The options of a clip by a way."""
+    attn = name.split()[0]
+    clip = {"frames": 7, "steps": 4, "height": 32, "width": 32, "guidance": 3.0, "seed": 2}
+    clip["sampler"] = "dpm++" if attn in ("cfa", "tma") else "ddim"
+    return clip | {"deep_cache": 2 if attn in ("sa", "tma") else 1}
+
+
+CLIPS = (
+    f"""
+WAYS, MORE = {WAYS}, {MORE}
+CLIP = { {name: way(name) for name in (*WAYS, *MORE)} }
+"""
+    + """
 import json, sys
 from dataclasses import replace
 from pathlib import Path
@@ -44,15 +69,11 @@ with joined("cpu") as group:
             for part in (model.unet, *model.text.encoders):
                 part.double()
         made = {}
-        for attn in ("sa", "cfa", "tma", "tma-two-tap"):
-            for noise in ("dnm", "text2video-zero"):
-                clip = dict(frames=7, steps=4, height=32, width=32, guidance=3.0, seed=2, chunk=2)
-                clip["sampler"] = "dpm++" if attn in ("cfa", "tma") else "ddim"
-                clip["deep_cache"] = 2 if attn in ("sa", "tma") else 1
-                variant = model.variant(attn=attn, noise=noise)
-                made[f"{attn} {noise}"] = variant.latents(["rose", "rose", "red apple"], group=group, **clip)
-                streamed = list(variant.stream(["rose", "rose", "red apple"], group=group, **clip))
-                made[f"frames {attn} {noise}"] = torch.stack([torch.from_numpy(frame) for frame in streamed])
+        for name, method in (WAYS if dtype == "float32" else WAYS | MORE).items():
+            variant, clip = model.variant(**method), CLIP[name] | {"chunk": 2}
+            made[name] = variant.latents(["rose", "rose", "red apple"], group=group, **clip)
+            streamed = list(variant.stream(["rose", "rose", "red apple"], group=group, **clip))
+            made[f"frames {name}"] = torch.stack([torch.from_numpy(frame) for frame in streamed])
         save_file(made, f"{dtype} {group.rank}.safetensors")
 
     # as if they had memory for 5, 9 and 7 frames at once
@@ -63,6 +84,7 @@ with joined("cpu") as group:
     facts = {"here": group.here, "size": group.size, "chunk": model.plan(request, group).chunk}
     Path(f"{group.rank}.json").write_text(json.dumps(facts))
 """
+)
 
 
 def torchrun(processes: int, *arguments: str, cwd: Path, limit: int | None = None) -> subprocess.Popen[str]:
@@ -123,15 +145,11 @@ def test_the_clip_is_that_of_one_process(clips, narrow, dtype, tolerance):
     if dtype == "float64":
         for part in (model.unet, *model.text.encoders):
             part.double()
-    clip = {"frames": 7, "steps": 4, "height": 32, "width": 32, "guidance": 3.0, "seed": 2}
-    clip["chunk"] = 2 if dtype == "float32" else 7
     for name, latents in made[0].items():
         assert all(torch.equal(other[name], latents) for other in made)
         if not name.startswith("frames"):
-            attn, noise = name.split()
-            variant = model.variant(attn=attn, noise=noise)
-            clip["sampler"] = "dpm++" if attn in ("cfa", "tma") else "ddim"
-            clip["deep_cache"] = 2 if attn in ("sa", "tma") else 1
+            variant = model.variant(**(WAYS | MORE)[name])
+            clip = way(name) | {"chunk": 2 if dtype == "float32" else 7}
             assert_close(latents, variant.latents(["rose", "rose", "red apple"], **clip), tolerance)
             frames = torch.from_numpy(model.decode(latents)).int()
             assert (made[0][f"frames {name}"].int() - frames).abs().max() <= 1

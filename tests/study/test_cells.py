@@ -32,7 +32,10 @@ NOISES = tuple(NOISE_MODELS)
 lams = st.floats(0, LAM_MAX)
 mus = st.floats(0, 1)
 alphas = st.none() | st.floats(0, 1e6)
-any_cell = st.builds(cell, st.sampled_from(NOISES), lams, st.sampled_from(tuple(ATTENTION_KINDS)), mus, alphas)
+levels = mus | st.tuples(mus, mus) | st.tuples(mus, mus, mus)
+any_cell = st.builds(
+    cell, st.sampled_from(NOISES), lams, st.sampled_from(tuple(ATTENTION_KINDS)), levels, alphas, st.none() | levels
+)
 
 
 def ids(cells: list[Cell]) -> list[str]:
@@ -120,10 +123,24 @@ def test_a_grid_is_the_product_with_each_cell_once():
         (cell("mixed", 0.1, "sa", 0.1, 1), cell("mixed", 0.2, "sa", 0.1)),
         (cell("progressive", 0.1, "sa", 0.1, 2), cell("progressive", 0.2, "sa", 0.1)),
         (cell("dnm", 0, "tma", 0.98), cell("dnm", -0.0, "tma", 0.98)),
+        (cell("dnm", 0, "tma", 0.98, mu_end=0.98), cell("dnm", 0, "tma", 0.98)),
+        (cell("dnm", 0, "tma", (0.98,)), cell("dnm", 0, "tma", 0.98)),
     ],
 )
 def test_cells_that_amount_to_the_same_are_one(one, other):
     assert one == other
+
+
+def test_a_momentum_by_level_and_by_step_has_an_id_of_its_own():
+    made = grid(["dnm"], ["tma", "sa"], [0.1], [0.98, (0.98, 0.5)], mu_end=[None, 0.0])
+    assert ids(made) == [
+        *("dnm-0.1_tma-0.98", "dnm-0.1_tma-0.98-to-0", "dnm-0.1_tma-0.98-0.5", "dnm-0.1_tma-0.98-0.5-to-0"),
+        "dnm-0.1_sa",
+    ]
+    assert made[3].label == "dnm λ=0.1 + tma μ=0.98,0.5 μ₁=0"
+    assert [sweep_point(one) for one in made] == [(0.1, 0.98), None, None, None, (0.1, 0.0)]
+    assert reference(made) == made[0]
+    assert cell("dnm", 0.1, "tma", 0, mu_end=1).attn == "tma"  # not self-attention
 
 
 def test_the_two_tap_momentum_of_1_is_no_cross_frame_attention():

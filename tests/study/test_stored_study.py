@@ -45,6 +45,7 @@ def test_it_has_the_same_numbers_and_votes():
     assert tables == (FOLDER / "tables.txt").read_text(encoding="utf-8").splitlines()
     stored, now = (FOLDER / "results.csv").read_text(encoding="utf-8"), table_of_clips(results)
     later = {
+        "mu_end": "",
         "clip_skip": "0",
         "spacing": "",
         "zero_snr": "",

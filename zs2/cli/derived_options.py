@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from zs2.checkpoints.own_settings import OF_METHOD, OF_REQUEST
-from zs2.cli.values import pair
+from zs2.cli.values import numbers, pair
 from zs2.method import ATTENTION_KINDS, METHOD, NOISE_MODELS, PARAMETERS, Method
 from zs2.sampling.request import DEFAULTS, OPTIONS
 
@@ -39,10 +39,12 @@ def add_method(group: argparse._ArgumentGroup) -> None:
             group.add_argument(flag(name), metavar="KIND", help=_escaped(text))
         else:
             parameter = PARAMETERS[name]
-            one = parameter.length == 1
-            reader: Callable[[str], Any] = parameter.number if one else pair(parameter.number)
-            metavar = name.upper() if one else "A,B"
-            text = f"of {', '.join(_defaults(name))}: {parameter.help} (default {_default_text(name)})"
+            reader: Callable[[str], Any] = parameter.number if parameter.length == 1 else pair(parameter.number)
+            metavar = name.upper() if parameter.length == 1 else "A,B"
+            several = f"; or several A,B,…: {parameter.several}" if parameter.several else ""
+            if parameter.several:
+                reader, metavar = numbers(parameter.number), metavar + ",…"
+            text = f"of {', '.join(_defaults(name))}: {parameter.help}{several} (default {_default_text(name)})"
             group.add_argument(flag(name), type=reader, metavar=metavar, help=_escaped(text))
 
 
@@ -120,6 +122,7 @@ def _default_text(parameter: str) -> str:
     texts: dict[str, list[str]] = {}  # kinds by the default that they share
     for kind, default in _defaults(parameter).items():
         text = value_text(default) if at_steps is None else f"{value_text(at_steps(default, steps))} of {steps} steps"
+        text = PARAMETERS[parameter].unset if default is None and at_steps is None else text
         texts.setdefault(text, []).append(kind)
     own = OWN if parameter in OF_METHOD else ""
     if len(texts) == 1:

@@ -76,14 +76,16 @@ def replay_options(file: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def check_settings(file: str, settings: Mapping[str, Any]) -> None:
     """Raise InputError for a setting that is null though it has an effect, or of the wrong type."""
     for name in settings_in_effect(settings):
-        if settings[name] is None:
+        if settings[name] is None and not (name in PARAMETERS and PARAMETERS[name].unset):
             raise InputError(f"{file}: {name} is null, but has an effect with the other settings: expected a value")
     for name, kind in {"weights": dict, "versions": dict, "device": str, "dtype": str, "compile": bool}.items():
         if not isinstance(settings[name], kind):
             raise InputError(f"{file}: {name} is {settings[name]!r}: these are not the settings of a clip of zs2")
     for name in (name for name, parameter in PARAMETERS.items() if parameter.length == 1):
-        if not isinstance(settings[name], int | float | None):
-            raise InputError(f"{file}: {name} is {settings[name]!r}: expected a number")
+        value = settings[name]
+        values = value if PARAMETERS[name].several and isinstance(value, list) else [value]
+        if not all(isinstance(one, int | float | None) for one in values):
+            raise InputError(f"{file}: {name} is {value!r}: expected a number")
 
 
 def settings_in_effect(settings: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from zs2.cli.derived_options import add_sampling
 from zs2.cli.prompt_files import PromptLine, read_prompt_file, read_travel_file
 from zs2.cli.values import size
 from zs2.errors import InputError, choose
-from zs2.method import METHOD, Method, effects
+from zs2.method import METHOD, PARAMETERS, Method, effects
 from zs2.sampling.request import FAST, INPUTS, Request
 from zs2.system.devices import AUTO, DTYPES
 
@@ -194,6 +194,11 @@ def check_timeout(options: Mapping[str, Any]) -> None:
         raise InputError(f"--process-timeout is {seconds:g}: expected seconds, above 0 and up to {TIMEOUT_MAX}")
 
 
+def _is_of_noise(setting: str) -> bool:
+    """Whether a setting of the method is one of the initial noises."""
+    return setting == "noise" or (setting in PARAMETERS and PARAMETERS[setting].of == "noise")
+
+
 UNCOMPARED = ("versions", "processes", "device", "chunk")  # settings that change a clip's last bits at most
 
 
@@ -246,7 +251,7 @@ def warn_without_effect(options: Mapping[str, Any], path: Path) -> None:
     path: that of a clip.
     """
     if "latents" in options:
-        unused = [name for name in METHOD[2:] if name in options]  # the library warns of the seed
+        unused = [name for name in METHOD if name in options and _is_of_noise(name)]  # the library warns of the seed
         if unused:
             warnings.warn(f"{', '.join(unused)}: no effect where latents are given", stacklevel=2)
     elif options.get("frames") == 1:

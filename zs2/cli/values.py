@@ -27,6 +27,19 @@ def pair(number: Callable[[str], Any]) -> Callable[[str], tuple[Any, Any]]:
     return read
 
 
+def numbers(number: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A reader of one number, or of several `A,B,C`, which returns a tuple."""
+
+    def read(text: str) -> Any:
+        try:
+            values = tuple(map(number, text.split(",")))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a number, or several such as 0.9,0.5") from None
+        return values if len(values) > 1 else values[0]
+
+    return read
+
+
 def drawn_seeds(text: str) -> list[int]:
     """As `seeds`, but −1 or `random`, which is −1 in the result, stands for a seed to be drawn."""
     parts = text.split(",")

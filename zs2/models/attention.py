@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zs2.models.layers import FeedForward
-from zs2.models.temporal import Exchange, Momentum
+from zs2.models.temporal import Exchange, Momentum, Runs
 
 # Keys and values of a text, (branches or branches·frames, n, c) each, for one cross-attention layer.
 TextKV = tuple[Tensor, Tensor]
@@ -60,6 +60,8 @@ class Call:
     text: Sequence[TextKV]  # keys and values of each block's cross-attention
     states: Sequence[Tensor | None]  # momentum states after the previous chunk of frames
     exchange: Exchange | None = None  # set if several processes share the frames of a chunk
+    first: int = 0  # the index of the first frame
+    progress: Tensor | None = None  # from 0 at the first step to 1 at the last
     next_states: list[Tensor | None] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -104,16 +106,28 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, call: Call) -> Tensor:
         """(b, n, dim) → (b, n, dim), b = branches × frames"""
         h = self.norm1(x)
-        state = call.states[self.index]
+        momentum, state = self.momentum.at(call.first, call.progress), call.states[self.index]
         if call.exchange is None:
-            blended, state = self.momentum.blend(h, call.frames, state)
+            blended, state = momentum.blend(h, call.frames, state)
         else:
-            start, state = call.exchange(self.momentum, h, call.frames, state)
-            blended, _ = self.momentum.blend(h, call.frames, start)
+            start, state = call.exchange(momentum, h, call.frames, state)
+            blended, _ = momentum.blend(h, call.frames, start)
         call.next_states[self.index] = state
-        x = x + self.attn1(h, self.attn1.keys_values(blended))
+        x = x + self._self_attention(h, blended)
         x = x + self.attn2(self.norm2(x), call.text[self.index])
         return x + self.ff(self.norm3(x))
+
+    def _self_attention(self, h: Tensor, blended: Tensor | Runs) -> Tensor:
+        """h (b, n, dim) attends to what its momentum returned: one tensor, or one for each run of frames."""
+        if isinstance(blended, Tensor):
+            return self.attn1(h, self.attn1.keys_values(blended))
+        counts = [count for count, _ in blended]
+        parts = h.unflatten(0, (-1, sum(counts))).split(counts, dim=1)  # (branches, frames of a run, n, dim)
+        seen = [
+            self.attn1(part.flatten(0, 1), self.attn1.keys_values(keys)).unflatten(0, part.shape[:2])
+            for part, (_, keys) in zip(parts, blended, strict=True)
+        ]
+        return torch.cat(seen, dim=1).flatten(0, 1)
 
 
 class SpatialTransformer(nn.Module):

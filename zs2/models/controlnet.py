@@ -99,7 +99,7 @@ class ControlNet(Encoder):
 
     config: ControlNetConfig
 
-    def __init__(self, config: ControlNetConfig, attn: str | Momentum = "tma", mu: float = 0.98) -> None:
+    def __init__(self, config: ControlNetConfig, attn: str | Momentum = "tma", mu: Any = 0.98) -> None:
         super().__init__(config, attn, mu, mid_attention=config.mid_attention)
         channels = config.block_out_channels
         widths = [channels[0]]
@@ -128,6 +128,8 @@ class ControlNet(Encoder):
         states: States = (),
         exchange: Exchange | None = None,
         shallow: bool = False,
+        first: int = 0,
+        progress: Tensor | None = None,
     ) -> tuple[Residuals, States]:
         """One evaluation, in the UNet's words; see `UNet.forward`.
 
@@ -138,7 +140,7 @@ class ControlNet(Encoder):
         Returns: the residuals, and the states for the next chunk of frames, which a shallow call does not have.
         Raises: InputError if the shapes do not fit together.
         """
-        call = self._call(x, context, frames, added, states, exchange)
+        call = self._call(x, context, frames, added, states, exchange, first, progress)
         if hint.shape[0] != frames or hint.shape[2:] != x.shape[2:]:
             expected = (frames, *x.shape[2:])
             raise InputError(f"hints are {tuple(hint.shape)}: expected (frames, c, h, w) with {expected}")

@@ -64,13 +64,13 @@ class Encoder(nn.Module):
     Args:
         config: of the UNet that it is, or is part of.
         attn: attention over frames: a name in method.ATTENTION_KINDS, or a `Momentum`.
-        mu: momentum in [0, 1], for the kinds that have one.
+        mu: momentum in [0, 1], for the kinds that have one; or one for each level.
         mid_attention: whether the middle has a transformer.
-    Raises: InputError for an unknown kind or a mu outside [0, 1].
+    Raises: InputError for an unknown kind, a mu outside [0, 1], or another number of them than there are levels.
     """
 
     def __init__(
-        self, config: UNetConfig, attn: str | Momentum = "tma", mu: float = 0.98, *, mid_attention: bool = True
+        self, config: UNetConfig, attn: str | Momentum = "tma", mu: Any = 0.98, *, mid_attention: bool = True
     ) -> None:
         super().__init__()
         self.config = config
@@ -175,6 +175,8 @@ class Encoder(nn.Module):
         added: Tensor | None,
         states: States,
         exchange: Exchange | None,
+        first: int,
+        progress: Tensor | None,
     ) -> Call:
         """What the transformer blocks need in a call. Raises: InputError if the shapes do not fit together."""
         text = self.text_keys_values(context) if isinstance(context, Tensor) else context
@@ -192,7 +194,7 @@ class Encoder(nn.Module):
             )
         if len(states) not in (0, len(text)):
             raise InputError(f"{len(states)} states for {len(text)} transformer blocks: expected one each, or none")
-        return Call(frames, text, states or [None] * len(text), exchange)
+        return Call(frames, text, states or [None] * len(text), exchange, first, progress)
 
 
 class UNet(Encoder):
@@ -203,7 +205,7 @@ class UNet(Encoder):
         attn, mu: attention over frames; see `Encoder`.
     """
 
-    def __init__(self, config: UNetConfig, attn: str | Momentum = "tma", mu: float = 0.98) -> None:
+    def __init__(self, config: UNetConfig, attn: str | Momentum = "tma", mu: Any = 0.98) -> None:
         super().__init__(config, attn, mu)
         channels = config.block_out_channels
         self.up_blocks = nn.ModuleList(UpLevel(config, i, self.momentum) for i in reversed(range(len(channels))))
@@ -226,6 +228,8 @@ class UNet(Encoder):
         states: States = (),
         exchange: Exchange | None = None,
         deep: Tensor | None = None,
+        first: int = 0,
+        progress: Tensor | None = None,
     ) -> UNetOutput:
         """One evaluation.
 
@@ -238,9 +242,11 @@ class UNet(Encoder):
             exchange: needed if several processes share the frames of a chunk; see temporal.py.
             deep: the feature map of an earlier call, to be reused. Then this call computes only the first convolution
                 and the last layer.
+            first: the index of the first frame in the clip. progress: from 0 at the first step to 1 at the last; None
+                is 0. Some attention kinds need them.
         Raises: InputError if the shapes do not fit together.
         """
-        call = self._call(x, context, frames, added, states, exchange)
+        call = self._call(x, context, frames, added, states, exchange, first, progress)
         if deep is not None and len(deep) != len(x):
             raise InputError(f"deep features of {len(deep)} latents for {len(x)}: expected the same")
         embedding = self.embed(t, added, x)

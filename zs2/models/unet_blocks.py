@@ -28,7 +28,8 @@ def resnet_blocks(config: UNetConfig, widths: Sequence[tuple[int, int]]) -> nn.M
 
 
 def transformers(config: UNetConfig, level: int, momentum: Momentum, count: int) -> nn.ModuleList:
-    """A list of `count` spatial transformers of one level's size."""
+    """A list of `count` spatial transformers of one level's size, with the momentum of that level."""
+    momentum = momentum.at_level(level, len(config.block_out_channels))
     return nn.ModuleList(
         SpatialTransformer(
             config.block_out_channels[level],

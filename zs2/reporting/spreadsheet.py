@@ -10,6 +10,7 @@ from typing import Any
 
 from zs2.evaluation.metrics import METRICS
 from zs2.sampling.request import OPTIONS
+from zs2.study.options import value_text
 from zs2.study.results import Results
 
 # A spreadsheet runs a text that begins with one of these signs. It may cut a text at other signs than a comma, which
@@ -19,7 +20,7 @@ COLUMNS = (
     '"clip","cell","label","noise"',
     "clip,cell,label,noise",
 )  # how each such table begins, the older ones unquoted
-OF_CELL = ("noise", "lam", "alpha", "attn", "mu", "frozen")
+OF_CELL = ("noise", "lam", "alpha", "attn", "mu", "frozen", "mu_end")
 # Columns of the settings, in the order that the file has always had. Newer sampling options follow.
 FIRST = (
     *("model", "steps", "frames", "guidance", "width", "height", "fps", "dtype"),
@@ -41,7 +42,8 @@ def table_of_clips(results: Results) -> str:
         if job.name in results.finished:
             prompt, cell = study.prompts[job.prompt], asdict(job.cell)
             values = results.measures.get(job.key, {})
-            row = [job.name, job.cell.id, job.cell.label, *(cell[name] for name in OF_CELL)]
+            own = (value_text(cell[name]) if isinstance(cell[name], tuple) else cell[name] for name in OF_CELL)
+            row = [job.name, job.cell.id, job.cell.label, *own]
             row += [job.prompt, prompt.text, prompt.set, job.seed, *(settings[name] for name in SETTINGS)]
             row += [values.get(name) for name in METRICS]
             writer.writerow([_safe(value) for value in row])

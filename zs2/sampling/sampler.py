@@ -66,6 +66,7 @@ class Sampler:
         self.span = plan.chunk * (1 if plan.group is None else plan.group.size)  # frames of a chunk
         self.begin = 0 if plan.start is None else plan.start.step  # the first step that all frames do together
         self._timesteps = torch.tensor(plan.solver.timesteps, device=self.device)
+        self._progress = torch.linspace(0, 1, plan.request.steps, device=self.device)
 
     @torch.no_grad()
     def steps(self) -> Iterator[Step]:
@@ -176,6 +177,8 @@ class Sampler:
                 states=states,
                 exchange=None if share is None else share.exchange,
                 deep=self._deep(i, chunk, rows),
+                first=chunk.first + mine.start,
+                progress=self._progress[i],
             )
         except (MemoryError, RuntimeError) as error:
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):

@@ -18,7 +18,8 @@ from zs2.method import ATTENTION_KINDS, NOISE_MODELS, PARAMETERS, Method, same_a
 from zs2.system.registry import Registry
 
 STUDY_LAM, STUDY_MU = 0.1, 0.98  # the authors' λ in their sweep of μ, because clips of their text's 0.01 hardly move
-NUMBERS = ("lam", "alpha", "mu")  # the parameters that a cell has
+NUMBERS = ("lam", "alpha", "mu", "mu_end")  # the parameters that a cell has
+Number = float | tuple[float, ...]  # of several: one for each level
 FULL = Method(noise="dnm", lam=STUDY_LAM, attn="tma", mu=STUDY_MU)  # the full method
 
 # The authors' sweeps: mean absolute change between consecutive frames of their own clips (of pose-guided motion, 16
@@ -37,7 +38,7 @@ class Cell:
         id: its name in the names of files.
         label: its name in tables.
         noise, attn: the noise model and the attention kind.
-        lam, alpha, mu: their parameters; None where one has no effect.
+        lam, alpha, mu, mu_end: their parameters; None where one has no effect.
         frozen: its clips are frame 0 of the variant, repeated: the control that shows what a still picture scores.
         presets: those that hold it; () for a cell of a grid.
     """
@@ -48,9 +49,10 @@ class Cell:
     lam: float | None
     alpha: float | None
     attn: str
-    mu: float | None
+    mu: Number | None
     frozen: bool = False
     presets: tuple[str, ...] = ()
+    mu_end: Number | None = None
 
     @property
     def method(self) -> dict[str, Any]:
@@ -70,27 +72,33 @@ class Cell:
         return self.noise + "".join(f" {PARAMETERS[name].symbol} = {value:g}" for name, value in values.items())
 
 
-def cell(noise: str, lam: float, attn: str, mu: float, alpha: float | None = None) -> Cell:
+def cell(
+    noise: str, lam: float, attn: str, mu: Number, alpha: float | None = None, mu_end: Number | None = None
+) -> Cell:
     """The cell of a variant, whose values are in range.
 
     Two cells that amount to the same have the same id: values without effect are left out, and an attention kind that
     equals a simpler one at these values becomes that one.
     """
-    method = Method(same_attention(attn, {"mu": mu}), mu, noise, lam, alpha)
+    mu_end = None if mu_end == mu else mu_end
+    method = Method(same_attention(attn, {"mu": mu, "mu_end": mu_end}), mu, noise, lam, alpha, mu_end=mu_end)
     kinds = [(method.noise, _numbers(method.noise_parameters)), (method.attn, _numbers(method.attention_parameters))]
-    identity = "_".join(kind + "".join(f"-{number(x)}" for x in own.values()) for kind, own in kinds)
-    label = " + ".join(
-        kind + "".join(f" {PARAMETERS[name].symbol}={number(x)}" for name, x in own.items()) for kind, own in kinds
+    identity = "_".join(
+        kind + "".join(f"-{'to-' * (name == 'mu_end')}{number(x)}" for name, x in own.items()) for kind, own in kinds
     )
-    values: dict[str, float | None] = dict.fromkeys(NUMBERS)
+    label = " + ".join(
+        kind + "".join(f" {PARAMETERS[name].symbol}={number(x, ',')}" for name, x in own.items()) for kind, own in kinds
+    )
+    values: dict[str, Any] = dict.fromkeys(NUMBERS)
     for _, own in kinds:
         values.update(own)
-    return Cell(identity, label, method.noise, values["lam"], values["alpha"], method.attn, values["mu"])
+    return Cell(identity, label, noise=method.noise, attn=method.attn, **values)
 
 
-def _numbers(parameters: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a kind's parameters that a cell has. -0.0 becomes 0.0."""
-    return {name: float(value) + 0.0 for name, value in parameters.items() if name in NUMBERS}
+    own = {name: value for name, value in parameters.items() if name in NUMBERS and value is not None}
+    return {name: tuple(x + 0.0 for x in v) if isinstance(v, tuple) else float(v) + 0.0 for name, v in own.items()}
 
 
 def kinds_with(parameter: str) -> list[str]:
@@ -100,9 +108,9 @@ def kinds_with(parameter: str) -> list[str]:
     ]
 
 
-def number(x: float) -> str:
-    """A number as an id has it: 0.1, 1. Two numbers never look the same."""
-    return repr(x).removesuffix(".0")
+def number(x: Number, separator: str = "-") -> str:
+    """A number as an id has it: 0.1, 1. Two numbers never look the same. Of several, each in turn."""
+    return separator.join(repr(one).removesuffix(".0") for one in (x if isinstance(x, tuple) else (x,)))
 
 
 def paper(lam: float = STUDY_LAM, mu: float = STUDY_MU) -> list[Cell]:
@@ -129,7 +137,7 @@ def paper(lam: float = STUDY_LAM, mu: float = STUDY_MU) -> list[Cell]:
 def unusual(one: Cell) -> str:
     """What a label adds for a cell that is not at the study's usual λ and μ."""
     values = (("λ", one.lam, STUDY_LAM), ("μ", one.mu, STUDY_MU))
-    parts = [f"{name}={number(value)}" for name, value, usual in values if value not in (None, usual)]
+    parts = [f"{name}={number(value, ',')}" for name, value, usual in values if value not in (None, usual)]
     return f" ({', '.join(parts)})" if parts else ""
 
 
@@ -183,11 +191,12 @@ def grid(
     noise: Sequence[str],
     attn: Sequence[str],
     lam: Sequence[float],
-    mu: Sequence[float],
+    mu: Sequence[Number],
     alpha: Sequence[float | None] = (None,),
+    mu_end: Sequence[Number | None] = (None,),
 ) -> list[Cell]:
-    """The product of noise models, attention kinds, λ, μ and a. Cells that amount to the same are one."""
-    return merge(cell(n, x, a, m, y) for n, y, x, a, m in product(noise, alpha, lam, attn, mu))
+    """The product of noise models, attention kinds and parameters. Cells that amount to the same are one."""
+    return merge(cell(n, x, a, m, y, e) for n, y, x, a, m, e in product(noise, alpha, lam, attn, mu, mu_end))
 
 
 def merge(cells: Iterable[Cell]) -> list[Cell]:
@@ -207,7 +216,8 @@ def reference(cells: Sequence[Cell]) -> Cell:
     def distance(one: Cell) -> tuple[float, ...]:
         lam, mu = (STUDY_LAM if one.lam is None else one.lam), (STUDY_MU if one.mu is None else one.mu)
         kind = one.frozen, one.noise != FULL.noise, one.attn != FULL.attn, "paper" not in one.presets
-        return (*kind, abs(lam - STUDY_LAM), abs(mu - STUDY_MU))
+        changing = isinstance(mu, tuple) or one.mu_end is not None
+        return (*kind, changing, abs(lam - STUDY_LAM), 0 if isinstance(mu, tuple) else abs(mu - STUDY_MU))
 
     return min(cells, key=distance)
 
@@ -218,6 +228,8 @@ def sweep_point(one: Cell) -> tuple[float, float] | None:
     if one.attn != FULL.attn:  # it may be what the full method's attention is at μ = 0 or 1
         simpler = ATTENTION_KINDS[FULL.attn].same_as
         mu = next((float(value) for (name, value), kind in simpler.items() if (name, kind) == ("mu", one.attn)), None)
-    if one.noise != FULL.noise or one.frozen or one.lam is None or mu is None:
+    if one.noise != FULL.noise or one.frozen or one.lam is None or one.mu_end is not None:
+        return None
+    if mu is None or isinstance(mu, tuple):
         return None
     return one.lam, mu

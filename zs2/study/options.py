@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from zs2.checkpoints.hub import DEFAULT_MODEL
@@ -11,9 +11,9 @@ from zs2.cli import command
 from zs2.cli.derived_options import add_loading, add_sampling, flag
 from zs2.cli.derived_options import value_text as value_text
 from zs2.cli.prompt_files import MOST_BYTES, SETS
-from zs2.cli.values import seeds, shard, size
+from zs2.cli.values import numbers, seeds, shard, size
 from zs2.errors import InputError, choose
-from zs2.method import ATTENTION_KINDS, NOISE_MODELS
+from zs2.method import ATTENTION_KINDS, NOISE_MODELS, PARAMETERS
 from zs2.sampling.request import OPTIONS
 from zs2.study.cells import FULL, PRESETS, STUDY_LAM, STUDY_MU, kinds_with
 from zs2.study.prompts import Prompt, checked
@@ -21,7 +21,17 @@ from zs2.system.devices import COMPILE_HELP, DTYPE_HELP
 from zs2.system.regular_files import read_text
 
 OUT = "out/study"
-MANY = ("preset", "noise", "attn", "lam", "mu", "alpha", "lora", "embedding")  # options that take several values
+MANY = (
+    "preset",
+    "noise",
+    "attn",
+    "lam",
+    "mu",
+    "alpha",
+    "mu_end",
+    "lora",
+    "embedding",
+)  # options that take several values
 FLAGS = ["compile", *(name for name, option in OPTIONS.items() if option.kind == "flag")]
 JOINED = ("seeds", *(name for name, option in OPTIONS.items() if option.kind == "pair"))  # lists that are one value
 
@@ -57,10 +67,13 @@ then: """
     g.add_argument("--attn", nargs="+", metavar="KIND", help=f"{kinds} (default, in a grid: {FULL.attn})")
     defaults = (("lam", "λ", f"{STUDY_LAM}, or the checkpoint's own"), ("mu", "μ", STUDY_MU))
     for name, symbol, default in defaults:
-        owners = f"of {', '.join(kinds_with(name))}; with presets one value (default {default})"
-        g.add_argument(f"--{name}", nargs="+", type=float, metavar=symbol, help=owners)
+        several = "; several A,B,… are of the UNet's levels" if PARAMETERS[name].several else ""
+        owners = f"of {', '.join(kinds_with(name))}; with presets one value (default {default}){several}"
+        g.add_argument(f"--{name}", nargs="+", type=_reader(name), metavar=symbol, help=owners)
     owners = f"of {', '.join(kinds_with('alpha'))} noise, in a grid"
     g.add_argument("--alpha", nargs="+", type=float, metavar="A", help=owners)
+    owners = f"of {', '.join(kinds_with('mu_end'))}, in a grid: μ of the last step (default: μ stays)"
+    g.add_argument("--mu-end", nargs="+", type=_reader("mu_end"), metavar="μ₁", help=owners)
 
     g = p.add_argument_group("prompts and seeds: every cell is made for each pair")
     g.add_argument(
@@ -94,6 +107,11 @@ then: """
     g.add_argument("--shard", type=shard, metavar="I/N", help="make only the I-th of N parts of the clips")
     g.add_argument("--dry-run", action="store_true", help="only print the cells, and how many clips are there")
     return p
+
+
+def _reader(parameter: str) -> Callable[[str], Any]:
+    """How a parameter is read: as a number, or as several if it may be."""
+    return numbers(float) if PARAMETERS[parameter].several else float
 
 
 def with_file(options: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from zs2.version import __version__
 from zs2.video.outputs import FPS_MAX
 from zs2.video.reading import input_clip
 
-METHOD = ("preset", "noise", "attn", "lam", "mu", "alpha")  # the options that choose cells
+METHOD = ("preset", "noise", "attn", "lam", "mu", "alpha", "mu_end")  # the options that choose cells
 
 
 def cells(options: Mapping[str, Any], lam: float = STUDY_LAM) -> list[Cell]:
@@ -37,26 +37,28 @@ def cells(options: Mapping[str, Any], lam: float = STUDY_LAM) -> list[Cell]:
     in_grid = "noise" in options or "attn" in options
     presets = options.get("preset", [] if in_grid else ["paper"])
     noise, attn = options.get("noise", [FULL.noise]), options.get("attn", [FULL.attn])
-    lams, mu, alpha = options.get("lam", [lam]), options.get("mu", [STUDY_MU]), options.get("alpha", [None])
-    for a, m, n, x, y in product(attn, mu, noise, lams, alpha):
-        Method(a, m, n, x, y)  # checks them
+    lams, mu = options.get("lam", [lam]), options.get("mu", [STUDY_MU])
+    alpha, mu_end = options.get("alpha", [None]), options.get("mu_end", [None])
+    for a, m, n, x, y, e in product(attn, mu, noise, lams, alpha, mu_end):
+        Method(a, m, n, x, y, mu_end=e)  # checks them
     for name, values in (("lam", lams), ("mu", mu)):
         if presets and len(values) > 1:
             hint = "a run of its own for the grid" if in_grid else "--noise or --attn, for a grid"
             raise InputError(f"{name} has {len(values)} values: a preset takes one; give {hint}")
-    if "alpha" in options and not in_grid:
-        hint = " or ".join(f"--noise {kind}" for kind in kinds_with("alpha"))
-        raise InputError(f"alpha is of a grid: give {hint}, too")
+    for name, option in (("alpha", "--noise"), ("mu_end", "--attn")):
+        if name in options and not in_grid:
+            hint = " or ".join(f"{option} {kind}" for kind in kinds_with(name))
+            raise InputError(f"{name} is of a grid: give {hint}, too")
     found = [cell for name in presets for cell in preset(name, lams[0], mu[0])]
     effect: set[str] = set().union(*(PRESETS[name].parameters for name in presets))
     if in_grid:
         effect.update(
             *(NOISE_MODELS[name].defaults for name in noise), *(ATTENTION_KINDS[name].defaults for name in attn)
         )
-    for name in ("lam", "mu", "alpha"):
+    for name in ("lam", "mu", "alpha", "mu_end"):
         if name in options and name not in effect:
             warnings.warn(f"{name} has no effect on these cells", stacklevel=2)
-    return merge([*found, *(grid(noise, attn, lams, mu, alpha) if in_grid else [])])
+    return merge([*found, *(grid(noise, attn, lams, mu, alpha, mu_end) if in_grid else [])])
 
 
 def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | None = None) -> Study:

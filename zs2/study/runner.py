@@ -42,6 +42,9 @@ def load(options: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
     asked = [Request(**request(study, job, opened)) for job in jobs]
     first = asked[0]
     model.text.warn_of_unused([text for one in asked for text in one.texts])
+    for cell in study.cells:
+        if isinstance(cell.mu, tuple) or isinstance(cell.mu_end, tuple):
+            model.variant(**cell.method)  # raises if the UNet has another number of levels
     settings = model.settings(resolve(model.image_model, model.method, first), study.fps)
     study = replace(
         study,

@@ -14,7 +14,7 @@ from typing import Any
 from zs2.cli.prompt_files import SETS
 from zs2.errors import InputError, brief, choose
 from zs2.evaluation.metrics import METRICS
-from zs2.method import SEED_MAX, Method
+from zs2.method import PARAMETERS, SEED_MAX, Method
 from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, STATED, Request
 from zs2.study.cells import NUMBERS, Cell, cell
 from zs2.study.prompts import Prompt, checked
@@ -105,7 +105,7 @@ def _check_protocol(protocol: Mapping[str, Any]) -> None:
 
 def _cell(read: Reader) -> Cell:
     read.json = {**dict.fromkeys(NUMBERS), "frozen": False, "presets": [], **read.json}
-    numbers = {name: None if read.json[name] is None else read.number(name, None) for name in NUMBERS}
+    numbers = {name: _number(read, name) for name in NUMBERS}
     presets = read.json["presets"]
     if not isinstance(presets, list) or not all(isinstance(name, str) for name in presets):
         raise InputError(f"{read.what}: presets is {brief(presets)}: expected a list of names")
@@ -121,10 +121,17 @@ def _cell(read: Reader) -> Cell:
     _no_others(read, {*Cell.__dataclass_fields__})
     method = Method(**one.method)  # checks it
     if not one.frozen:
-        wanted = cell(one.noise, one.lam, one.attn, one.mu, one.alpha)  # type: ignore[arg-type]
+        wanted = cell(one.noise, one.lam, one.attn, one.mu, one.alpha, one.mu_end)  # type: ignore[arg-type]
         if any(getattr(one, name) != getattr(wanted, name) for name in ("id", "noise", "attn", *NUMBERS)):
             raise InputError(f"{read.what}: {one.id} is not the id of {method.noise} and {method.attn} at its values")
     return one
+
+
+def _number(read: Reader, name: str) -> Any:
+    """A parameter of a cell: a number, or several if it may be, or None."""
+    if PARAMETERS[name].several and isinstance(read.json[name], list):
+        return read.numbers(name)
+    return None if read.json[name] is None else read.number(name, None)
 
 
 def _prompt(read: Reader) -> Prompt:
