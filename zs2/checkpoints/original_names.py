@@ -73,6 +73,12 @@ LORA_ALIASES = (
     (r"(attn\d_to_out)$", r"\1_0"),
 )
 
+CONTROL = "control_model."  # before the names of a ControlNet, in a file of the original layout
+CONTROL_NAMES = (
+    (r"input_hint_block\.0", "controlnet_cond_embedding.conv_in"),
+    (r"zero_convs\.(\d+)\.0", r"controlnet_down_blocks.\1"),
+    (r"middle_block_out\.0", "controlnet_mid_block"),
+)
 
 # The pieces of a name of the UNet. A block's number, before the number of its module, may have two digits.
 PIECES = re.compile(
@@ -137,6 +143,25 @@ def _piece(name: str, table: tuple[tuple[str, str], ...], after: str = "") -> st
         if match:
             return match[1] + re.sub(pattern, target, match[2]) + name[match.end() :]
     return name
+
+
+def controlnet_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A ControlNet's tensors by their names in the diffusers layout: those of a UNet, and its own.
+
+    The convolutions of the encoder of hints have even numbers, with an activation between two of them.
+    """
+    names = unet_names(list(tensors))
+    hint = r"input_hint_block\.([1-9]\d{0,2})\.(weight|bias)"
+    last = max((int(match[1]) for name in tensors if (match := re.fullmatch(hint, name))), default=0)
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        new = _piece(names[name], CONTROL_NAMES)
+        if match := re.fullmatch(hint, name):
+            number = int(match[1])
+            layer = "conv_out" if number == last else f"blocks.{number // 2 - 1}"
+            new = f"controlnet_cond_embedding.{layer}.{match[2]}" if number % 2 == 0 else name
+        _put(renamed, new, tensor, name)
+    return renamed
 
 
 def lora_layer(name: str, tower: str) -> tuple[str, str]:

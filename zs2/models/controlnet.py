@@ -22,7 +22,7 @@ from zs2.models.attention import TextKV
 from zs2.models.config import UNetConfig
 from zs2.models.layers import Conv2d
 from zs2.models.temporal import Exchange, Momentum
-from zs2.models.unet import Encoder, Residuals, States, UNet
+from zs2.models.unet import Encoder, Residuals, States
 from zs2.system.json_files import MOST_CHANNELS, Json, Reader
 
 FILE = "the ControlNet's config.json"
@@ -49,6 +49,23 @@ class ControlNetConfig(UNetConfig):
     def reduction(self) -> int:
         """Pixels of a hint per latent along one side."""
         return 2 ** (len(self.hint_channels) - 1)
+
+    def check(self, unet: UNetConfig, reduction: int, name: str = "ControlNet") -> None:
+        """Raise InputError if it does not fit a UNet, or the reduction of its VAE. name: its own, for the error."""
+        reads = any(self.attention) or self.mid_attention  # whether it reads the text
+        pairs = {
+            "latents of {} channels": (self.in_channels, unet.in_channels),
+            "levels of {} channels": (self.block_out_channels, unet.block_out_channels),
+            "{} layers a level": (self.layers_per_block, unet.layers_per_block),
+            "text of width {}": (self.cross_attention_dim * reads, unet.cross_attention_dim * reads),
+            "added conditions of width {}": (self.added_dim, unet.added_dim),
+            "hints of {} pixels a latent": (self.reduction, reduction),
+        }
+        for what, (got, want) in pairs.items():
+            if got != want:
+                raise InputError(
+                    f"the ControlNet {name!r} is of another family: it has {what.format(got)}, the model {want}"
+                )
 
     @classmethod
     def from_json(cls, json: Json, what: str = FILE) -> ControlNetConfig:
@@ -154,24 +171,6 @@ class ControlNet(Encoder):
         x = maps[-1] if self.mid_block is None else self.mid_block(maps[-1], embedding, call)
         skips = [scaled(block(one), scale) for block, one in zip(self.controlnet_down_blocks, maps, strict=True)]
         return Residuals(skips, scaled(self.controlnet_mid_block(x), scale)), call.next_states
-
-    def check(self, unet: UNet, reduction: int, name: str) -> None:
-        """Raise InputError if it does not fit a UNet, or its VAE's reduction. name: its own, for the error."""
-        own, other = self.config, unet.config
-        text = bool(self.transformer_blocks())
-        pairs = {
-            "latents of {} channels": (own.in_channels, other.in_channels),
-            "levels of {} channels": (own.block_out_channels, other.block_out_channels),
-            "{} layers a level": (own.layers_per_block, other.layers_per_block),
-            "text of width {}": (own.cross_attention_dim * text, other.cross_attention_dim * text),
-            "added conditions of width {}": (own.added_dim, other.added_dim),
-            "hints of {} pixels a latent": (own.reduction, reduction),
-        }
-        for what, (got, want) in pairs.items():
-            if got != want:
-                raise InputError(
-                    f"the ControlNet {name!r} is of another family: it has {what.format(got)}, the model {want}"
-                )
 
 
 def scaled(x: Tensor, scale: float) -> Tensor:
