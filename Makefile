@@ -95,6 +95,7 @@ fixtures: $(READY)  ## make the tests' reference outputs again (installs the lib
 	@$(RUN) tests/fixtures/make_loading.py
 	@$(RUN) tests/fixtures/make_spacing.py
 	@$(RUN) tests/fixtures/make_controlnet.py
+	@$(RUN) tests/fixtures/make_guided.py
 
 clean:  ## remove the environment, caches and outputs
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

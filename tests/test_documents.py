@@ -189,8 +189,10 @@ def test_named_options_exist(path: Path) -> None:
 
 
 def test_the_guide_has_every_option() -> None:
-    """Every option of a command stands in the guide, or on the page about checkpoints."""
-    pages = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("guide.md", "checkpoints.md"))
+    """Every option of a command stands in the guide, or on the pages about guided clips and checkpoints."""
+    pages = "".join(
+        (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("guide.md", "guidance.md", "checkpoints.md")
+    )
     named = set(OPTION.findall(pages))
     for command in COMMANDS:
         assert options(command) <= named, command

@@ -24,6 +24,7 @@ FLOORS = (
     ("parameters",),
     ("method",),
     ("models", "noise", "video"),
+    ("guidance",),
     ("sampling",),
     ("checkpoints",),
     ("pipeline", "evaluation"),

@@ -67,7 +67,7 @@ def assert_same(there: tuple[Tensor, Tensor], here: tuple[Tensor, Tensor]) -> No
 TEXT = Crossing(TO_DEVICE, "models/prompt_encoder.py PromptEncoder._chunk")
 TIMESTEPS = Crossing(TO_DEVICE, "sampling/sampler.py Sampler.__init__")
 NOISE = Crossing(TO_DEVICE, "sampling/sampler.py Sampler.initial")
-ROWS = Crossing(TO_DEVICE, "sampling/conditioning.py Conditioning.frames")  # of the texts that a step picks
+ROWS = Crossing(TO_DEVICE, "sampling/conditioning.py Conditioning._of_text")  # of the texts that a step picks
 FRESH = Crossing(TO_DEVICE, "sampling/text2video_zero.py spread")
 PLACES = Crossing(TO_DEVICE, "sampling/text2video_zero.py shift")
 SIZE = Crossing(TO_DEVICE, "models/unet.py Encoder.added_embedding")

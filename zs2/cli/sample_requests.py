@@ -18,11 +18,10 @@ from zs2.cli.prompt_files import PromptLine, read_prompt_file, read_travel_file
 from zs2.cli.values import size
 from zs2.errors import InputError, choose
 from zs2.method import METHOD, PARAMETERS, Method, effects
-from zs2.sampling.request import FAST, INPUTS, Request
+from zs2.sampling.request import FAST, INPUTS, Request, usual
 from zs2.system.devices import AUTO, DTYPES
 
 if TYPE_CHECKING:
-    from zs2.video.encoding import Encoding, Rate
     from zs2.video.outputs import Output
 
 TIMEOUT_MAX = 10**7  # seconds, four months
@@ -88,7 +87,7 @@ def clip_requests(options: Mapping[str, Any], own: OwnSettings) -> Iterator[tupl
     Raises: InputError for a value out of range.
     """
     shared = {name: options[name] for name in REQUEST if name in options and name not in ("prompt", "seed", "latents")}
-    shared = own.request | fast_settings(options) | shared
+    usually = own.request | fast_settings(options)
     if "size" in options:
         shared["width"], shared["height"] = options["size"]
     if "latents" in options:
@@ -103,7 +102,8 @@ def clip_requests(options: Mapping[str, Any], own: OwnSettings) -> Iterator[tupl
         for seed in [of_line["seed"]] if "seed" in of_line else seeds:
             prompt_suffix = f"-p{number:0{len(str(len(texts)))}}" if len(texts) > 1 else ""
             seed_suffix = f"-s{seed}" if len(seeds) > 1 else ""
-            request = Request(text, **shared | {"seed": seed} | of_line)
+            asked = shared | {"seed": seed} | of_line
+            request = Request(text, **usually | usual(asked) | asked)
             if request.guidance != 0:
                 own.warn_of_unknown_things(request.words)
             yield prompt_suffix + seed_suffix, request
@@ -111,7 +111,7 @@ def clip_requests(options: Mapping[str, Any], own: OwnSettings) -> Iterator[tupl
 
 def own_in_effect(options: Mapping[str, Any], own: OwnSettings) -> list[str]:
     """The names of the checkpoint's own settings that decide something of these clips."""
-    fast = fast_settings(options)
+    fast = fast_settings(options) | usual(options)
     names = [name for name in (*own.request, *own.method) if name not in options and name not in fast]
     defaults = Method()
     effect = effects(options.get("attn", defaults.attn), options.get("noise", defaults.noise))
@@ -148,7 +148,7 @@ def read_latents(file: str) -> Any:
     return tensors["latents"]
 
 
-def outputs(options: Mapping[str, Any], suffixes: Sequence[str], fps: Rate) -> list[Output]:
+def outputs(options: Mapping[str, Any], suffixes: Sequence[str], fps: int) -> list[Output]:
     """Where each clip goes: to `--out`, or to the next free number in out/, with its suffix.
 
     The number is chosen when the first clip is written. So two commands never have the same, and none is taken for
@@ -230,7 +230,7 @@ def has_clip(path: Path, settings: Mapping[str, Any], *, overwrite: bool) -> boo
     return not differ
 
 
-def check_stream(path: Path, encoding: Encoding, size: tuple[int, int] | None = None) -> None:
+def check_stream(path: Path, size: tuple[int, int] | None = None) -> None:
     """Check that a file can be written frame by frame, and hold frames of this (width, height), where it is known.
 
     Raises: InputError if it can't.
@@ -240,10 +240,6 @@ def check_stream(path: Path, encoding: Encoding, size: tuple[int, int] | None = 
     ending = path.suffix.lower()
     if ending not in STREAMED:
         raise InputError(f"{path}: {ending} needs all frames at once: stream to .mp4, or to a folder of PNG files")
-    if encoding.loop is not None:
-        raise InputError(f"--loop {encoding.loop} needs all frames at once: leave --stream")
-    if not encoding.metadata:
-        raise InputError("--no-metadata: a stream that is killed needs the settings in its frames: leave --stream")
     if ending and size is not None and (size[0] % 2 or size[1] % 2):
         raise InputError(
             f"{path}: MP4 needs an even width and height, got {size[0]}x{size[1]}: use a folder of PNG files"

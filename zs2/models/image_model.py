@@ -37,6 +37,11 @@ class ImageModel:
         """The dtype of the UNet."""
         return self.unet.conv_in.weight.dtype
 
+    @property
+    def edits(self) -> bool:
+        """Whether the model edits pictures by instruction: its UNet also takes the latents of one."""
+        return self.unet.config.in_channels == 2 * self.vae.config.latent_channels
+
     def not_finite(self) -> str:
         """Name the weights that are NaN or infinite; empty if there are none. See modules.py."""
         towers = {f"text_encoder{'_2' * i}": encoder for i, encoder in enumerate(self.text.encoders)}
@@ -51,10 +56,11 @@ class ImageModel:
 
 def check_parts(unet: UNet, vae: VAE, text: PromptEncoder) -> None:
     """Raise InputError if the parts of a checkpoint do not belong together."""
-    if unet.config.in_channels != vae.config.latent_channels:
+    channels = vae.config.latent_channels
+    if unet.config.in_channels not in (channels, 2 * channels):
         raise InputError(
-            f"the UNet takes {unet.config.in_channels} channels, the VAE makes {vae.config.latent_channels}: "
-            "an inpainting or editing model can't sample from a prompt alone"
+            f"the UNet takes {unet.config.in_channels} channels, the VAE makes {channels}: an inpainting model can't "
+            f"be sampled here (expected {channels}, or {2 * channels} for a model that edits by instruction)"
         )
     if unet.config.out_channels != vae.config.latent_channels:
         raise InputError(

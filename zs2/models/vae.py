@@ -135,10 +135,15 @@ class VAE(nn.Module):
         self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1) if config.use_quant_conv else nn.Identity()
         self.post_quant_conv = nn.Conv2d(latent, latent, 1) if config.use_post_quant_conv else nn.Identity()
 
+    def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (b, 3, H, W) in [-1, 1] → mean and standard deviation of their latents, (b, latent_channels, h, w)
+        each, in the dtype of the pixels, whatever that of the weights."""
+        mean, log_variance = self.quant_conv(self.encoder(pixels.to(self.dtype))).to(pixels.dtype).chunk(2, dim=1)
+        return mean, (0.5 * log_variance.clamp(-30, 20)).exp()
+
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels (b, 3, H, W) in [-1, 1] → the mean of their latents, (b, latent_channels, h, w), in the dtype of the
-        pixels, whatever that of the weights."""
-        return self.quant_conv(self.encoder(pixels.to(self.dtype))).chunk(2, dim=1)[0].to(pixels.dtype)
+        """The mean of `moments`."""
+        return self.moments(pixels)[0]
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents (b, latent_channels, h, w) → pixels (b, 3, H, W), about [-1, 1], in the dtype of the latents,

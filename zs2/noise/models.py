@@ -108,7 +108,14 @@ def dnm_search(draws: Draws, lam: float) -> Iterator[Tensor]:
 
 
 def noises(
-    kind: str, shape: tuple[int, ...], seed: int, *, frames: int | None = None, **parameters: Any
+    kind: str,
+    shape: tuple[int, ...],
+    seed: int,
+    *,
+    frames: int | None = None,
+    first: Tensor | None = None,
+    drawn: int = 0,
+    **parameters: Any,
 ) -> Iterator[Tensor]:
     """The initial noises of the frames of a clip.
 
@@ -117,6 +124,7 @@ def noises(
     Args:
         kind: a name in NOISE_MODELS. shape: that of one frame, (c, h, w). seed: from 0 to 2³²−1.
         frames: how many there will be. None is an endless clip, which a model may refuse.
+        first: the noise of frame 0, instead of the seed's. drawn: how many draws of the seed were used already.
         parameters: those of the model, such as lam. One that is absent or None has its default; others are ignored.
     Yields: float32 tensors on the CPU, of that shape, without end or as many as there are frames.
     Raises: InputError for an unknown kind, and for a parameter or a seed out of range.
@@ -131,7 +139,16 @@ def noises(
             raise InputError(f"noise {kind!r} needs the number of frames in advance: give frames")
         values["frames"] = frames
     check_seed(seed)
-    return load(model.generate)(lambda index: stream(seed, index, shape), **values)
+
+    def draws(index: int) -> Draw:
+        draw = stream(seed, index, shape)
+        if index == 0 and first is not None:
+            return lambda: first
+        for _ in range(drawn if index == 0 else 0):
+            draw()
+        return draw
+
+    return load(model.generate)(draws, **values)
 
 
 def stream(seed: int, index: int, shape: tuple[int, ...]) -> Draw:

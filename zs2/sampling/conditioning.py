@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from zs2.guidance.edits import image_channels, is_guided
+from zs2.guidance.sources import SourceLatents
 from zs2.models.attention import TextKV
 from zs2.models.image_model import ImageModel
 from zs2.models.prompt_encoder import Encoded, Text
@@ -21,16 +23,23 @@ class Conditions:
     """The conditions of one call of the UNet.
 
     Args:
-        branches: the number of guidance branches, 1 or 2. The branch of the negative prompt comes first.
+        branches: the number of guidance branches: 1 or 2, or 3 for an editing model. That of the prompt is the last.
         text: keys and values of each cross-attention, one row per branch, or one per branch and frame.
         added: SDXL's embedding of pooled text and size, with the rows of `text`; None for other models.
         residuals: those of a ControlNet, one row per branch and frame; None without a ControlNet.
+        image: an editing model's extra channels, one row per branch and frame; None for other models.
     """
 
     branches: int
     text: Sequence[TextKV]
     added: Tensor | None = None
     residuals: Residuals | None = None
+    image: Tensor | None = None
+
+    def input(self, latents: Tensor) -> Tensor:
+        """What the UNet takes: (f, c, h, w) → (branches·f, C, h, w)."""
+        x = torch.cat([latents] * self.branches)
+        return x if self.image is None else torch.cat([x, self.image], dim=1)
 
 
 class PickedRows(Sequence[TextKV]):
@@ -53,11 +62,15 @@ class Conditioning:
     A text that comes back after others is projected again. To keep the keys and values of all texts would take much
     memory (8 MB per prompt in SD 1.5) and save little time.
 
-    Args: size: height and width in pixels, which SDXL uses.
+    Args:
+        size: height and width in pixels, which SDXL uses.
+        edited: the latents that an editing model edits; None for other models.
     """
 
-    def __init__(self, model: ImageModel, request: Request, size: tuple[int, int]) -> None:
-        self.model, self.request, self.size = model, request, size
+    def __init__(
+        self, model: ImageModel, request: Request, size: tuple[int, int], edited: SourceLatents | None = None
+    ) -> None:
+        self.model, self.request, self.size, self.edited = model, request, size, edited
         self.chunks = chunks(model, request)
         self._texts: list[str | Blend] | None = None
         self._projected: tuple[list[TextKV], Tensor | None] | None = None
@@ -67,13 +80,21 @@ class Conditioning:
         """The conditions of `count` frames from the frame `first` on, in a step with this guidance.
 
         At guidance 1, which is also the guidance outside its interval, there is only the branch of the prompt. At
-        guidance 0 there is only that of the negative prompt.
+        guidance 0 there is only that of the negative prompt. An editing model has two of the negative prompt, or none.
         """
+        conditions = self._of_text(first, count, guidance)
+        if self.edited is None:
+            return conditions
+        return replace(conditions, image=image_channels(self.edited.frames(first, count), conditions.branches))
+
+    def _of_text(self, first: int, count: int, guidance: float) -> Conditions:
         prompts = self.request.prompts(first, count) if guidance != 0 else []
         texts = list(dict.fromkeys(prompts))
         has_negative = self.request.guidance != 1  # true if any step uses it: its row comes before the others
         layers, added = self._project(texts, has_negative)
         negatives = int(guidance != 1)
+        if self.edited is not None:
+            negatives = 2 * is_guided(guidance, self.request.image_guidance)
         branches = negatives + bool(texts)
         if len(texts) <= 1 and negatives == has_negative:  # at most one prompt, and all projected rows are needed
             return Conditions(branches, layers, added)

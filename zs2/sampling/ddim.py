@@ -56,3 +56,24 @@ class DDIM(Solver):
             limit = self.schedule.config.clip_sample_range
             x0 = x0.clamp(-limit, limit)
         return math.sqrt(self.alpha_next[i]) * x0 + math.sqrt(1 - self.alpha_next[i]) * eps, None
+
+
+class Inversion(Solver):
+    """DDIM backwards, from picture to noise, with the same timesteps (Song et al. 2020, section 4.3).
+
+    Step i goes from less noise to that of timestep i, with ε predicted there. The last step comes first: it starts from
+    the picture, without noise.
+    """
+
+    def __init__(self, solver: Solver) -> None:
+        super().__init__(solver.schedule, solver.timesteps)
+
+    def step(self, i: int, latents: Tensor, prediction: Tensor, history: History | None) -> tuple[Tensor, None]:
+        """As `DDIM.step`, to timestep i from the one after it."""
+        schedule, there = self.schedule, self.timesteps[i]
+        _, eps = schedule.denoised(latents, there, prediction)
+        clean = latents
+        if i + 1 < len(self.timesteps):
+            here = self.timesteps[i + 1]
+            clean = (latents - schedule.sigma(here) * eps) / schedule.signal(here)
+        return schedule.signal(there) * clean + schedule.sigma(there) * eps, None

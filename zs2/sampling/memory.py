@@ -147,7 +147,7 @@ def state_bytes(config: UNetConfig, momentum: Momentum, size: tuple[int, int], b
 
 def resume_bytes(plan: SamplingPlan) -> int:
     """The bytes of the file from which a stream can go on: the states of all steps that all frames do together."""
-    return (plan.request.steps - (0 if plan.start is None else plan.start.step)) * _states(plan)
+    return (plan.request.steps - plan.begin) * _states(plan)
 
 
 def _states(plan: SamplingPlan) -> int:

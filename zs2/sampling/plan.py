@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from zs2.errors import InputError, whole
+from zs2.guidance.edits import is_guided
+from zs2.guidance.inputs import check_for_model, skipped_steps
 from zs2.method import NOISE_MODELS, Method
 from zs2.models.image_model import ImageModel
 from zs2.models.temporal import momentum
-from zs2.noise.models import noises
+from zs2.noise.models import noises, stream
 from zs2.sampling.memory import MemoryPlan, fitting, free_for, planned_memory, resume_bytes
 from zs2.sampling.request import Request
 from zs2.sampling.schedule import with_options
@@ -91,8 +93,22 @@ class SamplingPlan:
         return h * reduction, w * reduction
 
     @property
+    def begin(self) -> int:
+        """The first step that all frames do together."""
+        if self.noised_source:
+            return skipped_steps(self.request.steps, self.request.strength)
+        return 0 if self.start is None else self.start.step
+
+    @property
+    def noised_source(self) -> bool:
+        """Whether sampling begins from the noised latents of a source (image to image)."""
+        return self.request.source is not None and not self.model.edits
+
+    @property
     def branches(self) -> int:
         """The most guidance branches of a step."""
+        if self.model.edits:
+            return 3 if is_guided(self.request.guidance, self.request.image_guidance) else 1
         return 1 if self.request.guidance in (0, 1) else 2
 
     @property
@@ -101,16 +117,23 @@ class SamplingPlan:
         here, there = self.model.device, self.state_device
         return (here.type, here.index or 0) != (there.type, there.index or 0)
 
-    def noises(self) -> Iterator[Tensor]:
+    def noises(self, first: Tensor | None = None) -> Iterator[Tensor]:
         """The initial noise of each frame, float32 (c, h, w) on the CPU. It may be endless.
 
-        Latents of the request stay on their device.
+        Latents of the request stay on their device. first: the noise of frame 0, instead of the seed's.
         """
-        if self.request.latents is not None:
-            return iter(self.request.latents)
-        frames, parameters = self.request.frames, self.method.noise_parameters
-        drawn = noises(self.method.noise, self.latent_shape, self.request.seed, frames=frames, **parameters)
-        return self._checked(drawn)
+        request, drawn = self.request, 0 if self.posterior is None else 1
+        if request.latents is not None:
+            return iter(request.latents)
+        named = {"frames": request.frames, "first": first, "drawn": drawn, **self.method.noise_parameters}
+        return self._checked(noises(self.method.noise, self.latent_shape, request.seed, **named))
+
+    @property
+    def posterior(self) -> Tensor | None:
+        """The noise by which the latents of a source are drawn, (c, h, w): as in diffusers the first of the seed."""
+        if not self.noised_source or self.request.source_latents == "mean":
+            return None
+        return stream(self.request.seed, 0, self.latent_shape)()
 
     def _checked(self, drawn: Iterator[Tensor]) -> Iterator[Tensor]:
         """The noises of a model, each of the right shape and type, and not fewer than there are frames."""
@@ -173,7 +196,11 @@ def plan_sampling(
             "nearly the model's image, because its deep features are computed again when the other frames join",
             stacklevel=3,
         )
-    _warn_of_signal(plan.solver)
+    if not plan.noised_source:
+        _warn_of_signal(plan.solver)
+    for text in (clip.fitting(plan.size) for clip in request.inputs.values()):
+        if text:
+            warnings.warn(text, stacklevel=3)
     if stream and state_device is not None and not plan.states_elsewhere:
         warnings.warn(f"state_device {state_device} has no effect: the model is there, too", stacklevel=3)
     return replace(plan, chunk=chunk)
@@ -220,6 +247,7 @@ def resolve(
         stream=stream,
         state_device=model.device if state_device is None else choose_device(state_device),
     )
+    check_for_model(request.changed, plan.model.edits, None if start is None else method.noise)
     plan.noises()  # raises for a noise model that needs the number of frames
     return plan
 

@@ -22,6 +22,7 @@ that change while sampling, alternation, composition, networks, and the wildcard
 from __future__ import annotations
 
 import re
+import warnings
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
@@ -132,6 +133,19 @@ def _checked_schedule(prompt: Mapping[Any, str], frames: int | None, mode: str |
 def has_syntax(text: str) -> bool:
     """Whether a text would be read otherwise with this syntax than as plain text."""
     return _SIGNS.search(text) is not None
+
+
+def check_syntax(texts: Sequence[str], syntax: str | None) -> None:
+    """Raise InputError for a text that the syntax can't read. Warn of one that has syntax if None is named."""
+    for text in texts:
+        if syntax == A1111:
+            parse(text)
+        elif syntax is None and has_syntax(text):
+            warnings.warn(
+                f"the prompt {text!r} is read as plain text, brackets and BREAK too: give prompt_syntax a1111 to "
+                "read weights in it, or plain to keep them as text",
+                stacklevel=4,
+            )
 
 
 def words(text: str) -> str:

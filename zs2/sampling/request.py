@@ -7,10 +7,13 @@ metadata: command line, replay, study and settings derive from OPTIONS. (The sam
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from zs2.errors import InputError, brief, choose, whole
+from zs2.guidance.inputs import IMAGE_GUIDANCE, SOURCE_LATENTS, STRENGTH, check_inputs
+from zs2.guidance.interval import GUIDED, checked_interval
 from zs2.method import check_seed
 from zs2.models.config import SPACINGS
 from zs2.sampling.prompt_syntax import (
@@ -19,51 +22,30 @@ from zs2.sampling.prompt_syntax import (
     SYNTAXES,
     Blend,
     Prompt,
+    check_syntax,
     checked_prompt,
-    has_syntax,
-    parse,
     prompt_of,
     texts_of,
     words,
 )
 from zs2.sampling.solver import SOLVERS
 from zs2.system.json_files import MOST_TIMESTEPS, is_number
+from zs2.system.options import STATED as STATED
+from zs2.system.options import Option, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-GUIDED = (0.0, 1.0)  # the guidance interval that covers all steps
+    from zs2.video.reading import InputClip
+
+ABSENT: dict[str, Any] = {"unstated": None, "unset": "none"}  # of an input
+FIRST_FRAME_GUIDANCE = 2.0  # at more, the colours jump after frame 0, which has guidance 1: docs/guidance.md
+FIRST_FRAME_NOISES = ("inverted", "drawn")
 FINAL_ALPHAS = ("one", "first")  # ᾱ at the end of the last step: 1, or that of the first training timestep
 MOST_FRAMES = 10**9  # of one clip
-STATED: Any = object()  # of an option that every file has
 # Options for fewer and cheaper steps. Their clips score like those of 50 DDIM steps, by benchmarks/fewer_steps.py.
 # Guidance that ends early is not one of them, because it reduces motion.
 FAST: dict[str, Any] = {"sampler": "dpm++", "steps": 20, "deep_cache": 2}
-
-
-@dataclass(frozen=True)
-class Option:
-    """How a sampling option is written and stored.
-
-    Args:
-        kind: `text`, `whole`, `number`, `pair` (two numbers), `flag` or `clip` (an input, see video/reading.py).
-        help: one line, without the default. metavar: the name of its value in the help.
-        least, most: the smallest and the largest value, for a whole number.
-        unstated: its value in clips whose files are too old to have the option; STATED if all files have it.
-        unset: what the default None means.
-    """
-
-    kind: str
-    help: str
-    metavar: str | None = None
-    least: int = 0
-    most: int | None = None
-    unstated: Any = STATED
-    unset: str = "as the checkpoint says"
-
-
-def _option(default: Any, *how: Any, **more: Any) -> Any:
-    return field(default=default, metadata={"option": Option(*how, **more)})
 
 
 @dataclass(frozen=True)
@@ -95,16 +77,22 @@ class Request:
         prompt_syntax: `plain`, or `a1111`: see prompt_syntax.py. None: plain, with a warning where a text has weights.
         travel_mode: between two frames of a schedule: `linear` interpolates their contexts token by token, `cut` keeps
             the first one's prompt. None: linear.
+        source: a clip to begin from, or for an editing model the clip to edit. See video/reading.py for the kinds.
+        strength: how much of the source is noise at the beginning, above 0 to 1: the share of the steps that is done.
+        source_latents: `sample` or `mean` of the VAE's distribution, as in diffusers `sample`.
+        first_frame: a picture that is frame 0, as the VAE gives it back. Guidance is then 2 by default.
+        first_frame_noise: where frame 0 comes from: `inverted` (DDIM inversion), or the seed's noise, `drawn`.
+        image_guidance: of an editing model: how much the source counts. Below 1 there is one branch, as at guidance 1.
         latents: initial noise (frames, c, h, w), float32, used as it is. Then seed and noise model have no effect.
     Raises: InputError for values that make no sense.
     """
 
     prompt: Prompt
-    negative_prompt: str = _option("", "text", "the text that guidance leads away from", "TEXT")
-    frames: int | None = _option(8, "whole", "frames of the clip", "N", least=1, most=MOST_FRAMES)
-    steps: int = _option(50, "whole", "sampling steps", "N", least=1, most=MOST_TIMESTEPS)
-    guidance: float = _option(7.5, "number", "u + G·(c − u); 1: only the prompt, at half the work", "G")
-    guidance_interval: tuple[float, float] = _option(
+    negative_prompt: str = option("", "text", "the text that guidance leads away from", "TEXT")
+    frames: int | None = option(8, "whole", "frames of the clip", "N", least=1, most=MOST_FRAMES)
+    steps: int = option(50, "whole", "sampling steps", "N", least=1, most=MOST_TIMESTEPS)
+    guidance: float = option(7.5, "number", "u + G·(c − u); 1: only the prompt, at half the work", "G")
+    guidance_interval: tuple[float, float] = option(
         GUIDED,
         "pair",
         "guide only in this share of the steps, such as 0.2,0.8; the others take half the work (0,1: all)",
@@ -115,10 +103,10 @@ class Request:
     height: int | None = None
     width: int | None = None
     chunk: int | None = None
-    sampler: str = _option(
+    sampler: str = option(
         "ddim", "text", "; ".join(f"{row.name}: {row.summary}" for row in SOLVERS.values()), "KIND", unstated="ddim"
     )
-    deep_cache: int = _option(
+    deep_cache: int = option(
         1,
         "whole",
         "compute the UNet's deep features in every N-th step only; the other steps reuse them, approximately, at a "
@@ -127,7 +115,7 @@ class Request:
         least=1,
         unstated=1,
     )
-    clip_skip: int = _option(
+    clip_skip: int = option(
         0,
         "whole",
         "leave out the last N layers of the text towers for the prompt (not for the negative prompt, as in diffusers); "
@@ -135,19 +123,19 @@ class Request:
         "N",
         unstated=0,
     )
-    spacing: str | None = _option(
+    spacing: str | None = option(
         None, "text", f"where the steps are: {', '.join(SPACINGS)}; few-step models need trailing", "S", unstated=None
     )
-    zero_snr: bool | None = _option(
+    zero_snr: bool | None = option(
         None,
         "flag",
         "rescale the schedule to end without signal, with trailing spacing; needs v-prediction",
         unstated=None,
     )
-    final_alpha: str | None = _option(
+    final_alpha: str | None = option(
         None, "text", "signal after the last step, one (the clean image) or first (of timestep 0)", "A", unstated=None
     )
-    prompt_syntax: str | None = _option(
+    prompt_syntax: str | None = option(
         None,
         "text",
         "how prompts are read: plain, or a1111 with weights (word:1.2), [word] and BREAK, at any length",
@@ -156,6 +144,32 @@ class Request:
         unset="plain, with a warning where a prompt has that syntax",
     )
     travel_mode: str | None = None
+    source: InputClip | None = option(
+        None,
+        "clip",
+        "begin from this clip: a file, FILE@10:34 or a folder; an editing model edits it",
+        "CLIP",
+        **ABSENT,
+    )
+    strength: float = option(
+        STRENGTH, "number", "of --source: the share of the steps that is done, above 0 to 1", "S", unstated=STRENGTH
+    )
+    source_latents: str = option(
+        "sample", "text", "of --source: sample or mean of the VAE's distribution", "KIND", unstated="sample"
+    )
+    first_frame: InputClip | None = option(
+        None, "clip", f"frame 0 is this picture; the guidance is then {FIRST_FRAME_GUIDANCE:g}", "IMAGE", **ABSENT
+    )
+    first_frame_noise: str = option(
+        "inverted",
+        "text",
+        "of --first-frame: its noise, inverted from it or drawn by the seed",
+        "KIND",
+        unstated="inverted",
+    )
+    image_guidance: float = option(
+        IMAGE_GUIDANCE, "number", "of editing models: how much the source counts", "G", unstated=IMAGE_GUIDANCE
+    )
     latents: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -166,20 +180,17 @@ class Request:
         object.__setattr__(self, "seed", check_seed(self.seed))
         self._read_inputs()
         SOLVERS[self.sampler]
-        for name, options in (
-            ("spacing", SPACINGS),
-            ("final_alpha", FINAL_ALPHAS),
-            ("prompt_syntax", SYNTAXES),
-            ("travel_mode", MODES),
-        ):
+        for name, options in CHOICES.items():
             if getattr(self, name) is not None:
                 choose(name, getattr(self, name), options)
         if self.zero_snr is not None and not isinstance(self.zero_snr, bool):
             raise InputError(f"zero_snr is {brief(self.zero_snr)}: expected true or false")
-        if not is_number(self.guidance):
-            raise InputError(f"guidance is {brief(self.guidance)}: expected a finite number")
-        object.__setattr__(self, "guidance", float(self.guidance))
-        object.__setattr__(self, "guidance_interval", self._interval())
+        for name in (name for name, one in OPTIONS.items() if one.kind == "number"):
+            if not is_number(getattr(self, name)):
+                raise InputError(f"{name} is {brief(getattr(self, name))}: expected a finite number")
+            object.__setattr__(self, name, float(getattr(self, name)))
+        interval = checked_interval(self.guidance_interval, self.guidance, self.steps)
+        object.__setattr__(self, "guidance_interval", interval)
         object.__setattr__(
             self, "prompt", checked_prompt(self.prompt, self.negative_prompt, self.frames, self.travel_mode)
         )
@@ -187,17 +198,10 @@ class Request:
         if self.travel_mode is not None and not (isinstance(self.prompt, dict) and len(texts) > 1):
             warnings.warn("travel_mode has no effect without prompts for several frames by number", stacklevel=3)
             object.__setattr__(self, "travel_mode", None)
-        for text in (*texts, self.negative_prompt):
-            if self.prompt_syntax == A1111:
-                parse(text)  # raises for what it can't read
-            elif self.prompt_syntax is None and has_syntax(text):
-                warnings.warn(
-                    f"the prompt {text!r} is read as plain text, brackets and BREAK too: give prompt_syntax a1111 to "
-                    "read weights in it, or plain to keep them as text",
-                    stacklevel=3,
-                )
+        check_syntax((*texts, self.negative_prompt), self.prompt_syntax)
         if self.latents is not None and (getattr(self.latents, "ndim", 0) != 4 or self.latents.requires_grad):
             raise InputError("latents: expected a float32 tensor (frames, c, h, w) that needs no gradient")
+        check_inputs(self.changed, self.steps)
         if self.guidance == 1 and self.negative_prompt:
             warnings.warn("the negative prompt has no effect at guidance 1", stacklevel=3)
         if self.guidance == 0 and any(texts):
@@ -211,10 +215,10 @@ class Request:
 
     def _read_inputs(self) -> None:
         """Open the inputs. A clip without a number of frames is as long as its shortest input."""
-        for name in (name for name in INPUTS if getattr(self, name) is not None):
+        for name, source in self.inputs.items():
             from zs2.video.reading import input_clip
 
-            clip = input_clip(getattr(self, name))
+            clip = input_clip(source)
             object.__setattr__(self, name, clip)
             if self.frames is None:
                 object.__setattr__(self, "frames", clip.count)
@@ -227,33 +231,22 @@ class Request:
             return value.record
         return list(value) if isinstance(value, tuple) else value
 
-    def _interval(self) -> tuple[float, float]:
-        """The checked guidance interval."""
-        try:
-            start, end = (float(share) for share in self.guidance_interval)
-            right = 0 <= start < end <= 1
-        except (TypeError, ValueError, OverflowError):
-            right = False
-        if not right:
-            raise InputError(
-                f"guidance_interval is {brief(self.guidance_interval)}: expected two shares of the steps that rise, "
-                "from 0 to 1, such as 0.2,0.8"
-            )
-        if (start, end) != GUIDED and self.guidance in (0, 1):
-            raise InputError(
-                f"guidance_interval {start:g},{end:g} with guidance {self.guidance:g}: expected another guidance, for "
-                "the interval to switch on and off"
-            )
-        if not any(start <= step / self.steps < end for step in range(self.steps)):
-            raise InputError(
-                f"guidance_interval {start:g},{end:g} holds none of the {self.steps} steps: expected a wider one"
-            )
-        return start, end
-
     def guided(self, step: int) -> float:
         """The guidance of a step, counted from 0. Outside the interval it is 1."""
         start, end = self.guidance_interval
         return self.guidance if start <= step / self.steps < end else 1.0
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The options that differ from their defaults, and the latents if there are any."""
+        values = {name: getattr(self, name) for name in OPTIONS}
+        values = {name: value for name, value in values.items() if value is not None and value != DEFAULTS[name]}
+        return values if self.latents is None else values | {"latents": self.latents}
+
+    @property
+    def inputs(self) -> dict[str, InputClip]:
+        """The inputs by the names of their options."""
+        return {name: value for name in INPUTS if (value := getattr(self, name)) is not None}
 
     @property
     def texts(self) -> list[str]:
@@ -276,5 +269,18 @@ FIRST = ("negative_prompt", "frames", "steps", "sampler", "deep_cache", "guidanc
 _FIELDS = [one for one in fields(Request) if "option" in one.metadata]
 _FIELDS.sort(key=lambda one: FIRST.index(one.name) if one.name in FIRST else len(FIRST))
 OPTIONS: dict[str, Option] = {one.name: one.metadata["option"] for one in _FIELDS}
+CHOICES = {
+    "spacing": SPACINGS,
+    "final_alpha": FINAL_ALPHAS,
+    "prompt_syntax": SYNTAXES,
+    "travel_mode": MODES,
+    "source_latents": SOURCE_LATENTS,
+    "first_frame_noise": FIRST_FRAME_NOISES,
+}
 INPUTS = tuple(name for name, one in OPTIONS.items() if one.kind == "clip")
 DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Request) if one.name in OPTIONS}
+
+
+def usual(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of the guided modes that these options ask for, which go before those of a checkpoint."""
+    return {"guidance": FIRST_FRAME_GUIDANCE} if options.get("first_frame") is not None else {}

@@ -11,16 +11,22 @@ from __future__ import annotations
 
 import itertools
 import time
+import warnings
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from zs2.errors import counted, is_out_of_memory
+from zs2.guidance.edits import combined
+from zs2.guidance.interval import GUIDED
+from zs2.guidance.sources import SourceLatents, encode
 from zs2.models.unet import States, cannot_compile
 from zs2.sampling.conditioning import Conditioning
-from zs2.sampling.decoding import decode_frames
+from zs2.sampling.ddim import Inversion
+from zs2.sampling.decoding import at_once, decode_frames
 from zs2.sampling.kept_states import KeptStates, TravellingStates
 from zs2.sampling.memory import out_of_memory
 from zs2.sampling.plan import Joined, SamplingPlan
@@ -62,9 +68,11 @@ class Sampler:
 
     def __init__(self, plan: SamplingPlan) -> None:
         self.plan, self.device = plan, plan.model.device
-        self.conditioning = Conditioning(plan.model, plan.request, plan.size)
+        self.source = self._source()
+        self.conditioning = Conditioning(plan.model, plan.request, plan.size, self.source if plan.model.edits else None)
         self.span = plan.chunk * (1 if plan.group is None else plan.group.size)  # frames of a chunk
-        self.begin = 0 if plan.start is None else plan.start.step  # the first step that all frames do together
+        self.begin = plan.begin  # the first step that all frames do together
+        self.first_frame: Tensor | None = None  # its latents before every step and after the last, (steps + 1, c, h, w)
         self._timesteps = torch.tensor(plan.solver.timesteps, device=self.device)
         self._progress = torch.linspace(0, 1, plan.request.steps, device=self.device)
 
@@ -116,18 +124,54 @@ class Sampler:
             return TravellingStates(steps, self.device, self.plan.state_device)
         return KeptStates(steps)
 
+    def _source(self) -> SourceLatents | None:
+        """The latents of the request's source, which are scaled for image to image; None without a source."""
+        plan = self.plan
+        if plan.request.source is None:
+            return None
+        read = partial(plan.request.source.frames, size=plan.size)
+        most = at_once(plan.model.vae, *plan.size, plan.chunk)
+        return SourceLatents(plan.model.vae, read, most, plan.posterior, keep_all=plan.model.edits and not plan.stream)
+
     def _beginning(self) -> Generator[Step, None, Joined]:
         """Do the steps before all frames are sampled together, if the noise model has any."""
+        if self.plan.request.first_frame is not None:
+            self.first_frame = self._path_to_first_frame()
         if self.plan.start is None:
             return Joined(self.initial())
         return (yield from self.plan.start.run(self))
 
     def initial(self) -> Iterator[Tensor]:
         """The initial noise (c, h, w) of each frame, on the model's device."""
-        return (noise.to(self.device) for noise in self.plan.noises())
+        noises = self.plan.noises(None if self.first_frame is None else self.first_frame[0].cpu())
+        return (noise.to(self.device) for noise in noises)
+
+    def _path_to_first_frame(self) -> Tensor:
+        """The latents of an image before every step, and its own latents after the last, (steps + 1, c, h, w).
+
+        They are those of its DDIM inversion, by the prompt at guidance 1; or the image with the noise of the seed.
+        """
+        plan, request, vae = self.plan, self.plan.request, self.plan.model.vae
+        assert request.first_frame is not None
+        clean = encode(vae, request.first_frame.frames(0, 1, plan.size), 1).to(self.device) * vae.config.scaling_factor
+        if request.first_frame_noise == "drawn":
+            noise, schedule = next(plan.noises()).to(self.device), plan.solver.schedule
+            path = [schedule.signal(t) * clean[0] + schedule.sigma(t) * noise for t in plan.solver.timesteps]
+            return torch.stack([*path, clean[0]])
+        with warnings.catch_warnings():  # of options without effect at guidance 1
+            warnings.simplefilter("ignore")
+            alone = replace(request, guidance=1, guidance_interval=GUIDED, deep_cache=1, first_frame=None)
+        inversion = Sampler(replace(plan, request=alone, solver=Inversion(plan.solver), group=None))
+        chunk, path = Chunk(0, clean), [clean[0]]
+        for i in reversed(range(request.steps)):
+            inversion.step(i, chunk, ())
+            path.append(chunk.latents[0])
+        inversion.check(0, chunk.latents)
+        return torch.stack(path[::-1])
 
     def _chunk(self, first: int, latents: Tensor, history: History | None) -> Chunk:
         """Build the chunk of these frames. history: that of the frames from 0 on that have one."""
+        latents = self._begun(first, latents)
         known = 0 if history is None else len(history.known)
         if history is None or first >= known:
             return Chunk(first, latents)
@@ -135,6 +179,14 @@ class Sampler:
         history = history.extended(len(latents) - len(history.known))
         group = self.plan.group
         return Chunk(first, latents, history if group is None else history.frames(group.share(len(latents)).mine))
+
+    def _begun(self, first: int, latents: Tensor) -> Tensor:
+        """The latents (f, c, h, w) of frames before the first step that they do, from their noise."""
+        if self.source is None or not self.plan.noised_source:
+            return latents
+        clean = self.source.frames(first, len(latents)).to(self.device) * self.plan.model.vae.config.scaling_factor
+        schedule, t = self.plan.solver.schedule, self.plan.solver.timesteps[self.begin]
+        return schedule.signal(t) * clean + schedule.sigma(t) * latents
 
     def finished(self, i: int, latents: Tensor) -> Step:
         """Check the latents after step i, and return the finished step."""
@@ -168,7 +220,7 @@ class Sampler:
             conditions = self.conditioning.frames(chunk.first + mine.start, frames, guidance)
             rows = conditions.branches * frames
             output = self.plan.model.unet(
-                torch.cat([latents] * conditions.branches).to(self.plan.model.dtype),  # (branches·f, c, h, w)
+                conditions.input(latents).to(self.plan.model.dtype),  # (branches·f, C, h, w)
                 self._timesteps[i],
                 conditions.text,
                 frames=frames,
@@ -190,9 +242,13 @@ class Sampler:
         if conditions.branches == 2:
             negative, positive = prediction.chunk(2)
             prediction = negative + guidance * (positive - negative)
+        elif conditions.branches == 3:
+            prediction = combined(prediction, guidance, request.image_guidance)
         chunk.deep = output.deep if request.deep_cache > 1 else None
         latents, chunk.history = self.plan.solver.step(i, latents, prediction, chunk.history)
         chunk.latents = latents if share is None else share.gather(latents)
+        if self.first_frame is not None and chunk.first == 0:
+            chunk.latents = torch.cat([self.first_frame[i + 1 : i + 2], chunk.latents[1:]])
         if group is not None:
             group.patience.note(time.monotonic() - start)
         return output.states

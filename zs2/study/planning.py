@@ -16,13 +16,13 @@ from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.derived_options import flag
 from zs2.errors import InputError, choose, whole
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS, Method
-from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, Request
+from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, Request, usual
 from zs2.study.cells import FULL, PRESETS, STUDY_LAM, STUDY_MU, Cell, grid, kinds_with, merge, preset, reference
 from zs2.study.prompts import default_prompts, read_prompts
 from zs2.study.study import Study
 from zs2.system.devices import AUTO, DTYPES, auto_dtype, choose_device, choose_dtype, own_device
 from zs2.version import __version__
-from zs2.video.encoding import FPS_MAX
+from zs2.video.outputs import FPS_MAX
 from zs2.video.reading import input_clip
 
 METHOD = ("preset", "noise", "attn", "lam", "mu", "alpha", "mu_end")  # the options that choose cells
@@ -76,7 +76,7 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         raise InputError(f"the study in {options['out']} is of a model with LoRA: give the same with --lora")
     if known and known.embeddings and "embedding" not in options:
         raise InputError(f"the study in {options['out']} is of a model with embeddings: give the same with --embedding")
-    settings: dict[str, Any] = {**DEFAULTS, "fps": 8, "dtype": AUTO, **own.request}
+    settings: dict[str, Any] = {**DEFAULTS, "fps": 8, "dtype": AUTO, **own.request, **usual(options)}
     if known:
         settings = {**known.sampling, "fps": known.fps, "dtype": known.dtype}
     for name in INPUTS:

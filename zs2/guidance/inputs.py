@@ -1,0 +1,64 @@
+"""How the inputs of a request go together, and their defaults. No torch here."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from zs2.errors import InputError
+
+STRENGTH = 0.8  # as in diffusers
+SOURCE_LATENTS = ("sample", "mean")  # which latents of a source: drawn from the VAE's distribution, or its mean
+IMAGE_GUIDANCE = 1.5  # as in diffusers
+
+
+def skipped_steps(steps: int, strength: float) -> int:
+    """How many of the first steps a source of this strength leaves out, as in diffusers."""
+    return steps - min(int(steps * strength), steps)
+
+
+def check_inputs(changed: Mapping[str, Any], steps: int) -> None:
+    """Check the options of a request that differ from their defaults, as far as the model does not count.
+
+    Raises: InputError for a strength out of range, and for inputs that do not go together. Warns of options without
+        effect.
+    """
+    strength = changed.get("strength", STRENGTH)
+    if not 0 < strength <= 1:
+        raise InputError(f"strength is {strength:g}: expected above 0, which is the source itself, up to 1")
+    if "source" in changed and skipped_steps(steps, strength) == steps:
+        raise InputError(f"strength {strength:g} of {steps} steps leaves no step to do: expected more of either")
+    if "first_frame" in changed and "source" in changed:
+        raise InputError("first_frame and source: expected one of them")
+    if "first_frame" in changed and "latents" in changed:
+        raise InputError("first_frame and latents: expected one of them, since frame 0 has a noise of its own")
+    for name, needed in (("strength", "source"), ("source_latents", "source"), ("first_frame_noise", "first_frame")):
+        if name in changed and needed not in changed:
+            warnings.warn(f"{name} has no effect without {needed}", stacklevel=4)
+
+
+def check_for_model(changed: Mapping[str, Any], edits: bool, noise: str | None) -> None:
+    """Check the same options for a model.
+
+    Args:
+        edits: whether it edits by instruction. noise: the name of a noise model that needs the sampler, or None.
+    Raises: InputError for inputs that the model or the noise can't take. Warns of options without effect.
+    """
+    if edits and "source" not in changed:
+        raise InputError(
+            "this model edits a clip by an instruction: give the clip as source, the instruction as prompt"
+        )
+    if edits and "first_frame" in changed:
+        raise InputError("this model edits a clip, so it takes no first_frame: leave it out")
+    if edits and changed.get("guidance") == 0:
+        raise InputError("guidance 0 leaves out the instruction of an editing model: expected another guidance")
+    if noise is not None and ("first_frame" in changed or ("source" in changed and not edits)):
+        name = "first_frame" if "first_frame" in changed else "source"
+        raise InputError(f"{name} with {noise} noise, which makes frames from frame 0: expected another noise model")
+    if "source" in changed and "latents" in changed and not edits:
+        raise InputError("source and latents: expected one of them, since the source's latents are drawn before noise")
+    for name in ("strength", "source_latents") if edits else ("image_guidance",):
+        if name in changed:
+            kind = "an editing model" if edits else "a model that does not edit by instruction"
+            warnings.warn(f"{name} has no effect on {kind}", stacklevel=5)
