@@ -19,7 +19,7 @@ from zs2.study.cells import Cell
 from zs2.study.study import Study, clip_file
 from zs2.system.own_files import check_own
 from zs2.video.clip import Clip
-from zs2.video.formats import PNG_MARK, png_text
+from zs2.video.metadata import PNG_MARK, png_text
 
 TITLE, GAP = 16, 4  # in pixels: the height of a row's title, and the space around frames
 SIDE = 96  # frames are enlarged to about this many pixels

@@ -17,7 +17,7 @@ from zs2.checkpoints.lora import LoRA, files_of, lora_files, merge
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.checkpoints.provenance import clip_settings
 from zs2.checkpoints.tensor_files import loading
-from zs2.errors import check_keywords, whole
+from zs2.errors import check_keywords
 from zs2.method import METHOD, Method
 from zs2.models.config import ScheduleConfig
 from zs2.models.image_model import ImageModel
@@ -34,8 +34,8 @@ from zs2.system.background import in_background
 from zs2.system.devices import choose_device, choose_dtype
 from zs2.system.modules import without_collector
 from zs2.video.clip import Clip
+from zs2.video.encoding import Rate, frame_rate
 from zs2.video.formats import Frames
-from zs2.video.outputs import FPS_MAX
 
 if TYPE_CHECKING:
     from zs2.sampling.frame_parallel import Group
@@ -193,7 +193,7 @@ class ZS2:
         self,
         prompt: str | Sequence[str],
         *,
-        fps: int = 8,
+        fps: Rate | float | str = 8,
         callback: Callable[[Step], object] | None = None,
         group: Group | None = None,
         **request: Any,
@@ -204,7 +204,7 @@ class ZS2:
             prompt, and the keywords of `Request`, such as negative_prompt, frames, steps, guidance and seed. Without
                 frames, there are as many as latents, if these are set. Other defaults are those of the checkpoint's
                 zs2.json, or of `Request`.
-            fps: frames per second of the saved clip.
+            fps: frames per second of the saved clip, as `Clip` has it.
             callback: called with each finished `Step`. An exception in it stops the clip.
             group: the processes that make the clip together; see frame_parallel.py. All must call this, and each gets
                 the clip.
@@ -212,7 +212,7 @@ class ZS2:
         Raises: InputError for values that are out of range, or do not fit the model or the free memory;
             FloatingPointError if the latents become NaN or infinite; OutOfMemory.
         """
-        plan, fps = self.plan(self._request("model()", prompt, **request), group), whole("fps", fps, 1, FPS_MAX)
+        plan, fps = self.plan(self._request("model()", prompt, **request), group), frame_rate(fps)
         settings = in_background(lambda: self.settings(plan, fps))  # hashes the weights, once
         for step in Sampler(plan).steps():
             if callback is not None:
@@ -276,7 +276,7 @@ class ZS2:
         """Plan a request for this model; see sampling/plan.py, also for the errors."""
         return plan_sampling(self.image_model, self.method, request, group, stream=stream, state_device=state_device)
 
-    def settings(self, plan: SamplingPlan, fps: int) -> dict[str, Any]:
+    def settings(self, plan: SamplingPlan, fps: Rate) -> dict[str, Any]:
         """The settings that record how a clip of this plan is made; see checkpoints/provenance.py."""
         return clip_settings(plan, fps, self.checkpoint, self.lora, self.embeddings)
 

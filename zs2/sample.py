@@ -36,6 +36,7 @@ from zs2.sampling.prompt_syntax import A1111
 from zs2.sampling.request import Request
 from zs2.system.devices import AUTO, auto_note
 from zs2.system.terminal import show
+from zs2.video.encoding import ENDINGS, Encoding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,12 +61,13 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     options = options | draw_seeds(options.get("seed", []), group)
     clips = list(clip_requests(options, own))
     check_method(options)
-    fps = options.get("fps", 8)
+    encoding = Encoding.of(options)
     check_resumable(options)
-    places = outputs(options, [suffix for suffix, _ in clips], fps)
+    places = outputs(options, [suffix for suffix, _ in clips], encoding.fps)
     path = places[0].path
+    encoding = encoding.in_effect(path.suffix.lower(), min(request.frames or 1 for _, request in clips))
     if "stream" in options:
-        check_stream(path)
+        check_stream(path, encoding)
     if not replays:
         warn_without_effect(options, path)
     if not is_hub_id(model_name):
@@ -93,21 +95,21 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     plans = plan_all(model, requests, group, memory)
     for plan in plans:
         if "stream" in options:
-            check_stream(path, plan.size[::-1])
+            check_stream(path, encoding, plan.size[::-1])
         if replays:
-            check_replay(options["recorded"], model.settings(plan, fps))
+            check_replay(options["recorded"], model.settings(plan, encoding.fps))
     notes = (own.summary(own_in_effect(options, own)), auto_note(options.get("dtype", AUTO), model.dtype, model.device))
     for note in notes:
         if note and is_first(group):
             say(note)
     left = list(enumerate(zip(plans, places, strict=True), 1))
     if "skip_existing" in options and "out" in options:
-        left = [one for one in left if not skips(model, *one[1], fps, options)]
+        left = [one for one in left if not skips(model, *one[1], encoding, options)]
         if len(left) < len(clips) and is_first(group):
             say(f"{len(clips) - len(left)} of {len(clips)} clips are there already")
     for number, (plan, place) in left:
         label = "sampling" if len(clips) == 1 else f"clip {number} of {len(clips)}"
-        sample(model, plan, place, fps, label, options)
+        sample(model, plan, place, encoding, label, options)
     return None
 
 
@@ -151,9 +153,10 @@ def plan_all(
     return plans
 
 
-def skips(model: ZS2, plan: SamplingPlan, place: Output, fps: int, options: dict[str, Any]) -> bool:
+def skips(model: ZS2, plan: SamplingPlan, place: Output, encoding: Encoding, options: dict[str, Any]) -> bool:
     """Whether --skip-existing leaves out a clip. All processes of a group decide alike."""
-    there = has_clip(place.path, model.settings(plan, fps), overwrite="overwrite" in options)
+    settings = {**dict.fromkeys(ENDINGS), **model.settings(plan, encoding.fps), **encoding.recorded()}
+    there = has_clip(place.path, settings, overwrite="overwrite" in options)
     return there if plan.group is None else bool(plan.group.least(int(there), plan.model.device))
 
 
@@ -185,7 +188,9 @@ def print_plans(
             raise failed
 
 
-def sample(model: ZS2, plan: SamplingPlan, place: Output, fps: int, label: str, options: dict[str, Any]) -> None:
+def sample(
+    model: ZS2, plan: SamplingPlan, place: Output, encoding: Encoding, label: str, options: dict[str, Any]
+) -> None:
     """Sample one clip, write it, and print the names of its files.
 
     Raises: KeyboardInterrupt after a signal, and what failed; the finished frames of a stream are written before.
@@ -203,7 +208,7 @@ def sample(model: ZS2, plan: SamplingPlan, place: Output, fps: int, label: str, 
     count = plan.request.frames
     assert count is not None
     if writes:
-        settings = in_background(lambda: model.settings(plan, fps))  # hashes the weights, once
+        settings = in_background(lambda: model.settings(plan, encoding.fps))  # hashes the weights, once
     if "stream" in options:
         from zs2.video.streaming import save
 
@@ -220,7 +225,9 @@ def sample(model: ZS2, plan: SamplingPlan, place: Output, fps: int, label: str, 
         frames = Sampler(plan).frames(resume)
         if writes:
             shown = progress(frames, count - first, label.replace("sampling", "frames"))
-            saved = save(shown, count, place, fps, settings, sheet=sheet, first=first, resumable=resume is not None)
+            saved = save(
+                shown, count, place, encoding, settings, sheet=sheet, first=first, resumable=resume is not None
+            )
             print_files(place, saved.files, options)
             if saved.ended is not None:
                 report_end(saved, count)
@@ -235,7 +242,8 @@ def sample(model: ZS2, plan: SamplingPlan, place: Output, fps: int, label: str, 
             latents = step.latents
         pixels = decode_frames(plan, latents)
         if writes:
-            print_files(place, Clip(pixels, fps, settings()).write(place, sheet=sheet), options)
+            clip = Clip(pixels, encoding.fps, settings())
+            print_files(place, clip.write(place, encoding, sheet=sheet), options)
 
 
 def print_files(place: Output, files: Sequence[Path], options: dict[str, Any]) -> None:

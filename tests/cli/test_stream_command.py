@@ -23,6 +23,7 @@ from zs2.sampling.memory import MemoryPlan, fitting
 from zs2.sampling.sampler import Sampler
 from zs2.system.stopping import Stopped, signals_stop
 from zs2.video.clip import Clip, read_settings
+from zs2.video.encoding import Encoding
 from zs2.video.outputs import Output
 from zs2.video.streaming import save
 from zs2.video.unfinished import finish
@@ -203,7 +204,7 @@ def test_however_a_stream_ends_its_frames_are_a_whole_clip(here, name, end):
     ending, error = ENDS[end]
     settings = {"prompt": ["a", "b", "c", "d", "e"], "frames": 9, "fps": 8}
     with signals_stop():
-        saved = save(noise(3, ending), 9, Output.at(Path(name)), 8, lambda: settings, sheet=True)
+        saved = save(noise(3, ending), 9, Output.at(Path(name)), Encoding(), lambda: settings, sheet=True)
     assert type(saved.ended) is error
     assert (saved.count, saved.kept) == (3, Path(name))
     assert not list(here.glob("*.part"))
@@ -234,7 +235,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_frame(here):
         a_full_disk()
         yield from noise(3)
 
-    saved = save(frames(), 6, Output.at(Path("c")), 8, lambda: {"prompt": "", "frames": 6}, sheet=True)
+    saved = save(frames(), 6, Output.at(Path("c")), Encoding(), lambda: {"prompt": "", "frames": 6}, sheet=True)
     assert isinstance(saved.ended, OSError)
     assert saved.ended.errno == errno.ENOSPC
     assert saved.count == len(files(here / "c")) == 3
@@ -252,7 +253,9 @@ def test_a_file_that_can_not_grow_keeps_the_frames_before(here):
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
         with pytest.warns(UserWarning, match=r"c.mp4.sheet.png can't be written \(File too large\)"):
-            saved = save(noise(60), 60, Output.at(Path("c.mp4")), 8, lambda: {"prompt": "", "frames": 60}, sheet=True)
+            saved = save(
+                noise(60), 60, Output.at(Path("c.mp4")), Encoding(), lambda: {"prompt": "", "frames": 60}, sheet=True
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert isinstance(saved.ended, OSError)
@@ -264,7 +267,9 @@ def test_a_file_that_can_not_grow_keeps_the_frames_before(here):
 def test_a_stream_without_a_frame_leaves_nothing(here):
     for name in ("c", "c.mp4"):
         with pytest.raises(OSError, match="no space left"):
-            save(noise(0, raises(OSError("no space left"))), 5, Output.at(Path(name)), 8, lambda: {}, sheet=True)
+            save(
+                noise(0, raises(OSError("no space left"))), 5, Output.at(Path(name)), Encoding(), lambda: {}, sheet=True
+            )
         assert list(here.iterdir()) == []
 
 
@@ -276,7 +281,7 @@ def test_settings_are_asked_for_when_the_first_frame_is_there(here):
         return {"prompt": "", "frames": 2}
 
     frames = (order.append("frame") or frame for frame in noise(2))
-    assert save(frames, 2, Output.at(Path("c")), 8, settings, sheet=False).ended is None
+    assert save(frames, 2, Output.at(Path("c")), Encoding(), settings, sheet=False).ended is None
     assert order == ["frame", "settings", "frame"]
 
 

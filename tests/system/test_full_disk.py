@@ -17,6 +17,7 @@ from zs2.cli.command import command, parser
 from zs2.errors import NotWritten
 from zs2.system.atomic import write_all, write_bytes, write_json, write_text, writing
 from zs2.video.clip import Clip
+from zs2.video.encoding import Encoding
 from zs2.video.formats import WRITERS
 from zs2.video.outputs import Output
 from zs2.video.streaming import save
@@ -84,7 +85,7 @@ def test_a_file_on_a_full_disk_is_named(tmp_path, ending):
 
     def write(target: Path) -> None:
         target.symlink_to("/dev/full")
-        WRITERS[ending](FRAMES, 8, "{}", target)
+        WRITERS[ending](FRAMES, Encoding(), "{}", target)
 
     with pytest.raises(NotWritten) as caught:
         write_all({clip: write})
@@ -101,7 +102,7 @@ def test_a_stream_that_can_not_grow_is_named(tmp_path, name):
     needs_av(Path(name).suffix)
     with limited():
         try:
-            ended = save(iter(FRAMES), 4, Output.at(tmp_path / name), 8, lambda: SETTINGS, sheet=False).ended
+            ended = save(iter(FRAMES), 4, Output.at(tmp_path / name), Encoding(), lambda: SETTINGS, sheet=False).ended
         except NotWritten as error:  # no frame came
             ended = error
     assert isinstance(ended, NotWritten)

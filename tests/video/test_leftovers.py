@@ -13,6 +13,7 @@ import pytest
 from zs2.errors import InputError
 from zs2.system.atomic import remove_unfinished, write_all
 from zs2.video.clip import Clip, read_settings
+from zs2.video.encoding import Encoding
 from zs2.video.leftovers import clear_leftovers
 from zs2.video.outputs import Output
 from zs2.video.streaming import save
@@ -57,7 +58,7 @@ def leave(name: str, count: int = 4) -> None:
 
     if name.endswith(".mp4"):
         pytest.importorskip("av")
-    killed(lambda: save(stream(), 9, Output.at(Path(name)), 8, lambda: SETTINGS, sheet=True))
+    killed(lambda: save(stream(), 9, Output.at(Path(name)), Encoding(), lambda: SETTINGS, sheet=True))
 
 
 def cleared(*targets: str, **options: bool) -> list[str]:
@@ -133,7 +134,7 @@ def test_what_a_living_process_writes_is_left_alone(here):
         with pytest.raises(InputError, match=r"another process is writing c, in c.part: choose another"):
             cleared("c")
         with pytest.raises(InputError, match=r"c.part: another process is writing this clip"):
-            save(frames(2), 2, Output.at(here / "c"), 8, lambda: SETTINGS, sheet=False)
+            save(frames(2), 2, Output.at(here / "c"), Encoding(), lambda: SETTINGS, sheet=False)
         assert {file.name for file in work.folder.iterdir()} == {".zs2-lock", ".zs2-spare"}
 
 
@@ -142,7 +143,10 @@ def test_a_clip_may_have_any_name(here, name):
     leave(name)
     (line,) = cleared("d.gif")
     assert line == f"{name}.part, which a killed process left, is now {name}: 4 frames"
-    assert save(frames(9), 9, Output.at(here / name, overwrite=True), 8, lambda: SETTINGS, sheet=True).ended is None
+    assert (
+        save(frames(9), 9, Output.at(here / name, overwrite=True), Encoding(), lambda: SETTINGS, sheet=True).ended
+        is None
+    )
     assert len([*here.iterdir()]) == 3
 
 

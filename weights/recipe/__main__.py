@@ -32,7 +32,7 @@ from zs2.errors import InputError, whole
 from zs2.method import SEED_MAX
 from zs2.system.devices import choose_device
 from zs2.system.own_files import check_own
-from zs2.video.formats import PNG_MARK, png_text
+from zs2.video.metadata import PNG_MARK, png_text
 
 FETCHED = Path("out/fetched")
 

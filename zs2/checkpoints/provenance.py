@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import PIL
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def clip_settings(
     plan: SamplingPlan,
-    fps: int,
+    fps: int | Fraction,
     checkpoint: Checkpoint | None = None,
     lora: Sequence[dict[str, Any]] = (),
     embeddings: Sequence[dict[str, Any]] = (),
@@ -40,7 +41,7 @@ def clip_settings(
         "seed": request.seed if latents is None else None,
         "width": width,
         "height": height,
-        "fps": fps,
+        "fps": fps if isinstance(fps, int) else str(fps),
         "chunk": plan.chunk,  # the last bits depend on it, and on the number of processes
         "processes": 1 if plan.group is None else plan.group.size,
         **plan.method.settings(request.steps, latents is not None),

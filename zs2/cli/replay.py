@@ -12,10 +12,11 @@ from zs2.cli.sample_requests import REQUEST
 from zs2.errors import InputError
 from zs2.method import ATTENTION_KINDS, METHOD, PARAMETERS, effects
 from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, STATED
+from zs2.video.encoding import ENDINGS
 
 # Settings that were added later, with the value of the clips that do not record them.
 ADDED = {name: option.unstated for name, option in OPTIONS.items() if option.unstated is not STATED}
-ADDED |= {"compile": False, "embeddings": None, "vae": None, "travel_mode": None}
+ADDED |= {"compile": False, "embeddings": None, "vae": None, "travel_mode": None, **dict.fromkeys(ENDINGS)}
 
 # The options that may stand beside --replay. They decide where and how the clip is made, not which clip it is.
 ALLOWED = (
@@ -34,6 +35,7 @@ ALLOWED = (
     "out",
     "overwrite",
     "sheet",
+    "metadata",
 )
 
 # Settings that are not options: the clip is made again only if they are the same, or nearly so if a warning says.
@@ -57,7 +59,7 @@ def replay_options(file: str, options: Mapping[str, Any]) -> dict[str, Any]:
         warnings.warn(f"--replay takes all settings from its file: {', '.join(ignored)} has no effect", stacklevel=2)
     settings = dict.fromkeys(PARAMETERS) | ADDED | read_settings(Path(file))  # parameters of the method may be newer
     try:
-        replayed = {name: settings[name] for name in (*METHOD, *REQUEST, "fps", "dtype", "device", "compile")}
+        replayed = {name: settings[name] for name in (*METHOD, *REQUEST, "fps", *ENDINGS, "dtype", "device", "compile")}
         replayed["recorded"] = {name: settings[name] for name in COMPARED}
     except KeyError as error:
         raise InputError(f"{file}: these are not the settings of a clip of zs2: {error} is missing") from error

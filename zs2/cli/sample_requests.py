@@ -22,6 +22,7 @@ from zs2.sampling.request import FAST, INPUTS, Request, usual
 from zs2.system.devices import AUTO, DTYPES
 
 if TYPE_CHECKING:
+    from zs2.video.encoding import Encoding, Rate
     from zs2.video.outputs import Output
 
 TIMEOUT_MAX = 10**7  # seconds, four months
@@ -148,7 +149,7 @@ def read_latents(file: str) -> Any:
     return tensors["latents"]
 
 
-def outputs(options: Mapping[str, Any], suffixes: Sequence[str], fps: int) -> list[Output]:
+def outputs(options: Mapping[str, Any], suffixes: Sequence[str], fps: Rate) -> list[Output]:
     """Where each clip goes: to `--out`, or to the next free number in out/, with its suffix.
 
     The number is chosen when the first clip is written. So two commands never have the same, and none is taken for
@@ -230,7 +231,7 @@ def has_clip(path: Path, settings: Mapping[str, Any], *, overwrite: bool) -> boo
     return not differ
 
 
-def check_stream(path: Path, size: tuple[int, int] | None = None) -> None:
+def check_stream(path: Path, encoding: Encoding, size: tuple[int, int] | None = None) -> None:
     """Check that a file can be written frame by frame, and hold frames of this (width, height), where it is known.
 
     Raises: InputError if it can't.
@@ -240,6 +241,10 @@ def check_stream(path: Path, size: tuple[int, int] | None = None) -> None:
     ending = path.suffix.lower()
     if ending not in STREAMED:
         raise InputError(f"{path}: {ending} needs all frames at once: stream to .mp4, or to a folder of PNG files")
+    if encoding.loop is not None:
+        raise InputError(f"--loop {encoding.loop} needs all frames at once: leave --stream")
+    if not encoding.metadata:
+        raise InputError("--no-metadata: a stream that is killed needs the settings in its frames: leave --stream")
     if ending and size is not None and (size[0] % 2 or size[1] % 2):
         raise InputError(
             f"{path}: MP4 needs an even width and height, got {size[0]}x{size[1]}: use a folder of PNG files"

@@ -22,7 +22,7 @@ from zs2.study.prompts import default_prompts, read_prompts
 from zs2.study.study import Study
 from zs2.system.devices import AUTO, DTYPES, auto_dtype, choose_device, choose_dtype, own_device
 from zs2.version import __version__
-from zs2.video.outputs import FPS_MAX
+from zs2.video.encoding import FPS_MAX
 from zs2.video.reading import input_clip
 
 METHOD = ("preset", "noise", "attn", "lam", "mu", "alpha", "mu_end")  # the options that choose cells

@@ -20,7 +20,7 @@ from zs2.study.cells import NUMBERS, Cell, cell
 from zs2.study.prompts import Prompt, checked
 from zs2.system.devices import DTYPES
 from zs2.system.json_files import LARGE_BYTES, MOST_PIXELS, Reader, is_number, read_json
-from zs2.video.outputs import FPS_MAX
+from zs2.video.encoding import FPS_MAX
 
 MOST_CELLS, MOST_PROMPTS, MOST_SEEDS = 10_000, 100_000, 100_000
 MOST_CLIPS = 1_000_000

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from zs2.errors import InputError, choose, did_you_mean, whole
+from zs2.errors import InputError, choose, did_you_mean
 from zs2.system.json_files import parse_json
 from zs2.system.regular_files import check_regular
 from zs2.video.contact_sheet import contact_sheet
+from zs2.video.encoding import FPS_MAX, Encoding, Rate, forward, frame_rate
 from zs2.video.formats import (
     LOSSY,
     READERS,
@@ -23,12 +24,12 @@ from zs2.video.formats import (
     Frames,
     frame_file,
     frames_in_time,
-    png_text,
     read_frames,
     settings_file,
 )
+from zs2.video.metadata import png_text
 from zs2.video.opening import check_repeats
-from zs2.video.outputs import FPS_MAX, Output, check_output, is_frame_folder
+from zs2.video.outputs import Output, check_output, is_frame_folder
 
 
 class Clip:
@@ -36,18 +37,18 @@ class Clip:
 
     Args:
         frames: uint8 (F, H, W, 3), RGB, F ≥ 1.
-        fps: frames a second, 1 to 1000.
+        fps: frames a second, 0.01 to 1000, also a Fraction, or a text such as `24000/1001`.
         settings: how the clip was made, a JSON object. Every file of the clip stores it; `read_settings` reads it.
     Raises: InputError for any other frames, rate or settings.
     """
 
-    def __init__(self, frames: Frames, fps: int = 8, settings: dict[str, Any] | None = None) -> None:
+    def __init__(self, frames: Frames, fps: Rate | float | str = 8, settings: dict[str, Any] | None = None) -> None:
         frames = np.asarray(frames)
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
             got = f"{frames.dtype} of shape {frames.shape}"
             raise InputError(f"frames are {got}: expected a uint8 array (F, H, W, 3) of at least one RGB frame")
         self.frames = np.ascontiguousarray(frames)
-        self.fps = whole("fps", fps, 1, FPS_MAX)
+        self.fps = frame_rate(fps)
         self.settings = _checked(settings)
 
     @classmethod
@@ -58,8 +59,8 @@ class Clip:
         repeated as often as the `frames` of its settings say. The rate is the `fps` of the settings. Where the times in
         the file do not fit that rate, it is the slowest rate that they fit.
 
-        Raises: InputError for GIF and MP4, which are lossy, for what `Clip.save` did not write, and for pictures whose
-            size is not the one in the settings, such as a contact sheet.
+        Raises: InputError for GIF, MP4 and WebP with a quality, which are lossy, for what `Clip.save` did not write,
+            and for pictures whose size is not the one in the settings, such as a contact sheet.
         """
         path = Path(path)
         if path.suffix.lower() in LOSSY:
@@ -67,6 +68,8 @@ class Clip:
         settings = read_settings(path)
         if path.suffix.lower() == ".json" or (path.is_dir() and not is_frame_folder(path)):
             raise InputError(f"{path}: no clip: expected .webp, .png, .apng or a folder 0000.png, 0001.png, …")
+        if settings.get("quality") is not None:
+            raise InputError(f"{path}: it is lossy, of quality {settings['quality']}: expected one without --quality")
         numbers = {key: value for key, value in settings.items() if type(value) is int}
         try:
             pictures, ends = read_frames(path)
@@ -78,14 +81,16 @@ class Clip:
                 f"{path} is {width}x{height}, its settings say {numbers.get('width')}x{numbers.get('height')}: "
                 "expected a clip as zs2 wrote it, not a contact sheet"
             )
-        fps = numbers.get("fps", 0)
-        rates = [fps] if 1 <= fps <= FPS_MAX else []
+        try:
+            rates = [frame_rate(settings.get("fps"))]
+        except InputError:
+            rates = []
         if not ends:
             count = 1 if path.is_dir() else max(1, numbers.get("frames", 1))
             return cls(_repeated(path, pictures, [count] * len(pictures)), rates[0] if rates else 8, settings)
         for rate in (*rates, *range(1, FPS_MAX + 1)):
             if counts := frames_in_time(ends, rate):
-                return cls(_repeated(path, pictures, counts), rate, settings)
+                return cls(forward(_repeated(path, pictures, counts), settings), rate, settings)
         raise InputError(f"{path}: a picture in it lasts no time: expected a clip of zs2")
 
     def __repr__(self) -> str:
@@ -93,13 +98,22 @@ class Clip:
         return f"Clip({count} frames of {width}x{height} at {self.fps} fps)"
 
     def save(
-        self, path: str | os.PathLike[str], sheet: bool = False, json: bool = True, overwrite: bool = False
+        self,
+        path: str | os.PathLike[str],
+        sheet: bool = False,
+        json: bool = True,
+        overwrite: bool = False,
+        *,
+        quality: int | None = None,
+        crf: int | None = None,
+        loop: str | None = None,
+        metadata: bool = True,
     ) -> list[Path]:
         """Write the clip, looping forever, in the format of the path's ending, and return the paths written.
 
             .gif         256 colours a frame, not dithered, because dither noise flickers. GIF counts hundredths of a
                          second: every frame starts at its time, rounded, so two frames may differ by one hundredth
-            .webp        lossless; time in milliseconds, rounded likewise
+            .webp        lossless, or with a quality lossy; time in milliseconds, rounded likewise
             .png, .apng  an animated PNG, lossless; time likewise
             .mp4         H.264 in 4:2:0, BT.709, so width and height must be even; needs `pip install 'zs2[video]'`
             (no ending)  a folder of 0000.png, 0001.png, …
@@ -114,23 +128,32 @@ class Clip:
             json: also write the settings to a file of their own (clip.gif.json).
             sheet: also write a contact sheet (clip.gif.sheet.png).
             overwrite: whether files of these names are replaced. Of a folder, only an earlier clip is.
-        Raises: InputError as `check_output` does, and for an odd size in MP4; OSError if writing fails.
+            quality: of a lossy WebP, 0 to 100.
+            crf: of an MP4, 0 (best) to 51; 17 by default.
+            loop: `pingpong` writes the frames back again, in the file only.
+            metadata: whether the settings are in the files. Without them there is no JSON, no replay and no `open`.
+        Raises: InputError as `check_output` does, for a value out of range, and for an odd size in MP4; OSError if
+            writing fails.
+        Warns: of an option without effect on this format.
         """
+        encoding = Encoding(self.fps, quality, crf, loop, metadata)
         path = check_output(path, self.fps, overwrite=overwrite)
-        return self.write(Output.at(path, overwrite=overwrite), sheet=sheet, json=json)
+        return self.write(Output.at(path, overwrite=overwrite), encoding, sheet=sheet, json=json)
 
-    def write(self, output: Output, *, sheet: bool, json: bool = True) -> list[Path]:
-        """Write the clip to an output that was checked; see `save`."""
+    def write(self, output: Output, encoding: Encoding | None = None, *, sheet: bool, json: bool = True) -> list[Path]:
+        """Write the clip to an output that was checked; see `save`. Without an encoding, at the clip's rate."""
         ending = output.path.suffix.lower()
+        encoding = (Encoding(self.fps) if encoding is None else encoding).in_effect(ending, len(self.frames))
         if ending == ".mp4" and (self.frames.shape[1] % 2 or self.frames.shape[2] % 2):
             raise InputError(
                 f"{output.path}: MP4 needs an even width and height, got {self!r}: use .webp, .png or .gif"
             )
-        text = dumps(self.settings)  # ASCII: no format can take it for another encoding
+        settings = self.settings | encoding.recorded()
+        text = dumps(settings) if encoding.metadata else ""  # ASCII: no format can take it for another encoding
         return output.write(
-            partial(WRITERS[ending], self.frames, self.fps, text),
+            partial(WRITERS[ending], self.frames, encoding, text),
             partial(self.sheet().save, format="PNG", pnginfo=png_text(text)) if sheet else None,
-            partial(Path.write_bytes, data=settings_file(self.settings)) if json else None,
+            partial(Path.write_bytes, data=settings_file(settings)) if json and text else None,
         )
 
     def sheet(self, columns: int | None = None, tile: int | None = None) -> Image.Image:

@@ -19,9 +19,9 @@ from PIL import Image, ImageOps
 from zs2.errors import InputError
 from zs2.system.json_files import parse_json
 from zs2.system.regular_files import check_regular
+from zs2.video.encoding import frame_rate
 from zs2.video.formats import LEAST_BYTES, Frames, pyav, read_image
 from zs2.video.opening import PICTURE_MAX, check_bytes, check_repeats, open_image
-from zs2.video.outputs import FPS_MAX
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 PICTURES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
@@ -188,9 +188,8 @@ def _pictures(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names, key=order)]
 
 
-def _own_rate(path: Path) -> int | None:
+def _own_rate(path: Path) -> float | None:
     try:
-        fps = parse_json("they", read_image(path) or "{}").get("fps")
+        return float(frame_rate(parse_json("they", read_image(path) or "{}").get("fps")))
     except ValueError:
         return None
-    return fps if type(fps) is int and 1 <= fps <= FPS_MAX else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from zs2.errors import InputError
 from zs2.system.regular_files import read_text
+from zs2.video.encoding import CRF, Encoding, Rate, start
+from zs2.video.metadata import EXIF_IMAGE_DESCRIPTION, PNG_KEY, exif, png_text
 from zs2.video.opening import check_bytes, open_image
 from zs2.video.palette import paletted
 
@@ -24,31 +24,15 @@ Frames: TypeAlias = NDArray[np.uint8]  # (F, H, W, 3)
 
 SETTINGS_MAX = 1 << 20  # characters; zs2 writes no file with more
 LEAST_BYTES = 24  # that a picture of an animation takes in its file
-PNG_KEY = "zs2"
-PNG_MARK = f"tEXt{PNG_KEY}\0"  # the bytes of such a chunk, which stands before the picture
-EXIF_IMAGE_DESCRIPTION = 0x010E
 
 
-def _durations(count: int, fps: int, units: int) -> list[int]:
+def _durations(count: int, fps: Rate, units: int) -> list[int]:
     """How long each frame lasts, in 1/units seconds. Frame i starts at i/fps, rounded."""
-    starts = [_start(i, fps, units) for i in range(count + 1)]
-    return [end - start for start, end in itertools.pairwise(starts)]
-
-
-def _start(index: int, fps: int, units: int) -> int:
-    """When a frame starts, rounded to 1/units seconds."""
-    return (2 * index * units + fps) // (2 * fps)
+    return [end - begin for begin, end in itertools.pairwise(start(i, fps, units) for i in range(count + 1))]
 
 
 def _save_animation(images: list[Image.Image], path: Path, format: str, **options: Any) -> None:
     images[0].save(path, format=format, save_all=True, append_images=images[1:], loop=0, **options)
-
-
-def png_text(text: str) -> PngInfo:
-    """The settings as a PNG text chunk."""
-    info = PngInfo()
-    info.add_text(PNG_KEY, text)
-    return info
 
 
 def settings_file(settings: Mapping[str, Any]) -> bytes:
@@ -56,26 +40,26 @@ def settings_file(settings: Mapping[str, Any]) -> bytes:
     return (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _write_gif(frames: Frames, fps: int, text: str, path: Path) -> None:
-    images = [paletted(frame) for frame in frames]
-    duration = [10 * hundredths for hundredths in _durations(len(frames), fps, 100)]
+def _write_gif(frames: Frames, encoding: Encoding, text: str, path: Path) -> None:
+    images = encoding.ordered([paletted(frame) for frame in frames])
+    duration = [10 * hundredths for hundredths in _durations(len(images), encoding.fps, 100)]
     # disposal 1: a frame is drawn over the one before, so only what changed is stored
     _save_animation(images, path, "GIF", duration=duration, disposal=1, comment=text.encode())
 
 
-def _write_webp(frames: Frames, fps: int, text: str, path: Path) -> None:
-    exif = Image.Exif()
-    exif[EXIF_IMAGE_DESCRIPTION] = text
-    images = [Image.fromarray(frame) for frame in frames]
-    _save_animation(images, path, "WEBP", lossless=True, duration=_durations(len(frames), fps, 1000), exif=exif)
+def _write_webp(frames: Frames, encoding: Encoding, text: str, path: Path) -> None:
+    images = encoding.ordered([Image.fromarray(frame) for frame in frames])
+    how: dict[str, Any] = {"lossless": True} if encoding.quality is None else {"quality": encoding.quality}
+    duration = _durations(len(images), encoding.fps, 1000)
+    _save_animation(images, path, "WEBP", duration=duration, exif=exif(text), **how)
 
 
-def _write_apng(frames: Frames, fps: int, text: str, path: Path) -> None:
-    images = [Image.fromarray(frame) for frame in frames]
-    _save_animation(images, path, "PNG", duration=_durations(len(frames), fps, 1000), pnginfo=png_text(text))
+def _write_apng(frames: Frames, encoding: Encoding, text: str, path: Path) -> None:
+    images = encoding.ordered([Image.fromarray(frame) for frame in frames])
+    _save_animation(images, path, "PNG", duration=_durations(len(images), encoding.fps, 1000), pnginfo=png_text(text))
 
 
-def write_folder(frames: Iterable[Frames], fps: int, text: str, path: Path) -> None:
+def write_folder(frames: Iterable[Frames], _: Encoding, text: str, path: Path) -> None:
     """Write frames (H, W, 3) to 0000.png, 0001.png, … in a new folder, each as it comes."""
     path.mkdir()
     for index, frame in enumerate(frames):
@@ -92,25 +76,13 @@ def write_png(frame: Frames, text: str, path: Path) -> None:
     Image.fromarray(frame).save(path, format="PNG", pnginfo=png_text(text))
 
 
-def with_png_text(data: bytes, text: str) -> bytes:
-    """The bytes of a PNG file of `write_png` with other settings: the file that it would write, without encoding again.
-
-    Raises: ValueError if there are no settings in it.
-    """
-    at, key = 8, f"{PNG_KEY}\0".encode()
-    while at < len(data):  # chunks: length of the content, kind, content, checksum
-        end = at + 12 + int.from_bytes(data[at : at + 4])
-        if data[at + 4 : at + 8] == b"tEXt" and data.startswith(key, at + 8):
-            content = key + text.encode("ascii")
-            checked = b"tEXt" + content
-            return data[:at] + len(content).to_bytes(4) + checked + zlib.crc32(checked).to_bytes(4) + data[end:]
-        at = end
-    raise ValueError("no settings in this PNG file")
+def _write_mp4(frames: Frames, encoding: Encoding, text: str, path: Path) -> None:
+    write_mp4(encoding.ordered([*frames]), encoding, text, path)
 
 
-def write_mp4(frames: Iterable[Frames], fps: int, text: str, path: Path) -> None:
+def write_mp4(frames: Iterable[Frames], encoding: Encoding, text: str, path: Path) -> None:
     """Write frames (H, W, 3) to an MP4 file, each as it comes."""
-    writer = Mp4Writer(path, fps, text)
+    writer = Mp4Writer(path, encoding, text)
     with writer.container:
         for frame in frames:
             writer.add(frame)
@@ -124,15 +96,17 @@ class Mp4Writer:
         delay, which takes more bytes. Otherwise the file is none before it is closed.
     """
 
-    def __init__(self, path: Path, fps: int, text: str, *, fragmented: bool = False) -> None:
-        self.av, self.fps, self.count = pyav(), fps, 0
+    def __init__(self, path: Path, encoding: Encoding, text: str, *, fragmented: bool = False) -> None:
+        self.av, self.fps, self.count = pyav(), encoding.fps, 0
         self.stream: Any = None
         flags = {"movflags": "+faststart"}
         if fragmented:
             flags = {"movflags": "+frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
-        self.options = {"crf": "17"} | ({"tune": "zerolatency", "preset": "veryfast"} if fragmented else {})
+        crf = CRF if encoding.crf is None else encoding.crf
+        self.options = {"crf": str(crf)} | ({"tune": "zerolatency", "preset": "veryfast"} if fragmented else {})
         self.container = self.av.open(str(path.absolute()), "w", format="mp4", options=flags)
-        self.container.metadata["comment"] = text
+        if text:
+            self.container.metadata["comment"] = text
 
     def add(self, frame: Frames) -> None:
         """Write the next frame (H, W, 3). Raises: OSError."""
@@ -140,7 +114,7 @@ class Mp4Writer:
             self.stream = self._stream(*frame.shape[:2])
         image = self.av.VideoFrame.from_ndarray(frame, format="rgb24")
         image = image.reformat(format="yuv420p", dst_colorspace="ITU709")
-        image.pts, image.time_base = self.count, Fraction(1, self.fps)
+        image.pts, image.time_base = self.count, 1 / Fraction(self.fps)
         self.container.mux(self.stream.encode(image))
         self.count += 1
 
@@ -187,12 +161,12 @@ def read_frames(path: Path) -> tuple[Frames, list[int]]:
     return pictures, ends
 
 
-def frames_in_time(ends: list[int], fps: int) -> list[int] | None:
+def frames_in_time(ends: list[int], fps: Rate) -> list[int] | None:
     """How many frames at this rate each picture of an animation stands for. None if its times do not fit the rate."""
     counts, before = [], 0
     for end in ends:
         mark = round(end * fps / 1000)
-        if mark <= before or _start(mark, fps, 1000) != end:
+        if mark <= before or start(mark, fps, 1000) != end:
             return None
         counts.append(mark - before)
         before = mark
@@ -264,12 +238,12 @@ def pyav() -> Any:
     return av
 
 
-WRITERS: dict[str, Callable[[Frames, int, str, Path], None]] = {
+WRITERS: dict[str, Callable[[Frames, Encoding, str, Path], None]] = {
     ".gif": _write_gif,
     ".webp": _write_webp,
     ".png": _write_apng,
     ".apng": _write_apng,
-    ".mp4": write_mp4,
+    ".mp4": _write_mp4,
     "": write_folder,
 }
 LOSSY = (".gif", ".mp4")

@@ -9,6 +9,7 @@ from pathlib import Path
 from zs2.errors import InputError, counted
 from zs2.system.atomic import SUFFIX, remove_unfinished
 from zs2.video.clip import read_settings
+from zs2.video.encoding import Encoding
 from zs2.video.outputs import Output, companions, existing
 from zs2.video.unfinished import OWN, Unfinished, finish, shortened
 
@@ -74,7 +75,7 @@ def _rescued(work: Unfinished) -> str:
     try:
         with work:
             settings = shortened(read_settings(work.kept), work.settle())
-            finish(work, Output.at(work.target), settings["fps"], settings, {}, sheet=False, keep=False)
+            finish(work, Output.at(work.target), Encoding.of(settings), settings, {}, sheet=False, keep=False)
         work.remove()
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{work.folder}, which a killed process left, can't be made a clip ({error}): move or delete it"

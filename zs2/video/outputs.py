@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zs2.errors import InputError, choose, whole
+from zs2.errors import InputError, choose
 from zs2.system.atomic import check_writable, write_all
 from zs2.system.own_files import is_own
-from zs2.video.formats import PNG_MARK, READERS, WRITERS, frame_file, pyav
+from zs2.video.encoding import Rate, frame_rate
+from zs2.video.formats import READERS, WRITERS, frame_file, pyav
+from zs2.video.metadata import PNG_MARK
 
-FPS_MAX = 1000  # WebP counts time in whole milliseconds
 GIF_FPS_MAX = 50  # browsers slow a GIF frame of less than 20 ms down to 100 ms
 
 Job = Callable[[Path], object]  # writes one file or folder to a path
@@ -120,7 +121,7 @@ def next_number(folder: Path) -> int:
     return max((int(m[0]) for name in names if (m := re.match(r"\d{5,9}", name, re.ASCII))), default=0) + 1
 
 
-def check_output(path: str | os.PathLike[str], fps: int, *, overwrite: bool = False) -> Path:
+def check_output(path: str | os.PathLike[str], fps: Rate, *, overwrite: bool = False) -> Path:
     """Check an output before its clip is sampled, leaving no trace, and return it as a Path.
 
     Raises: InputError for an unknown ending, a missing PyAV, a GIF faster than browsers play, a place that can't be
@@ -133,7 +134,7 @@ def check_output(path: str | os.PathLike[str], fps: int, *, overwrite: bool = Fa
     return path
 
 
-def check_outputs(paths: Sequence[Path], fps: int, base: Path) -> list[Path]:
+def check_outputs(paths: Sequence[Path], fps: Rate, base: Path) -> list[Path]:
     """Check the outputs of clips, all in one folder and with one ending, as `check_output` does with `overwrite`.
 
     However many there are, the folder is read once and written once.
@@ -164,10 +165,10 @@ def check_outputs(paths: Sequence[Path], fps: int, base: Path) -> list[Path]:
     return [path for path in paths if existing(path, names)]
 
 
-def _check_format(path: Path, fps: int) -> None:
+def _check_format(path: Path, fps: Rate) -> None:
     """Check a name and its ending. Raises: InputError as `check_output` does."""
     ending = path.suffix.lower()
-    whole("fps", fps, 1, FPS_MAX)
+    frame_rate(fps)
     if path.name == ".." or path.name.lower() in WRITERS:  # no name at all, or nothing but an ending
         raise InputError(f"output {str(path)!r} names no file: expected one such as clip.gif")
     try:

@@ -16,6 +16,7 @@ from typing import Any
 from zs2.errors import LostProcess
 from zs2.system.stopping import Deferred
 from zs2.video.contact_sheet import shown_frames
+from zs2.video.encoding import Encoding
 from zs2.video.formats import Frames
 from zs2.video.outputs import Output
 from zs2.video.unfinished import InUse, Unfinished, finish, shortened
@@ -60,7 +61,7 @@ def save(
     frames: Iterable[Frames],
     total: int,
     output: Output,
-    fps: int,
+    encoding: Encoding,
     settings: Callable[[], dict[str, Any]],
     *,
     sheet: bool,
@@ -75,6 +76,7 @@ def save(
 
     Args:
         total: how many frames the clip will have.
+        encoding: of the file; the frames are in the order in which they come, and its settings are in it.
         settings: returns the settings of the whole clip. It is called when the first frame is there.
         sheet: also write a contact sheet, of at most 60 frames, which are held until the end.
         first: how many frames are there already, from a stream that is resumed; `frames` begins with the next.
@@ -95,8 +97,8 @@ def save(
                 if frame is None:
                     break
                 if not final:
-                    final = settings()
-                    work.begin(frame, fps, dumps(final), resumable=resumable)
+                    final = settings() | encoding.recorded()
+                    work.begin(frame, encoding, dumps(final), resumable=resumable)
                 work.add(index, frame)
                 if sheet and index in shown:
                     held[index] = frame
@@ -112,11 +114,11 @@ def save(
             return Saved([], work.kept, count, ended)
         keep = resumable and count < total
         try:
-            final = shortened(final or settings(), count)
+            final = shortened(final or settings() | encoding.recorded(), count)
             files = finish(
                 work,
                 Output.at(work.target, overwrite=output.overwrite, instead=True),
-                fps,
+                encoding,
                 final,
                 held,
                 sheet=sheet,

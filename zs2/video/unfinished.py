@@ -29,18 +29,18 @@ from PIL import Image
 from zs2.errors import InputError
 from zs2.system.atomic import SUFFIX, NoLocks, rename_all, try_lock, writing
 from zs2.video.clip import Clip
+from zs2.video.encoding import Encoding
 from zs2.video.formats import (
     Frames,
     Mp4Writer,
     count_mp4,
     frame_file,
-    png_text,
     remux_mp4,
     settings_file,
-    with_png_text,
     write_mp4,
     write_png,
 )
+from zs2.video.metadata import png_text, with_png_text
 from zs2.video.outputs import Output, companions
 
 RESUME = "resume.safetensors"
@@ -140,15 +140,15 @@ class Unfinished:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def begin(self, frame: Frames, fps: int, text: str, *, resumable: bool) -> None:
+    def begin(self, frame: Frames, encoding: Encoding, text: str, *, resumable: bool) -> None:
         """Prepare for frames like this one. text: the settings of the whole clip."""
         self._text = text
         with contextlib.suppress(OSError):  # no room at all, or a limit on the size of a file
             self._spare.write_bytes(os.urandom(frame.nbytes + SPARE))
         with writing(self.target):
             if self.target.suffix and not resumable:
-                self._writers.append(Mp4Writer(self._playable, fps, text, fragmented=True))
-                self._writers.append(Mp4Writer(self._whole, fps, text))
+                self._writers.append(Mp4Writer(self._playable, encoding, text, fragmented=True))
+                self._writers.append(Mp4Writer(self._whole, encoding, text))
             else:
                 self.frames.mkdir(exist_ok=True)
 
@@ -185,7 +185,7 @@ class Unfinished:
                 writer.container.close()
         self._writers.clear()
 
-    def prepare(self, fps: int, count: int, text: str, *, keep: bool) -> Path:
+    def prepare(self, encoding: Encoding, count: int, text: str, *, keep: bool) -> Path:
         """Make the clip of the first `count` frames in this folder, after `settle`.
 
         Args: text: its settings. keep: whether the frames stay, so that the clip can be resumed.
@@ -195,7 +195,7 @@ class Unfinished:
         shutil.rmtree(ready, ignore_errors=True) if ready.is_dir() else ready.unlink(missing_ok=True)
         same = self._text == text
         if self.target.suffix and self.frames.is_dir():
-            write_mp4(map(self.read, range(count)), fps, text, ready)
+            write_mp4(map(self.read, range(count)), encoding, text, ready)
         elif self.target.suffix:
             source = self._whole if self._whole.is_file() else self._playable
             if same and source == self._whole:
@@ -231,7 +231,7 @@ def shortened(settings: dict[str, Any], count: int) -> dict[str, Any]:
 def finish(
     work: Unfinished,
     output: Output,
-    fps: int,
+    encoding: Encoding,
     final: dict[str, Any],
     held: dict[int, Frames],
     *,
@@ -250,11 +250,11 @@ def finish(
     """
     count, text = final["frames"], dumps(final)
     with writing(work.target):
-        ready = {work.target: work.prepare(fps, count, text, keep=keep)}
+        ready = {work.target: work.prepare(encoding, count, text, keep=keep)}
     json_path, sheet_path = companions(work.target)
     tiles = [held[index] if index in held else work.read(index) for index in shown if sheet and index < count]
     if tiles:
-        image, sheet_file = Clip(np.stack(tiles), fps, final).sheet(), work.folder / f"{OWN}sheet"
+        image, sheet_file = Clip(np.stack(tiles), encoding.fps, final).sheet(), work.folder / f"{OWN}sheet"
         try:
             image.save(sheet_file, format="PNG", pnginfo=png_text(text))
             ready[sheet_path] = sheet_file
