@@ -31,7 +31,7 @@ FLOORS = (
     ("cli",),
     ("study",),
     ("reporting",),
-    ("sample", "ablate", "report", "metrics"),
+    ("sample", "ablate", "report", "metrics", "app"),
     ("__main__",),
 )
 FLOOR = {name: number for number, row in enumerate(FLOORS) for name in row}

@@ -14,6 +14,7 @@ COMMANDS = {
     "ablate": ("zs2.ablate", "run an ablation study: every variant on every prompt and seed, with metrics"),
     "report": ("zs2.report", "make the report of a study: a web page, Markdown and CSV"),
     "metrics": ("zs2.metrics", "measure clips"),
+    "app": ("zs2.app.__main__", "open a page to play with, in the browser"),
     "models": ("zs2.cli.model_list", "list the models that have a short name"),
 }
 

@@ -45,38 +45,51 @@ class Parameter:
     of: str = "noise"
     at_steps: Callable[[Any, int], Any] | None = None
 
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The smallest and the largest number; None if they are not known."""
+        check = self.check.check if isinstance(self.check, Levels) else self.check
+        return (check.low, check.high) if isinstance(check, Between) else None
 
-def _between(name: str, low: float, high: float, ends: str) -> Callable[[Any], Any]:
+
+@dataclass(frozen=True)
+class Between:
     """A check for a number in a range. ends: the range, with what its ends mean."""
 
-    def check(value: Any) -> Any:
-        if not is_number(value) or not low <= value <= high:
-            raise InputError(f"{name} is {brief(value)}: expected a number from {ends}")
+    name: str
+    low: float
+    high: float
+    ends: str
+
+    def __call__(self, value: Any) -> Any:
+        """The value. Raises: InputError for one out of range."""
+        if not is_number(value) or not self.low <= value <= self.high:
+            raise InputError(f"{self.name} is {brief(value)}: expected a number from {self.ends}")
         return value
 
-    return check
 
-
-MU = _between("mu", 0, 1, "0 (self-attention) to 1 (cross-frame attention)")
-LAM = _between("lam", 0, LAM_MAX, f"0 (one noise) to √e = {LAM_MAX:.4f} (independent noises)")
-ALPHA = _between("alpha", 0, 1e6, "0 (independent noises) to 1e6 (as good as one)")
-LAM_HIGH = _between("lam_high", 0, LAM_MAX, f"0 (one noise) to √e = {LAM_MAX:.4f} (independent noises)")
-CUTOFF = _between("cutoff", 0, 1, "0 (all frequencies are high) to 1 (all are low)")
-ZOOM = _between("zoom", 0.5, 2, "0.5 (half the size in each frame) to 2 (twice the size)")
-ROTATE = _between("rotate", -180, 180, "-180 to 180, degrees per frame, clockwise")
+MU = Between("mu", 0, 1, "0 (self-attention) to 1 (cross-frame attention)")
+LAM = Between("lam", 0, LAM_MAX, f"0 (one noise) to √e = {LAM_MAX:.4f} (independent noises)")
+ALPHA = Between("alpha", 0, 1e6, "0 (independent noises) to 1e6 (as good as one)")
+LAM_HIGH = Between("lam_high", 0, LAM_MAX, f"0 (one noise) to √e = {LAM_MAX:.4f} (independent noises)")
+CUTOFF = Between("cutoff", 0, 1, "0 (all frequencies are high) to 1 (all are low)")
+ZOOM = Between("zoom", 0.5, 2, "0.5 (half the size in each frame) to 2 (twice the size)")
+ROTATE = Between("rotate", -180, 180, "-180 to 180, degrees per frame, clockwise")
 WINDOW_MAX = 1024
 ANCHORS_MAX = 64
 
 
-def _levels(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+@dataclass(frozen=True)
+class Levels:
     """A check for a number, or for a list of them. A list of one is that number."""
 
-    def checked(value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            return check(value)
-        return tuple(map(check, value)) if len(value) > 1 else check(value[0] if value else None)
+    check: Between
 
-    return checked
+    def __call__(self, value: Any) -> Any:
+        """The value, a list as a tuple. Raises: InputError as `check` does."""
+        if not isinstance(value, list | tuple):
+            return self.check(value)
+        return tuple(map(self.check, value)) if len(value) > 1 else self.check(value[0] if value else None)
 
 
 def _anchors(anchors: Any) -> Any:
@@ -126,7 +139,7 @@ PARAMETERS: Registry[Parameter] = Registry(
         Parameter(
             "mu",
             "μ",
-            _levels(MU),
+            Levels(MU),
             "momentum over frames: 0 (= sa) … 1 (= cfa)",
             several="one for each level of the UNet, the largest maps first",
             of="attention",
@@ -149,7 +162,7 @@ PARAMETERS: Registry[Parameter] = Registry(
         Parameter(
             "mu_end",
             "μ₁",
-            _levels(_between("mu_end", 0, 1, "0 (self-attention) to 1 (cross-frame attention)")),
+            Levels(Between("mu_end", 0, 1, "0 (self-attention) to 1 (cross-frame attention)")),
             "μ of the last step; it goes there evenly from that of the first",
             several="one for each level",
             unset="μ stays",

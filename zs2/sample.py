@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from zs2.checkpoints.hub import DEFAULT_MODEL, is_hub_id
+from zs2.checkpoints.hub import is_hub_id
 from zs2.checkpoints.locate import locate
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.command import command, say
-from zs2.cli.derived_options import loading
+from zs2.cli.derived_options import chosen_model, loading
 from zs2.cli.replay import check_replay, with_replay
 from zs2.cli.resuming import FINISHED, check_resumable, first_frame, is_resumable
 from zs2.cli.sample_options import parser
@@ -56,7 +56,7 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     Args:
         options: of the command line, after `with_replay`.
     """
-    model_name, replays = options.get("model", DEFAULT_MODEL), "recorded" in options
+    model_name, replays = chosen_model(options), "recorded" in options
     own = OwnSettings() if replays else OwnSettings.of(model_name)
     options = options | draw_seeds(options.get("seed", []), group)
     clips = list(clip_requests(options, own))

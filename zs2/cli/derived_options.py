@@ -9,7 +9,9 @@ import argparse
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.checkpoints.own_settings import OF_METHOD, OF_REQUEST
+from zs2.cli.command import program
 from zs2.cli.values import numbers, pair
 from zs2.method import ATTENTION_KINDS, METHOD, NOISE_MODELS, PARAMETERS, Method
 from zs2.sampling.request import DEFAULTS, OPTIONS
@@ -39,13 +41,33 @@ def add_method(group: argparse._ArgumentGroup) -> None:
             group.add_argument(flag(name), metavar="KIND", help=_escaped(text))
         else:
             parameter = PARAMETERS[name]
-            reader: Callable[[str], Any] = parameter.number if parameter.length == 1 else pair(parameter.number)
-            metavar = name.upper() if parameter.length == 1 else "A,B"
+            metavar = (name.upper() if parameter.length == 1 else "A,B") + ",…" * bool(parameter.several)
             several = f"; or several A,B,…: {parameter.several}" if parameter.several else ""
-            if parameter.several:
-                reader, metavar = numbers(parameter.number), metavar + ",…"
             text = f"of {', '.join(_defaults(name))}: {parameter.help}{several} (default {_default_text(name)})"
-            group.add_argument(flag(name), type=reader, metavar=metavar, help=_escaped(text))
+            group.add_argument(flag(name), type=parameter_reader(name), metavar=metavar, help=_escaped(text))
+
+
+def parameter_reader(name: str) -> Callable[[str], Any]:
+    """What reads the text of a parameter. It raises ValueError or ArgumentTypeError for another text."""
+    parameter = PARAMETERS[name]
+    if parameter.several:
+        return numbers(parameter.number)
+    return parameter.number if parameter.length == 1 else pair(parameter.number)
+
+
+def add_model(group: argparse._ArgumentGroup) -> None:
+    """Add the option for the model."""
+    group.add_argument(
+        "--model",
+        metavar="PATH",
+        help="a folder in the diffusers layout, a .safetensors file of SD 1.x, 2.x or XL in the original layout, or a "
+        f"model on the hub: owner/name[@revision], or a short name, see {program('models')} (default {DEFAULT_MODEL})",
+    )
+
+
+def chosen_model(options: Mapping[str, Any]) -> str:
+    """The model of the options, or the default one."""
+    return options.get("model", DEFAULT_MODEL)
 
 
 def add_loading(group: argparse._ArgumentGroup, **several: Any) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.cli import command
-from zs2.cli.derived_options import add_loading, add_method, add_sampling, flag, value_text
+from zs2.cli.derived_options import add_loading, add_method, add_model, add_sampling, flag, value_text
 from zs2.cli.values import drawn_seeds, size
 from zs2.sampling.prompt_syntax import CUT, LINEAR
 from zs2.sampling.request import FAST
@@ -28,13 +27,7 @@ def parser() -> command.Parser:
     p.add_argument("prompt", nargs="?", help="what to show, in quotes (default: the checkpoint's own example)")
 
     g = p.add_argument_group("model")
-    g.add_argument(
-        "--model",
-        metavar="PATH",
-        help="a folder in the diffusers layout, a .safetensors file of SD 1.x, 2.x or XL in the original layout, or a "
-        f"model on the hub: owner/name[@revision], or a short name, see {command.program('models')} (default "
-        f"{DEFAULT_MODEL})",
-    )
+    add_model(g)
     add_loading(g, action="append")
     g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is; of torchrun, its own)")
     g.add_argument("--dtype", metavar="DTYPE", help=DTYPE_HELP)

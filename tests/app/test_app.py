@@ -1,0 +1,453 @@
+"""What is behind the page: controls from the tables, limits, the line of jobs, clips, streams, files. No browser."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import io
+import json
+import math
+import re
+import shlex
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import CHECKPOINT
+from PIL import Image
+
+from zs2.app.__main__ import INSTALL, main, read_visitors
+from zs2.app.clip_options import ClipOptions, Limits, title, with_and_without
+from zs2.app.controls import controls, defaults, keywords, read_size
+from zs2.app.files import KINDS, Recorded, write
+from zs2.app.film import film
+from zs2.app.lines import command_line, python_lines
+from zs2.app.making import Budget, make_clips, make_stream
+from zs2.app.studio import Studio
+from zs2.app.texts import figure, message, progress
+from zs2.app.worker import DONE, FAILED, RUNNING, STOPPED, WAITING, Job, Worker
+from zs2.checkpoints.own_settings import OwnSettings
+from zs2.cli.sample_options import parser
+from zs2.cli.sample_requests import clip_requests
+from zs2.errors import InputError
+from zs2.method import METHOD, NOISE_MODELS, Method, NoiseModel
+from zs2.sampling.request import OPTIONS
+from zs2.video.clip import Clip
+
+MODEL = str(CHECKPOINT)
+OWN = OwnSettings.read(CHECKPOINT)
+OWN_KEYWORDS = OWN.request | OWN.method
+SMALL = {"frames": 2, "steps": 2, "width": 32, "height": 32}
+
+
+def clip_options(method: dict[str, Any] | None = None, prompt: str = "fox face", **options: Any) -> ClipOptions:
+    chosen = {"attn": "tma", "noise": "dnm"} | (method or {})
+    return ClipOptions(MODEL, prompt, 3, 8, chosen, SMALL | options, OWN_KEYWORDS, is_default_model=True)
+
+
+@pytest.fixture(scope="module")
+def studio() -> Studio:
+    return Studio([MODEL], Limits(), {"device": "cpu"}, MODEL)
+
+
+def ended(job: Job, seconds: float = 60) -> Job:
+    """The job, when it has ended."""
+    end = time.monotonic() + seconds
+    while not job.ended and time.monotonic() < end:
+        time.sleep(0.005)
+    return job
+
+
+# --- controls ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_setting_is_a_control_and_has_the_default_of_the_command_line() -> None:
+    found = controls(Limits(), OWN_KEYWORDS)
+    names = [one.name for one in found]
+    assert sorted(names) == sorted({*METHOD, *(name for name, row in OPTIONS.items() if row.kind != "clip")})
+    method, options = keywords(found, [one.default for one in found])
+    plain = Method(lam=OWN.lam)
+    assert Method(**method).settings(25, False) == plain.settings(25, False)
+    mine, theirs = clip_options(method, **options), dict(clip_requests({"prompt": "fox face", "seed": [3]}, OWN))
+    assert replace(mine, options=options).request() == next(iter(theirs.values()))
+
+
+def test_a_new_noise_model_is_a_choice_without_a_word_here() -> None:
+    NOISE_MODELS.add(NoiseModel("mine", "a noise of my own", lambda draws, lam: None, {"lam": 0.5}))
+    try:
+        noise = next(one for one in controls(Limits(), {}) if one.name == "noise")
+        assert ("mine", "mine") in noise.choices
+        assert defaults("sa", "mine", {}) == {"lam": 0.5}
+    finally:
+        NOISE_MODELS.remove("mine")
+
+
+def test_only_parameters_with_an_effect_count() -> None:
+    found = controls(Limits(), {})
+    values = {one.name: one.default for one in found} | {"noise": "mixed", "attn": "sa", "lam": 0.3, "alpha": 2}
+    method, _ = keywords(found, [values[one.name] for one in found])
+    assert method == {"attn": "sa", "noise": "mixed", "alpha": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("motion", "12", "motion: '12': expected two numbers"),
+        ("anchors", "0,x", "anchors: '0,x': expected a number, or several"),
+        ("guidance_interval", "a,b", "guidance_interval: 'a,b': expected two numbers"),
+    ],
+)
+def test_a_text_that_is_no_number_is_refused_in_a_line(name: str, value: str, words: str) -> None:
+    control = next(one for one in controls(Limits(), {}) if one.name == name)
+    with pytest.raises(InputError, match=f"^{re.escape(words)}"):
+        control.read(value)
+
+
+def test_the_slider_of_a_parameter_has_the_ends_of_its_check() -> None:
+    for control in controls(Limits(), {}):
+        if control.of_method and control.low is not None and control.high is not None:
+            Method(**{control.name: control.low})
+            Method(**{control.name: control.high})
+            with pytest.raises(InputError):
+                Method(**{control.name: math.nextafter(control.high, math.inf)})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"frames": 9}, "frames is 9: this page takes at most 8 (--max-frames of the server)"),
+        ({"steps": 100}, "steps is 100: this page takes at most 30 (--max-steps of the server)"),
+        ({"width": 512, "height": 64}, "width is 512: this page takes at most 128 (--max-size of the server)"),
+        ({"height": 129}, "height is 129: this page takes at most 128 (--max-size of the server)"),
+        ({"negative_prompt": "x" * 2001}, "the negative prompt has 2001 characters: this page takes at most 2000"),
+    ],
+)
+def test_a_larger_clip_than_the_page_allows_is_refused(options: dict[str, Any], words: str) -> None:
+    limits = Limits(frames=8, steps=30, size=128)
+    limits.check("fox face", {"frames": 8, "steps": 30, "width": 128, "height": 64})
+    with pytest.raises(InputError, match=re.escape(words)):
+        limits.check("fox face", options)
+
+
+# --- lines to copy ----------------------------------------------------------------------------------------------------
+
+CLIPS = [
+    clip_options(),
+    clip_options({"attn": "sa", "noise": "iid"}),
+    clip_options({"attn": "tma", "mu": 0.5, "noise": "freq", "lam": 0.2, "lam_high": 1.25, "cutoff": 0.5}),
+    clip_options({"noise": "warp", "motion": (-3.5, 0.0), "zoom": 1.1, "rotate": -4.0}),
+    clip_options({"attn": "extended", "anchors": (0, 4), "mu": None} | {}),
+    clip_options(prompt='it\'s a "fox" $HOME `x`; <script>', negative_prompt="-- 'blue'", guidance=2.25),
+    clip_options(sampler="dpm++", deep_cache=2, guidance_interval=(0.25, 1.0), width=32, height=64, clip_skip=1),
+    clip_options(spacing="trailing", final_alpha="one", prompt_syntax="plain", zero_snr=False),
+]
+CLIPS[4] = replace(CLIPS[4], method={name: value for name, value in CLIPS[4].method.items() if value is not None})
+
+
+@pytest.mark.parametrize("clip", CLIPS, ids=range(len(CLIPS)))
+def test_the_command_line_makes_the_same_clip(clip: ClipOptions) -> None:
+    words = shlex.split(command_line(clip))
+    assert words[:2] == ["zs2", "sample"]
+    options = vars(parser().parse_args(words[2:]))
+    ((_, request),) = clip_requests(options, OWN)
+    assert request == clip.request()
+    lam = {"lam": options.get("lam", OWN.lam)}
+    method = Method(**lam | {name: options[name] for name in METHOD if name in options})
+    mine = Method(**{"lam": OWN.lam} | dict(clip.method))
+    assert method.settings(50, False) == mine.settings(50, False)
+
+
+@pytest.mark.parametrize("clip", CLIPS, ids=range(len(CLIPS)))
+def test_the_python_lines_make_the_same_clip(clip: ClipOptions) -> None:
+    calls = [node for node in ast.walk(ast.parse(python_lines(clip))) if isinstance(node, ast.Call)]
+    load, make = (
+        next(call for call in calls if ast.unparse(call.func) == name) for name in ("ZS2.from_pretrained", "model")
+    )
+    method = {keyword.arg: ast.literal_eval(keyword.value) for keyword in load.keywords}
+    options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in make.keywords}
+    assert ast.literal_eval(load.args[0]) == MODEL
+    assert ast.literal_eval(make.args[0]) == clip.prompt
+    assert replace(clip, options={}, seed=0).request(**options) == clip.request()
+    mine, theirs = (Method(**{"lam": OWN.lam} | dict(one)) for one in (clip.method, method))
+    assert mine.settings(50, False) == theirs.settings(50, False)
+
+
+def test_with_and_without_each_part() -> None:
+    four = with_and_without({"attn": "tma", "mu": 0.9, "noise": "mixed", "alpha": 2.0})
+    assert four == [
+        {"attn": "tma", "mu": 0.9, "noise": "mixed", "alpha": 2.0},
+        {"attn": "tma", "mu": 0.9, "noise": "iid"},
+        {"attn": "sa", "noise": "mixed", "alpha": 2.0},
+        {"attn": "sa", "noise": "iid"},
+    ]
+    of_baseline = with_and_without({"attn": "sa", "noise": "iid"})
+    assert [(one["noise"], one["attn"]) for one in of_baseline] == [
+        ("dnm", "tma"), ("iid", "tma"), ("dnm", "sa"), ("iid", "sa"),
+    ]  # fmt: skip
+    assert title(clip_options({"lam": 0.2, "mu": 0.5}, frames=8, steps=25)) == "dnm λ 0.2 · tma μ 0.5"
+
+
+# --- the line of jobs -------------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_done_in_turn_and_endless_work_lets_others_go_first() -> None:
+    worker, log, begun = Worker(8), [], threading.Event()
+
+    def endless(job: Job) -> Generator[None]:
+        while True:
+            log.append("endless")
+            begun.set()
+            job.check()
+            time.sleep(0.002)
+            yield
+
+    def short(job: Job) -> Generator[None]:
+        log.append("short")
+        return
+        yield
+
+    first = worker.submit(Job(endless))
+    begun.wait(5)
+    jobs = [worker.submit(Job(short, 1)) for _ in range(3)]
+    assert [ended(job).state for job in jobs] == [DONE] * 3
+    assert first.state == RUNNING
+    worker.stop(first)
+    assert ended(first).state == STOPPED
+    assert log.count("short") == 3
+
+
+def test_a_waiting_job_is_stopped_at_once_and_a_running_one_at_its_next_check() -> None:
+    worker, go = Worker(2), threading.Event()
+
+    def work(job: Job) -> Generator[None]:
+        go.wait(5)
+        job.check()
+        yield
+
+    running = worker.submit(Job(work, 4))
+    while running.state == WAITING:
+        time.sleep(0.001)
+    waiting, other = worker.submit(Job(work, 2)), worker.submit(Job(work, 2))
+    assert (worker.ahead(waiting), worker.ahead(other)) == (1, 2)
+    with pytest.raises(InputError, match="2 visitors wait already: try again"):
+        worker.submit(Job(work))
+    worker.stop(waiting)
+    assert waiting.state == STOPPED
+    assert worker.ahead(other) == 1
+    worker.stop(running)
+    go.set()
+    assert ended(running).state == STOPPED
+    assert ended(other).state == DONE
+
+
+def test_a_failure_is_a_line_for_its_visitor_and_nobody_elses(capsys: pytest.CaptureFixture[str]) -> None:
+    worker = Worker(4)
+
+    def wrong(error: Exception, job: Job) -> Generator[None]:
+        raise error
+        yield
+
+    def right(job: Job) -> Generator[None]:
+        yield
+
+    jobs = [
+        Job(partial(wrong, InputError("frames is 0:\nexpected more"))),
+        Job(partial(wrong, KeyError("secret"))),
+        Job(right),
+    ]
+    for job in jobs:
+        ended(worker.submit(job))
+    assert [job.state for job in jobs] == [FAILED, FAILED, DONE]
+    assert jobs[0].message == "frames is 0: expected more"
+    assert jobs[1].message == "this failed (KeyError): the server's terminal says more"
+    assert "secret" in capsys.readouterr().out
+
+
+def test_previews_keep_to_their_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, spent = [0.0], 0.0
+    monkeypatch.setattr("zs2.app.making.time.monotonic", lambda: now[0])
+    budget = Budget()
+    for _ in range(1000):
+        now[0] += 0.01  # a step
+        if budget.allows():
+            now[0] += 0.02  # a preview that takes longer
+            spent += 0.02
+            budget.spent(0.02)
+    assert 0.04 < spent / now[0] <= 0.05
+
+
+# --- clips and streams ------------------------------------------------------------------------------------------------
+
+
+def frames_of(html: str) -> np.ndarray:
+    """The frames of a film, read from its HTML."""
+    count, columns = (int(re.search(rf'data-{name}="(\d+)"', html)[1]) for name in ("frames", "columns"))
+    width, height = (int(re.search(rf' {name}="(\d+)"', html)[1]) for name in ("width", "height"))
+    address = re.search(r'src="data:image/webp;base64,([^"]*)"', html)[1]
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(address))).convert("RGB"))
+    places = [divmod(i, columns) for i in range(count)]
+    return np.stack([picture[y * height :][:height, x * width :][:, :width] for y, x in places])
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 9), (8, 12, 12), (13, 7, 30)])
+def test_a_film_holds_its_frames(shape: tuple[int, int, int]) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    html = film(frames, 8, '"><script>', "k")
+    assert "<script>" not in html
+    np.testing.assert_array_equal(frames_of(html), frames)
+
+
+def test_clips_of_the_page_are_those_of_a_call(studio: Studio) -> None:
+    asked = [clip_options({"mu": 0.5}), clip_options({"attn": "sa", "noise": "iid"}, guidance=1.0)]
+    steps = []
+
+    class Noting(Job):
+        def publish(self, shown: Any) -> None:
+            super().publish(shown)
+            steps.append((len(shown.clips), shown.step, bool(shown.films[len(shown.clips) - (len(shown.clips) == 2)])))
+
+    work = partial(make_clips, studio, asked=asked, titles=["left", "right"], measured=True)
+    job = ended(studio.submit("me", Noting(work, 8)))
+    assert (job.state, job.message) == (DONE, "")
+    assert steps[:2] == [(0, 1, True), (0, 2, True)]  # there is a preview after the first step
+    for clip, one, html in zip(job.shown.clips, asked, job.shown.films, strict=True):
+        model = studio.loaded(MODEL).model.variant(**one.method)
+        expected = model("fox face", seed=3, **one.options)
+        np.testing.assert_array_equal(clip.frames, expected.frames)
+        assert clip.settings == expected.settings
+        np.testing.assert_array_equal(frames_of(html), expected.frames)
+    assert re.fullmatch(r"left: motion 0\.\d{3}, identity [01]\.\d{3}", job.shown.captions[0])
+    assert any("sampling starts from pure noise" in note for note in job.shown.notes)
+
+
+def test_a_clip_is_stopped_within_a_step(studio: Studio) -> None:
+    work = partial(make_clips, studio, asked=[clip_options(steps=50)], titles=["clip"], measured=False)
+    job = studio.submit("me", Job(work, 100))
+    while job.version == 0:
+        time.sleep(0.001)
+    step = job.shown.step
+    studio.stop("me")
+    assert ended(job).state == STOPPED
+    assert job.shown.step <= step + 1
+
+
+def test_a_stream_goes_on_without_end_no_faster_than_it_is_seen(studio: Studio) -> None:
+    one = replace(clip_options({"attn": "sa"}, steps=1), fps=30)
+    job = studio.submit("me", Job(partial(make_stream, studio, one=one)))
+    parts = []
+    while len(parts) < 2 and not job.ended:
+        if job.version != job.seen:
+            parts.append(frames_of(job.shown.films[0]))
+            time.sleep(0.2)  # no part is lost while the page is slow
+            job.seen += 1
+        time.sleep(0.001)
+    studio.stop("me")
+    assert ended(job).state == STOPPED
+    model = studio.loaded(MODEL).model.variant(attn="sa")
+    size = {"steps": 1, "width": 32, "height": 32}
+    expected = [
+        frame
+        for _, frame in zip(range(16), model.stream("fox face", frames=None, seed=3, chunk=8, **size), strict=False)
+    ]
+    np.testing.assert_array_equal(np.concatenate(parts), expected)
+
+
+def test_previews_look_like_what_the_vae_decodes(studio: Studio) -> None:
+    loaded = studio.loaded(MODEL)
+    latents = loaded.model.latents("fox face", seed=1, frames=2, steps=4)
+    exact = torch.from_numpy(loaded.model.decode(latents)).permute(0, 3, 1, 2).float()
+    mine = torch.from_numpy(loaded.preview(latents)).permute(0, 3, 1, 2).float()
+    exact = torch.nn.functional.adaptive_avg_pool2d(exact, mine.shape[-2:])
+    psnr = 10 * math.log10(255**2 / (mine - exact).square().mean().item())
+    assert psnr > 18  # that of the mean colour alone is below
+    flat = exact.mean(dim=(0, 2, 3), keepdim=True).expand_as(exact)
+    assert psnr > 10 * math.log10(255**2 / (flat - exact).square().mean().item()) + 3
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_a_clip_are_replayed(studio: Studio, tmp_path: Path) -> None:
+    one = clip_options({"attn": "tma", "mu": 0.5, "noise": "mixed", "alpha": 2.0}, guidance_interval=(0.0, 0.5))
+    studio.loaded(MODEL)
+    work = partial(make_clips, studio, asked=[one], titles=["clip"], measured=False)
+    job = ended(studio.submit("../me", Job(work)))
+    paths = write(job.shown.clips[0], tmp_path / "root", "../me")
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
+    assert [Path(path).name.removeprefix("fox-face-s3") for path in paths] == list(KINDS.values())
+    for path in paths:
+        found = Recorded.of(path, studio, MODEL)
+        options = found.options | read_size(found.size)
+        again = ClipOptions(MODEL, found.prompt, found.seed, found.fps, found.method, options)
+        model = studio.loaded(MODEL).model.variant(**again.method)
+        assert model.settings(model.plan(again.request()), again.fps) == job.shown.clips[0].settings
+        assert found.notes == ()
+    settings = json.loads(Path(paths[-1]).read_text())
+    Path(paths[-1]).write_text(json.dumps(settings | {"weights": {"unet": "0"}, "model": "other"}))
+    assert Recorded.of(paths[-1], studio, MODEL).notes == (
+        "made with other weights, those of other: the clip will differ",
+    )
+    Path(paths[-1]).write_text(json.dumps(settings | {"frames": 65}))
+    with pytest.raises(InputError, match="frames is 65: this page takes at most 64"):
+        Recorded.of(paths[-1], studio, MODEL)
+
+
+def test_a_format_that_can_not_hold_a_clip_is_left_out(tmp_path: Path) -> None:
+    paths = write(Clip(np.zeros((2, 5, 5, 3), np.uint8)), tmp_path, "me")
+    assert [path is None for path in paths] == [False, False, True, False, False]  # MP4 needs an even size
+
+
+@pytest.mark.parametrize(
+    "html", [figure("<b>film</b>", "<script>"), message("<script>", ["<script>"]), progress("<script>")]
+)
+def test_texts_are_escaped(html: str) -> None:
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ([], INSTALL),
+        (["--max-frames", "0"], "--max-frames is 0: expected at least 1"),
+        (["--port", "70000"], "--port is 70000: expected from 1 to 65535"),
+        (["--model", "a", "--models", "b"], "--model and --models are given: expected one of them"),
+        (["--auth", "nowhere"], "--auth nowhere: can't be read"),
+        (["--share"], "unrecognized arguments: --share"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    line: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("zs2.app.__main__.find_spec", lambda name: None)
+    try:
+        status = main(line)
+    except SystemExit as error:
+        status = error.code
+    err = capsys.readouterr().err
+    assert status == 2
+    assert err.startswith(f"zs2: error: {words}")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("ann:a:b\n\nbob:c\n", [("ann", "a:b"), ("bob", "c")]), ("ann\n", None), ("", None)]
+)
+def test_visitors(tmp_path: Path, text: str, found: list[tuple[str, str]] | None) -> None:
+    file = tmp_path / "visitors"
+    file.write_text(text)
+    if found is None:
+        with pytest.raises(InputError, match="expected lines NAME:PASSWORD"):
+            read_visitors(str(file))
+    else:
+        assert read_visitors(str(file)) == found

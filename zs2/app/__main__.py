@@ -1,0 +1,110 @@
+"""`python -m zs2.app`: a page to play with, in the browser. The page is page.py. No torch and no Gradio before it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from zs2.app.clip_options import Limits
+from zs2.cli.command import Parser, command, parser
+from zs2.cli.derived_options import add_model, chosen_model
+from zs2.errors import InputError, whole
+from zs2.system.devices import AUTO, DTYPE_HELP
+from zs2.system.terminal import show
+
+INSTALL = "the page needs Gradio 6: pip install 'zs2[app]' (in a clone: pip install -e '.[app]', or make app)"
+HOST, PORT, PORT_MAX = "127.0.0.1", 7860, 65535
+LINES_MAX = 10_000  # of a file of visitors
+BYTES_MAX = "64mb"  # of a file that a visitor drops
+
+
+def run(options: dict[str, Any]) -> None:
+    """Serve the page until a signal comes. Raises: InputError for wrong options, without Gradio, or a taken port."""
+    limits = Limits(
+        **{
+            name: whole(option, options[key], 1)
+            for name, option, key in (
+                ("frames", "--max-frames", "max_frames"),
+                ("steps", "--max-steps", "max_steps"),
+                ("size", "--max-size", "max_size"),
+                ("queue", "--queue", "queue"),
+            )
+            if key in options
+        }
+    )
+    port = whole("--port", options["port"], 1, PORT_MAX) if "port" in options else None
+    names = options.get("models", [chosen_model(options)])
+    if "models" in options and "model" in options:
+        raise InputError("--model and --models are given: expected one of them (the first of --models opens the page)")
+    visitors = read_visitors(options["auth"]) if "auth" in options else None
+    if find_spec("gradio") is None:
+        raise InputError(INSTALL)
+    with tempfile.TemporaryDirectory(prefix="zs2-app-") as folder:
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_TEMP_DIR": folder}
+        from zs2.app.server import serve
+        from zs2.app.studio import Studio
+
+        loading = {"device": options.get("device"), "dtype": options.get("dtype", AUTO)}
+        default = chosen_model({})
+        studio = Studio(names, limits, loading, default)
+        show(f"loading {names[0]}")
+        close, address = serve(studio, Path(folder), options.get("host", HOST), port, visitors, BYTES_MAX)
+        show(f"the page is at {address} (Ctrl-C ends it)")
+        try:
+            threading.Event().wait()
+        finally:
+            close()
+
+
+def read_visitors(file: str) -> list[tuple[str, str]]:
+    """The names and passwords of a file, a line NAME:PASSWORD each. Raises: InputError."""
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--auth {file}: can't be read ({error}): expected a file of lines NAME:PASSWORD") from error
+    found = [line.partition(":") for line in lines[:LINES_MAX] if line.strip()]
+    if not found or not all(name and colon and password for name, colon, password in found):
+        raise InputError(f"--auth {file}: expected lines NAME:PASSWORD, one for each visitor")
+    return [(name, password) for name, _, password in found]
+
+
+def options_parser() -> Parser:
+    """The parser of the command line."""
+    p = parser(
+        "app",
+        "Open a page to play with: make clips and look at them in the browser, side by side, or without end.",
+        """examples:
+  %(prog)s                                    the default checkpoint, for this machine's browser
+  %(prog)s --models weights/emoji64 sd15 --host 0.0.0.0 --auth visitors.txt --max-frames 16
+Nothing leaves this machine but what visitors load from it.""",
+    )
+    g = p.add_argument_group("models")
+    add_model(g)
+    g.add_argument("--models", nargs="+", metavar="NAME", help="what visitors may choose from, as --model takes it")
+    g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is of cuda, mps, cpu)")
+    g.add_argument("--dtype", metavar="DTYPE", help=DTYPE_HELP)
+    g = p.add_argument_group("server")
+    g.add_argument("--host", metavar="NAME", help=f"where it listens; 0.0.0.0: for other machines (default {HOST})")
+    g.add_argument("--port", type=int, metavar="N", help=f"(default: the first free one from {PORT})")
+    g.add_argument("--auth", metavar="FILE", help="who may enter: lines NAME:PASSWORD (default: everybody)")
+    limits = Limits()
+    for name, most in (("frames", limits.frames), ("steps", limits.steps), ("size", limits.size)):
+        what = {"size": "pixels of the longer side"}.get(name, name)
+        g.add_argument(f"--max-{name}", type=int, metavar="N", help=f"the most {what} of a clip (default {most})")
+    g.add_argument("--queue", type=int, metavar="N", help=f"how many visitors may wait (default {limits.queue})")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns the exit status: 2 for wrong input; 130 for Ctrl-C."""
+    return command(options_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

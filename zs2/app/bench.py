@@ -1,0 +1,100 @@
+"""Where a tab of the page shows its work: its buttons, its status and its films. It needs Gradio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from zs2.app.making import Shown
+from zs2.app.texts import duration, figure, message, progress
+from zs2.app.worker import DONE, FAILED, WAITING, Job, Worker
+from zs2.errors import counted
+
+POLL = 0.03  # seconds between looks at the work
+Update = dict[Any, Any]  # components → their values, or gr.update
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The components of a tab.
+
+    Args: go: the buttons that start. stop: the one that stops. status: HTML. slots: HTML, one for each film.
+    """
+
+    go: Sequence[Any]
+    stop: Any
+    status: Any
+    slots: Sequence[Any]
+
+    @property
+    def components(self) -> list[Any]:
+        """All of them."""
+        return [*self.go, self.stop, self.status, *self.slots]
+
+    async def follow(self, job: Job, worker: Worker, text: str) -> AsyncIterator[Update]:
+        """What changes on the page while a job waits and runs, until its end. text: what is said when it is done."""
+        yield {
+            **{button: gr.update(interactive=False) for button in self.go},
+            self.stop: gr.update(interactive=True),
+            self.status: progress("starting"),
+            **dict.fromkeys(self.slots[1:], ""),
+        }
+        said, seen, films = "", 0, [""] * len(self.slots)
+        while not (ended := job.ended) or job.version != seen:
+            if job.state == WAITING and (line := waiting(worker.ahead(job), worker.seconds(job))) != said:
+                said = line
+                yield {self.status: progress(line)}
+            if job.version != seen:
+                seen, shown = job.version, job.shown
+                update: Update = {self.status: progress(working(shown), shown.step, shown.steps)}
+                for i, (film, caption) in enumerate(zip(shown.films, shown.captions, strict=True)):
+                    if film and (html := figure(film, caption)) != films[i]:
+                        films[i] = update[self.slots[i]] = html
+                yield update
+                job.seen = seen
+            if not ended:
+                await asyncio.sleep(POLL)
+        yield {
+            **{button: gr.update(interactive=True) for button in self.go},
+            self.stop: gr.update(interactive=False),
+            self.status: ending(job, text),
+        }
+
+    def refuse(self, error: Exception) -> Update:
+        """What changes if the work can't begin."""
+        return {self.status: message(str(error), wrong=True)}
+
+
+def working(shown: Shown) -> str:
+    """How far the work is, in words."""
+    if shown.frames:
+        return f"{counted(shown.frames, 'frame')} so far"
+    if not shown.steps:
+        return "starting"
+    which = f"clip {len(shown.clips) + 1} of {len(shown.films)}, " if len(shown.films) > 1 else ""
+    left = "" if shown.left is None else f" · {duration(shown.left)} left"
+    return f"{which}step {shown.step} of {shown.steps}{left}"
+
+
+def waiting(ahead: int, seconds: float | None) -> str:
+    """A place in the line, in words."""
+    if not ahead:
+        return "starting"
+    return f"in line: {ahead} before you" + (f", {duration(seconds)}" if seconds else "")
+
+
+def ending(job: Job, text: str) -> str:
+    """What came of a job, as HTML."""
+    shown: Shown | None = job.shown if isinstance(job.shown, Shown) else None
+    notes = shown.notes if shown is not None else ()
+    if job.state == FAILED:
+        return message(job.message, notes, wrong=True)
+    if job.state == DONE:
+        return message(text, notes)
+    if shown is not None and shown.frames:
+        return message(f"stopped after {counted(shown.frames, 'frame')}", notes)
+    return message(f"stopped after step {shown.step} of {shown.steps}" if shown is not None else "stopped", notes)

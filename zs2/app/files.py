@@ -1,0 +1,106 @@
+"""Files: those of a clip that a visitor can keep, and those that a visitor drops to have a clip's settings again."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zs2.app.studio import Studio
+from zs2.cli.replay import replay_options
+from zs2.errors import InputError
+from zs2.method import METHOD
+from zs2.sampling.request import OPTIONS
+from zs2.video.clip import Clip
+
+KINDS = {  # the words on the button, and the end of the file's name
+    "GIF": ".gif",
+    "WebP (lossless)": ".webp",
+    "MP4": ".mp4",
+    "contact sheet": ".gif.sheet.png",
+    "JSON": ".gif.json",
+}
+
+
+def folder(root: Path, visitor: str) -> Path:
+    """A visitor's folder. Its name can't lead elsewhere, whatever the visitor is called."""
+    return root / hashlib.sha256(visitor.encode()).hexdigest()[:32]
+
+
+def write(clip: Clip, root: Path, visitor: str) -> list[str | None]:
+    """Write a clip's files into a folder of the visitor's, instead of those of the visitor's last clip.
+
+    Returns: their paths in the order of KINDS; None for a format that can't hold the clip, or needs what is missing.
+    """
+    place = folder(root, visitor)
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    stem = name(clip)
+    for ending in (".gif", ".webp", ".mp4"):
+        try:
+            clip.save(place / f"{stem}{ending}", sheet=ending == ".gif", json=ending == ".gif")
+        except InputError:  # an odd size, or no PyAV
+            continue
+    paths = [place / f"{stem}{ending}" for ending in KINDS.values()]
+    return [str(path) if path.exists() else None for path in paths]
+
+
+def remove(root: Path, visitor: str) -> None:
+    """Remove a visitor's files."""
+    shutil.rmtree(folder(root, visitor), ignore_errors=True)
+
+
+def name(clip: Clip) -> str:
+    """The name of a clip's files, such as fox-face-s0."""
+    words = re.sub(r"[^a-z0-9]+", "-", str(clip.settings.get("prompt", "")).lower()).strip("-")[:40]
+    return f"{words or 'clip'}-s{clip.settings.get('seed') or 0}"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The settings of a clip.
+
+    Args:
+        prompt, seed, size (as 64x64), fps: of the clip.
+        method, options: keywords of `Method` and of `Request`.
+        notes: what may make another clip of them.
+    """
+
+    prompt: str
+    seed: int
+    size: str
+    fps: int
+    method: dict[str, Any]
+    options: dict[str, Any]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, file: str, studio: Studio, model: str) -> Recorded:
+        """Read a file that zs2 made. model: the one that is chosen on the page.
+
+        Raises: InputError for any other file, and for a clip that the page can't make.
+        """
+        found = replay_options(file, {})
+        prompt, options = found["prompt"], {name: found[name] for name in OPTIONS if name in found}
+        if not isinstance(prompt, str):
+            raise InputError("this clip has a prompt for each frame: this page has one; zs2 sample --replay makes it")
+        studio.limits.check(prompt, options | dict(zip(("width", "height"), found["size"], strict=True)))
+        method = {name: found[name] for name in METHOD if name in found}
+        size = "{}x{}".format(*found["size"])
+        return cls(
+            prompt, found["seed"][0], size, found["fps"], method, options, notes(found["recorded"], studio, model)
+        )
+
+
+def notes(recorded: dict[str, Any], studio: Studio, model: str) -> tuple[str, ...]:
+    """What differs between a clip's record and the page."""
+    others = [what for what in ("lora", "embeddings", "vae") if recorded[what]]
+    found = [f"made with {what}, which this page does not load: the clip will differ" for what in others]
+    loaded = studio.ready(model)
+    checkpoint = None if loaded is None else loaded.model.checkpoint
+    if checkpoint is not None and recorded["weights"] != checkpoint.digests:
+        found.append(f"made with other weights, those of {recorded['model']}: the clip will differ")
+    return tuple(found)

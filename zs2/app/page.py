@@ -1,0 +1,282 @@
+"""The page: its layout, and what its buttons do. It needs Gradio."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from zs2.app import files
+from zs2.app.bench import POLL, Bench, Update
+from zs2.app.clip_options import BASELINE, ClipOptions, title, with_and_without
+from zs2.app.controls import controls, keywords, read_size
+from zs2.app.lines import command_line, python_lines
+from zs2.app.making import load_model, make_clips, make_stream
+from zs2.app.panel import QUIET, Panel
+from zs2.app.studio import Studio
+from zs2.app.texts import EMPTY, HEADER, message, progress
+from zs2.app.worker import DONE, Job
+from zs2.errors import InputError
+from zs2.method import Method
+
+CHIPS = 8  # examples of the checkpoint
+SLOTS = 4  # clips side by side, at most
+SHARED = ("frames",)  # the settings that clips side by side share, with prompt, seed and size
+MAKING: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
+NEW_SEED = "() => Math.floor(Math.random() * 2 ** 32)"
+
+
+class Page:
+    """The page of a studio. `blocks` is Gradio's object.
+
+    Args: root: the folder of visitors' files.
+    """
+
+    def __init__(self, studio: Studio, root: Path) -> None:
+        self.studio, self.root = studio, root
+        loaded = studio.loaded(studio.names[0])
+        self.found = controls(studio.limits, loaded.own)
+        prompts = loaded.examples(CHIPS)
+        self.model = gr.Dropdown(
+            list(studio.names), value=studio.names[0], label="model", filterable=False, render=False
+        )
+        with gr.Blocks(title="zs2", analytics_enabled=False, delete_cache=(3600, 3 * 3600)) as self.blocks:
+            gr.HTML(HEADER)
+            with gr.Row(elem_id="ask"):
+                self.prompt = gr.Textbox(prompts[0] if prompts else "", label="prompt", max_lines=3, scale=5)
+                self.seed = gr.Number(0, label="seed", precision=0, minimum=0, scale=1, min_width=110)
+                self.die = gr.Button("New seed", elem_id="die", scale=0, min_width=110)
+            with gr.Row(elem_id="chips"):
+                self.chips = [
+                    gr.Button(text, visible=bool(text), size="sm", elem_classes=["chip"], min_width=0, scale=0)
+                    for text in (*prompts, *[""] * (CHIPS - len(prompts)))
+                ]
+            with gr.Row(elem_id="columns"):
+                with gr.Column(scale=3, min_width=320), gr.Tabs():
+                    with gr.Tab("One clip"):
+                        self._lay_out_one()
+                    with gr.Tab("Side by side"):
+                        self._lay_out_compare()
+                    with gr.Tab("Endless"):
+                        self.stream = self._bench("Start", "endless")
+                with gr.Column(scale=2, min_width=300, elem_id="settings"):
+                    gr.HTML("<h2>Settings</h2>")
+                    if len(studio.names) > 1:
+                        self.model.render()
+                    self.panel = Panel(self.found, Method(), "More settings", studio.own, self.model)
+                    with gr.Row():
+                        self.size = gr.Textbox("", label="size", info="such as 64x64; empty: as trained", max_lines=1)
+                        self.fps = gr.Slider(1, 30, value=8, step=1, label="frames per second", info="of the film")
+                    self.file = gr.File(label="Replay: drop a file that zs2 made", elem_id="replay", height=150)
+                    self.message = gr.HTML("", elem_id="message")
+            if len(studio.names) == 1:
+                self.model.visible = False
+                self.model.render()
+            self._listen()
+
+    # --- layout -------------------------------------------------------------------------------------------------------
+
+    def _bench(self, text: str, name: str) -> Bench:
+        with gr.Row(elem_classes=["buttons"]):
+            go = gr.Button(text, variant="primary", scale=3, min_width=140)
+            stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80)
+        film = gr.HTML(EMPTY, elem_id=name, elem_classes=["stage"])
+        return Bench([go], stop, gr.HTML("", elem_id=f"{name}-status"), [film])
+
+    def _lay_out_one(self) -> None:
+        self.one = self._bench("Make a clip", "one")
+        with gr.Row(elem_id="downloads", visible=False) as self.files_row:
+            self.files = [gr.DownloadButton(text, size="sm", min_width=90) for text in files.KINDS]
+        with gr.Accordion("The same by command line and in Python", open=False, visible=False) as self.lines_row:
+            self.shell = gr.Code("", language="shell", label="command line", interactive=False, elem_id="shell")
+            self.python = gr.Code("", language="python", label="Python", interactive=False, elem_id="python")
+
+    def _lay_out_compare(self) -> None:
+        with gr.Row(elem_classes=["buttons"]):
+            both = gr.Button("Make both", variant="primary", scale=2, min_width=110)
+            four = gr.Button("With and without each part", scale=2, min_width=150)
+            stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80)
+        status = gr.HTML("", elem_id="two-status")
+        with gr.Row(elem_id="slots"):
+            slots = [gr.HTML("", elem_id=f"slot{i}", elem_classes=["slot"]) for i in range(SLOTS)]
+        self.two = Bench([both, four], stop, status, slots)
+        gr.HTML("<h3>Settings of the right clip</h3><p>The left one has the settings of the page.</p>")
+        found = [one for one in self.found if one.name not in SHARED]
+        self.other = Panel(found, BASELINE, "More settings of the right clip", self.studio.own, self.model)
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        self.die.click(None, None, self.seed, js=NEW_SEED, api_visibility="private")
+        for chip in self.chips:
+            chip.click(None, chip, self.prompt, js="(text) => text", api_visibility="private")
+        clip = [self.model, self.prompt, self.seed, self.size, self.fps, *self.panel.components]
+        both = [*clip, *self.other.components]
+        one = [*self.one.components, self.files_row, *self.files, self.lines_row, self.shell, self.python]
+        gr.on([self.one.go[0].click, self.prompt.submit], self._one, clip, one, **MAKING)
+        self.two.go[0].click(self._two, both, self.two.components, **MAKING)
+        self.two.go[1].click(self._four, clip, self.two.components, **MAKING)
+        self.stream.go[0].click(self._stream, clip, self.stream.components, **MAKING)
+        for bench in (self.one, self.two, self.stream):
+            bench.stop.click(self._stop, None, None, **QUIET)
+        settings = [self.prompt, self.seed, self.size, self.fps, *self.panel.components]
+        self.file.upload(self._replay, [self.file, self.model], [self.message, *settings], **MAKING)
+        chosen = [self.message, self.prompt, *self.chips, *self.panel.components, *self.other.components]
+        self.model.input(self._choose_model, self.model, chosen, **MAKING)
+        self.blocks.unload(self._leave)
+
+    def _asked(self, values: Sequence[Any], panel: Panel) -> ClipOptions:
+        """What is asked for, checked as far as it can be without the model. Raises: InputError."""
+        model, prompt, seed, size, fps, *others = values
+        method, options = keywords(panel.controls, others)
+        options |= read_size(size)
+        self.studio.limits.check(prompt, options)
+        asked = ClipOptions(
+            self.studio.check(model),
+            prompt,
+            seed or 0,
+            int(fps),
+            method,
+            options,
+            self.studio.own(model),
+            self.studio.is_default(model),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are shown when the clip is made
+            asked.request()
+        return asked
+
+    def _begin(self, visitor: str, clips: Sequence[ClipOptions], *, measured: bool) -> Job:
+        """Put the making of clips into the line. Raises: InputError if it is full."""
+        titles = [title(clip) for clip in clips]
+        work = partial(make_clips, self.studio, asked=clips, titles=titles, measured=measured)
+        return self.studio.submit(visitor, Job(work, sum(clip.cost for clip in clips)))
+
+    async def _one(self, request: gr.Request, *values: Any) -> AsyncIterator[Update]:
+        yield {self.files_row: gr.update(visible=False), self.lines_row: gr.update(visible=False)}
+        visitor = str(request.session_hash)
+        try:
+            job = self._begin(visitor, [self._asked(values, self.panel)], measured=False)
+        except InputError as error:
+            yield self.one.refuse(error)
+            return
+        async for update in self._follow(visitor, self.one, job, "done"):
+            yield update
+        if job.state == DONE:
+            (clip,), (options,) = job.shown.clips, job.shown.options
+            yield {
+                self.lines_row: gr.update(visible=True),
+                self.shell: command_line(options),
+                self.python: python_lines(options),
+            }
+            paths = await asyncio.to_thread(files.write, clip, self.root, visitor)
+            buttons = zip(self.files, paths, strict=True)
+            yield {
+                self.files_row: gr.update(visible=True),
+                **{button: gr.update(value=path, visible=path is not None) for button, path in buttons},
+            }
+
+    async def _two(self, request: gr.Request, *values: Any) -> AsyncIterator[Update]:
+        count = len(self.other.components)
+        mine, other = values[:-count], values[-count:]
+
+        def asked() -> list[ClipOptions]:
+            left = self._asked(mine, self.panel)
+            method, options = keywords(self.other.controls, other)
+            shared = {name: value for name, value in left.options.items() if name in SHARED}
+            return [left, replace(left, method=method, options=options | shared)]
+
+        async for update in self._compare(str(request.session_hash), asked):
+            yield update
+
+    async def _four(self, request: gr.Request, *values: Any) -> AsyncIterator[Update]:
+        def asked() -> list[ClipOptions]:
+            clip = self._asked(values, self.panel)
+            return [replace(clip, method=method) for method in with_and_without(clip.method)]
+
+        async for update in self._compare(str(request.session_hash), asked):
+            yield update
+
+    async def _compare(self, visitor: str, asked: Callable[[], list[ClipOptions]]) -> AsyncIterator[Update]:
+        try:
+            job = self._begin(visitor, asked(), measured=True)
+        except InputError as error:
+            yield self.two.refuse(error)
+            return
+        async for update in self._follow(visitor, self.two, job, "done: read identity beside motion"):
+            yield update
+
+    async def _stream(self, request: gr.Request, *values: Any) -> AsyncIterator[Update]:
+        visitor = str(request.session_hash)
+        try:
+            one = self._asked(values, self.panel)
+            job = self.studio.submit(visitor, Job(partial(make_stream, self.studio, one=one)))
+        except InputError as error:
+            yield self.stream.refuse(error)
+            return
+        async for update in self._follow(visitor, self.stream, job, "the end"):
+            yield update
+
+    async def _follow(self, visitor: str, bench: Bench, job: Job, text: str) -> AsyncIterator[Update]:
+        """Follow a job. If the page no longer listens, the job is stopped."""
+        try:
+            async for update in bench.follow(job, self.studio.worker, text):
+                yield update
+        finally:
+            self.studio.leave(visitor, job)
+
+    def _stop(self, request: gr.Request) -> None:
+        self.studio.stop(str(request.session_hash))
+
+    def _leave(self, request: gr.Request) -> None:
+        self.studio.stop(str(request.session_hash))
+        files.remove(self.root, str(request.session_hash))
+
+    def _replay(self, file: str, model: str) -> Update:
+        """Fill in the settings of a file that a visitor dropped."""
+        try:
+            recorded = files.Recorded.of(file, self.studio, self.studio.check(model))
+        except InputError as error:
+            return {self.message: message(str(error).replace(str(Path(file)), Path(file).name), wrong=True)}
+        own = self.studio.own(model)
+        updates = self.panel.filled(controls(self.studio.limits, own), recorded.method, recorded.options)
+        return {
+            self.message: message(f"the settings of {Path(file).name} are filled in", recorded.notes),
+            self.prompt: recorded.prompt,
+            self.seed: recorded.seed,
+            self.size: recorded.size,
+            self.fps: recorded.fps,
+            **dict(zip(self.panel.components, updates, strict=True)),
+        }
+
+    async def _choose_model(self, request: gr.Request, model: str) -> AsyncIterator[Update]:
+        """Load a model, and show its examples and its own settings."""
+        try:
+            self.studio.check(model)
+            job = self.studio.submit(str(request.session_hash), Job(partial(load_model, self.studio, name=model)))
+        except InputError as error:
+            yield {self.message: message(str(error), wrong=True)}
+            return
+        yield {self.message: progress(f"loading {model}")}
+        while not job.ended:
+            await asyncio.sleep(POLL)
+        if job.state != DONE:
+            yield {self.message: message(job.message or "stopped", wrong=True)}
+            return
+        loaded = self.studio.loaded(model)
+        found, prompts = controls(self.studio.limits, loaded.own), loaded.examples(CHIPS)
+        update: Update = {self.message: message(f"{model} is loaded")}
+        for chip, text in zip(self.chips, (*prompts, *[""] * (CHIPS - len(prompts))), strict=True):
+            update[chip] = gr.update(value=text, visible=bool(text))
+        if prompts:
+            update[self.prompt] = prompts[0]
+        for panel, start in ((self.panel, Method()), (self.other, BASELINE)):
+            method = {"attn": start.attn, "noise": start.noise}
+            update |= dict(zip(panel.components, panel.filled(found, method, {}), strict=True))
+        yield update

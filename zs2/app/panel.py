@@ -1,0 +1,106 @@
+"""The settings on the page: Gradio's components for a list of controls. It needs Gradio."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from zs2.app.controls import Control, defaults, summary
+from zs2.cli.derived_options import KINDS
+from zs2.method import PARAMETERS, Method
+
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+
+class Panel:
+    """The components of controls, at the place in the layout where this is called.
+
+    Args:
+        found: the controls. start: the kinds of attention and noise that are chosen at first.
+        folded: the title of the rarer ones.
+        own: a function from a model's name to its own settings. model: the component with that name.
+    Attributes: controls, components: in the same order.
+    """
+
+    def __init__(
+        self, found: Sequence[Control], start: Method, folded: str, own: Callable[[str], dict[str, Any]], model: Any
+    ) -> None:
+        self.controls = sorted(found, key=lambda one: one.folded)
+        self.components: list[Any] = []
+        shown = defaults(start.attn, start.noise, {})
+        for control in (one for one in self.controls if not one.folded):
+            self._add(control, start, shown)
+        with gr.Accordion(folded, open=False):
+            for control in (one for one in self.controls if one.folded):
+                self._add(control, start, shown)
+        self._own = own
+        outputs = [self[name] for name in (*KINDS, *self.parameters)]
+        for name in KINDS:
+            inputs = [model, *(self[kind] for kind in KINDS)]
+            self[name].input(partial(self._chosen, name), inputs, outputs, **QUIET)
+
+    @property
+    def parameters(self) -> list[str]:
+        """The names of the controls that are parameters of a kind."""
+        return [one.name for one in self.controls if one.of_method and one.name not in KINDS]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.components[[one.name for one in self.controls].index(name)]
+
+    def _add(self, control: Control, start: Method, shown: Mapping[str, Any]) -> None:
+        value, info = control.default, control.help
+        if control.name in KINDS:
+            value = getattr(start, control.name)
+            info = summary(control.name, value)
+        elif control.name in shown and value in (None, ""):
+            value = control.shown(shown[control.name])
+        visible = control.name in shown or control.name not in PARAMETERS
+        self.components.append(component(control, value, info, visible=visible))
+
+    def _chosen(self, name: str, model: str, attn: str, noise: str) -> list[Any]:
+        """Show the parameters that have an effect. Those of the kind that was changed get its defaults."""
+        values = defaults(attn, noise, self._own(model))
+        table = "attention" if name == "attn" else "noise"
+        updates = [gr.update(info=summary("attn", attn)), gr.update(info=summary("noise", noise))]
+        for control in (one for one in self.controls if one.name in self.parameters):
+            has_effect = control.name in values
+            fresh = has_effect and PARAMETERS[control.name].of == table
+            value = {"value": control.shown(values[control.name])} if fresh else {}
+            updates.append(gr.update(visible=has_effect, **value))
+        return updates
+
+    def filled(self, found: Sequence[Control], method: Mapping[str, Any], options: Mapping[str, Any]) -> list[Any]:
+        """Updates that fill in the settings of a clip. Other controls get their default in `found`."""
+        start = {control.name: control.default for control in found}
+        kinds = {name: method.get(name, getattr(Method(), name)) for name in KINDS}
+        shown = defaults(kinds["attn"], kinds["noise"], {})
+        updates = []
+        for control in self.controls:
+            values = {**shown, **method} if control.of_method else options
+            value = control.shown(values[control.name]) if control.name in values else start[control.name]
+            more: dict[str, Any] = {}
+            if control.name in KINDS:
+                value, more = kinds[control.name], {"info": summary(control.name, kinds[control.name])}
+            elif control.name in PARAMETERS:
+                more = {"visible": control.name in shown}
+            updates.append(gr.update(value=value, **more))
+        return updates
+
+
+def component(control: Control, value: Any, info: str, *, visible: bool) -> Any:
+    """The Gradio component of a control."""
+    shared: dict[str, Any] = {"label": control.label, "info": info, "visible": visible}
+    shared["elem_classes"] = [f"control-{control.name}"]
+    if control.choices:
+        return gr.Dropdown(list(control.choices), value=value, filterable=False, **shared)
+    if control.low is not None and control.high is not None:
+        step = 1 if control.kind == "whole" else 0.01 if control.high - control.low < 10 else 1
+        most = math.floor(control.high * 1e4) / 1e4  # √e in a few digits, and not above it
+        return gr.Slider(control.low, most, value=value, step=step, **shared)
+    if control.kind in ("whole", "number"):
+        return gr.Number(value, precision=0 if control.kind == "whole" else None, minimum=control.low, **shared)
+    return gr.Textbox(value or "", max_lines=1, **shared)

@@ -1,0 +1,115 @@
+"""The models of the page, each loaded once, and who is at work for which visitor."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import zip_longest
+from typing import Any
+
+from zs2.app.clip_options import Limits
+from zs2.app.preview import Preview
+from zs2.app.worker import Job, Worker
+from zs2.errors import choose
+from zs2.evaluation.clip_scorer import Scorer, scoring_model
+from zs2.evaluation.metrics import METRICS
+from zs2.pipeline import ZS2
+from zs2.system.registry import load
+from zs2.video.formats import Frames
+
+
+class Loaded:
+    """A model, and what the page needs with it."""
+
+    def __init__(self, name: str, model: ZS2) -> None:
+        self.name, self.model = name, model
+        self.preview = Preview(model)
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The checkpoint's own settings, as keywords."""
+        return self.model.own_settings.request | self.model.own_settings.method
+
+    def examples(self, most: int) -> list[str]:
+        """Prompts of the checkpoint: those that name a background, and those that do not, in turns."""
+        own = self.model.own_settings
+        mixed = [text for pair in zip_longest(own.prompts, own.open_prompts) for text in pair if text]
+        return mixed[:most]
+
+    @cached_property
+    def scorer(self) -> Scorer | None:
+        """The CLIP in the model's folder; None if there is none. Nothing is fetched for it."""
+        if scoring_model(self.name) != self.name:
+            return None
+        return Scorer.from_pretrained(self.name, self.model.device)
+
+    def measure(self, frames: Frames) -> dict[str, float | None]:
+        """Motion and identity of a clip, by METRICS. Identity needs the model's own CLIP."""
+        images = None if self.scorer is None else self.scorer.embed_frames(frames)
+        identity = None if images is None else load(METRICS["clip-first"].compute)(images)
+        return {"motion": load(METRICS["motion"].compute)(frames), "identity": identity}
+
+
+class Studio:
+    """All that visitors share.
+
+    Args:
+        names: of the models to choose from. limits: of a clip. loading: keywords of `ZS2.from_pretrained`.
+        default: the model that commands use without --model.
+    """
+
+    def __init__(self, names: Sequence[str], limits: Limits, loading: Mapping[str, Any], default: str = "") -> None:
+        self.names, self.limits, self.loading, self.default = tuple(names), limits, loading, default
+        self.worker = Worker(limits.queue)
+        self._loaded: dict[str, Loaded] = {}
+        self._jobs: dict[str, Job] = {}
+        self._lock = threading.Lock()
+
+    def loaded(self, name: str) -> Loaded:
+        """A model, loaded at its first use: call this in the worker's thread, or before there are visitors.
+
+        Raises: InputError if it is none of the page's, or can't be loaded.
+        """
+        self.check(name)
+        if name not in self._loaded:
+            self._loaded[name] = Loaded(name, ZS2.from_pretrained(name, **self.loading))
+        return self._loaded[name]
+
+    def check(self, name: str) -> str:
+        """The name, if it is one of the page's models. Raises: InputError."""
+        return choose("model", name, self.names)
+
+    def is_default(self, name: str) -> bool:
+        """Whether commands without --model use this model."""
+        return self.default == name
+
+    def ready(self, name: str) -> Loaded | None:
+        """A model, if it is loaded."""
+        return self._loaded.get(name)
+
+    def own(self, name: str) -> dict[str, Any]:
+        """A model's own settings as far as they are known, without loading it."""
+        return self._loaded[name].own if name in self._loaded else {}
+
+    def submit(self, visitor: str, job: Job) -> Job:
+        """Put a visitor's job into the line. Their job before it is stopped. Raises: InputError if the line is full."""
+        self.stop(visitor)
+        self.worker.submit(job)
+        with self._lock:
+            self._jobs[visitor] = job
+        return job
+
+    def leave(self, visitor: str, job: Job) -> None:
+        """Stop a job if it has not ended, and forget it."""
+        self.worker.stop(job)
+        with self._lock:
+            if self._jobs.get(visitor) is job:
+                del self._jobs[visitor]
+
+    def stop(self, visitor: str) -> None:
+        """Stop a visitor's job, if there is one."""
+        with self._lock:
+            job = self._jobs.pop(visitor, None)
+        if job is not None:
+            self.worker.stop(job)

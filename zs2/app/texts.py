@@ -1,0 +1,37 @@
+"""The pieces of HTML that the page shows. No torch and no Gradio here. Every text of a visitor is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+HEADER = """<header class="zs2"><h1>zs2</h1><p>Video from an image model, without training. Press
+<b>Make a clip</b>, then move λ and μ and look.</p></header>"""
+EMPTY = '<div class="empty" aria-hidden="true"><span></span><span></span><span></span></div>'
+PLAY = '<button type="button" class="play">Pause</button>'
+
+
+def figure(film: str, caption: str) -> str:
+    """A film with the line below it; nothing if there is no film."""
+    if not film:
+        return ""
+    return f"<figure>{film}<figcaption>{PLAY}<span>{escape(caption)}</span></figcaption></figure>"
+
+
+def progress(text: str, step: int = 0, steps: int = 0) -> str:
+    """How far the work is. With steps=0, nobody knows how far."""
+    value = f' value="{step}" max="{steps}"' if steps else ""
+    return f'<div class="status"><progress aria-label="progress"{value}></progress><span>{escape(text)}</span></div>'
+
+
+def message(text: str, notes: Sequence[str] = (), *, wrong: bool = False) -> str:
+    """What came of the work, with warnings. wrong: whether it failed."""
+    role = "alert" if wrong else "status"
+    lines = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    kind = "status wrong" if wrong else "status"
+    return f'<div class="{kind}" role="{role}"><span>{escape(text)}</span></div>{lines}'
+
+
+def duration(seconds: float) -> str:
+    """`about 8 s`, `about 3 min`."""
+    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"

@@ -1,0 +1,144 @@
+"""One worker makes all clips of the page, one after the other, in a thread of its own. No torch here.
+
+Visitors wait in line. Work that has no end lets the others go first after each of its parts.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Any
+
+from zs2.errors import InputError, NotWritten, OutOfMemory, counted
+from zs2.system.terminal import show
+
+WAITING, RUNNING, DONE, STOPPED, FAILED = "waiting", "running", "done", "stopped", "failed"
+EXPECTED = (InputError, OutOfMemory, NotWritten, FloatingPointError)  # errors whose message is for the visitor
+
+
+class Stop(Exception):
+    """The visitor stopped the work."""
+
+
+class Job:
+    """Some work for a visitor.
+
+    Args:
+        work: a generator function that gets the job. It yields where other visitors may go first.
+        cost: how much work it is, in frames × steps; for estimates.
+    Attributes:
+        state: waiting, running, done, stopped or failed. message: of a failure, one line.
+        shown: what there is to show, as the work publishes it. version: how often it was published.
+        seen: the version that the page has taken.
+    """
+
+    def __init__(self, work: Callable[[Job], Generator[None]], cost: float = 0) -> None:
+        self.cost, self.state, self.message = cost, WAITING, ""
+        self.shown: Any = None
+        self.version = self.seen = 0
+        self._stop = threading.Event()
+        self._parts = work(self)
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is no more to come."""
+        return self.state in (DONE, STOPPED, FAILED)
+
+    def publish(self, shown: Any) -> None:
+        """Show something."""
+        self.shown = shown
+        self.version += 1
+
+    def stop(self) -> None:
+        """Ask the work to stop, at its next `check`."""
+        self._stop.set()
+
+    def check(self) -> None:
+        """Raises: Stop if the visitor stopped the work."""
+        if self._stop.is_set():
+            raise Stop
+
+    def go_on(self) -> bool:
+        """Do the next part. Returns: whether there is another one."""
+        self.state = RUNNING
+        try:
+            self.check()
+            next(self._parts)
+            return True
+        except StopIteration:
+            self.end(DONE)
+        except Stop:
+            self.end(STOPPED)
+        except EXPECTED as error:
+            self.end(FAILED, " ".join(str(error).split()))
+        except Exception as error:
+            show(*traceback.format_exception(error), most=None)
+            self.end(FAILED, f"this failed ({type(error).__name__}): the server's terminal says more")
+        return False
+
+    def end(self, state: str, message: str = "") -> None:
+        """End the work in this state."""
+        self._parts.close()
+        self.message, self.state = message, state
+
+
+class Worker:
+    """The line of jobs, and the thread that does them.
+
+    most: how many jobs may wait.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.rate = most, 0.0  # seconds for a unit of cost, as the last jobs took
+        self._line: deque[Job] = deque()
+        self._change = threading.Condition()
+        self._now: Job | None = None
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def submit(self, job: Job) -> Job:
+        """Put a job at the end of the line. Raises: InputError if the line is full."""
+        with self._change:
+            if len(self._line) >= self.most:
+                raise InputError(f"{counted(len(self._line), 'visitor')} wait already: try again in a minute")
+            self._line.append(job)
+            self._change.notify()
+        return job
+
+    def ahead(self, job: Job) -> int:
+        """How many jobs are done before a waiting one, with that at work."""
+        with self._change:
+            before = self._line.index(job) if job in self._line else 0
+            return before + (self._now is not None and self._now is not job)
+
+    def stop(self, job: Job) -> None:
+        """Stop a job: at once if it waits, else at its next check."""
+        with self._change:
+            job.stop()
+            if job in self._line:
+                self._line.remove(job)
+                job.end(STOPPED)
+
+    def seconds(self, job: Job) -> float | None:
+        """How long the job is expected to wait; None if that is not known."""
+        with self._change:
+            before = list(self._line)[: self._line.index(job)] if job in self._line else []
+            costs = [one.cost for one in (*before, self._now) if one is not None and one is not job]
+        return self.rate * sum(costs) if self.rate else None
+
+    def _run(self) -> None:
+        while True:
+            with self._change:
+                while not self._line:
+                    self._change.wait()
+                job = self._now = self._line.popleft()
+            start = time.monotonic()
+            more = job.go_on()
+            with self._change:
+                self._now = None
+                if more:
+                    self._line.append(job)
+            if job.state == DONE and job.cost:
+                self.rate = (time.monotonic() - start) / job.cost
