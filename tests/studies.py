@@ -11,6 +11,7 @@ import numpy as np
 from helpers import CHECKPOINT
 
 from zs2.ablate import main as ablate
+from zs2.evaluation.metrics import METRICS
 from zs2.sampling.request import DEFAULTS, OPTIONS
 from zs2.study.cells import Cell
 from zs2.study.prompts import Prompt
@@ -19,7 +20,8 @@ from zs2.system.atomic import write_json
 from zs2.video.clip import Clip
 
 SCRIPT, MARKS = "<script>alert(1)</script>", "=1+1 | [x](y) *z*"
-PROTOCOL = {"clip": "a CLIP", "clip_sha256": {}, "comparable": True, "opencv": None, "zs2": "0.1.0"}
+PROTOCOL: dict[str, Any] = {"clip": "a CLIP", "clip_sha256": {}, "comparable": True, "opencv": None, "zs2": "0.1.0"}
+PROTOCOL["metrics"] = list(METRICS)
 PROMPTS = (Prompt("red apple"), Prompt(SCRIPT), Prompt("cat", "open"), Prompt("", "open"))
 
 Measure = Callable[[Job], Mapping[str, object] | None]  # a clip's metrics; those it leaves out are null

@@ -45,8 +45,9 @@ def run(options: dict[str, Any]) -> None:
         show(*table(folder, study))
         return
 
-    from zs2.study.runner import Runner, choose_scorer, load, share_threads
+    from zs2.study.runner import Runner, choose_scorer, load, read_lpips, share_threads
 
+    lpips = read_lpips(options)
     if not known:
         study = with_fetched_settings(options, study)
     model, study = load(options, study)
@@ -75,7 +76,7 @@ def run(options: dict[str, Any]) -> None:
             if grown != known:
                 grown.write(folder)
         share_threads(grown)
-        runner = Runner(folder, study, model, scorer, inputs(options))
+        runner = Runner(folder, study, model, scorer, inputs(options), lpips)
         jobs = runner.missing(study.shard(index, count))
         label = "clips" if count == 1 else f"clips of shard {index + 1}/{count}"
         for _ in progress(runner.run(jobs, place), len(jobs), label):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zs2.cli.command import command, parser
-from zs2.evaluation.measure import DEFAULT_CLIPS, measure_files
+from zs2.evaluation.measure import DEFAULT_CLIPS, LPIPS_HELP, measure_files
 from zs2.evaluation.metrics import METRICS
 from zs2.system.terminal import show
 from zs2.version import __version__
@@ -16,7 +16,9 @@ from zs2.version import __version__
 
 def run(options: dict[str, Any]) -> None:
     """Measure clips and print a table or JSON."""
-    scorer, prompts, rows = measure_files(options["clips"], options.get("clip"), options.get("device"))
+    scorer, prompts, rows = measure_files(
+        options["clips"], options.get("clip"), options.get("device"), options.get("lpips")
+    )
     if options.get("json"):
         protocol = {
             "clip": scorer.name,
@@ -35,6 +37,8 @@ def run(options: dict[str, Any]) -> None:
         show("  ".join([*cells, path]), most=None)
     only = "" if scorer.comparable else ", which came with a model: its scores compare only with each other"
     show("", f"CLIP: {scorer.name}{only}.")
+    if "lpips" not in options:
+        show("LPIPS is left out: give its weights with --lpips FILE.")
     show("A still picture has the best consistency there is: read it next to the motion.")
 
 
@@ -43,11 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     listed = "\n".join(f"  {one.name:<24}{one.meaning}" for one in METRICS.values() if not one.of_noise)
     p = parser(
         "metrics",
-        "Measure clips that zs2 made: CLIP score, consistency, motion, SSIM, flow warping error.",
+        "Measure clips that zs2 made: CLIP score, consistency, motion, SSIM, LPIPS, flow warping error.",
         f"""metrics:
 {listed}
 The prompt is read from the settings in a clip. The flow warping error needs pip install 'zs2[metrics]'.
-Definitions and sources: the docstrings of zs2/evaluation/metrics.py and zs2/evaluation/optical_flow.py""",
+Definitions and sources: the docstrings of metrics.py, structure.py, lpips.py and optical_flow.py in zs2/evaluation/""",
     )
     p.add_argument(
         "clips", nargs="+", metavar="CLIP", help="lossless ones: .webp, .png, .apng, or a folder of PNG files"
@@ -59,6 +63,7 @@ Definitions and sources: the docstrings of zs2/evaluation/metrics.py and zs2/eva
         "openai/clip-vit-base-patch32@refs/pr/15 (its main branch has pickles only), or a model folder with "
         f"image_encoder/ (default: {DEFAULT_CLIPS})",
     )
+    p.add_argument("--lpips", metavar="FILE", help=LPIPS_HELP)
     p.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is of cuda, mps, cpu)")
     p.add_argument("--json", action="store_true", help="print JSON, with the digests of the CLIP")
     return command(p, run, argv)

@@ -36,10 +36,12 @@ from zs2.evaluation.metrics import (
     clip_score,
     expected_correlation,
     motion,
+    motion_smoothness,
     noise_correlation,
-    ssim,
+    temporal_flicker,
 )
 from zs2.evaluation.optical_flow import opencv
+from zs2.evaluation.structure import ssim
 from zs2.method import LAM_MAX, NOISE_MODELS, Method
 from zs2.metrics import main
 from zs2.noise.models import noises
@@ -50,7 +52,11 @@ from zs2.video.clip import Clip
 NOISE_KINDS = [name for name, row in NOISE_MODELS.items() if row.start is None]
 ROOT = TESTS.parent
 CLIPS = ("momentum", "flicker")
-NAMES = ("clip-score", "clip-frame-consistency", "clip-all-pairs", "clip-first", "motion", "ssim", "flow-warp-error")
+NAMES = (
+    *("clip-score", "clip-frame-consistency", "clip-all-pairs", "clip-first", "motion", "ssim", "ms-ssim"),
+    *("temporal-flicker", "motion-smoothness", "flow-warp-error"),
+)  # of `measure` without further inputs
+ALL = (*NAMES[:7], "lpips", *NAMES[7:])
 SEEDS = st.integers(0, 2**31)
 fixture = cache(Fixture)
 
@@ -82,9 +88,13 @@ def vectors(seed: int, count: int, dim: int = 5) -> Tensor:
 def test_every_metric_of_a_real_clip_is_that_of_its_public_implementation(scorer, clip):
     pytest.importorskip("cv2")
     got, want = measure(*real(clip), scorer), fixture("metrics").config["clips"][clip]["metrics"]
-    assert tuple(got) == NAMES == tuple(want)
+    assert tuple(got) == NAMES
+    frames = real(clip)[0] / 255
+    want |= {"ms-ssim": None, "temporal-flicker": 1 - np.abs(np.diff(frames, axis=0)).mean()}  # frames of 64 pixels
+    want["motion-smoothness"] = 1 - np.abs(frames[1] - (frames[0] + frames[2]) / 2).mean()  # of four frames
+    assert want.keys() == got.keys()
     for name, value in want.items():
-        assert got[name] == pytest.approx(value, rel=1e-4, abs=0), name
+        assert got[name] == (None if value is None else pytest.approx(value, rel=1e-4, abs=0)), name
 
 
 def test_one_frame_has_a_score_and_nothing_else(scorer):
@@ -102,7 +112,9 @@ def test_a_still_clip_is_the_most_consistent_and_does_not_move(scorer):
     values = measure(frames[[0, 0, 0]], prompt, scorer)
     assert values.pop("clip-score") == measure(frames[:1], prompt, scorer)["clip-score"]
     assert values.pop("flow-warp-error") < 1e-8
-    assert values == pytest.approx(dict.fromkeys(NAMES[1:4], 1.0) | {"motion": 0.0, "ssim": 1.0}, abs=1e-9)
+    assert values.pop("ms-ssim") is None
+    assert values == pytest.approx({name: METRICS[name].still for name in values}, abs=1e-9)
+    assert set(values) == {*NAMES} - {"clip-score", "flow-warp-error", "ms-ssim"}
 
 
 def test_each_frame_is_scored_by_its_own_prompt_and_the_last_repeats(scorer):
@@ -156,7 +168,7 @@ def test_a_metric_gets_the_inputs_that_its_row_names(scorer):
         frames, prompt = real("momentum")
         assert measure(frames, [prompt, ""], scorer).keys() == {*NAMES, "a"}
         noises = torch.zeros(4, 1, 1, 1)
-        values = measure(frames, [prompt, ""], scorer, {"noises": noises, "method": None})
+        values = measure(frames, [prompt, ""], scorer, {"noises": noises, "method": None, "lpips": None})
         assert list(values) == list(METRICS)
         assert (values["c"], values["noise-correlation-expected"]) == (None, None)
         assert received["b"][0] is received["d"][1] is noises
@@ -174,7 +186,7 @@ def test_an_input_that_there_is_not_is_refused():
 
 
 def test_every_metric_has_a_place_and_says_what_it_needs():
-    assert list(METRICS) == [*NAMES, "noise-correlation", "noise-correlation-expected"]
+    assert list(METRICS) == [*ALL, "noise-correlation", "noise-correlation-expected"]
     assert [name for name, metric in METRICS.items() if metric.of_noise] == list(METRICS)[-2:]
     assert [name for name, metric in METRICS.items() if metric.of_prompt] == ["clip-score"]
     assert all(load(metric.compute).__doc__ for metric in METRICS.values())
@@ -252,6 +264,18 @@ def test_motion_is_the_mean_change_and_black_to_white_is_one():
     dot = black.copy()
     dot[0, 1, 2, 0] = 51
     assert motion(np.concatenate([dot, black])) == pytest.approx(0.2 / (4 * 6 * 3))
+
+
+@given(SEEDS, st.integers(3, 7))
+def test_smoothness_compares_every_other_frame_with_its_neighbours(seed, count):
+    frames = noisy(seed, count, 4, 5)
+    inner = range(1, count - 1, 2)
+    want = [np.abs(frames[i] / 255 - (frames[i - 1] / 255 + frames[i + 1] / 255) / 2).mean() for i in inner]
+    assert motion_smoothness(frames) == pytest.approx(1 - np.mean(want), abs=1e-12)
+    assert motion_smoothness(frames[:2]) is None
+    steady = np.stack([np.full((2, 2, 3), 10 * i, np.uint8) for i in range(count)])
+    assert motion_smoothness(steady) == pytest.approx(1, abs=1e-12)
+    assert temporal_flicker(frames) == 1 - motion(frames)
 
 
 def test_ssim_of_flat_pictures_is_its_first_factor():
@@ -343,11 +367,12 @@ def test_the_table(made, capsys, scorer):
         warnings.simplefilter("error")
         status, out, err = run(capsys, made / "apple.webp", made / "travel.png")
     assert (status, err) == (0, "")
-    head, *rows, empty, clip, advice = out.splitlines()
+    head, *rows, empty, clip, left_out, advice = out.splitlines()
     assert head.split() == [*NAMES, "clip"]
     assert empty == ""
     assert clip == "CLIP: weights/emoji64, which came with a model: its scores compare only with each other."
     assert "next to the motion" in advice
+    assert left_out == "LPIPS is left out: give its weights with --lpips FILE."
     for row, name in zip(rows, ("apple.webp", "travel.png"), strict=True):
         *numbers, path = row.split()
         assert path == str(made / name)
@@ -373,7 +398,7 @@ def test_one_frame_has_dashes(made, capsys, tmp_path):
     Clip(Clip.open(made / "apple.webp").frames[:1], settings={"prompt": "red apple"}).save(tmp_path / "one.png")
     status, out, _ = run(capsys, tmp_path / "one.png", "--clip", CHECKPOINT)
     assert status == 0
-    assert out.splitlines()[1].split()[1:-1] == ["—"] * 6
+    assert out.splitlines()[1].split()[1:-1] == ["—"] * 9
 
 
 def test_the_empty_prompt_has_no_score_but_all_else(made, capsys, tmp_path):

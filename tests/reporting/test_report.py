@@ -72,7 +72,7 @@ def test_a_table_by_hand(tmp_path):
         "iid + tma μ=0.98",
         "dnm λ=0.1 + sa",
     ]
-    assert rows["variant"] == ["clips", "CLIP score ↑", "motion", "flow warp error ↓"]
+    assert rows["variant"] == ["clips", "CLIP score ↑", "motion (still: 0)", "flow warp error ↓ (still: 0)"]
     same = "<br>0<br>\\[0, 0\\]<br>no difference seen"
     assert rows["full method: DNM + TMA<br>reference"] == ["4", "20.50", "0.2050", "0"]
     assert rows["iid + tma μ=0.98"] == ["4", f"20.50{same}", "0.2250<br>+0.0200<br>\\[0.0200, 0.0200\\]", f"0{same}"]

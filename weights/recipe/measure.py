@@ -20,7 +20,7 @@ from weights.recipe.settings import GUIDANCE, STEPS
 from weights.recipe.training import batches, generator
 from zs2 import ZS2
 from zs2.errors import InputError
-from zs2.evaluation.metrics import ssim
+from zs2.evaluation.structure import ssim
 from zs2.models.vae import VAE
 from zs2.sampling.request import Request
 from zs2.system.json_files import read_json

@@ -16,8 +16,10 @@ from zs2.video.formats import Frames
 
 if TYPE_CHECKING:
     from zs2.evaluation.clip_scorer import Scorer
+    from zs2.evaluation.lpips import LPIPS
 
 DEFAULT_CLIPS = f"{DEFAULT_MODEL} for its own clips, else {STANDARD_CLIP}"  # the CLIPs of `measure_files`
+LPIPS_HELP = "the weights of LPIPS: a safetensors file of lpips.LPIPS(net='alex') (default: LPIPS is left out)"
 DIGITS = 9  # significant ones that are stored, so that the same clip gives the same bytes
 UNNAMED = (  # the metrics of protocols that name none: those that there were when protocols did not
     "clip-score",
@@ -71,11 +73,12 @@ def measure(
 
 
 def measure_files(
-    paths: Sequence[str], clip: str | None = None, device: str | None = None
+    paths: Sequence[str], clip: str | None = None, device: str | None = None, lpips: str | None = None
 ) -> tuple[Scorer, dict[str, Any], dict[str, dict[str, float | None]]]:
     """Measure clips in files. All of them are opened before any is measured.
 
     Args: paths: lossless clips. clip: the CLIP that scores, by default as DEFAULT_CLIPS says. device: where it runs.
+        lpips: the file of LPIPS's weights; without it that metric is left out.
     Returns: the CLIP, and for each path the prompt of its settings, and its metrics.
     Raises: InputError for a file that is no clip, and for a clip without a prompt.
     """
@@ -85,12 +88,14 @@ def measure_files(
         clips[path], prompts[path] = opened.settings, _prompts(path, opened.settings, len(opened.frames))
 
     from zs2.evaluation.clip_scorer import Scorer
+    from zs2.evaluation.lpips import LPIPS
     from zs2.system.devices import choose_device
 
+    more = {} if lpips is None else {"lpips": LPIPS.read(lpips)}
     own = all(settings.get("model") == Path(DEFAULT_MODEL).name for settings in clips.values())
     clip = (DEFAULT_MODEL if own else STANDARD_CLIP) if clip is None else clip
     scorer = Scorer.from_pretrained(clip, choose_device(device))
-    rows = {path: measure(Clip.open(path).frames, prompts[path], scorer) for path in clips}
+    rows = {path: measure(Clip.open(path).frames, prompts[path], scorer, more) for path in clips}
     return scorer, {path: settings["prompt"] for path, settings in clips.items()}, rows
 
 
@@ -115,7 +120,7 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.{DIGITS}g}")
 
 
-def protocol(scorer: Scorer, name: str) -> dict[str, Any]:
+def protocol(scorer: Scorer, name: str, lpips: LPIPS | None = None) -> dict[str, Any]:
     """By what clips are measured now. name: what to call the CLIP."""
     from zs2.evaluation.optical_flow import opencv
 
@@ -125,6 +130,7 @@ def protocol(scorer: Scorer, name: str) -> dict[str, Any]:
         "clip_sha256": scorer.digests,
         "comparable": scorer.comparable,
         "opencv": None if cv2 is None else cv2.__version__,
+        "lpips": None if lpips is None else lpips.digest,
         "zs2": __version__,
         "metrics": list(METRICS),
     }

@@ -12,6 +12,7 @@ row names the inputs that the function needs, in the order of its arguments:
     texts            CLIP's text embeddings of the prompts of these frames (P, d)
     noises           the initial noises of the frames, float32 (F, c, h, w)
     method           the `Method` of the clip, for what theory says of its noise model
+    lpips            the network of lpips.py, if its weights are given
 
 Importing this does not import torch.
 """
@@ -20,11 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from zs2.errors import choose
 from zs2.method import NOISE_MODELS, Method
@@ -34,8 +33,7 @@ from zs2.video.formats import Frames
 if TYPE_CHECKING:
     from torch import Tensor
 
-INPUTS = ("frames", "images", "prompted_images", "texts", "noises", "method")
-SSIM_SIGMA, SSIM_RADIUS = 1.5, 5  # a window of 11 × 11
+INPUTS = ("frames", "images", "prompted_images", "texts", "noises", "method", "lpips")
 
 
 # --- of CLIP embeddings: unit vectors (F, d) --------------------------------------------------------------------------
@@ -86,31 +84,26 @@ def motion(frames: Frames) -> float | None:
     return float(np.abs(np.diff(frames.astype(np.int16), axis=0)).mean(dtype=np.float64) / 255)
 
 
-def ssim(frames: Frames) -> float | None:
-    """Mean structural similarity of consecutive frames: −1 … 1, 1 for a still clip.
+def temporal_flicker(frames: Frames) -> float | None:
+    """VBench's temporal flickering (Huang et al. 2024): 1 − the mean absolute change of consecutive frames: 0 … 1.
 
-    Wang et al. 2004 (Image Quality Assessment): a Gaussian window of 11 × 11, σ = 1.5, K = 0.01 and 0.03, pixels in
-    [0, 1]; the mean over the places where the window fits, and over the three colours. It is scikit-image's
-    `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1)`.
-    None for frames smaller than the window.
+    That is 1 − motion: VBench scores prompts of things that do not move by it. A still clip has 1.
     """
-    if len(frames) < 2 or min(frames.shape[1:3]) < 2 * SSIM_RADIUS + 1:
+    change = motion(frames)
+    return None if change is None else 1 - change
+
+
+def motion_smoothness(frames: Frames) -> float | None:
+    """How well every other frame is the mean of its neighbours: 1 − the mean absolute difference, 0 … 1.
+
+    As VBench's motion smoothness, but with the mean where that has a network for interpolation. A still clip has 1.
+    None for fewer than three frames.
+    """
+    if len(frames) < 3:
         return None
-    return float(np.mean([_ssim(x, y) for x, y in pairwise(frames)]))
-
-
-def _ssim(x: Frames, y: Frames) -> float:
-    a, b = (np.ascontiguousarray(frame.transpose(2, 0, 1)) / 255 for frame in (x, y))  # (3, h, w)
-    window = np.exp(-0.5 * (np.arange(-SSIM_RADIUS, SSIM_RADIUS + 1) / SSIM_SIGMA) ** 2)
-    window /= window.sum()
-    moments = np.stack([a, b, a * a, b * b, a * b])  # (5, 3, h, w)
-    for axis in (2, 3):
-        moments = sliding_window_view(moments, len(window), axis) @ window  # in the end (5, 3, h-10, w-10)
-    mean_a, mean_b, aa, bb, ab = moments
-    c1, c2 = 0.01**2, 0.03**2
-    likeness = (2 * mean_a * mean_b + c1) * (2 * (ab - mean_a * mean_b) + c2)
-    likeness /= (mean_a**2 + mean_b**2 + c1) * (aa - mean_a**2 + bb - mean_b**2 + c2)
-    return float(likeness.mean())
+    values = frames.astype(np.float64) / 255
+    kept = values[: len(values) - 1 + len(values) % 2]  # a last frame without a right neighbour is left out
+    return 1 - float(np.abs(kept[1::2] - (kept[:-1:2] + kept[2::2]) / 2).mean())
 
 
 # --- of the initial noises --------------------------------------------------------------------------------------------
@@ -149,6 +142,7 @@ class Metric:
         needs: the names of the inputs, as listed above.
         compute: a function of these inputs, or "module:name" of one, which is imported when it is first called. It
             returns None where the metric has no meaning, as for a single frame.
+        still: its value for any clip whose frames are one picture, if that is one number.
     """
 
     name: str
@@ -157,6 +151,7 @@ class Metric:
     meaning: str
     needs: tuple[str, ...]
     compute: Callable[..., float | None] | str
+    still: float | None = None
 
     def __post_init__(self) -> None:
         for need in self.needs:
@@ -191,6 +186,7 @@ METRICS: Registry[Metric] = Registry(
             "mean cosine of consecutive frames' embeddings",
             ("images",),
             clip_frame_consistency,
+            1.0,
         ),
         Metric(
             "clip-all-pairs",
@@ -199,6 +195,7 @@ METRICS: Registry[Metric] = Registry(
             "mean cosine of the embeddings of all pairs of frames",
             ("images",),
             clip_all_pairs,
+            1.0,
         ),
         Metric(
             "clip-first",
@@ -207,6 +204,7 @@ METRICS: Registry[Metric] = Registry(
             "mean cosine of each later frame's embedding to frame 0's",
             ("images",),
             clip_first,
+            1.0,
         ),
         Metric(
             "motion",
@@ -215,8 +213,53 @@ METRICS: Registry[Metric] = Registry(
             "mean absolute change between consecutive frames, pixels in [0, 1]",
             ("frames",),
             motion,
+            0.0,
         ),
-        Metric("ssim", "SSIM", "higher", "structural similarity of consecutive frames", ("frames",), ssim),
+        Metric(
+            "ssim",
+            "SSIM",
+            "higher",
+            "structural similarity of consecutive frames",
+            ("frames",),
+            "zs2.evaluation.structure:ssim",
+            1.0,
+        ),
+        Metric(
+            "ms-ssim",
+            "MS-SSIM",
+            "higher",
+            "structural similarity at five scales, of frames larger than 96 pixels",
+            ("frames",),
+            "zs2.evaluation.structure:ms_ssim",
+            1.0,
+        ),
+        Metric(
+            "lpips",
+            "LPIPS",
+            "lower",
+            "learned perceptual distance of consecutive frames; needs --lpips FILE",
+            ("frames", "lpips"),
+            "zs2.evaluation.lpips:lpips",
+            0.0,
+        ),
+        Metric(
+            "temporal-flicker",
+            "flicker",
+            "higher",
+            "VBench's temporal flickering: 1 − motion",
+            ("frames",),
+            temporal_flicker,
+            1.0,
+        ),
+        Metric(
+            "motion-smoothness",
+            "smoothness",
+            "higher",
+            "1 − mean distance of every other frame to the mean of its neighbours",
+            ("frames",),
+            motion_smoothness,
+            1.0,
+        ),
         Metric(
             "flow-warp-error",
             "flow warp error",
@@ -224,6 +267,7 @@ METRICS: Registry[Metric] = Registry(
             "change that optical flow does not explain, where visible",
             ("frames",),
             "zs2.evaluation.optical_flow:flow_warp_error",
+            0.0,
         ),
         Metric(
             "noise-correlation",

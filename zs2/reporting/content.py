@@ -98,8 +98,18 @@ def prompt_list(results: Results) -> list[str]:
 
 
 def heads(results: Results) -> list[str]:
-    """The titles of the metrics, with an arrow to the better side."""
-    return [METRICS[name].title + ARROWS[METRICS[name].better] for name in results.metrics]
+    """The titles of the metrics, with an arrow to the better side, and what a still clip has."""
+    return [METRICS[name].title + ARROWS[METRICS[name].better] + _still(results, name) for name in results.metrics]
+
+
+def _still(results: Results, metric: str) -> str:
+    """The value of the still control: the same for every still clip, or the mean of the study's frozen frames."""
+    value = METRICS[metric].still
+    frozen = next((cell.id for cell in results.study.cells if cell.frozen), None)
+    if value is None and frozen is not None:
+        found = mean(results.values(frozen, metric))
+        value = None if found is None else found.value
+    return "" if value is None else f" (still: {number(value)})"
 
 
 def definitions(results: Results) -> list[str]:

@@ -13,6 +13,7 @@ from zs2.cli.derived_options import value_text as value_text
 from zs2.cli.prompt_files import MOST_BYTES, SETS
 from zs2.cli.values import numbers, seeds, shard, size
 from zs2.errors import InputError, choose
+from zs2.evaluation.measure import LPIPS_HELP
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS, PARAMETERS
 from zs2.sampling.request import OPTIONS
 from zs2.study.cells import FULL, PRESETS, STUDY_LAM, STUDY_MU, kinds_with
@@ -102,6 +103,7 @@ then: """
         help="the CLIP that scores, a folder or on the hub (default: the model's own image_encoder/ if it has one, "
         "whose scores compare only with themselves, else the standard one); another one measures all clips again",
     )
+    g.add_argument("--lpips", metavar="FILE", help=f"{LPIPS_HELP}; other weights measure all clips again")
     g.add_argument("--fps", type=int, metavar="N", help="frames a second of the clips (default 8)")
     g.add_argument("--out", metavar="DIR", help=f"the study's folder; a study that is there grows (default {OUT})")
     g.add_argument("--shard", type=shard, metavar="I/N", help="make only the I-th of N parts of the clips")

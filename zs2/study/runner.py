@@ -15,6 +15,7 @@ from zs2.checkpoints.hub import DEFAULT_MODEL, is_hub_id
 from zs2.cli.derived_options import loading
 from zs2.errors import InputError
 from zs2.evaluation.clip_scorer import Scorer, scoring_model
+from zs2.evaluation.lpips import LPIPS
 from zs2.evaluation.measure import is_valid, measure, protocol
 from zs2.evaluation.metrics import METRICS
 from zs2.method import NOISE_MODELS
@@ -71,6 +72,11 @@ def choose_scorer(
         return None, str(error)
 
 
+def read_lpips(options: Mapping[str, Any]) -> LPIPS | None:
+    """The network of --lpips, if it is there. Raises: InputError if it can't be read."""
+    return LPIPS.read(options["lpips"]) if "lpips" in options else None
+
+
 def share_threads(study: Study) -> None:
     """Use as many threads as the study's other processes, so that clips have the same bytes."""
     if study.threads is not None:
@@ -104,17 +110,24 @@ class Runner:
     Args:
         scorer: the CLIP; None if there is none: then nothing is measured.
         opened: the study's inputs by name, open.
+        lpips: the network of that metric; None leaves it out.
     Attributes:
         failed: {name of a clip whose latents became NaN or infinite: the error's message}.
     """
 
     def __init__(
-        self, folder: Path, study: Study, model: ZS2, scorer: Scorer | None, opened: Mapping[str, Any] | None = None
+        self,
+        folder: Path,
+        study: Study,
+        model: ZS2,
+        scorer: Scorer | None,
+        opened: Mapping[str, Any] | None = None,
+        lpips: LPIPS | None = None,
     ) -> None:
-        self.folder, self.study, self.scorer, self.opened = folder, study, scorer, opened or {}
+        self.folder, self.study, self.scorer, self.opened, self.lpips = folder, study, scorer, opened or {}, lpips
         self.protocol: dict[str, Any] | None = None
         if scorer is not None:
-            self.protocol = protocol(scorer, public_name(scorer.name, Path(scorer.name).name))
+            self.protocol = protocol(scorer, public_name(scorer.name, Path(scorer.name).name), lpips)
         self.failed: dict[str, str] = {}
         self.variant = cache(lambda cell: model.variant(**cell.method))  # on the same weights
 
@@ -167,12 +180,12 @@ class Runner:
     def measures(self, job: Job, frames: Frames, scorer: Scorer) -> dict[str, Any]:
         """What is stored of a clip's metrics."""
         cell = job.cell
-        noise: dict[str, Any] = {"noises": None, "method": None}
+        more: dict[str, Any] = {"noises": None, "method": None, "lpips": self.lpips}
         if not cell.frozen and len(frames) > 1 and NOISE_MODELS[cell.noise].start is None:
             variant, asked = self.variant(cell), Request(**request(self.study, job, self.opened))
             plan = resolve(variant.image_model, variant.method, asked)
-            noise = {"noises": plan.initial_noise(), "method": variant.method}
-        values = measure(frames, self.study.prompts[job.prompt].text, scorer, noise)
+            more |= {"noises": plan.initial_noise(), "method": variant.method}
+        values = measure(frames, self.study.prompts[job.prompt].text, scorer, more)
         return {
             "cell": cell.id,
             "prompt": job.prompt,
