@@ -137,6 +137,20 @@ def write_tiny(folder: Path, kind: str) -> Path:
     return folder
 
 
+def write_guided(folder: Path, way: str, kind: str) -> Path:
+    """A model of the fixture `guided`, as make_guided.py writes it: way is `source`, or `edit` for an editing model."""
+    parts, channels = tiny_weights(kind), 4
+    if way == "edit":
+        parts["unet"] = parts["unet"] | {"conv_in.weight": Fixture("guided")[f"{kind}/conv_in"]}
+        channels = 8
+    tiny.write_folder(folder, kind, parts)
+    token_files.write_pair(folder, kind)
+    (folder / tiny.SCHEDULER).write_text(json.dumps(tiny.SCHEDULE | {"clip_sample": False, "steps_offset": 1}))
+    config = tiny.JSONS[kind]["unet/config.json"] | {"in_channels": channels}
+    (folder / "unet" / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 NARROW: dict[str, dict[str, Any]] = {
     "unet": {"block_out_channels": [16, 32], "norm_num_groups": 8, "attention_head_dim": 2, "cross_attention_dim": 16},
     "vae": {"block_out_channels": [8, 8, 8, 8], "norm_num_groups": 4},

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import math
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fixtures import tiny, token_files
-from helpers import CLIP, Fixture, assert_close, assert_same_picture, tiny_weights
+from fixtures import tiny
+from helpers import CLIP, MODULE, Fixture, assert_close, assert_same_picture, write_guided
 
-from zs2 import ZS2
+from zs2 import ZS2, Request
+from zs2.guidance.sources import encode
+from zs2.noise.models import stream
+from zs2.parameters import LAM_MAX
+from zs2.sampling.sampler import Sampler
 
 fixture = cache(Fixture)
-SCHEDULE = tiny.SCHEDULE | {"clip_sample": False, "steps_offset": 1}
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +26,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     @cache
     def load(way: str, kind: str) -> ZS2:
-        folder: Path = tmp_path_factory.mktemp(f"{way}-{kind}") / "model"
-        parts = tiny_weights(kind)
-        if way == "edit":
-            parts["unet"] = parts["unet"] | {"conv_in.weight": fixture("guided")[f"{kind}/conv_in"]}
-        tiny.write_folder(folder, kind, parts)
-        token_files.write_pair(folder, kind)
-        (folder / tiny.SCHEDULER).write_text(json.dumps(SCHEDULE))
-        config = tiny.JSONS[kind]["unet/config.json"] | {"in_channels": 8 if way == "edit" else 4}
-        (folder / "unet" / "config.json").write_text(json.dumps(config))
+        folder = write_guided(tmp_path_factory.mktemp(f"{way}-{kind}") / "model", way, kind)
         return ZS2.from_pretrained(folder, device="cpu", attn="tma", mu=0.5, noise="dnm", lam=0.5)
 
     return load
@@ -54,3 +48,30 @@ def test_frame_0_is_the_picture_of_diffusers(models: Any, case: str) -> None:
     assert_close(frames[:1], f[f"{case}/latents"], CLIP)
     assert (frames[1] - frames[0]).abs().max() > 0.01
     assert_same_picture(torch.from_numpy(model.decode(latents))[0], f[f"{case}/picture"])
+
+
+def test_an_inversion_is_that_of_diffusers(models: Any) -> None:
+    f = fixture("guided")
+    path = f["inversion"].flip(0)  # from noise to picture
+    options = {key: tiny.PICTURE[key] for key in ("prompt", "height", "width")}
+    request = Request(**options, steps=len(path) - 1, guidance=4.0, frames=3, first_frame=f["source"].numpy())
+    sampler = Sampler(models("source", "sd").plan(request))
+    initial = sampler.plan.noises(path[0])
+    steps = list(sampler.steps())
+    assert_close(sampler.first_frame, path, CLIP)
+    for step in steps:
+        assert torch.equal(step.latents[0], sampler.first_frame[step.index + 1])
+    assert torch.equal(next(initial), path[0])  # from which those of the other frames follow
+    rho = 1 - 0.5 / LAM_MAX
+    assert_close(next(initial), rho * path[0] + math.sqrt(1 - rho**2) * stream(0, 1, tuple(path.shape[1:]))(), MODULE)
+
+
+@pytest.mark.parametrize("options", [{}, {"guidance": 9.0, "sampler": "dpm++"}, {"first_frame_noise": "drawn"}])
+@pytest.mark.parametrize("attn", ["sa", "cfa", "tma"])
+def test_a_first_frame_is_the_vae_s_own_picture_of_it(models: Any, attn: str, options: dict[str, Any]) -> None:
+    source, size = fixture("guided")["source"], {key: tiny.PICTURE[key] for key in ("height", "width")}
+    model = models("source", "sd").variant(attn=attn)
+    latents = model.latents("a cat", first_frame=source.numpy(), frames=2, steps=3, **size, **options)
+    clean = encode(model.vae, source[None].numpy(), 1) * model.vae.config.scaling_factor
+    assert torch.equal(latents[:1], clean)
+    assert (latents[1] - latents[0]).abs().max() > 0.01

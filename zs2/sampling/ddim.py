@@ -59,10 +59,10 @@ class DDIM(Solver):
 
 
 class Inversion(Solver):
-    """DDIM backwards, from picture to noise, with the same timesteps (Song et al. 2020, section 4.3).
+    """DDIM backwards, from picture to noise (Song et al. 2020, section 4.3), as diffusers' DDIMInverseScheduler.
 
-    Step i goes from less noise to that of timestep i, with ε predicted there. The last step comes first: it starts from
-    the picture, without noise.
+    Step i goes from less noise to that of timestep i, with the model's prediction for timestep i. The last step comes
+    first: the picture counts as timestep 0.
     """
 
     def __init__(self, solver: Solver) -> None:
@@ -70,10 +70,6 @@ class Inversion(Solver):
 
     def step(self, i: int, latents: Tensor, prediction: Tensor, history: History | None) -> tuple[Tensor, None]:
         """As `DDIM.step`, to timestep i from the one after it."""
-        schedule, there = self.schedule, self.timesteps[i]
-        _, eps = schedule.denoised(latents, there, prediction)
-        clean = latents
-        if i + 1 < len(self.timesteps):
-            here = self.timesteps[i + 1]
-            clean = (latents - schedule.sigma(here) * eps) / schedule.signal(here)
-        return schedule.signal(there) * clean + schedule.sigma(there) * eps, None
+        here, there = [*self.timesteps, 0][i + 1], self.timesteps[i]
+        x0, eps = self.schedule.denoised(latents, here, prediction)
+        return self.schedule.signal(there) * x0 + self.schedule.sigma(there) * eps, None
