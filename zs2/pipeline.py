@@ -27,12 +27,14 @@ from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 from zs2.sampling.decoding import decode, decode_frames
 from zs2.sampling.plan import SamplingPlan, plan_sampling
+from zs2.sampling.prompt_syntax import Prompt
 from zs2.sampling.request import Request, usual
 from zs2.sampling.resume import ResumeFile
 from zs2.sampling.sampler import Sampler, Step
 from zs2.system.background import in_background
 from zs2.system.devices import choose_device, choose_dtype
 from zs2.system.modules import without_collector
+from zs2.system.progress import progress_if
 from zs2.video.clip import Clip
 from zs2.video.encoding import Rate, frame_rate
 from zs2.video.formats import Frames
@@ -43,8 +45,8 @@ if TYPE_CHECKING:
 REQUEST = tuple(one.name for one in fields(Request))
 LOADING = ("device", "dtype", "prediction", "variant", "vae", "lora", "embeddings", "compile")
 CALLS = {  # the keywords of each call
-    "model()": (*REQUEST, "fps", "callback", "group"),
-    "model.latents()": (*REQUEST, "callback", "group"),
+    "model()": (*REQUEST, "fps", "callback", "progress", "group"),
+    "model.latents()": (*REQUEST, "callback", "progress", "group"),
     "model.stream()": (*REQUEST, "state_device", "resume", "group"),
     "model.variant()": METHOD,
     "ZS2.from_pretrained()": (*METHOD, *LOADING),
@@ -140,10 +142,7 @@ class ZS2:
         digests = [{"sha256": sha256(files), "scale": float(scale)} for files, (_, scale) in pairs]
         check_identity(adapters, before)
         return cls(
-            unet,
-            checkpoint.vae(),
-            text,
-            checkpoint.schedule(),
+            *(unet, checkpoint.vae(), text, checkpoint.schedule()),
             method=chosen,
             checkpoint=checkpoint,
             lora=digests,
@@ -154,10 +153,7 @@ class ZS2:
         """A model with other settings of `Method`, which shares this one's weights. An absent setting stays."""
         check_keywords("model.variant()", method, CALLS)
         return ZS2(
-            self.unet,
-            self.vae,
-            self.text,
-            self.schedule,
+            *(self.unet, self.vae, self.text, self.schedule),
             method=self.method.changed(**method),
             checkpoint=self.checkpoint,
             lora=self.lora,
@@ -191,10 +187,11 @@ class ZS2:
 
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompt,
         *,
         fps: Rate | float | str = 8,
         callback: Callable[[Step], object] | None = None,
+        progress: bool | None = None,
         group: Group | None = None,
         **request: Any,
     ) -> Clip:
@@ -202,40 +199,41 @@ class ZS2:
 
         Args:
             prompt, and the keywords of `Request`, such as negative_prompt, frames, steps, guidance and seed. Without
-                frames, there are as many as latents, if these are set. Other defaults are those of the checkpoint's
-                zs2.json, or of `Request`.
+                frames, there are as many as latents. Other defaults are those of the checkpoint's zs2.json.
             fps: frames per second of the saved clip, as `Clip` has it.
             callback: called with each finished `Step`. An exception in it stops the clip.
-            group: the processes that make the clip together; see frame_parallel.py. All must call this, and each gets
-                the clip.
+            progress: whether to show a progress bar. None: in a notebook.
+            group: the processes that make the clip together, see frame_parallel.py. All call this and get the clip.
         Returns: a `Clip` with `frames`, uint8 (F, H, W, 3), and `settings`, which record how it was made.
         Raises: InputError for values that are out of range, or do not fit the model or the free memory;
             FloatingPointError if the latents become NaN or infinite; OutOfMemory.
         """
         plan, fps = self.plan(self._request("model()", prompt, **request), group), frame_rate(fps)
         settings = in_background(lambda: self.settings(plan, fps))  # hashes the weights, once
-        for step in Sampler(plan).steps():
+        for step in progress_if(progress, Sampler(plan).steps(), plan.step_count, "sampling"):
             if callback is not None:
                 callback(step)
         return Clip(decode_frames(plan, step.latents), fps, settings())
 
     def latents(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompt,
         *,
         callback: Callable[[Step], object] | None = None,
+        progress: bool | None = None,
         group: Group | None = None,
         **request: Any,
     ) -> Tensor:
-        """As a call, but return the scaled latents, not decoded: float32 (F, c, h, w) on the model's device."""
-        for step in Sampler(self.plan(self._request("model.latents()", prompt, **request), group)).steps():
+        """As a call, but return the scaled latents: float32 (F, c, h, w) on the model's device."""
+        plan = self.plan(self._request("model.latents()", prompt, **request), group)
+        for step in progress_if(progress, Sampler(plan).steps(), plan.step_count, "sampling"):
             if callback is not None:
                 callback(step)
         return step.latents
 
     def stream(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompt,
         frames: int | None = None,
         *,
         state_device: str | torch.device | None = None,
@@ -245,8 +243,8 @@ class ZS2:
     ) -> Iterator[Frames]:
         """Yield finished frames one by one, before later ones are sampled. They are those of a clip of any length.
 
-        Each chunk goes through all steps before the next one begins, so the first frame is finished after the work of
-        one chunk. Of earlier frames, one momentum state per layer and step is kept, whatever the number of frames.
+        Each chunk goes through all steps before the next one begins. Of earlier frames, one momentum state per layer
+        and step is kept, whatever the number of frames.
 
         Args:
             prompt, and the keywords of `Request`. The chunk is 8 frames by default, or fewer if 8 do not fit.
@@ -277,17 +275,17 @@ class ZS2:
         return plan_sampling(self.image_model, self.method, request, group, stream=stream, state_device=state_device)
 
     def settings(self, plan: SamplingPlan, fps: Rate) -> dict[str, Any]:
-        """The settings that record how a clip of this plan is made; see checkpoints/provenance.py."""
+        """The settings that record how a clip of this plan is made; see provenance.py."""
         return clip_settings(plan, fps, self.checkpoint, self.lora, self.embeddings)
 
-    def _request(self, call: str, prompt: str | Sequence[str], **options: Any) -> Request:
+    def _request(self, call: str, prompt: Prompt, **options: Any) -> Request:
         """A request with the checkpoint's own defaults. If frames is not set, it is the number of latents."""
         check_keywords(call, options, CALLS)
         latents = options.get("latents")
         if options.get("frames") is None and isinstance(latents, Tensor) and latents.ndim == 4:
             options["frames"] = len(latents)
         request = Request(prompt, **self.own_settings.request | usual(options) | options)
-        if request.guidance != 0:
+        if request.guidance != 0 and request.context is None:
             self.own_settings.warn_of_unknown_things(request.words)
         self.text.warn_of_unused(request.texts)
         return request

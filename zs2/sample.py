@@ -236,9 +236,7 @@ def sample(
                 pass
     else:
         steps = Sampler(plan).steps()
-        for step in (
-            progress(steps, plan.request.steps - (plan.begin if plan.noised_source else 0), label) if writes else steps
-        ):
+        for step in progress(steps, plan.step_count, label) if writes else steps:
             latents = step.latents
         pixels = decode_frames(plan, latents)
         if writes:

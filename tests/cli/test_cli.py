@@ -737,6 +737,8 @@ def test_every_option_reaches_the_settings(zs2, here):
         "mu_end": None,
         "anchors": None,
         "latents": None,
+        "context": None,
+        "negative_context": None,
         "dtype": "bfloat16",
         "device": "cpu",
         "compile": False,

@@ -17,7 +17,10 @@ from zs2.sampling.schedule import options_of
 from zs2.version import __version__
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from zs2.checkpoints.checkpoint import Checkpoint
+    from zs2.models.prompt_encoder import Encoded
 
 
 def clip_settings(
@@ -45,7 +48,9 @@ def clip_settings(
         "chunk": plan.chunk,  # the last bits depend on it, and on the number of processes
         "processes": 1 if plan.group is None else plan.group.size,
         **plan.method.settings(request.steps, latents is not None),
-        "latents": None if latents is None else hashlib.sha256(latents.cpu().numpy().tobytes()).hexdigest(),
+        "latents": _digest(latents),
+        "context": _digest(request.context),
+        "negative_context": _digest(request.negative_context),
         "dtype": str(plan.model.dtype).removeprefix("torch."),
         "device": plan.model.device.type,
         "compile": plan.model.unet.compiled is not None,
@@ -70,3 +75,12 @@ def _stored(prompt: str | Sequence[str] | Mapping[int, str]) -> Any:
     if isinstance(prompt, Mapping):
         return {str(frame): text for frame, text in prompt.items()}
     return prompt if isinstance(prompt, str) else [*prompt]
+
+
+def _digest(given: Tensor | Encoded | None) -> str | None:
+    """The SHA-256 of a tensor, or of a context and its pooled text; None if there is none."""
+    if given is None:
+        return None
+    parts = [given] if isinstance(given, torch.Tensor) else [given.context, given.pooled]
+    numbers = [part.float().cpu().numpy().tobytes() for part in parts if part is not None]
+    return hashlib.sha256(b"".join(numbers)).hexdigest()

@@ -16,7 +16,15 @@ from zs2.video.encoding import ENDINGS
 
 # Settings that were added later, with the value of the clips that do not record them.
 ADDED = {name: option.unstated for name, option in OPTIONS.items() if option.unstated is not STATED}
-ADDED |= {"compile": False, "embeddings": None, "vae": None, "travel_mode": None, **dict.fromkeys(ENDINGS)}
+ADDED |= {
+    "compile": False,
+    "embeddings": None,
+    "vae": None,
+    "travel_mode": None,
+    "context": None,
+    "negative_context": None,
+    **dict.fromkeys(ENDINGS),
+}
 
 # The options that may stand beside --replay. They decide where and how the clip is made, not which clip it is.
 ALLOWED = (
@@ -66,6 +74,9 @@ def replay_options(file: str, options: Mapping[str, Any]) -> dict[str, Any]:
     check_settings(file, settings)
     if replayed.pop("latents") is not None and "latents" not in options:
         raise InputError(f"{file}: this clip started from given latents: give the same --latents")
+    for name in ("context", "negative_context"):
+        if replayed.pop(name) is not None:
+            raise InputError(f"{file}: this clip was made from a {name} of tensors: only Python can give it again")
     for name in INPUTS:
         if replayed.pop(name) is not None and name not in options:
             raise InputError(f"{file}: this clip was made from an input: give the same {flag(name)}")

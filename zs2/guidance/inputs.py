@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from zs2.errors import InputError
+from zs2.errors import InputError, brief
 
 STRENGTH = 0.8  # as in diffusers
 SOURCE_LATENTS = ("sample", "mean")  # which latents of a source: drawn from the VAE's distribution, or its mean
@@ -62,3 +62,23 @@ def check_for_model(changed: Mapping[str, Any], edits: bool, noise: str | None) 
         if name in changed:
             kind = "an editing model" if edits else "a model that does not edit by instruction"
             warnings.warn(f"{name} has no effect on {kind}", stacklevel=5)
+
+
+def check_contexts(request: Any) -> None:
+    """Check contexts that are given instead of prompts, as far as the model does not count. request: a `Request`.
+
+    Raises: InputError for what is no tensor. Warns of options without effect.
+    """
+    for name in ("context", "negative_context"):
+        if (given := getattr(request, name)) is not None and not hasattr(getattr(given, "context", given), "ndim"):
+            raise InputError(f"{name} is {brief(given)}: expected a tensor (n, c) or (rows, n, c), or an Encoded")
+    unused = []
+    if request.context is not None:
+        unused += [("prompt", "a context is given")] if request.prompt else []
+        unused += [("clip_skip", "a context is given")] if request.clip_skip else []
+        unused += [("context", "the guidance is 0")] if request.guidance == 0 else []
+    if request.negative_context is not None:
+        unused += [("negative prompt", "a negative context is given")] if request.negative_prompt else []
+        unused += [("negative context", "the guidance is 1")] if request.guidance == 1 else []
+    for name, where in unused:
+        warnings.warn(f"the {name} has no effect where {where}", stacklevel=4)

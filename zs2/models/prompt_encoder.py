@@ -28,6 +28,11 @@ class Encoded:
     context: Tensor
     pooled: Tensor | None
 
+    def rows(self, numbers: Sequence[int]) -> Encoded:
+        """Some of the rows."""
+        context = torch.stack([self.context[number] for number in numbers])  # an index of a list would wait for a GPU
+        return Encoded(context, None if self.pooled is None else torch.stack([self.pooled[n] for n in numbers]))
+
 
 class PromptEncoder:
     """The text towers of a model with their tokenizers.

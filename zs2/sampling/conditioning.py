@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from zs2.errors import InputError
+from zs2.guidance.contexts import given_context, joined, tokens_of
 from zs2.guidance.edits import image_channels, is_guided
 from zs2.guidance.sources import SourceLatents
 from zs2.models.attention import TextKV
 from zs2.models.image_model import ImageModel
 from zs2.models.prompt_encoder import Encoded, Text
 from zs2.models.unet import Residuals
-from zs2.sampling.prompt_syntax import A1111, Blend, parse
+from zs2.sampling.prompt_syntax import A1111, Blend, most_contexts, parse
 from zs2.sampling.request import Request
+
+Shown: TypeAlias = str | Blend | int  # what a frame shows: a text, one between two, or a row of a context
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class Conditioning:
     ) -> None:
         self.model, self.request, self.size, self.edited = model, request, size, edited
         self.chunks = chunks(model, request)
-        self._texts: list[str | Blend] | None = None
+        self.context, self.negative = given(model, request)
+        self._texts: list[Shown] | None = None
         self._projected: tuple[list[TextKV], Tensor | None] | None = None
         self._rows: dict[tuple[int, ...], Tensor] = {}
 
@@ -88,7 +94,7 @@ class Conditioning:
         return replace(conditions, image=image_channels(self.edited.frames(first, count), conditions.branches))
 
     def _of_text(self, first: int, count: int, guidance: float) -> Conditions:
-        prompts = self.request.prompts(first, count) if guidance != 0 else []
+        prompts = self._shown(first, count) if guidance != 0 else []
         texts = list(dict.fromkeys(prompts))
         has_negative = self.request.guidance != 1  # true if any step uses it: its row comes before the others
         layers, added = self._project(texts, has_negative)
@@ -105,22 +111,37 @@ class Conditioning:
         index = self._rows[rows]
         return Conditions(branches, PickedRows(layers, index), None if added is None else added[index])
 
-    def _project(self, texts: list[str | Blend], has_negative: bool) -> tuple[list[TextKV], Tensor | None]:
+    def _shown(self, first: int, count: int) -> list[Shown]:
+        """What each frame shows: its prompt, or the number of its row in the context that was given."""
+        if self.context is None:
+            return [*self.request.prompts(first, count)]
+        return [min(frame, len(self.context.context) - 1) for frame in range(first, first + count)]
+
+    def _project(self, texts: list[Shown], has_negative: bool) -> tuple[list[TextKV], Tensor | None]:
         """Keys and values (rows, n, c) of each layer, and SDXL's embedding. The negative prompt has the first row."""
         if self._projected is None or self._texts != texts:
-            negatives = [self.request.negative_prompt] * has_negative
-            ends = [*dict.fromkeys(end for text in texts for end in ([text] if isinstance(text, str) else text[:2]))]
-            rows = (read(ends, self.request), read(negatives, self.request))
-            encoded = self.model.text(*rows, self.request.clip_skip, self.chunks)
-            if ends != texts:
-                encoded = interpolated(encoded, ends, texts)
-            unet = self.model.unet
+            encoded, unet = self._encoded(texts, has_negative), self.model.unet
             added = None if encoded.pooled is None else unet.added_embedding(encoded.pooled, self.size)
             self._texts, self._projected = texts, (unet.text_keys_values(encoded.context), added)
         return self._projected
 
+    def _encoded(self, texts: list[Shown], has_negative: bool) -> Encoded:
+        """The contexts of the negative prompt and of the texts, those that were given as they are."""
+        negatives = [self.request.negative_prompt] * (has_negative and self.negative is None)
+        prompts = [text for text in texts if not isinstance(text, int)]
+        ends = [*dict.fromkeys(end for text in prompts for end in ([text] if isinstance(text, str) else text[:2]))]
+        parts = [self.negative] if has_negative and self.negative is not None else []
+        if negatives or ends:
+            read_texts = (read(ends, self.request), read(negatives, self.request))
+            encoded = self.model.text(*read_texts, self.request.clip_skip, self.chunks)
+            parts.append(encoded if ends == prompts else interpolated(encoded, ends, prompts))
+        if self.context is not None and texts:
+            rows = [text for text in texts if isinstance(text, int)]
+            parts.append(self.context.rows(rows))
+        return joined(parts)
 
-def interpolated(encoded: Encoded, ends: list[str], texts: list[str | Blend]) -> Encoded:
+
+def interpolated(encoded: Encoded, ends: list[str], texts: Sequence[str | Blend]) -> Encoded:
     """The encoded `texts`, interpolated token by token between their ends. Rows before those of `ends` stay.
 
     In float32, rounded to the type of the contexts.
@@ -143,8 +164,32 @@ def read(texts: Sequence[str], request: Request) -> list[Text]:
     return [parse(text) for text in texts] if request.prompt_syntax == A1111 else [*texts]
 
 
+def given(model: ImageModel, request: Request) -> tuple[Encoded | None, Encoded | None]:
+    """The contexts of the request: that of the prompt and that of the negative prompt. Raises: InputError."""
+    context, negative = request.context, request.negative_context
+    return (
+        None if context is None else given_context(model, "context", context, request.frames),
+        None if negative is None else given_context(model, "negative_context", negative, 1),
+    )
+
+
+def most_rows(request: Request, frames: int) -> int:
+    """How many different contexts so many frames have at most."""
+    if request.context is None:
+        return most_contexts(request.prompt, frames, request.travel_mode)
+    rows = request.context if isinstance(request.context, Tensor) else request.context.context
+    return min(len(rows) if rows.ndim == 3 else 1, frames)
+
+
 def chunks(model: ImageModel, request: Request) -> int:
-    """The number of chunks of text of every frame and guidance branch: that of the longest text of the clip."""
-    if request.prompt_syntax != A1111:
-        return 1
-    return max(model.text.chunks(text) for text in read([*dict.fromkeys(request.texts)], request))
+    """The number of chunks of text of every frame and guidance branch: that of the longest text of the clip.
+
+    Raises: InputError for contexts that this model can't read, and for one that is shorter.
+    """
+    lengths = [part.context.shape[1] // tokens_of(model) for part in given(model, request) if part is not None]
+    texts = request.texts if request.prompt_syntax == A1111 else []
+    most = max([1, *lengths, *(model.text.chunks(text) for text in read([*dict.fromkeys(texts)], request))])
+    if any(length < most for length in lengths):
+        got, want = min(lengths) * tokens_of(model), most * tokens_of(model)
+        raise InputError(f"a context has {got} tokens, another or a prompt {want}: expected equally many")
+    return most

@@ -46,9 +46,8 @@ from torch import nn
 from zs2.errors import InputError, OutOfMemory, counted
 from zs2.models.config import UNetConfig, VAEConfig
 from zs2.models.temporal import Momentum
-from zs2.sampling.conditioning import chunks
+from zs2.sampling.conditioning import chunks, most_rows
 from zs2.sampling.decoding import TILE, WHOLE, at_once
-from zs2.sampling.prompt_syntax import most_contexts
 from zs2.system.free_memory import address_room, free_memory, kernel_numbers
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ def planned_memory(plan: SamplingPlan) -> MemoryPlan:
         weights=sum(_bytes(module) for module in (unet, vae, *text.encoders)),
         latents=3 * held * (1 + plan.solver.remembered) * vae.config.latent_channels * h * w * 4,
         frames=2 * held * 3 * height * width if cpu else 0,
-        text=(most_contexts(request.prompt, chunk, request.travel_mode) + 1)
+        text=(most_rows(request, chunk) + 1)
         * chunks(plan.model, request)
         * text.encoders[0].config.max_position_embeddings
         * 2

@@ -100,6 +100,11 @@ class SamplingPlan:
         return 0 if self.start is None else self.start.step
 
     @property
+    def step_count(self) -> int:
+        """How many steps the sampler yields."""
+        return self.request.steps - (self.begin if self.noised_source else 0)
+
+    @property
     def noised_source(self) -> bool:
         """Whether sampling begins from the noised latents of a source (image to image)."""
         return self.request.source is not None and not self.model.edits

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from zs2.errors import InputError, brief, choose, whole
-from zs2.guidance.inputs import IMAGE_GUIDANCE, SOURCE_LATENTS, STRENGTH, check_inputs
+from zs2.guidance.inputs import IMAGE_GUIDANCE, SOURCE_LATENTS, STRENGTH, check_contexts, check_inputs
 from zs2.guidance.interval import GUIDED, checked_interval
 from zs2.method import check_seed
 from zs2.models.config import SPACINGS
@@ -36,6 +36,7 @@ from zs2.system.options import Option, option
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from zs2.models.prompt_encoder import Encoded
     from zs2.video.reading import InputClip
 
 ABSENT: dict[str, Any] = {"unstated": None, "unset": "none"}  # of an input
@@ -83,6 +84,8 @@ class Request:
         first_frame: a picture that is frame 0, as the VAE gives it back. Guidance is then 2 by default.
         first_frame_noise: where frame 0 comes from: `inverted` (DDIM inversion), or the seed's noise, `drawn`.
         image_guidance: of an editing model: how much the source counts. Below 1 there is one branch, as at guidance 1.
+        context, negative_context: what the text encoders would make of the prompts, instead of them: (n, c), or
+            (rows, n, c), a row a frame, of which the last repeats; for SDXL an `Encoded`, as `model.text` returns.
         latents: initial noise (frames, c, h, w), float32, used as it is. Then seed and noise model have no effect.
     Raises: InputError for values that make no sense.
     """
@@ -170,6 +173,8 @@ class Request:
     image_guidance: float = option(
         IMAGE_GUIDANCE, "number", "of editing models: how much the source counts", "G", unstated=IMAGE_GUIDANCE
     )
+    context: Tensor | Encoded | None = field(default=None, repr=False, compare=False)
+    negative_context: Tensor | Encoded | None = field(default=None, repr=False, compare=False)
     latents: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -204,6 +209,7 @@ class Request:
         check_inputs(self.changed, self.steps)
         if self.guidance == 1 and self.negative_prompt:
             warnings.warn("the negative prompt has no effect at guidance 1", stacklevel=3)
+        check_contexts(self)
         if self.guidance == 0 and any(texts):
             warnings.warn("the prompt has no effect at guidance 0, where only the negative prompt counts", stacklevel=3)
         if self.guidance == 0 and self.clip_skip:
@@ -251,7 +257,8 @@ class Request:
     @property
     def texts(self) -> list[str]:
         """All texts that count: the prompts but at guidance 0, and the negative prompt but at guidance 1."""
-        return texts_of(self.prompt) * (self.guidance != 0) + [self.negative_prompt] * (self.guidance != 1)
+        prompts = [] if self.guidance == 0 or self.context is not None else texts_of(self.prompt)
+        return prompts + [self.negative_prompt] * (self.guidance != 1 and self.negative_context is None)
 
     @property
     def words(self) -> list[str]:
