@@ -94,6 +94,7 @@ fixtures: $(READY)  ## make the tests' reference outputs again (installs the lib
 	@$(RUN) tests/fixtures/make_metrics.py
 	@$(RUN) tests/fixtures/make_loading.py
 	@$(RUN) tests/fixtures/make_spacing.py
+	@$(RUN) tests/fixtures/make_prompt_tokens.py
 	@$(RUN) tests/fixtures/make_controlnet.py
 	@$(RUN) tests/fixtures/make_guided.py
 

@@ -7,76 +7,22 @@ some computed here by hand.
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from fixtures.prompts import WEIGHTED
-from helpers import MODULE, Fixture, assert_close, write_tiny
+from fixtures.prompts import READ, WEIGHTED
+from helpers import CHECKPOINT, MODULE, TESTS, Fixture, assert_close, write_tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zs2 import ZS2, Request
 from zs2.errors import InputError
-from zs2.models.prompt_encoder import PromptEncoder
+from zs2.models.prompt_encoder import PromptEncoder, _chunks
+from zs2.models.tokenizer import Tokenizer
 from zs2.sampling.prompt_syntax import has_syntax, parse, words
-
-R, S = 1.1, 1 / 1.1
-
-# The prompt, and its sections of texts with weights.
-READ = [
-    ("", [[]]),
-    ("normal text, as it is", [[("normal text, as it is", 1)]]),
-    ("a (red) apple", [[("a ", 1), ("red", R), (" apple", 1)]]),
-    ("a ((red)) apple", [[("a ", 1), ("red", R * R), (" apple", 1)]]),
-    ("a (((red))) apple", [[("a ", 1), ("red", R**3), (" apple", 1)]]),
-    ("a [red] apple", [[("a ", 1), ("red", S), (" apple", 1)]]),
-    ("a [[red]] apple", [[("a ", 1), ("red", S * S), (" apple", 1)]]),
-    ("[(red)]", [[("red", R * S)]]),
-    ("(red:1.3) apple", [[("red", 1.3), (" apple", 1)]]),
-    ("(red:.5)", [[("red", 0.5)]]),
-    ("(red:0)", [[("red", 0)]]),
-    ("(red:-1)", [[("red", -1)]]),
-    ("(red:+1.5)", [[("red", 1.5)]]),
-    ("(red: 1.3 )", [[("red", 1.3)]]),
-    ("(red:1.0) apple", [[("red apple", 1)]]),
-    ("su(per:1.0)man", [[("superman", 1)]]),
-    ("(a:1.2)(b:1.2)", [[("ab", 1.2)]]),
-    ("(a (b:1.5) c:2)", [[("a ", 2), ("b", 3), (" c", 2)]]),
-    ("((a:1.5))", [[("a", 1.5 * R)]]),
-    ("(a:b:1.2)", [[("a:b", 1.2)]]),
-    ("time 12:30, ratio 1:2", [[("time 12:30, ratio 1:2", 1)]]),
-    ("a :1.2) b", [[("a :1.2) b", 1)]]),
-    ("(unbalanced, to the end", [[("unbalanced, to the end", R)]]),
-    ("a [open", [[("a ", 1), ("open", S)]]),
-    ("closed) only]", [[("closed) only]", 1)]]),
-    ("a ) (b)", [[("a ) ", 1), ("b", R)]]),
-    ("(a]b)", [[("a]b", R)]]),
-    (r"a \(b\) c", [[("a (b) c", 1)]]),
-    (r"a \[b\] c", [[("a [b] c", 1)]]),
-    (r"(a \(b\):1.2)", [[("a (b)", 1.2)]]),
-    (r"back\\slash", [[("back\\slash", 1)]]),
-    (r"lost\slash", [[("lostslash", 1)]]),
-    ("one BREAK two", [[("one", 1)], [("two", 1)]]),
-    ("one BREAK two BREAK three", [[("one", 1)], [("two", 1)], [("three", 1)]]),
-    ("BREAK one", [[], [("one", 1)]]),
-    ("one BREAK", [[("one", 1)], []]),
-    ("BREAKFAST and OUTBREAK", [[("BREAKFAST and OUTBREAK", 1)]]),
-    ("a (b BREAK c:1.5) d", [[("a ", 1), ("b", 1.5)], [("c", 1.5), (" d", 1)]]),
-    ("(熊猫:1.2) 🐼 (パンダ)", [[("熊猫", 1.2), (" 🐼 ", 1), ("パンダ", R)]]),
-    ("(👩‍👩‍👧‍👦:1.4)", [[("👩‍👩‍👧‍👦", 1.4)]]),
-    ("a  b", [[("a  b", 1)]]),
-    ("and AN D", [[("and AN D", 1)]]),
-    ("snake_case __init", [[("snake_case __init", 1)]]),
-    ("{a} {b, c}", [[("{a} {b, c}", 1)]]),
-    (r"\[a|b\] \[a:b:0.5\]", [[("[a|b] [a:b:0.5]", 1)]]),
-    ("(masterpiece:1.2), best quality, 1girl, (solo), [lowres]",
-     [[("masterpiece", 1.2), (", best quality, 1girl, ", 1), ("solo", R), (", ", 1), ("lowres", S)]]),
-    ("a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).",
-     [[("a ", 1), ("house", 1.3 * R * R), (" ", R), ("on", R * S), (" a ", R), ("hill", 0.5 * R), (", sun, ", R),
-       ("sky", R**4), (".", R)]]),
-]  # fmt: skip
 
 REFUSED = [
     ("a cat <lora:detail:0.8>", "a network in the prompt, '<lora:detail:0.8>'.*--lora FILE:SCALE"),
@@ -103,6 +49,24 @@ def test_a_prompt_is_read_as_a1111_does(prompt: str, expected: list[list[tuple[s
     assert [[text for text, _ in section] for section in got] == [[text for text, _ in one] for one in expected]
     for section, wanted in zip(got, expected, strict=True):
         assert [weight for _, weight in section] == pytest.approx([weight for _, weight in wanted])
+
+
+@pytest.mark.parametrize(("prompt", "sections"), READ)
+def test_a_prompt_has_the_tokens_of_transformers(prompt: str, sections: list[list[tuple[str, float]]]) -> None:
+    """Each text is tokenized alone, with its weight; a section fills chunks of as many tokens as the tower reads."""
+    tokenizer = Tokenizer.from_folder(CHECKPOINT / "tokenizer")
+    known = json.loads((TESTS / "fixtures" / "prompt_tokens.json").read_text())
+    room, expected = tokenizer.max_length - 2, []
+    for section in sections:
+        tokens = [(one, weight) for text, weight in section for one in known[text]]
+        expected += [tokens[start : start + room] for start in range(0, max(len(tokens), 1), room)]
+    expected = expected[:-1] if len(expected) > 1 and not expected[-1] else expected
+    got = _chunks(parse(prompt), tokenizer)
+    assert len(got) == len(expected)
+    for (ids, weights), tokens in zip(got, expected, strict=True):
+        padding = tokenizer.max_length - 2 - len(tokens)
+        assert ids == [tokenizer.bos_id, *(one for one, _ in tokens), tokenizer.eos_id, *[tokenizer.pad_id] * padding]
+        assert weights == pytest.approx([1, *(weight for _, weight in tokens), 1, *[1] * padding])
 
 
 @pytest.mark.parametrize(("prompt", "message"), REFUSED)
