@@ -15,6 +15,7 @@ from zs2.study.cells import (
     PRESETS,
     Cell,
     cell,
+    corners,
     grid,
     kinds_with,
     merge,
@@ -236,6 +237,29 @@ def test_a_kind_that_there_is_not_raises():
     for noise, attn in (("drift", "sa"), ("iid", "pair")):
         with pytest.raises(InputError, match="unknown"):
             cell(noise, 0.1, attn, 0.98)
+
+
+PAPER, FULL_METHOD = preset("paper"), preset("lambda")[2]
+FOUR = [PAPER[i] for i in (0, 1, 2, 4)]
+GRID = [cell(noise, 0.2, attn, 0.5) for noise in ("dnm", "iid") for attn in ("tma", "sa")]
+OTHERS = [cell("iid", 0.1, "tma", 0.5), cell("mixed", 0.1, "tma", 0.98), cell("dnm", 0.2, "tma", 0.98)]
+
+
+@pytest.mark.parametrize(
+    ("cells", "full", "wanted"),
+    [
+        (PAPER, PAPER[0], FOUR),
+        ([*OTHERS, *reversed(PAPER)], PAPER[0], FOUR),  # i.i.d. noise + TMA at another μ is no corner
+        ([*OTHERS, PAPER[0], PAPER[1]], PAPER[0], [PAPER[0], *OTHERS]),
+        (PAPER[:3], PAPER[0], PAPER[:3]),
+        (PAPER[:1], PAPER[0], PAPER[:1]),
+        (preset("lambda"), FULL_METHOD, [FULL_METHOD, *(one for one in preset("lambda") if one != FULL_METHOD)][:4]),
+        (GRID, GRID[0], [GRID[0], GRID[2], GRID[1], GRID[3]]),
+        ([PAPER[4], PAPER[1]], PAPER[4], [PAPER[4], PAPER[1]]),  # a reference that lacks both parts
+    ],
+)
+def test_the_corners_are_the_reference_without_its_parts(cells, full, wanted):
+    assert corners(cells, full) == wanted
 
 
 def test_places_in_the_authors_sweeps():

@@ -21,6 +21,7 @@ STUDY_LAM, STUDY_MU = 0.1, 0.98  # the authors' λ in their sweep of μ, because
 NUMBERS = ("lam", "alpha", "mu", "mu_end")  # the parameters that a cell has
 Number = float | tuple[float, ...]  # of several: one for each level
 FULL = Method(noise="dnm", lam=STUDY_LAM, attn="tma", mu=STUDY_MU)  # the full method
+WITHOUT_NOISE, WITHOUT_ATTENTION = "iid", "sa"  # what stands where one of the two parts is taken away
 
 # The authors' sweeps: mean absolute change between consecutive frames of their own clips (of pose-guided motion, 16
 # frames, 512²) at each value.
@@ -220,6 +221,22 @@ def reference(cells: Sequence[Cell]) -> Cell:
         return (*kind, changing, abs(lam - STUDY_LAM), 0 if isinstance(mu, tuple) else abs(mu - STUDY_MU))
 
     return min(cells, key=distance)
+
+
+def corners(cells: Sequence[Cell], full: Cell) -> list[Cell]:
+    """The four corners of the ablation: all of the full method, without its noise, without its attention, without both.
+
+    A study that lacks one of them has the full method and up to three of its other variants, in their order.
+    """
+
+    def fits(one: Cell) -> bool:
+        return not one.frozen and all(getattr(one, name) in (None, getattr(full, name)) for name in NUMBERS)
+
+    found = {(one.noise, one.attn): one for one in reversed(cells) if fits(one)}
+    kinds = list(product((full.attn, WITHOUT_ATTENTION), (full.noise, WITHOUT_NOISE)))
+    if len(set(kinds)) == 4 and all((noise, attn) in found for attn, noise in kinds):
+        return [full, *(found[noise, attn] for attn, noise in kinds[1:])]
+    return [full, *(one for one in cells if one.id != full.id)][:4]
 
 
 def sweep_point(one: Cell) -> tuple[float, float] | None:
