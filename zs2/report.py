@@ -1,8 +1,9 @@
 """`python -m zs2.report DIR`: what a study found, as a web page, as Markdown, and as a table of clips. No torch here.
 
 DIR/report.html   everything, with the clips playing side by side and a blind comparison; opens from disk, no network
-DIR/report.md     the tables and the sweeps
+DIR/report.md     the sentences, the tables and the sweeps
 DIR/results.csv   a row for each clip: its settings and its metrics
+DIR/tables.csv    a row for each variant, metric and set of prompts: mean, paired difference, interval
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit status: 0; 1 if writing failed; 2 for wrong input; 130 for Ctrl-C."""
     p = parser(
         "report",
-        "Make the report of an ablation study: one web page that opens from disk, with tables, curves, the clips side\n"
-        "by side and a blind comparison. It also writes report.md and results.csv.",
+        "Make the report of an ablation study: one web page that opens from disk. It begins with what was found; then\n"
+        "come tables, curves, the clips side by side and a blind comparison. It also writes report.md, results.csv (a\n"
+        "row a clip) and tables.csv (a row a variant and metric).",
         """examples:
   %(prog)s out/study
   %(prog)s out/study --out supplement.html""",

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from studies import PROMPTS, SCRIPT, colour, made_up_study, real_study
 
+from zs2.evaluation.metrics import METRICS
 from zs2.report import main
-from zs2.study.cells import preset
+from zs2.study.cells import PRESETS, merge, preset
 from zs2.study.study import Job, Study
 
 pytestmark = pytest.mark.page
@@ -89,7 +90,7 @@ def report(tmp_path_factory) -> tuple[Path, Study]:
         made=lambda job: (job.cell, job.prompt, job.seed) != (THIRD, 2, 1),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zs2.reporting.page.WIDEST", 40)
+        patch.setattr("zs2.reporting.page_clips.WIDEST", 40)
         assert main([str(folder)]) == 0
     return folder / "report.html", study
 
@@ -159,13 +160,116 @@ def test_a_real_report_loads_at_any_width_in_light_and_dark(real, visit, size, s
     assert tab.evaluate("document.getElementById('booth').scrollWidth") <= size["width"]
 
 
-def test_tables_scroll_in_a_box_of_their_own(report, visit):
-    tab = visit(report[0], viewport=PHONE)
-    assert tab.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
-    inside, outside = tab.evaluate(
-        "(({ scrollWidth, clientWidth }) => [scrollWidth, clientWidth])(document.querySelector('.wide'))"
-    )
-    assert inside > outside
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> Path:
+    """The page of a study with all the presets and a value of every metric of a table."""
+    folder = tmp_path_factory.mktemp("large") / "study"
+    cells = merge([one for name in PRESETS for one in preset(name)])
+    metrics = [metric.name for metric in METRICS.values()]
+
+    def measure(job: Job) -> dict[str, float]:
+        place = 1 + cells.index(job.cell) + 0.1 * job.prompt * (-1) ** cells.index(job.cell)
+        return {name: (20.0 if name == "clip-score" else 0.01) + 0.0123 * place for name in metrics}
+
+    made_up_study(folder, cells, measure, seeds=(0,))
+    assert main([str(folder)]) == 0
+    return folder / "report.html"
+
+
+def sideways(tab: Any) -> list[str]:
+    """What must be scrolled sideways to be read: the page, or the box of a table."""
+    return tab.evaluate("""() => [document.documentElement, ...document.querySelectorAll(".wide")]
+        .filter((box) => box.scrollWidth > box.clientWidth + 1).map((box) => box.innerText.slice(0, 80))""")
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+@pytest.mark.parametrize("size", [PHONE, DESKTOP])
+def test_no_table_is_scrolled_sideways(large, visit, size, scripts):
+    tab = visit(large, viewport=size, java_script_enabled=scripts)
+    for label in tab.locator(".choice label").all():
+        label.click()
+        assert sideways(tab) == []
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_a_metric_and_a_set_of_prompts_are_chosen(large, visit, scripts):
+    tab = visit(large, viewport=PHONE, java_script_enabled=scripts)
+    assert not tab.is_visible(".overview")
+    title, meaning = METRICS["ssim"].title, METRICS["ssim"].meaning
+    tab.get_by_role("radio", name=title, exact=True).check()
+    tab.get_by_role("radio", name="open (2)").check()
+    tables = [one for one in tab.locator("table.differences").all() if one.is_visible()]
+    assert [one.locator("caption").inner_text() for one in tables] == ["Open prompts (2), 2 clips a variant"]
+    texts = [one.inner_text() for one in tab.locator(".metric > p").all() if one.is_visible()]
+    assert texts == [f"{title}: {meaning}. A still clip has 1.000."]
+    basis = [one.inner_text() for one in tab.locator("#found .hint").all() if one.is_visible()]
+    assert len(basis) == 1
+    assert "over 2 open prompts" in basis[0]
+
+
+def test_a_choice_is_made_by_keys(large, visit):
+    tab = visit(large)
+    tab.focus("#set-2")
+    for key, chosen in (("ArrowLeft", 1), ("ArrowLeft", 0), ("ArrowRight", 1)):
+        tab.keyboard.press(key)
+        assert tab.evaluate("document.querySelector('[name=set]:checked').id") == f"set-{chosen}"
+    captions = [one.inner_text() for one in tab.locator("table.means caption").all() if one.is_visible()]
+    assert captions == ["Open prompts (2), 2 clips a variant"]
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP])
+def test_the_first_screen_has_the_question_and_the_picture(large, visit, size):
+    tab = visit(large, viewport=size)
+    drawn(tab)
+    names = [cell.id for cell in (REFERENCE, OTHER, CELLS["dnm-0.1_sa"], THIRD)]
+    shown = tab.evaluate("[...document.querySelectorAll('#main canvas')].map((one) => one.dataset.name)")
+    assert shown == [f"{name}_p02_s0" for name in names]
+    for place in (tab.locator(".lead"), *tab.locator("#main canvas").all()):
+        box = place.bounding_box()
+        assert box["y"] + box["height"] <= size["height"]
+    if size == DESKTOP:
+        box = next(one for one in tab.locator("#found .findings").all() if one.is_visible()).bounding_box()
+        assert box["y"] + box["height"] <= size["height"]
+
+
+CONTRAST = """() => {
+    const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+    const luminance = (colour) => colour.slice(0, 3).map((value) => value / 255)
+        .map((value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, value, i) => sum + value * [0.2126, 0.7152, 0.0722][i], 0);
+    const behind = (element) => {
+        for (; element; element = element.parentElement) {
+            const colour = rgb(getComputedStyle(element).backgroundColor);
+            if (colour.length === 3 || colour[3] === 1) return colour;
+        }
+    };
+    const low = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+        const element = walker.currentNode.parentElement, text = walker.currentNode.data.trim();
+        if (!text || ["SCRIPT", "NOSCRIPT", "OPTION"].includes(element.tagName) || !element.checkVisibility()) continue;
+        const style = getComputedStyle(element), ink = rgb(element.closest("svg") ? style.fill : style.color);
+        const [a, b] = [luminance(ink), luminance(behind(element))].sort((x, y) => y - x);
+        if ((a + 0.05) / (b + 0.05) < 4.5) low.push(`${text.slice(0, 40)}: ${((a + 0.05) / (b + 0.05)).toFixed(2)}`);
+    }
+    return low;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_have_the_contrast_of_wcag_aa(large, visit, scheme):
+    tab = visit(large, color_scheme=scheme)
+    assert tab.evaluate(CONTRAST) == []
+    tab.click("#begin")
+    assert tab.evaluate(CONTRAST) == []
+
+
+@pytest.mark.parametrize(("size", "wide", "small"), [(DESKTOP, 260, 130), (PHONE, 330, 130)])
+def test_clips_are_large_or_small(large, visit, size, wide, small):
+    tab = visit(large, viewport=size)
+    for choice, least in (("small", small), ("large", wide)):
+        tab.select_option("#size", choice)
+        width = tab.locator("#stage canvas >> nth=0").bounding_box()["width"]
+        assert least <= width < least * 1.5
 
 
 def test_a_prompt_that_is_a_script_is_text(real, visit):
@@ -558,6 +662,13 @@ def test_preferences_by_hand(tab):
     assert [row[2:5] for row in rows(tab)] == [["0", "0", "1"], ["1", "0", "0"]]
     tab.select_option("#which", "closed")
     assert [row[2:5] for row in rows(tab)] == [["3", "1", "0"], ["0", "0", "1"]]
+
+
+def test_preferences_fit_a_phone(report, visit):
+    tab = visit(report[0], viewport=PHONE)
+    take(tab, ballot(tab, (REFERENCE.id, OTHER.id, "left"), (THIRD.id, REFERENCE.id, "tie")))
+    assert len(rows(tab)) == 2
+    assert sideways(tab) == []
 
 
 def test_a_preference_is_seen_where_the_interval_is_beyond_a_half(tab):

@@ -20,10 +20,15 @@ from studies import MARKS, PROMPTS, PROTOCOL, SCRIPT, changed, made_up_study, re
 
 from zs2.evaluation.metrics import METRICS
 from zs2.report import main
-from zs2.reporting.content import difference, estimate, notes, number, rank_lines
+from zs2.reporting.content import notes, warnings
+from zs2.reporting.findings import basis, findings
+from zs2.reporting.interval_plot import MARGIN, WIDTH, interval_plots
 from zs2.reporting.markdown import markdown
-from zs2.reporting.page import LARGE, WIDEST, _picture, page
-from zs2.reporting.spreadsheet import table_of_clips
+from zs2.reporting.numbers import columns, difference, estimate, number
+from zs2.reporting.page import page
+from zs2.reporting.page_clips import LARGE, WIDEST, _picture, page_data
+from zs2.reporting.spreadsheet import table_of_clips, table_of_differences
+from zs2.reporting.tables import rank_line, seen
 from zs2.sampling.request import OPTIONS
 from zs2.study.cells import cell, merge, preset
 from zs2.study.prompts import Prompt
@@ -66,50 +71,61 @@ def table(text: str, title: str) -> dict[str, list[str]]:
 
 def test_a_table_by_hand(tmp_path):
     text = markdown(known(tmp_path / "study"))
-    rows = table(text, "Closed prompts (2)")
+    rows = table(text, "Closed prompts (2), 4 clips a variant")
     assert list(rows)[2:] == [
-        "full method: DNM + TMA<br>reference",
+        "a still clip",
+        "full method: DNM + TMA (reference)",
         "iid + tma μ=0.98",
         "dnm λ=0.1 + sa",
     ]
-    assert rows["variant"] == ["clips", "CLIP score ↑", "motion (still: 0)", "flow warp error ↓ (still: 0)"]
-    same = "<br>0<br>\\[0, 0\\]<br>no difference seen"
-    assert rows["full method: DNM + TMA<br>reference"] == ["4", "20.50", "0.2050", "0"]
-    assert rows["iid + tma μ=0.98"] == ["4", f"20.50{same}", "0.2250<br>+0.0200<br>\\[0.0200, 0.0200\\]", f"0{same}"]
-    mixed = "0.2050<br>0<br>\\[−0.0200, 0.0200\\]<br>no difference seen"
-    assert rows["dnm λ=0.1 + sa"][2].replace("≈0", "0") == mixed
+    assert rows["variant"] == ["CLIP score ↑", "motion", "flow warp error ↓"]
+    assert rows["a still clip"] == ["", "0", "0"]
+    assert rows["full method: DNM + TMA (reference)"] == ["20.50", "0.2050", "0"]
+    assert rows["iid + tma μ=0.98"] == ["20.50", "0.2250 ▲", "0"]
+    assert rows["dnm λ=0.1 + sa"] == ["20.50", "0.2050", "0"]
+
+
+def test_the_table_of_a_metric_by_hand(tmp_path):
+    rows = table(markdown(known(tmp_path / "study")), "motion, closed prompts")
+    assert rows["variant"] == ["mean", "difference", "low", "high"]
+    assert rows["full method: DNM + TMA (reference)"] == ["0.2050", "", "", ""]
+    assert rows["iid + tma μ=0.98"] == ["0.2250", "+0.0200 ▲", "0.0200", "0.0200"]
+    mixed = ["0.2050", "0", "−0.0200", "0.0200"]
+    assert [text.replace("≈0", "0") for text in rows["dnm λ=0.1 + sa"]] == mixed
 
 
 def test_both_sets_of_prompts_and_all_together(tmp_path):
     text = markdown(known(tmp_path / "study"))
-    motion = [
-        table(text, f"{name} prompts ({n})")[MORE.label][2] for name, n in (("Closed", 2), ("Open", 2), ("All", 4))
-    ]
-    assert [cell.split("<br>")[0] for cell in motion] == ["0.2250", "0.6250", "0.4250"]
+    motion = [table(text, f"motion, {name} prompts")[MORE.label][0] for name in ("closed", "open", "all")]
+    assert motion == ["0.2250", "0.6250", "0.4250"]
     alone = markdown(known(tmp_path / "closed", prompts=PROMPTS[:2]))
-    assert re.findall("^### (.*)", alone, re.MULTILINE) == ["Closed prompts (2)"]
+    assert re.findall("^### (.* prompts .*)", alone, re.MULTILINE) == ["Closed prompts (2), 4 clips a variant"]
 
 
 def test_the_empty_prompt_has_no_clip_score(tmp_path):
     results = known(tmp_path / "study")
-    rows = table(markdown(results), "Open prompts (2)")
-    assert rows["full method: DNM + TMA<br>reference"][:2] == ["4", "22.00"]  # of prompt 2 alone, not of 3
+    rows = table(markdown(results), "Open prompts (2), 4 clips a variant")
+    assert rows["full method: DNM + TMA (reference)"][0] == "22.00"  # of prompt 2 alone, not of 3
     assert any("empty prompt has no CLIP score" in note for note in notes(results))
     assert not any("empty prompt" in note for note in notes(known(tmp_path / "none", prompts=PROMPTS[:3])))
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "seen"),
-    [(-0.1, 0.3, False), (0.0, 0.3, False), (-0.1, 0.0, False), (0.001, 0.3, True), (-0.3, -0.001, True)],
+    ("low", "high", "mark"),
+    [(-0.1, 0.3, ""), (0.0, 0.3, ""), (-0.1, 0.0, ""), (0.001, 0.3, "▲"), (-0.3, -0.001, "▼"), (None, None, "")],
 )
-def test_no_difference_seen_where_the_interval_covers_0(low, high, seen):
-    assert ("no difference seen" in difference(Estimate((low + high) / 2, low, high, 8, 4))) != seen
+def test_a_difference_is_marked_where_its_interval_does_not_cover_0(low, high, mark):
+    change = Estimate(0.1 if low is None else (low + high) / 2, low, high, 8, 4)
+    assert seen(change) == mark
+    assert ("no difference seen" in difference(change)) == (low is not None and mark == "")
 
 
 def test_one_prompt_has_differences_without_interval(tmp_path):
-    text = markdown(known(tmp_path / "study", prompts=PROMPTS[:1]))
-    assert table(text, "Closed prompts (1)")[MORE.label][2] == "0.1250<br>+0.0200<br>one prompt: no interval"
-    assert "no difference seen" not in table(text, "Closed prompts (1)")[MIXED.label][2]
+    results = known(tmp_path / "study", prompts=PROMPTS[:1])
+    rows = table(markdown(results), "motion, closed prompts")
+    assert rows[MORE.label] == ["0.1250", "+0.0200", "", ""]
+    assert rows[MIXED.label] == ["0.1250", "+0.0200", "", ""]
+    assert all(one.text.endswith(" One prompt: no intervals.") for one in findings(results, "closed"))
 
 
 @pytest.mark.parametrize(
@@ -133,6 +149,93 @@ def test_numbers(value, text):
 def test_numbers_of_an_estimate_have_the_same_decimals():
     assert estimate(Estimate(0.0123456, -0.001234, 0.03, 8, 4), signed=True) == ["+0.0123", "[−0.0012, 0.0300]"]
     assert estimate(Estimate(-0.2, -12.0, 0.000001, 8, 4), signed=True) == ["−0.20", "[−12.00, ≈0]"]
+    assert columns(Estimate(-0.2, -12.0, 0.000001, 8, 4)) == ["−0.20", "−12.00", "≈0"]
+    assert columns(Estimate(0.2, None, None, 2, 1), signed=True) == ["+0.2000", "", ""]
+    assert (columns(None), estimate(None)) == (["", "", ""], ["–"])
+
+
+# --- what was found ---------------------------------------------------------------------------------------------------
+
+CORNERS, FIFTH = [preset("paper")[i] for i in (0, 1, 2, 4)], cell("mixed", 0.1, "tma", 0.98)
+
+
+def of_corner(job) -> dict[str, float]:
+    """Without DNM a clip moves more and fits its prompt less; without TMA some move more, and others less."""
+    noise, attn = job.cell.noise == "iid", job.cell.attn == "sa"
+    change = 0.3 * noise + 0.01 * attn * (-1) ** job.prompt
+    return {"motion": clip_of(job) + change, "clip-first": 0.9, "clip-score": 20.0 + job.prompt - 2 * noise}
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory) -> tuple[Results, Path]:
+    """A study of the four corners and another variant, and its folder."""
+    folder = tmp_path_factory.mktemp("corners") / "study"
+    return known(folder, cells=[*CORNERS, FIFTH], measure=of_corner), folder
+
+
+def test_the_sentences_by_hand(four):
+    results, _ = four
+    found = findings(results, "closed")
+    assert [one.variant for one in found] == [one.label for one in CORNERS[1:]]
+    assert found[0].text == (
+        "Motion rises from 0.2050 to 0.5050: +0.3000 [0.3000, 0.3000]; CLIP score falls from 20.50 to 18.50: −2.000 "
+        "[−2.000, −2.000]; no difference is seen in CLIP to first (0 [0, 0])."
+    )
+    assert found[1].text.replace("≈0 [", "0 [") == (
+        "No difference is seen in motion (0 [−0.0100, 0.0100]), CLIP to first (0 [0, 0]) or CLIP score (0 [0, 0])."
+    )
+    assert basis(results, "closed") == (
+        f"Compared with “{REFERENCE.label}”, clip by clip, over 2 closed prompts and 2 seeds. In brackets: 95 % "
+        "intervals."
+    )
+    assert "over 4 prompts and 2 seeds" in basis(results, "all")
+
+
+def test_the_report_begins_with_the_sentences_and_ends_with_digests(four):
+    for text in (markdown(four[0]), page(*four)):
+        places = [text.index(words) for words in ("What does each part do:", "otion rises from", "What each part does")]
+        places += [text.index(words) for words in ("SHA-256", "that is not proof that there is none")]
+        assert places == sorted(places)
+        assert text.count("that is not proof that there is none") == text.count("where a difference is seen: ") == 1
+
+
+def test_sentences_are_of_the_clips_that_both_have(four):
+    results, _ = four
+    measures = {key: values for key, values in results.measures.items() if key != (CORNERS[1].id, 1, 0)}
+    (one, *_) = findings(replace(results, measures=measures), "closed")
+    assert one.text.startswith("Motion rises from 0.1733 to 0.4733: +0.3000 [")
+
+
+def test_sentences_need_no_metric_of_their_own(tmp_path):
+    (one,) = findings(known(tmp_path / "a", cells=CELLS[:2], measure=lambda job: {"ssim": 0.5}), "all")
+    assert one.text == "No difference is seen in SSIM (0 [0, 0])."
+    assert findings(known(tmp_path / "b", cells=CELLS[:2], measure=lambda job: None), "all") == []
+    assert findings(known(tmp_path / "c", cells=CELLS[:1]), "all") == []
+
+
+@pytest.mark.parametrize(
+    ("lost", "prompt"),  # prompts 2 and 3 are open, and 3 is empty
+    [([], 2), ([2], 0), ([0, 1, 2, 3], 2), ([2, 0], 1), ([0, 1, 2], 3)],
+)
+def test_the_first_picture_is_of_an_open_prompt_that_has_all_clips(four, lost, prompt):
+    results, folder = four
+    gone = {f"{CORNERS[1].id}_p{one:02}_s0" for one in lost}
+    found = page_data(replace(results, finished=results.finished - gone), folder)["corners"]
+    assert found == {"cells": [one.id for one in CORNERS], "prompt": prompt}
+
+
+def test_intervals_are_drawn_on_one_axis_with_0():
+    changes = [Estimate(0.5, 0.0, 1.0, 8, 4), Estimate(-1.0, -3.0, -0.5, 8, 4), Estimate(0.2, None, None, 1, 1), None]
+    draw = interval_plots(changes)
+    place = lambda value: f"{MARGIN + (value + 3) / 4 * (WIDTH - 2 * MARGIN):.1f}"  # noqa: E731
+    for change in changes:
+        text = draw(change)
+        assert f'class="zero" d="M{place(0)} 0' in text
+        assert (f'cx="{place(change.value)}"' in text) if change else "circle" not in text
+        if change and change.low is not None:
+            assert f'class="bar" d="M{place(change.low)} 8H{place(change.high)}"' in text
+    assert ["differs" in draw(change) for change in changes] == [False, True, False, False]
+    assert "cx=" in interval_plots([Estimate(0.0, 0.0, 0.0, 8, 4)])(Estimate(0.0, 0.0, 0.0, 8, 4))  # no division by 0
 
 
 # --- what a reader must know ------------------------------------------------------------------------------------------
@@ -145,25 +248,33 @@ def test_stills_are_marked(tmp_path):
     results = known(
         tmp_path / "study", cells=cells, prompts=PROMPTS[:1], seeds=(0,), measure=lambda job: {"motion": 0.1}
     )
-    rows = table(markdown(results), "Closed prompts (1)")
-    assert sum("<br>still" in label for label in rows) == len(stills)
+    rows = table(markdown(results), "Closed prompts (1), 1 clip a variant")
+    assert sum("(still)" in label for label in rows) == len(stills)
     (note,) = (note for note in notes(results) if "A still picture is the best" in note)
     for one in cells:
         assert (one.label in note) == one.still
-    assert page(results, tmp_path / "study").count('<tr class="still">') == len(stills)
+    tables = 2  # the means, with a row for any still clip, and those of the one metric
+    assert page(results, tmp_path / "study").count('<tr class="still">') == tables * len(stills) + 1
 
 
 def test_an_incomplete_study_says_so(tmp_path):
     whole = known(tmp_path / "whole")
-    assert not any("Not complete" in note for note in notes(whole))
+    assert not any("Not complete" in line for line in warnings(whole))
+    assert not any("missing" in note for note in notes(whole))
     made = lambda job: (job.cell, job.prompt) != (MORE, 1)  # noqa: E731
     unmeasured = lambda job: None if (job.cell, job.prompt, job.seed) == (MIXED, 0, 0) else measured(job)  # noqa: E731
     results = known(tmp_path / "part", made=made, measure=unmeasured)
-    (note,) = (note for note in notes(results) if "Not complete" in note)
-    assert f"2 clips are missing and 1 not measured, of {MORE.label} (2), {MIXED.label} (1)." in note
+    assert "Not complete: 2 clips missing, 1 not measured." in warnings(results)
+    (note,) = (note for note in notes(results) if "missing" in note)
+    assert f"of {MORE.label} (2), {MIXED.label} (1)." in note
     rows = table(markdown(results), "Closed prompts (2)")
-    assert [rows[label][0] for label in (f"{REFERENCE.label}<br>reference", MORE.label, MIXED.label)] == ["4", "2", "3"]
-    assert rows[MORE.label][2] == "0.1250<br>+0.0200<br>one prompt: no interval"  # of the pairs that are there
+    assert rows["variant"][0] == "clips"
+    assert [rows[label][0] for label in (f"{REFERENCE.label} (reference)", MORE.label, MIXED.label)] == ["4", "2", "3"]
+    rows = table(markdown(results), "motion, closed prompts")
+    assert rows[MORE.label] == ["0.1250", "+0.0200", "", ""]  # of the pairs that are there
+    text = page(results, tmp_path / "part")
+    assert "Not complete: 2 clips missing, 1 not measured." in text.split('<section id="tables">')[0]
+    assert text.count('<th scope="col">clips</th>') == 2 * (1 + len(results.metrics))  # not of the open prompts
 
 
 def test_a_study_without_measures(tmp_path):
@@ -181,7 +292,7 @@ def test_tables_on_the_page_are_in_parts(tmp_path):
     motion = lambda job: {"motion": clip_of(job)}  # noqa: E731
     cells = merge([*preset("lambda"), cell("iid", 0.1, "tma", 0.5), *preset("paper")])
     results = known(tmp_path / "study", cells=cells, measure=motion, prompts=PROMPTS[:1])
-    parts = re.findall('scope="rowgroup" colspan="3">(.*?)<', page(results, tmp_path / "study"))
+    parts = re.findall('scope="rowgroup" colspan="2">(.*?)<', page(results, tmp_path / "study"))
     assert parts == ["Ablations, baselines and controls", "Sweep of λ", "Grid"]
     grid = known(tmp_path / "grid", cells=[MORE, cell("iid", 0.1, "sa", 0.98)], measure=motion)
     assert "rowgroup" not in page(grid, tmp_path / "grid")
@@ -189,7 +300,7 @@ def test_tables_on_the_page_are_in_parts(tmp_path):
 
 def test_a_set_that_is_not_measured_yet(tmp_path):
     results = known(tmp_path / "study", made=lambda job: job.prompt < 2)
-    assert "<p>Open prompts (2): nothing is measured.</p>" in page(results, tmp_path / "study")
+    assert "<p>Open prompts (2), 0 clips a variant: nothing is measured.</p>" in page(results, tmp_path / "study")
 
 
 def test_scores_of_the_checkpoint_s_own_clip_are_marked(tmp_path):
@@ -214,10 +325,15 @@ def test_a_sweep_stands_beside_the_authors_figures(tmp_path):
     assert (sweep.parameter, sweep.fixed, sweep.at) == ("λ", "μ = 0.98", list(AUTHORS["lambda"]))
     assert {name: (rank.value, rank.low) for name, rank in sweep.ranks.items()} == dict.fromkeys(results.sets, (1, 1))
     assert [found.value for found in sweep.motion["closed"]] == pytest.approx([0.205 + lam for lam in sweep.at])
-    rows = table(markdown(results), "Motion against λ, at μ = 0.98")
-    assert rows["the authors'"] == ["0.0204", "0.0393", "0.0457", "0.0586", "0.0633", "0.0752"]
-    assert rows["closed"][1] == "0.2550<br>\\[0.1550, 0.3550\\]"
-    assert "- closed prompts: 1.000 \\[1.000, 1.000\\]\n" in markdown(results)
+    text = markdown(results)
+    rows = table(text, "Motion against λ, at μ = 0.98, closed prompts")
+    assert rows.pop("λ") == ["the authors'", "motion", "low", "high"]
+    authors = ["0.0204", "0.0393", "0.0457", "0.0586", "0.0633", "0.0752"]
+    assert {at: row[0] for at, row in rows.items() if at != "---"} == dict(
+        zip(["0", "0.05", "0.1", "0.15", "0.2", "0.25"], authors, strict=True)
+    )
+    assert rows["0.05"][1:] == ["0.2550", "0.1550", "0.3550"]
+    assert text.count("with the authors' figures: 1.000 \\[1.000, 1.000\\].\n") == 3
 
 
 def test_a_low_rank_correlation_is_explained(tmp_path):
@@ -226,7 +342,7 @@ def test_a_low_rank_correlation_is_explained(tmp_path):
     results = sweep_study(tmp_path / "study", preset("lambda"), motion)
     (sweep,) = sweeps(results)
     assert sweep.ranks["closed"].value == pytest.approx(1 - 6 * (0 + 4 + 4 + 1 + 1 + 16) / 210)
-    line = rank_lines(sweep)[0]
+    line = rank_line(sweep, "closed")
     for words in (
         "Below 0.9, because motion does not go the authors' way in these steps of λ: ",
         "0.1 → 0.15: −0.0800 [−0.0800, −0.0800]; 0.2 → 0.25: −0.1900 [−0.1900, −0.1900]. ",
@@ -249,7 +365,7 @@ def test_a_sweep_is_of_the_clips_that_all_its_values_have(tmp_path):
     assert [found.value for found in sweep.motion["closed"]] == pytest.approx([0.105] * 6)
     assert list(sweep.motion) == ["closed", "all"]
     assert sweep.ranks["closed"].value == 0
-    assert "0 → 0.05: 0 one prompt: no interval" in rank_lines(sweep)[0]
+    assert "0 → 0.05: 0 one prompt: no interval" in rank_line(sweep, "closed")
 
 
 def test_sweeps_at_two_momenta_are_kept_apart(tmp_path):
@@ -268,7 +384,7 @@ def test_two_values_are_no_sweep(tmp_path):
 def test_the_drawing_has_every_point_in_its_place(tmp_path):
     results = sweep_study(tmp_path / "study", preset("lambda"), lambda job: 0.01 * job.prompt + job.cell.lam / 5)
     text = page(results, tmp_path / "study")
-    drawing = ElementTree.fromstring(re.search("<svg.*?</svg>", text).group())
+    drawing = ElementTree.fromstring(re.search("<svg viewBox.*?</svg>", text).group())
     ticks = {text.text: text for text in drawing.iter("text")}
     assert {
         "0",
@@ -411,6 +527,23 @@ def test_csv_has_a_row_for_each_clip(tmp_path):
     assert [row[name] for name in settings] == want
 
 
+def test_csv_of_differences_has_the_numbers_of_the_tables(tmp_path):
+    results = known(tmp_path / "study")
+    text = table_of_differences(results)
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == 3 * len(CELLS) * len(results.metrics)
+    (row,) = (row for row in rows if (row["prompts"], row["variant"], row["metric"]) == ("open", MORE.label, "motion"))
+    assert {name: float(row[name]) for name in ("mean", "difference", "low", "high")} == pytest.approx(
+        {"mean": 0.625, "difference": 0.02, "low": 0.02, "high": 0.02}
+    )
+    assert (row["control"], row["clips"], row["seen"]) == ("", "4", "True")
+    first = next(row for row in rows if row["control"] == "reference")
+    assert [first[name] for name in ("difference", "low", "high", "seen")] == [""] * 4
+    seen = {(row["metric"], row["seen"]) for row in rows if row["variant"] == MIXED.label}
+    assert seen == {*((metric, "False") for metric in results.metrics), ("clip-score", "")}  # one open prompt has one
+    assert table_of_differences(known(tmp_path / "none", measure=lambda job: None)).count("\n") == 1
+
+
 def test_the_page_names_its_style_and_script_and_no_address(tmp_path):
     text = page(known(tmp_path / "study"), tmp_path / "study")
     (policy,) = re.findall('Content-Security-Policy" content="([^"]*)"', text)
@@ -423,7 +556,7 @@ def test_the_page_names_its_style_and_script_and_no_address(tmp_path):
         f"script-src 'sha256-{digests['script']}'"
     )
     assert not re.search(r"https?:|\bon[a-z]+=|\bsrc=|<link|@import|url\(| style=", text)
-    assert set(re.findall(r'href="([^"]*)"', text)) == {"#tables", "#sweeps", "#noise", "#clips", "#blind"}
+    assert set(re.findall(r'href="([^"]*)"', text)) == {"#tables", "#sweeps", "#noise", "#clips", "#blind", "#about"}
     assert "@@" not in text
 
 
@@ -496,7 +629,7 @@ def real(tmp_path_factory) -> Path:
 def test_the_command_on_a_real_study(real, tmp_path, capsys):
     status, out, _ = ended(capsys, real, "--out", tmp_path / "a.html")
     assert status == 0
-    assert out.split() == [str(tmp_path / name) for name in ("results.csv", "a.md", "a.html")]
+    assert out.split() == [str(tmp_path / name) for name in ("results.csv", "tables.csv", "a.md", "a.html")]
     rows = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text(encoding="utf-8"))))
     assert len(rows) == 12
     # still, as its mark says, but for a gray level here and there: equal rows of a batch may round differently
@@ -513,7 +646,7 @@ def test_the_same_study_has_the_same_bytes(real, tmp_path, capsys):
     shutil.copytree(real, copy)
     for folder in (real, copy):
         assert main([str(folder)]) == 0
-    for name in ("report.html", "report.md", "results.csv"):
+    for name in ("report.html", "report.md", "results.csv", "tables.csv"):
         assert (copy / name).read_bytes() == (real / name).read_bytes()
     assert main([str(copy)]) == 0  # over the old ones
     assert sorted(path.name for path in copy.iterdir() if path.name.startswith("re")) == [

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from dataclasses import replace
 
 from helpers import TESTS
 
-from zs2.reporting.markdown import markdown
+from zs2.reporting import tables
 from zs2.reporting.spreadsheet import table_of_clips
+from zs2.sampling.request import FIRST, OPTIONS
 from zs2.study.cells import grid, merge, preset
 from zs2.study.options import parser
 from zs2.study.planning import plan
@@ -39,22 +39,34 @@ def test_it_is_written_as_it_was(tmp_path):
     assert Study.read(tmp_path) == Study.read(FOLDER)
 
 
+def check_tables(results: Results) -> None:
+    """Each cell of the tables that 0.1.0 printed has a mean and, below it, a difference: today's are the same."""
+    stored = [line[2:-2].split(" | ") for line in (FOLDER / "tables.txt").read_text(encoding="utf-8").splitlines()]
+    heads = [i for i, row in enumerate(stored) if row[0] == "variant"]
+    assert len(heads) == len(results.sets)
+    for name, start in zip(results.sets, heads, strict=True):
+        rows = results.tables[name]
+        assert stored[start][2:] == [head.replace("\u00a0", " ") for head in tables.heads(results)]
+        for row, (label, clips, *entries) in zip(rows, stored[start + 2 : start + 2 + len(rows)], strict=True):
+            assert label.split("<br>")[0] == row.cell.label
+            assert clips == str(row.clips)
+            for entry, text in zip(row.entries, entries, strict=True):
+                mean, *difference = text.split("<br>")
+                assert mean == tables.mean_and_mark(entry)[0]
+                if difference:
+                    assert difference == [tables.mean_and_difference(entry)[1], "one prompt: no interval"]
+    noises = [row for row in stored if len(row) == 3]
+    assert noises == [tables.noise_heads(results), ["---", "--:", "--:"], *tables.noise_rows(results)]
+
+
 def test_it_has_the_same_numbers_and_votes():
     results = Results.read(FOLDER)
     assert results.digest == VOTES
-    heads = re.compile(r" \(still: [^)]*\)")  # which came later
-    tables = [heads.sub("", line) for line in markdown(results).splitlines() if line.startswith("|")]
-    assert tables == (FOLDER / "tables.txt").read_text(encoding="utf-8").splitlines()
+    check_tables(results)
     stored, now = (FOLDER / "results.csv").read_text(encoding="utf-8"), table_of_clips(results)
-    later = {
-        "mu_end": "",
-        **dict.fromkeys(("ms-ssim", "lpips", "temporal-flicker", "motion-smoothness"), ""),
-        "clip_skip": "0",
-        "spacing": "",
-        "zero_snr": "",
-        "final_alpha": "",
-        "prompt_syntax": "",
-    }  # columns of options that came later
+    unstated = {name: option.unstated for name, option in OPTIONS.items() if name not in FIRST}
+    later = {name: "" if value is None else str(value) for name, value in unstated.items()}
+    later |= dict.fromkeys(("mu_end", "ms-ssim", "lpips", "temporal-flicker", "motion-smoothness"), "")
     want = [row | later for row in csv.DictReader(io.StringIO(stored))]
     assert list(csv.DictReader(io.StringIO(now))) == want
 

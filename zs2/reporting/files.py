@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zs2.reporting.markdown import TITLE, markdown
 from zs2.reporting.page import page
-from zs2.reporting.spreadsheet import COLUMNS, table_of_clips
+from zs2.reporting.spreadsheet import COLUMNS, DIFFERENCES, table_of_clips, table_of_differences
 from zs2.study.results import Results
 
 
@@ -26,9 +26,13 @@ class Report:
     @staticmethod
     def marks(out: Path) -> dict[Path, tuple[str, ...]]:
         """The files of a report whose page is `out`, each with the words that tell it from other files."""
-        return {out.with_name("results.csv"): COLUMNS, out.with_suffix(".md"): (TITLE,), out: (TITLE,)}
+        columns = ",".join(f'"{name}"' for name in DIFFERENCES)
+        tables = {out.with_name("results.csv"): COLUMNS, out.with_name("tables.csv"): (columns,)}
+        return {**tables, out.with_suffix(".md"): (TITLE,), out: (TITLE,)}
 
     def files(self, out: Path) -> dict[Path, str]:
         """The texts of these files."""
-        texts = (table_of_clips(self.results), markdown(self.results), page(self.results, self.folder))
+        results = self.results
+        tables = table_of_clips(results), table_of_differences(results)
+        texts = (*tables, markdown(results), page(results, self.folder))
         return dict(zip(self.marks(out), texts, strict=True))

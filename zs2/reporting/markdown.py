@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from zs2.reporting.content import (
-    AUTHORS_CLIPS,
-    RANKS,
-    ablation_row,
-    definitions,
+from zs2.evaluation.metrics import METRICS
+from zs2.reporting.content import AUTHORS_CLIPS, notes, prompt_list, summary, warnings
+from zs2.reporting.findings import QUESTION, basis, findings
+from zs2.reporting.tables import (
+    DIFFERENCES,
+    MARKS,
+    STILL,
+    caption,
+    clip_counts,
     heads,
+    mark,
+    mean_and_difference,
+    mean_and_mark,
+    meaning,
     noise_heads,
     noise_rows,
-    notes,
-    prompt_count,
-    prompt_list,
-    rank_lines,
-    summary,
+    rank_line,
+    seen,
+    still_value,
+    sweep_heads,
     sweep_rows,
     sweep_title,
 )
-from zs2.study.results import Results, sweeps, table
+from zs2.study.results import Results, Row, sweeps
 from zs2.system.terminal import shown
 
 TITLE = "An ablation study of ZS²"  # also the page's: a report is known by it
@@ -28,38 +35,87 @@ ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", **{sign: f"\\{
 
 
 def markdown(results: Results) -> str:
-    """The report as Markdown."""
-    parts = [f"# {TITLE}", "", *_list(summary(results)), "", *_list(notes(results))]
+    """The report as Markdown: what was found, the tables, and at the end how it was run."""
+    parts = [f"# {TITLE}", "", QUESTION, ""]
+    for name in reversed(results.sets):  # all prompts first
+        if found := findings(results, name):
+            parts += [_escaped(basis(results, name)), ""]
+            parts += [*(f"- **{_escaped(one.variant)}.** {_escaped(one.text)}" for one in found), ""]
+    if lines := warnings(results):
+        parts += [*_list(lines), ""]
     if results.measures:
-        parts += ["", "## What each part does", "", "Means; below them the paired difference to the reference."]
+        parts += ["## What each part does", "", f"Means. {MARKS}"]
         for name in results.sets:
-            head = ["variant", "clips", *heads(results)]
-            rows = [ablation_row(results, row) for row in table(results, name)]
-            heading = f"{_escaped(name.capitalize())} prompts ({prompt_count(results, name)})"
-            parts += ["", f"### {heading}", "", *_table(head, rows)]
-        parts += ["", *_list(definitions(results))]
-    found = sweeps(results)
+            parts += ["", f"### {_escaped(caption(results, name))}", "", *_means(results, name)]
+        parts += ["", *_list(meaning(results, metric) for metric in results.metrics)]
+    parts += _sweeps(results)
+    if rows := noise_rows(results):
+        parts += ["", "## Correlation of consecutive initial noises", "", *_table(noise_heads(results), rows)]
+    if results.measures:
+        parts += ["", "## Differences to the reference, with 95 % intervals"]
+        for i, metric in enumerate(results.metrics):
+            for name in results.sets:
+                title = f"{METRICS[metric].title}, {name} prompts"
+                parts += ["", f"### {_escaped(title)}", "", *_differences(results, name, i)]
+    parts += ["", "## How it was run, and how to read it", "", *_list(summary(results)), "", *_list(notes(results))]
+    parts += ["", "## Prompts", "", *_list(prompt_list(results))]
+    return "\n".join(parts) + "\n"
+
+
+def _means(results: Results, prompts: str) -> list[str]:
+    """The table of all variants and metrics, a number a cell."""
+    clips = clip_counts(results, prompts)
+    rows = [
+        [
+            _variant(results, row),
+            *[str(row.clips)] * clips,
+            *(" ".join(filter(None, mean_and_mark(entry))) for entry in row.entries),
+        ]
+        for row in results.tables[prompts]
+    ]
+    still = [still_value(results, metric, prompts) for metric in results.metrics]
+    if any(still):
+        rows.insert(0, [STILL, *[""] * clips, *still])
+    return _table(["variant", *["clips"] * clips, *heads(results)], rows)
+
+
+def _differences(results: Results, prompts: str, metric: int) -> list[str]:
+    """The table of one metric."""
+    rows = []
+    for row in results.tables[prompts]:
+        entry = row.entries[metric]
+        value, change, low, high = mean_and_difference(entry)
+        rows.append([_variant(results, row), value, f"{change} {seen(entry.change)}".strip(), low, high])
+    return _table(["variant", *DIFFERENCES], rows)
+
+
+def _variant(results: Results, row: Row) -> str:
+    remark = mark(row.cell, results)
+    return f"{row.cell.label} ({remark})" if remark else row.cell.label
+
+
+def _sweeps(results: Results) -> list[str]:
+    parts, found = [], sweeps(results)
     if found:
         parts += ["", "## The authors' sweeps", "", _escaped(AUTHORS_CLIPS)]
     for sweep in found:
-        head = ["prompts", *(f"{sweep.parameter} = {value:g}" for value in sweep.at)]
-        parts += ["", f"### {_escaped(sweep_title(sweep))}", "", *_table(head, sweep_rows(sweep)), "", RANKS, ""]
-        parts += _list(rank_lines(sweep))
-    noise = [[[text] for text in row] for row in noise_rows(results)]
-    if noise:
-        parts += ["", "## Correlation of consecutive initial noises", "", *_table(noise_heads(results), noise)]
-    parts += ["", "## Prompts", "", *_list(prompt_list(results))]
-    return "\n".join(parts) + "\n"
+        for name in sweep.motion:
+            parts += ["", f"### {_escaped(f'{sweep_title(sweep)}, {name} prompts')}", ""]
+            parts += [*_table(sweep_heads(sweep), sweep_rows(sweep, name)), "", _escaped(rank_line(sweep, name))]
+    return parts
 
 
 def _list(lines: Iterable[str]) -> list[str]:
     return [f"- {_escaped(line)}" for line in lines]
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Sequence[str]]]) -> list[str]:
-    """A table. Each cell of the rows is some lines of text."""
-    bodies = [["<br>".join(map(_escaped, cell)) for cell in row] for row in rows]
-    lines = [list(map(_escaped, head)), ["---", *["--:"] * (len(head) - 1)], *bodies]
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table. The first column is to the left, the others to the right."""
+    lines = [
+        list(map(_escaped, head)),
+        ["---", *["--:"] * (len(head) - 1)],
+        *(list(map(_escaped, row)) for row in rows),
+    ]
     return [f"| {' | '.join(line)} |" for line in lines]
 
 

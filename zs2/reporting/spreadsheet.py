@@ -1,4 +1,4 @@
-"""A table of a study's clips as CSV: a row for each clip, with its settings and its metrics. No torch here."""
+"""A study as two tables of CSV: each clip with its settings and metrics, and each difference. No torch here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from zs2.evaluation.metrics import METRICS
+from zs2.reporting.tables import mark
 from zs2.sampling.request import OPTIONS
 from zs2.study.options import value_text
 from zs2.study.results import Results
@@ -20,6 +21,8 @@ COLUMNS = (
     '"clip","cell","label","noise"',
     "clip,cell,label,noise",
 )  # how each such table begins, the older ones unquoted
+# The columns of the table of differences. Their names, in quotes, are how it begins.
+DIFFERENCES = ("prompts", "variant", "control", "clips", "metric", "mean", "difference", "low", "high", "seen")
 OF_CELL = ("noise", "lam", "alpha", "attn", "mu", "frozen", "mu_end")
 # Columns of the settings, in the order that the file has always had. Newer sampling options follow.
 FIRST = (
@@ -36,7 +39,7 @@ def table_of_clips(results: Results) -> str:
     """
     study, out = results.study, io.StringIO()
     settings = {name: study.sampling[name] if name in OPTIONS else getattr(study, name) for name in SETTINGS}
-    writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer = _writer(out)
     writer.writerow(["clip", "cell", "label", *OF_CELL, "prompt", "text", "set", "seed", *SETTINGS, *METRICS])
     for job in study.jobs():
         if job.name in results.finished:
@@ -48,6 +51,31 @@ def table_of_clips(results: Results) -> str:
             row += [values.get(name) for name in METRICS]
             writer.writerow([_safe(value) for value in row])
     return out.getvalue()
+
+
+def table_of_differences(results: Results) -> str:
+    """The numbers of the report's tables as CSV: a row for each set of prompts, variant and metric, not rounded.
+
+    control: reference, still or empty. seen: whether the interval of the difference does not cover 0; empty where there
+    is none. Texts are as in the table of clips.
+    """
+    out = io.StringIO()
+    writer = _writer(out)
+    writer.writerow(DIFFERENCES)
+    for prompts, rows in (results.tables if results.measures else {}).items():
+        for row in rows:
+            for metric, (value, change) in zip(results.metrics, row.entries, strict=True):
+                known = change is not None and change.low is not None
+                line = [prompts, row.cell.label, mark(row.cell, results), row.clips, metric]
+                line += [None if value is None else value.value]
+                line += [None] * 3 if change is None else [change.value, change.low, change.high]
+                writer.writerow([_safe(one) for one in (*line, not change.none_seen if change and known else None)])
+    return out.getvalue()
+
+
+def _writer(out: io.StringIO) -> Any:
+    """Writes rows in which all texts are in quotes."""
+    return csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
 def _safe(value: Any) -> Any:

@@ -6,7 +6,8 @@ import math
 from html import escape
 from typing import NamedTuple
 
-from zs2.reporting.content import number, sweep_title
+from zs2.reporting.numbers import number
+from zs2.reporting.tables import sweep_title
 from zs2.study.results import Sweep
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 330, 56, 14, 50, 44  # of the drawing, and its margins

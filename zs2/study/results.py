@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from json import dumps
 from pathlib import Path
@@ -89,6 +90,11 @@ class Results:
         """The sets of prompts. If there are several, also the set of all prompts."""
         found = list(dict.fromkeys(prompt.set for prompt in self.study.prompts))
         return [*found, EVERY] if len(found) > 1 else found
+
+    @cached_property
+    def tables(self) -> dict[str, list[Row]]:
+        """The ablation table of each set of prompts: see `table`. Computed once, since resampling takes a while."""
+        return {name: table(self, name) for name in self.sets}
 
     @property
     def full(self) -> Cell:

@@ -82,35 +82,44 @@ function step(frames) {
 
 // --- the clips of a prompt and seed -----------------------------------------------------------------------------------
 
+function clipOf(cell, prompt, seed, sheet) {  // a clip with its caption
+  const name = names.get(keyOf(cell, prompt, seed)), figure = document.createElement("figure"), caption = create("figcaption", labels[cell]);
+  if (cell === study.full) caption.append(" (reference)");
+  if (name) {
+    const canvas = document.createElement("canvas");
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", `clip of ${labels[cell]}`);
+    canvas.classList.toggle("sheet", sheet);
+    canvas.classList.toggle("square", study.square);
+    canvas.dataset.name = name;
+    figure.append(canvas);
+  }
+  caption.append(create("small", name ? study.clips[name].caption : "missing"));
+  figure.append(caption);
+  return figure;
+}
+
 function browse() {
   const stage = by("stage"), sheet = by("view").value === "sheet";
-  stage.replaceChildren();
   stage.classList.toggle("sheet", sheet);
+  stage.classList.toggle("small", by("size").value === "small");
   by("transport").hidden = sheet;
-  for (const cell of study.cells) {
-    const name = names.get(keyOf(cell.id, Number(by("prompt").value), Number(by("seed").value)));
-    const figure = document.createElement("figure"), caption = create("figcaption", cell.label);
-    if (cell.id === study.full) caption.append(" (reference)");
-    if (name) {
-      const canvas = document.createElement("canvas");
-      canvas.setAttribute("role", "img");
-      canvas.setAttribute("aria-label", `clip of ${cell.label}`);
-      canvas.classList.toggle("sheet", sheet);
-      canvas.classList.toggle("square", study.square);
-      canvas.dataset.name = name;
-      figure.append(canvas);
-    }
-    caption.append(create("small", name ? study.clips[name].caption : "missing"));
-    figure.append(caption);
-    stage.append(figure);
-  }
+  stage.replaceChildren(...study.cells.map((cell) => clipOf(cell.id, Number(by("prompt").value), Number(by("seed").value), sheet)));
   show();
 }
 
-study.prompts.forEach((prompt, i) => by("prompt").append(option(i, textOf(prompt))));
+function browseMain() {  // the picture at the top: the corners of the ablation
+  by("main").replaceChildren(...study.corners.cells.map((cell) => clipOf(cell, Number(by("main-prompt").value), study.seeds[0], false)));
+  show();
+}
+
+for (const id of ["prompt", "main-prompt"]) study.prompts.forEach((prompt, i) => by(id).append(option(i, textOf(prompt))));
+by("main-prompt").value = study.corners.prompt;
+by("main-prompt").addEventListener("change", browseMain);
 study.seeds.forEach((seed) => by("seed").append(option(seed, seed)));
+for (const element of document.querySelectorAll(".scripted")) element.hidden = false;
 by("frame").max = study.frames - 1;
-for (const id of ["prompt", "seed", "view"]) by(id).addEventListener("change", browse);
+for (const id of ["prompt", "seed", "view", "size"]) by(id).addEventListener("change", browse);
 for (const id of ["choose", "voting"]) by(id).addEventListener("submit", (event) => event.preventDefault());
 for (const button of document.querySelectorAll("button.play")) button.addEventListener("click", () => run(!clock.running));
 by("frame").addEventListener("input", () => step(Number(by("frame").value) - clock.frame));

@@ -203,5 +203,6 @@ by("which").addEventListener("change", tally);
 recall();
 tally();
 browse();
+browseMain();
 run(!matchMedia("(prefers-reduced-motion: reduce)").matches);
 requestAnimationFrame(tick);
