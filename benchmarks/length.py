@@ -30,7 +30,8 @@ from zs2.models.config import UNetConfig, VAEConfig
 from zs2.models.prompt_encoder import PromptEncoder
 from zs2.models.unet import UNet
 from zs2.models.vae import VAE
-from zs2.sampling.memory import amount, planned_memory
+from zs2.sampling.memory import planned_memory
+from zs2.system.free_memory import amount
 from zs2.system.modules import assign, without_weights
 
 PROMPT = "red apple on a sky blue background"

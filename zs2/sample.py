@@ -164,8 +164,9 @@ def print_plans(
     model: ZS2, requests: Sequence[Request], group: Group | None, memory: dict[str, Any], *, resumable: bool
 ) -> None:
     """Print the memory that each kind of clip is expected to need. Raises: InputError if it is more than is free."""
-    from zs2.sampling.memory import amount, free_for, planned_memory
+    from zs2.sampling.memory import free_for, planned_memory
     from zs2.sampling.plan import resolve
+    from zs2.system.free_memory import amount
 
     plans = set()
     for request in {kind(request): request for request in requests}.values():

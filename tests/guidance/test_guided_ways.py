@@ -16,7 +16,7 @@ from fixtures import tiny
 from helpers import Fixture, assert_close, in_float64, write_guided
 from safetensors.torch import load_file, save_file
 
-from zs2 import ZS2, Clip
+from zs2 import ZS2, Clip, Request
 from zs2.sample import main
 from zs2.sampling.frame_parallel import Group
 from zs2.sampling.sampler import Sampler
@@ -169,3 +169,19 @@ def test_a_stream_reads_its_source_as_it_is_needed(load: Any, edits: bool) -> No
     assert source.seen == [(0, 2)]
     assert len(list(stream)) == 2 * FRAMES - 1
     assert source.seen == [(first, 2) for first in range(0, 2 * FRAMES, 2)]
+
+
+def test_the_memory_plan_counts_inputs(load: Any) -> None:
+    """The third branch, the latents that are edited, those of a first frame at each step, and encoding in one piece."""
+
+    def plan(name: str, **more: Any) -> Any:
+        options, edits = GUIDED[name]
+        return load(edits).plan(Request("a cat", **OPTIONS | options | more)).memory
+
+    plain, one = plan("plain"), 4 * HEIGHT * WIDTH  # bytes of the latents of a frame, reduced by 2: 4·(H/2)·(W/2)·4
+    assert plan("edit").states == 3 / 2 * plain.states
+    assert plan("edit").latents == plain.latents + FRAMES * one
+    assert plan("first frame, inverted").latents == plain.latents + (OPTIONS["steps"] + 1) * one
+    assert plan("source") == plain
+    large = {"height": 2048, "width": 2048, "frames": 1}
+    assert plan("source", **large).decoding > 4 * plan("plain", **large).decoding

@@ -40,7 +40,7 @@ def first_frame(plan: SamplingPlan, path: Path, file: ResumeFile, settings: dict
     Args: settings: those of the whole clip. resume: whether to go on.
     Raises: InputError if the stream that is there is another one, or lacks frames, or if the disk has too little space.
     """
-    from zs2.sampling.memory import amount
+    from zs2.system.free_memory import amount
     from zs2.video.formats import frame_file
     from zs2.video.outputs import existing, taken
     from zs2.video.unfinished import Unfinished

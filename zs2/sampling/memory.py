@@ -5,7 +5,7 @@ those of a chunk.
 
     weights      of all parts, as loaded
     latents      all frames: c·h·w·4 bytes each, three times: before, after and as pieces; as much again for each
-                 tensor in the solver's history
+                 tensor in the solver's history; once for what is edited; of a first frame, those of each step
     frames       all frames: 3·H·W bytes each, twice: decoded, and as the clip. They are in the memory of the host: with
                  a model on a GPU they do not count
     text         each prompt of a chunk, interpolated ones too, and the negative prompt: keys and values of every
@@ -48,7 +48,7 @@ from zs2.models.config import UNetConfig, VAEConfig
 from zs2.models.temporal import Momentum
 from zs2.sampling.conditioning import chunks, most_rows
 from zs2.sampling.decoding import TILE, WHOLE, at_once
-from zs2.system.free_memory import address_room, free_memory, kernel_numbers
+from zs2.system.free_memory import address_room, amount, free_memory, kernel_numbers
 
 if TYPE_CHECKING:
     from zs2.sampling.plan import SamplingPlan
@@ -91,11 +91,6 @@ class MemoryPlan:
         return [f"{name:<10}{amount(size):>10}" for name, size in rows.items()]
 
 
-def amount(size: float) -> str:
-    """A number of bytes as text."""
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
-
-
 def planned_memory(plan: SamplingPlan) -> MemoryPlan:
     """The memory that a sampling in chunks needs, by the formulas above."""
     unet, vae, text = plan.model.unet, plan.model.vae, plan.model.text
@@ -107,11 +102,13 @@ def planned_memory(plan: SamplingPlan) -> MemoryPlan:
     kept_states = 0 if not plan.stream else 2 if plan.states_elsewhere else request.steps
     held = chunk if plan.stream or request.frames is None else request.frames
     together = at_once(vae, height, width, chunk)
-    tile = (height, width) if height * width <= WHOLE else (TILE, TILE)
+    encodes = request.source is not None or request.first_frame is not None  # whole frames; less than decoding takes
+    tile = (height, width) if encodes or height * width <= WHOLE else (TILE, TILE)
+    inputs = held * plan.model.edits + (request.steps + 1) * (request.first_frame is not None)  # latents of frames
     return MemoryPlan(
         process=PROCESS if cpu else WORKSPACE if device == "cuda" else 0,
         weights=sum(_bytes(module) for module in (unet, vae, *text.encoders)),
-        latents=3 * held * (1 + plan.solver.remembered) * vae.config.latent_channels * h * w * 4,
+        latents=(3 * held * (1 + plan.solver.remembered) + inputs) * vae.config.latent_channels * h * w * 4,
         frames=2 * held * 3 * height * width if cpu else 0,
         text=(most_rows(request, chunk) + 1)
         * chunks(plan.model, request)

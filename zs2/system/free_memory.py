@@ -84,3 +84,8 @@ def kernel_numbers(file: str | Path) -> dict[str, int]:
     except OSError:
         return {}
     return {word[0]: int(word[1]) for word in words if len(word) > 1 and word[1].isdecimal()}
+
+
+def amount(size: float) -> str:
+    """A number of bytes as text."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
