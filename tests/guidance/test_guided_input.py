@@ -1,0 +1,116 @@
+"""Inputs that can't be used are one line and exit 2; options without effect warn."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fixtures import tiny
+from helpers import write_guided
+from safetensors.torch import save_file
+
+from zs2 import ZS2, Clip, Request
+from zs2.errors import InputError
+from zs2.sample import main
+
+PICTURE = np.full((16, 24, 3), 90, np.uint8)
+SIZE = {"height": 16, "width": 24}
+BRIEF = ["a cat", "--steps", "2", "--frames", "3", "--size", "24x16", "--device", "cpu", "--no-sheet"]
+
+# Words of the command line, the model, and what the error says.
+REFUSED = [
+    ("--source clip.webp --strength 0", "source", "strength is 0: expected above 0, which is the source itself"),
+    ("--source clip.webp --strength 2", "source", "strength is 2: expected above 0"),
+    ("--source clip.webp --strength nan", "source", "strength is nan: expected a finite number"),
+    ("--source clip.webp --strength 0.4", "source", "strength 0.4 of 2 steps leaves no step to do"),
+    ("--source clip.webp@2:", "source", "has 2 frames, the clip has 3: expected at least as many (give frames 2"),
+    ("--source clip.webp@2:9", "source", "clip.webp@2:9: of 4 frames: expected a range within them"),
+    ("--source none.webp", "source", "none.webp: no such file: expected a folder of pictures"),
+    ("--first-frame text.png", "source", "text.png: can't be read"),
+    ("--first-frame picture.png --source clip.webp", "source", "first_frame and source: expected one of them"),
+    ("--first-frame picture.png --latents latents.safetensors", "source", "first_frame and latents: expected one"),
+    ("--source clip.webp --latents latents.safetensors", "source", "source and latents: expected one of them"),
+    ("--source clip.webp --noise text2video-zero --steps 4", "source", "source with text2video-zero noise"),
+    ("--first-frame picture.png --noise text2video-zero --steps 4", "source", "first_frame with text2video-zero noise"),
+    ("--source clip.webp --source-latents median", "source", "unknown source_latents 'median'"),
+    ("--first-frame picture.png --first-frame-noise x", "source", "unknown first_frame_noise 'x'"),
+    ("--image-guidance inf --source clip.webp", "edit", "image_guidance is inf: expected a finite number"),
+    ("", "edit", "this model edits a clip by an instruction: give the clip as source"),
+    ("--first-frame picture.png", "edit", "this model edits a clip by an instruction: give the clip as source"),
+    ("--source clip.webp --guidance 0", "edit", "guidance 0 leaves out the instruction"),
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("models")
+    return {way: write_guided(place / way, way, "sd") for way in ("source", "edit")}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Clip(PICTURE[None]).save("picture.png", json=False)
+    Clip(np.stack([PICTURE + i for i in range(4)])).save("clip.webp", json=False)
+    Path("text.png").write_text("text")
+    save_file({"latents": torch.zeros(3, 4, 8, 12)}, "latents.safetensors")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("words", "way", "message"), REFUSED, ids=lambda value: value if "-" in value else "")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_can_not_be_used_is_one_line(
+    folders: dict[str, Path], here: Path, capsys: Any, words: str, way: str, message: str
+) -> None:
+    files = {path.name for path in here.iterdir()}
+    assert main([*BRIEF, "--model", str(folders[way]), "--out", "out.webp", *words.split()]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert {path.name for path in here.iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    ("options", "way", "message"),
+    [
+        ({"strength": 0.5}, "source", "strength has no effect without source"),
+        ({"source_latents": "mean"}, "source", "source_latents has no effect without source"),
+        ({"first_frame_noise": "drawn"}, "source", "first_frame_noise has no effect without first_frame"),
+        ({"image_guidance": 2.0}, "source", "image_guidance has no effect on a model that does not edit"),
+        ({"source": PICTURE, "strength": 0.5}, "edit", "strength has no effect on an editing model"),
+        ({"source": PICTURE, "source_latents": "mean"}, "edit", "source_latents has no effect on an editing model"),
+        ({"source": PICTURE[:, :8]}, "source", "ndarray is 8x16: its middle 8x5 is resized to 24x16"),
+    ],
+)
+def test_options_without_effect_warn(folders: dict[str, Path], options: dict[str, Any], way: str, message: str) -> None:
+    model = ZS2.from_pretrained(folders[way], device="cpu")
+    with pytest.warns(UserWarning, match=message):
+        model.latents("a cat", frames=1, steps=2, **SIZE, **options)
+
+
+def test_a_first_frame_has_a_guidance_of_its_own(folders: dict[str, Path]) -> None:
+    from zs2.sampling.request import FIRST_FRAME_GUIDANCE
+
+    model = ZS2.from_pretrained(folders["source"], device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model._request("model()", "a cat", first_frame=PICTURE).guidance == FIRST_FRAME_GUIDANCE
+        assert model._request("model()", "a cat", first_frame=PICTURE, guidance=4).guidance == 4
+        assert model._request("model()", "a cat", source=PICTURE).guidance == Request("a cat").guidance
+
+
+def test_a_frame_that_becomes_nan_names_the_input(folders: dict[str, Path]) -> None:
+    model = ZS2.from_pretrained(folders["source"], device="cpu")
+    model.vae.encoder.conv_in.weight[:] = float("nan")
+    with pytest.raises(FloatingPointError, match="the VAE encoded to NaN or infinity"):
+        model.latents("a cat", frames=2, steps=2, source=PICTURE, **SIZE)
+
+
+def test_an_array_of_another_kind_is_refused() -> None:
+    with pytest.raises(InputError, match=r"an array of float64 \(16, 24, 3\): expected uint8"):
+        Request("a cat", source=PICTURE / 255)
+    assert tiny.PICTURE["height"] == SIZE["height"]
