@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zs2.cli.command import Failure, command, program, say
 from zs2.errors import InputError
+from zs2.study.inputs import opened, write_inputs
 from zs2.study.lock import Workplace
 from zs2.study.options import OUT, parser, with_file
 from zs2.study.study import Study, check_folder, files_of, folders, is_finished, study_file
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 def run(options: dict[str, Any]) -> None:
     """Run a study, or with --dry-run print how far it is. Raises: InputError; Failure if anything is missing."""
-    from zs2.study.planning import division, inputs, plan, with_fetched_settings
+    from zs2.study.planning import division, plan, with_fetched_settings
 
     options = with_file(options)
     folder = Path(options.setdefault("out", OUT))
@@ -75,8 +76,10 @@ def run(options: dict[str, Any]) -> None:
             grown = known.with_more(study) if known else study
             if grown != known:
                 grown.write(folder)
+            inputs = opened(options)
+            write_inputs(folder, grown, inputs)
         share_threads(grown)
-        runner = Runner(folder, study, model, scorer, inputs(options), lpips)
+        runner = Runner(folder, study, model, scorer, inputs, lpips)
         jobs = runner.missing(study.shard(index, count))
         label = "clips" if count == 1 else f"clips of shard {index + 1}/{count}"
         for _ in progress(runner.run(jobs, place), len(jobs), label):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zs2.sampling.request import DEFAULTS
+from zs2.study.inputs import record_text
 from zs2.study.options import value_text
 from zs2.study.results import EVERY, Results
 
@@ -18,7 +19,10 @@ def summary(results: Results) -> list[str]:
     """What was run."""
     study = results.study
     weights = ", ".join(f"{part} {digest[:12]}" for part, digest in (study.weights or {}).items())
-    chosen = {name: value_text(value) for name, value in study.sampling.items()}
+    chosen = {
+        name: record_text(value) if isinstance(value, dict) else value_text(value)
+        for name, value in study.sampling.items()
+    }
     lines = [
         f"Model: {study.model} (SHA-256: {weights})",
         f"{size(results)}; frames: {study.frames} of {study.width}×{study.height}; "

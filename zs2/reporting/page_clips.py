@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from PIL import Image
 
 from zs2.evaluation.metrics import METRICS
 from zs2.reporting.numbers import number
+from zs2.sampling.request import INPUTS
 from zs2.study.cells import corners
+from zs2.study.inputs import input_file
 from zs2.study.results import Results
 from zs2.study.study import Job, clip_file
 from zs2.system.progress import progress
@@ -45,12 +48,19 @@ def page_data(results: Results, folder: Path) -> dict[str, Any]:
             "columns": columns,
             "size": size,
         }
+    inputs = [name for name in INPUTS if input_file(folder, name).exists()]
+    for name in inputs:
+        picture, columns, size = _picture(_as_long(Clip.open(input_file(folder, name)).frames, study.frames))
+        place = {"picture": pictures.setdefault(picture, len(pictures)), "columns": columns, "size": size}
+        for prompt, seed in product(range(len(study.prompts)), study.seeds):
+            clips[f"{name} {prompt} {seed}"] = {"cell": name, "prompt": prompt, "seed": seed, "caption": "", **place}
     return {
         "digest": results.digest,
         "full": study.full,
         "fps": study.fps,
         "frames": study.frames,
         "square": max(study.width, study.height) <= SMALL,
+        "inputs": [{"id": name, "label": f"input: {name.replace('_', ' ')}"} for name in inputs],
         "cells": [{"id": cell.id, "label": cell.label} for cell in study.cells],
         "prompts": [{"text": prompt.text, "set": prompt.set} for prompt in study.prompts],
         "corners": _corners(results),
@@ -58,6 +68,11 @@ def page_data(results: Results, folder: Path) -> dict[str, Any]:
         "clips": clips,
         "pictures": list(pictures),
     }
+
+
+def _as_long(frames: Frames, count: int) -> Frames:
+    """As many frames: the last one is repeated."""
+    return np.concatenate([frames, frames[-1:].repeat(count, axis=0)])[:count]
 
 
 def _corners(results: Results) -> dict[str, Any]:

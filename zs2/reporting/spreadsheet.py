@@ -11,6 +11,7 @@ from typing import Any
 from zs2.evaluation.metrics import METRICS
 from zs2.reporting.tables import mark
 from zs2.sampling.request import OPTIONS
+from zs2.study.inputs import record_text
 from zs2.study.options import value_text
 from zs2.study.results import Results
 
@@ -39,6 +40,7 @@ def table_of_clips(results: Results) -> str:
     """
     study, out = results.study, io.StringIO()
     settings = {name: study.sampling[name] if name in OPTIONS else getattr(study, name) for name in SETTINGS}
+    settings = {name: record_text(value) if isinstance(value, dict) else value for name, value in settings.items()}
     writer = _writer(out)
     writer.writerow(["clip", "cell", "label", *OF_CELL, "prompt", "text", "set", "seed", *SETTINGS, *METRICS])
     for job in study.jobs():

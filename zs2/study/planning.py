@@ -18,12 +18,12 @@ from zs2.errors import InputError, choose, whole
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS, Method
 from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, Request, usual
 from zs2.study.cells import FULL, PRESETS, STUDY_LAM, STUDY_MU, Cell, grid, kinds_with, merge, preset, reference
+from zs2.study.inputs import opened
 from zs2.study.prompts import default_prompts, read_prompts
 from zs2.study.study import Study
 from zs2.system.devices import AUTO, DTYPES, auto_dtype, choose_device, choose_dtype, own_device
 from zs2.version import __version__
 from zs2.video.encoding import FPS_MAX
-from zs2.video.reading import input_clip
 
 METHOD = ("preset", "noise", "attn", "lam", "mu", "alpha", "mu_end")  # the options that choose cells
 
@@ -83,7 +83,7 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         if settings[name] is not None and name not in options:
             raise InputError(f"the study in {options['out']} has an input: give the same with {flag(name)}")
     settings |= {name: options[name] for name in settings if name in options}
-    settings |= inputs(options)
+    settings |= opened(options)
     if known and settings["dtype"] == AUTO:
         settings["dtype"] = known.dtype
     width, height = options.get("size", (known.width, known.height) if known else (0, 0))
@@ -121,11 +121,6 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         embeddings=known.embeddings if known else None,
         compile="compile" in options or bool(known and known.compile),
     )
-
-
-def inputs(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs that the options name, opened."""
-    return {name: input_clip(options[name]) for name in INPUTS if name in options}
 
 
 def with_fetched_settings(options: Mapping[str, Any], study: Study) -> Study:

@@ -22,8 +22,8 @@ from zs2.method import NOISE_MODELS
 from zs2.pipeline import ZS2
 from zs2.sampling.plan import resolve
 from zs2.sampling.request import Request
+from zs2.study.inputs import opened
 from zs2.study.lock import Workplace
-from zs2.study.planning import inputs
 from zs2.study.study import Job, Study, clip_file, is_finished, measures_file
 from zs2.system.atomic import write_json
 from zs2.system.devices import own_device
@@ -39,8 +39,8 @@ def load(options: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
     """
     keywords = loading(options) | {"dtype": study.dtype, "compile": study.compile}
     model = ZS2.from_pretrained(study.model, device=own_device(options.get("device")), **keywords)
-    opened, jobs = inputs(options), [Job(study.cells[0], i, study.seeds[0]) for i in range(len(study.prompts))]
-    asked = [Request(**request(study, job, opened)) for job in jobs]
+    inputs, jobs = opened(options), [Job(study.cells[0], i, study.seeds[0]) for i in range(len(study.prompts))]
+    asked = [Request(**request(study, job, inputs)) for job in jobs]
     first = asked[0]
     model.text.warn_of_unused([text for one in asked for text in one.texts])
     for cell in study.cells:
@@ -90,13 +90,13 @@ def public_name(model: str, name: str) -> str:
     return model if is_hub_id(model) and not Path(model).exists() else name
 
 
-def request(study: Study, job: Job, opened: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a clip's `Request`. Of a frozen cell one frame is sampled. opened: the study's inputs."""
+def request(study: Study, job: Job, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a clip's `Request`. Of a frozen cell one frame is sampled. inputs: the study's."""
     frames = {"frames": 1, "chunk": 1} if job.cell.frozen else {"chunk": study.chunk}
     return {
         "prompt": study.prompts[job.prompt].text,
         **study.sampling,
-        **opened,
+        **inputs,
         "seed": job.seed,
         "height": study.height or None,
         "width": study.width or None,
@@ -109,7 +109,7 @@ class Runner:
 
     Args:
         scorer: the CLIP; None if there is none: then nothing is measured.
-        opened: the study's inputs by name, open.
+        inputs: the study's, by name.
         lpips: the network of that metric; None leaves it out.
     Attributes:
         failed: {name of a clip whose latents became NaN or infinite: the error's message}.
@@ -121,10 +121,10 @@ class Runner:
         study: Study,
         model: ZS2,
         scorer: Scorer | None,
-        opened: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, Any] | None = None,
         lpips: LPIPS | None = None,
     ) -> None:
-        self.folder, self.study, self.scorer, self.opened, self.lpips = folder, study, scorer, opened or {}, lpips
+        self.folder, self.study, self.scorer, self.inputs, self.lpips = folder, study, scorer, inputs or {}, lpips
         self.protocol: dict[str, Any] | None = None
         if scorer is not None:
             self.protocol = protocol(scorer, public_name(scorer.name, Path(scorer.name).name), lpips)
@@ -171,7 +171,7 @@ class Runner:
 
     def sample(self, job: Job) -> Clip:
         """A clip. Raises: FloatingPointError for NaN or infinite latents."""
-        clip = self.variant(job.cell)(fps=self.study.fps, **request(self.study, job, self.opened))
+        clip = self.variant(job.cell)(fps=self.study.fps, **request(self.study, job, self.inputs))
         if not job.cell.frozen:
             return clip
         frames = np.repeat(clip.frames, self.study.frames, axis=0)
@@ -182,7 +182,7 @@ class Runner:
         cell = job.cell
         more: dict[str, Any] = {"noises": None, "method": None, "lpips": self.lpips}
         if not cell.frozen and len(frames) > 1 and NOISE_MODELS[cell.noise].start is None:
-            variant, asked = self.variant(cell), Request(**request(self.study, job, self.opened))
+            variant, asked = self.variant(cell), Request(**request(self.study, job, self.inputs))
             plan = resolve(variant.image_model, variant.method, asked)
             more |= {"noises": plan.initial_noise(), "method": variant.method}
         values = measure(frames, self.study.prompts[job.prompt].text, scorer, more)

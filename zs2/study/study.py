@@ -2,6 +2,7 @@
 
     DIR/study.json            what was asked: settings, prompts, seeds, cells
     DIR/clips/NAME.webp       a clip, lossless, and NAME.webp.json, its settings: where that is, it is whole
+    DIR/inputs/NAME.webp      the clips and pictures that guide them, if there are any
     DIR/measures/NAME.json    its metrics, and the protocol that they were measured by
 
 NAME is CELL_pPROMPT_sSEED, such as dnm-0.1_tma-0.98_p00_s0. No text of a prompt is part of a path. A study grows by
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 from zs2.cli.command import program
 from zs2.errors import InputError
+from zs2.sampling.request import INPUTS
 from zs2.study.cells import Cell, merge, reference
 from zs2.study.prompts import Prompt
 from zs2.study.stored import read_study
@@ -128,9 +130,11 @@ class Study:
         for name, was in self.fixed.items():
             now = now_fixed[name]
             if was != now:
-                if isinstance(was, dict) and isinstance(now, dict):
+                if name == "weights" and isinstance(was, dict) and isinstance(now, dict):
                     differ = [part for part in {**was, **now} if was.get(part) != now.get(part)]
                     raise InputError(f"the study's clips are of other weights ({', '.join(differ)} differ): {ANOTHER}")
+                if name in INPUTS:
+                    raise InputError(f"the study's clips have another {name} (its file or range differs): {ANOTHER}")
                 raise InputError(f"{name} is {was!r} in this study, now {now!r}: {ANOTHER}")
         for i, (one, other) in enumerate(zip(self.prompts, asked.prompts, strict=False)):
             if one != other:

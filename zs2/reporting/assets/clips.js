@@ -4,7 +4,7 @@ const study = JSON.parse(document.getElementById("data").textContent);
 const by = (id) => document.getElementById(id);
 const keyOf = (cell, prompt, seed) => JSON.stringify([cell, prompt, seed]);
 const names = new Map(Object.entries(study.clips).map(([name, clip]) => [keyOf(clip.cell, clip.prompt, clip.seed), name]));
-const labels = Object.fromEntries(study.cells.map((cell) => [cell.id, cell.label]));
+const labels = Object.fromEntries([...study.inputs, ...study.cells].map((cell) => [cell.id, cell.label]));
 const textOf = (prompt) => `${prompt.text.trim() === "" ? "(empty prompt)" : prompt.text} · ${prompt.set}`;
 
 function create(tag, text) {
@@ -104,7 +104,7 @@ function browse() {
   stage.classList.toggle("sheet", sheet);
   stage.classList.toggle("small", by("size").value === "small");
   by("transport").hidden = sheet;
-  stage.replaceChildren(...study.cells.map((cell) => clipOf(cell.id, Number(by("prompt").value), Number(by("seed").value), sheet)));
+  stage.replaceChildren(...[...study.inputs, ...study.cells].map((cell) => clipOf(cell.id, Number(by("prompt").value), Number(by("seed").value), sheet)));
   show();
 }
 

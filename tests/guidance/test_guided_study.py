@@ -1,0 +1,58 @@
+"""A study of guided clips: its TOML names the input, a run that goes on needs the same one, and the report shows it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zs2 import Clip
+from zs2.ablate import main as ablate
+from zs2.report import main as report
+
+SOURCE = np.stack([np.full((20, 30, 3), 40 * i, np.uint8) for i in range(4)])
+TOML = """
+model = "{model}"
+device = "cpu"
+noise = ["dnm", "iid"]
+seeds = 0
+frames = 2
+steps = 2
+size = "16x16"
+prompts = ["rose"]
+source = "clip.webp@1:"
+strength = 0.6
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*is resized to|.*names none")
+def test_a_study_of_a_source(tmp_path: Path, narrow: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    Clip(SOURCE, 8, {"fps": 8}).save("clip.webp")
+    Clip(SOURCE[::-1], 8, {"fps": 8}).save("other.webp")
+    Path("study.toml").write_text(TOML.format(model=narrow))
+    assert ablate(["study.toml", "--out", "s"]) == 0
+    stored = json.loads(Path("s/study.json").read_text())
+    record = json.loads(next(Path("s/clips").glob("dnm*.json")).read_text())
+    assert stored["source"] == record["source"]
+    assert stored["source"]["range"] == [1, None]
+    assert stored["strength"] == record["strength"] == 0.6
+    kept = Clip.open("s/inputs/source.webp").frames
+    assert kept.shape == (2, 16, 16, 3)
+    assert [int(frame.mean()) for frame in kept] == [40, 80]
+    capsys.readouterr()
+    assert ablate(["--out", "s", "--model", str(narrow), "--seeds", "1"]) == 2
+    assert "the study in s has an input: give the same with --source" in capsys.readouterr().err
+    assert ablate(["study.toml", "--out", "s", "--source", "other.webp"]) == 2
+    assert "the study's clips have another source (its file or range differs)" in capsys.readouterr().err
+    assert ablate(["study.toml", "--out", "s", "--seeds", "1"]) == 0
+    assert report(["s"]) == 0
+    assert f"Source: SHA-256 {stored['source']['sha256'][:12]}, frames from 1" in Path("s/report.md").read_text()
+    page = Path("s/report.html").read_text()
+    data = json.loads(re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
+    assert data["inputs"] == [{"id": "source", "label": "input: source"}]
+    assert {"source 0 0", "source 0 1"} < data["clips"].keys()
