@@ -122,6 +122,8 @@ noise = "iid"
 attn = ["sa", "cfa"]
 lam = 0.2
 mu = [0.5]
+mu-end = [0.3]
+lpips = "l.safetensors"
 seeds = "0..2"
 model = "sd15"
 lora = ["a.safetensors:0.5", "b.safetensors"]
@@ -144,6 +146,12 @@ spacing = "trailing"
 zero-snr = false
 final-alpha = "one"
 prompt-syntax = "plain"
+source = "a.webp@2:"
+strength = 0.5
+source-latents = "mean"
+first-frame = "b.png"
+first-frame-noise = "drawn"
+image-guidance = 2
 size = "32x16"
 chunk = 2
 clip = "c"
@@ -161,6 +169,9 @@ LINE = [
     *("--chunk", "2", "--compile", "--clip-skip", "1", "--embedding", "a.safetensors:<toy>"),
     *("--spacing", "trailing", "--no-zero-snr", "--final-alpha", "one", "--prompt-syntax", "plain"),
     *("--vae", "other", "--variant", "bf16"),
+    *("--mu-end", "0.3", "--lpips", "l.safetensors"),
+    *("--source", "a.webp@2:", "--strength", "0.5", "--source-latents", "mean"),
+    *("--first-frame", "b.png", "--first-frame-noise", "drawn", "--image-guidance", "2"),
 ]
 
 
