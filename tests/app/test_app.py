@@ -323,7 +323,7 @@ def test_clips_of_the_page_are_those_of_a_call(studio: Studio) -> None:
         np.testing.assert_array_equal(clip.frames, expected.frames)
         assert clip.settings == expected.settings
         np.testing.assert_array_equal(frames_of(html), expected.frames)
-    assert re.fullmatch(r"left: motion 0\.\d{3}, identity [01]\.\d{3}", job.shown.captions[0])
+    assert re.fullmatch(r"left\nmotion 0\.\d{3}, identity [01]\.\d{3}", job.shown.captions[0])
     assert any("sampling starts from pure noise" in note for note in job.shown.notes)
 
 

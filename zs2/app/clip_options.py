@@ -119,6 +119,8 @@ def title(clip: ClipOptions) -> str:
         if name in PARAMETERS:
             shown = ", ".join(f"{one:g}" for one in (value if isinstance(value, tuple | list) else [value]))
             parts[PARAMETERS[name].of].append(f"{PARAMETERS[name].symbol} {shown}")
-    others = {name: value for name, value in clip.options_that_differ.items() if name not in ("width", "height")}
+    others = {
+        name: value for name, value in clip.options_that_differ.items() if name not in ("frames", "width", "height")
+    }
     texts = [" ".join(part) for part in parts.values()]
     return " · ".join([*texts, *(f"{name.replace('_', ' ')} {value}" for name, value in others.items())])

@@ -30,7 +30,8 @@ class Control:
 
     Args:
         name: the keyword of `Method` or `Request`.
-        kind: `choice`, `whole`, `number`, `list` (a text A,B or A,B,…), `text` or `flag` (a choice of yes and no).
+        kind: `choice`, `whole`, `number`, `list` (a text: A,B or A,B,…, or a number that may be absent), `text`, or
+            `flag` (a choice of yes and no).
         label, help: the words beside it. default: its value at first; None if it is empty.
         choices: the values of a choice, each with its words. low, high: the range of a number; then it is a slider.
         folded: whether it is among the rarer ones.
@@ -106,11 +107,13 @@ def summary(name: str, kind: str) -> str:
 
 def _parameter(name: str, own: Mapping[str, Any]) -> Control:
     row = PARAMETERS[name]
-    is_list = row.length == 2 or (row.several and row.ends is None)
-    kind = "list" if is_list else "whole" if row.number is int else "number"
+    as_text = row.length == 2 or row.unset or (row.several and row.ends is None)  # an empty number would be 0
+    kind = "list" if as_text else "whole" if row.number is int else "number"
     start = defaults(Method().attn, Method().noise, own)
-    low, high = row.ends if row.ends and row.ends[1] <= WIDEST and not row.unset else (None, None)
-    found = Control(name, kind, f"{row.symbol} ({name})", row.help, None, (), low, high, reader=parameter_reader(name))
+    low, high = row.ends if row.ends and row.ends[1] <= WIDEST and not as_text else (None, None)
+    found = Control(
+        name, kind, f"{row.symbol} ({name})", row.help, None, (), low, high, bool(row.unset), parameter_reader(name)
+    )
     return replace(found, default=found.shown(start.get(name)))
 
 
@@ -125,7 +128,7 @@ def _option(name: str, limits: Limits, own: Mapping[str, Any]) -> Control:
     kind = row.kind if row.kind == "flag" or not choices else "choice"
     low, high = (row.least, limits.most(name, row.most)) if row.kind == "whole" else (None, None)
     text = row.help.partition(";")[0] if choices else row.help
-    kind = "list" if kind == "pair" else kind
+    kind = "list" if kind == "pair" or (kind in ("whole", "number") and default is None) else kind
     found = Control(name, kind, label, text, None, choices, low, high, name not in FIRST, READERS.get(row.kind, str))
     if high is None:
         found = replace(found, low=None)

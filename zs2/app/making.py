@@ -93,7 +93,7 @@ def make_clips(
             values = loaded.measure(shown.clips[-1].frames)
             texts = (f"{name} {'—' if value is None else f'{value:.3f}'}" for name, value in values.items())
             captions = [*shown.captions]
-            captions[index] = f"{captions[index]}: {', '.join(texts)}"
+            captions[index] = f"{captions[index]}\n{', '.join(texts)}"
             shown = replace(shown, captions=tuple(captions))
         job.publish(shown)
         if index + 1 < len(asked):

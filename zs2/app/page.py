@@ -43,9 +43,8 @@ class Page:
         loaded = studio.loaded(studio.names[0])
         self.found = controls(studio.limits, loaded.own)
         prompts = loaded.examples(CHIPS)
-        self.model = gr.Dropdown(
-            list(studio.names), value=studio.names[0], label="model", filterable=False, render=False
-        )
+        names = [(Path(name).name if Path(name).is_absolute() else name, name) for name in studio.names]
+        self.model = gr.Dropdown(names, value=studio.names[0], label="model", filterable=False, render=False)
         with gr.Blocks(title="zs2", analytics_enabled=False, delete_cache=(3600, 3 * 3600)) as self.blocks:
             gr.HTML(HEADER)
             with gr.Row(elem_id="ask"):
@@ -106,9 +105,10 @@ class Page:
         with gr.Row(elem_id="slots"):
             slots = [gr.HTML("", elem_id=f"slot{i}", elem_classes=["slot"]) for i in range(SLOTS)]
         self.two = Bench([both, four], stop, status, slots)
-        gr.HTML("<h3>Settings of the right clip</h3><p>The left one has the settings of the page.</p>")
         found = [one for one in self.found if one.name not in SHARED]
-        self.other = Panel(found, BASELINE, "More settings of the right clip", self.studio.own, self.model)
+        with gr.Column(elem_id="other"):
+            gr.HTML("<h3>Settings of the right clip</h3><p>The left one has the settings of the page.</p>")
+            self.other = Panel(found, BASELINE, "More settings of the right clip", self.studio.own, self.model)
 
     # --- events -------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ def figure(film: str, caption: str) -> str:
     """A film with the line below it; nothing if there is no film."""
     if not film:
         return ""
-    return f"<figure>{film}<figcaption>{PLAY}<span>{escape(caption)}</span></figcaption></figure>"
+    lines = "<br>".join(escape(line) for line in caption.splitlines())
+    return f"<figure>{film}<figcaption>{PLAY}<span>{lines}</span></figcaption></figure>"
 
 
 def progress(text: str, step: int = 0, steps: int = 0) -> str:

@@ -70,12 +70,13 @@
       } else continue;
       keep(film);
     }
+    document.querySelectorAll(".play").forEach(label);
     requestAnimationFrame(tick);
   };
 
   const label = (button) => {
-    button.textContent = paused ? "Play" : "Pause";
-    button.setAttribute("aria-pressed", String(paused));
+    const text = paused ? "Play" : "Pause";
+    if (button.textContent !== text) button.textContent = text;
   };
 
   document.addEventListener("click", (event) => {
@@ -83,16 +84,13 @@
     if (!button) return;
     frozen = performance.now();
     paused = !paused;
-    document.querySelectorAll(".play").forEach(label);
   });
 
   new MutationObserver((changes) => {
     for (const change of changes)
       for (const node of change.addedNodes)
-        if (node.nodeType === 1) {
+        if (node.nodeType === 1)
           for (const film of node.matches(".film") ? [node] : node.querySelectorAll(".film")) restore(film);
-          for (const button of node.matches(".play") ? [node] : node.querySelectorAll(".play")) label(button);
-        }
   }).observe(document.documentElement, { childList: true, subtree: true });
   requestAnimationFrame(tick);
 })();

@@ -1,0 +1,459 @@
+"""The page in a real Chromium: clips, stops, comparisons, replays, limits, several visitors, looks, and no other host.
+
+Screenshots go to out/page.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import CHECKPOINT, TESTS
+from PIL import Image
+
+from zs2 import ZS2
+from zs2.video.clip import Clip
+
+pytestmark = pytest.mark.page
+
+ROOT = TESTS.parent
+SHOTS = ROOT / "out" / "page"
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+GRADIOS_OWN = "Method not implemented."  # a warning of Gradio's script at every upload
+SECONDS = 120_000  # milliseconds that a clip may take on a busy machine
+
+
+class Server:
+    """The page's command in a process of its own, with the lines that it printed."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.log = folder / "log"
+        line = [sys.executable, str(TESTS / "app" / "guarded.py"), "--port", str(port), *options]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(line, stdout=log, stderr=log, cwd=ROOT, env=environment)
+        self.address = f"http://127.0.0.1:{port}/"
+        end = time.monotonic() + 120
+        while "the page is at" not in self.text and self.process.poll() is None and time.monotonic() < end:
+            time.sleep(0.1)
+        assert "the page is at" in self.text, self.text
+
+    @property
+    def text(self) -> str:
+        """What it has printed."""
+        return self.log.read_text(errors="replace")
+
+    @property
+    def memory(self) -> int:
+        """Its resident memory in bytes."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def end(self) -> int:
+        """End it as Ctrl-C does. Returns: its exit status."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose files can't be loaded."""
+    folder = tmp_path_factory.mktemp("models") / "broken"
+    shutil.copytree(CHECKPOINT, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, broken: Path) -> Iterator[Server]:
+    pytest.importorskip("gradio", reason="pip install -e '.[app]', or make test-page")
+    limits = ("--max-frames", "8", "--max-steps", "40", "--max-size", "64", "--queue", "4")
+    server = Server(tmp_path_factory.mktemp("server"), "--models", str(CHECKPOINT), str(broken), *limits)
+    yield server
+    assert server.end() == 128 + signal.SIGINT
+    assert "BLOCKED" not in server.text
+    assert "Traceback" not in server.text
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        pytest.fail(f"no browser found (looked for {', '.join(NAMES)}): apt-get install chromium", pytrace=False)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Any, server: Server) -> Iterator[Callable[..., Any]]:
+    """Opens the page as a visitor of its own. At the end nothing was wrong, and nobody else was asked for anything."""
+    contexts, wrong, addresses = [], [], []
+
+    def visit(**options: Any) -> Any:
+        context = browser.new_context(**{"viewport": WIDE, "accept_downloads": True, **options})
+        contexts.append(context)
+        tab = context.new_page()
+        tab.set_default_timeout(SECONDS)
+        tab.on("console", lambda message: message.text != GRADIOS_OWN and wrong.append(message.text))
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        tab.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+        tab.on("request", lambda request: addresses.append(request.url))
+        tab.goto(server.address)
+        tab.get_by_role("button", name="Make a clip").wait_for()
+        return tab
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert wrong == []
+    assert {url for url in addresses if not url.startswith((server.address, "data:", "blob:"))} == set()
+
+
+def put(tab: Any, panel: str = "#settings", **settings: float) -> None:
+    """Type numbers into controls."""
+    for name, value in settings.items():
+        tab.locator(f"{panel} .control-{name} input[type=number]").first.fill(str(value))
+        tab.keyboard.press("Tab")
+
+
+def choose(tab: Any, panel: str, name: str, value: str) -> None:
+    """Choose from a list."""
+    tab.locator(f"{panel} .control-{name} input").first.click()
+    tab.get_by_role("option", name=value, exact=True).click()
+
+
+def status(tab: Any, name: str, words: str) -> str:
+    """The status of a tab, when it has these words."""
+    place = tab.locator(f"#{name}-status .status", has_text=re.compile(words))
+    place.wait_for()
+    return place.inner_text()
+
+
+def make(tab: Any, **settings: float) -> None:
+    """Make one clip and wait for its end."""
+    put(tab, **settings)
+    tab.get_by_role("button", name="Make a clip").click()
+    status(tab, "one", "^done$")
+
+
+def pixels(tab: Any, selector: str) -> tuple[int, np.ndarray]:
+    """The index of the frame that a canvas shows, and its pixels (H, W, 3), read at one moment."""
+    index, address = tab.evaluate(
+        "(selector) => { const c = document.querySelector(selector); return [c.dataset.index, c.toDataURL()]; }",
+        selector,
+    )
+    picture = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+    return int(index), np.asarray(picture.convert("RGB"))
+
+
+def download(tab: Any, name: str, folder: Path) -> Path:
+    """The file behind a button."""
+    with tab.expect_download() as started:
+        tab.locator("#downloads").get_by_text(name, exact=True).click()
+    file = folder / started.value.suggested_filename
+    started.value.save_as(file)
+    return file
+
+
+def test_a_clip_is_made_seen_and_kept(visit: Any, tmp_path: Path) -> None:
+    tab = visit()
+    tab.get_by_label("prompt").fill("fox face")
+    put(tab, frames=3, steps=3, mu=0.5, lam=0.4)
+    tab.get_by_role("button", name="Make a clip").click()
+    tab.locator("#one .film").wait_for()
+    status(tab, "one", "^done$")
+    expected = ZS2.from_pretrained(CHECKPOINT, device="cpu", mu=0.5, lam=0.4)("fox face", frames=3, steps=3)
+    tab.wait_for_function("() => document.querySelector('#one canvas').dataset.index !== undefined")
+    seen = set()
+    while len(seen) < 3:  # it plays
+        index, picture = pixels(tab, "#one canvas")
+        np.testing.assert_array_equal(picture, expected.frames[index])
+        seen.add(index)
+    tab.get_by_role("button", name="Pause").click()
+    before = pixels(tab, "#one canvas")[0]
+    tab.wait_for_timeout(400)
+    assert pixels(tab, "#one canvas")[0] == before
+    tab.get_by_role("button", name="Play").click()
+
+    clip = Clip.open(download(tab, "WebP (lossless)", tmp_path))
+    np.testing.assert_array_equal(clip.frames, expected.frames)
+    assert clip.settings == expected.settings
+    assert json.loads(download(tab, "JSON", tmp_path).read_text()) == expected.settings
+    assert Image.open(download(tab, "GIF", tmp_path)).n_frames == 3
+    assert Image.open(download(tab, "contact sheet", tmp_path)).width > 3 * 64
+    assert download(tab, "MP4", tmp_path).stat().st_size > 100
+
+    tab.get_by_text("The same by command line and in Python").click()
+    shell = tab.locator("#shell .cm-content").inner_text().replace("\n", "")
+    assert shell.endswith("--mu 0.5 --lam 0.4 --frames 3 --steps 3 --seed 0 --out clip.webp")
+    assert "model('fox face', frames=3, steps=3, seed=0)" in tab.locator("#python .cm-content").inner_text()
+
+
+def test_a_clip_is_stopped_within_a_step(visit: Any) -> None:
+    tab = visit()
+    put(tab, frames=8, steps=40)
+    tab.get_by_role("button", name="Make a clip").click()
+    tab.locator("#one .film").wait_for()
+    before = int(re.search(r"step (\d+) of 40", status(tab, "one", "step"))[1])
+    tab.get_by_role("button", name="Stop").first.click()
+    text = status(tab, "one", "^stopped")
+    after = int(re.fullmatch(r"stopped after step (\d+) of 40", text)[1])
+    assert before <= after <= before + 5  # steps while the button was looked for and pressed
+    assert tab.get_by_role("button", name="Make a clip").is_enabled()
+    make(tab, frames=2, steps=2)
+
+
+def test_two_variants_play_in_step_with_their_metrics(visit: Any) -> None:
+    tab = visit()
+    put(tab, frames=4, steps=3)
+    tab.get_by_role("tab", name="Side by side").click()
+    put(tab, "#other", steps=3)
+    tab.get_by_role("button", name="Make both").click()
+    status(tab, "two", "^done")
+    captions = tab.locator("#slots figcaption span").all_inner_texts()
+    assert [re.sub(r"0\.\d{3}", "N", text) for text in captions] == [
+        "dnm λ 0.15 · tma μ 0.98 · steps 3\nmotion N, identity N",
+        "iid · sa · steps 3\nmotion N, identity N",
+    ]
+    motions = [float(re.search(r"motion ([\d.]+)", text)[1]) for text in captions]
+    assert motions[0] < motions[1]
+    for _ in range(5):
+        indices = tab.evaluate("[...document.querySelectorAll('#slots canvas')].map((c) => c.dataset.index)")
+        assert len(set(indices)) == 1
+        tab.wait_for_timeout(130)
+
+
+def test_the_wall_of_with_and_without_each_part(visit: Any) -> None:
+    tab = visit()
+    put(tab, frames=4, steps=6)
+    tab.get_by_role("tab", name="Side by side").click()
+    tab.get_by_role("button", name="With and without each part").click()
+    status(tab, "two", "^done")
+    captions = [
+        text.partition(" · steps")[0].strip() for text in tab.locator("#slots figcaption span").all_inner_texts()
+    ]
+    assert captions == ["dnm λ 0.15 · tma μ 0.98", "iid · tma μ 0.98", "dnm λ 0.15 · sa", "iid · sa"]
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    tab.screenshot(path=SHOTS / "wall.png", full_page=True)
+
+
+def test_a_stream_plays_until_it_is_stopped(visit: Any) -> None:
+    tab = visit()
+    put(tab, steps=1)
+    tab.get_by_role("tab", name="Endless").click()
+    tab.get_by_role("button", name="Start").click()
+    status(tab, "endless", "(24|32|40) frames so far")
+    tab.wait_for_function("() => document.querySelector('#endless canvas').dataset.index !== undefined")
+    tab.get_by_role("button", name="Stop").last.click()
+    assert re.fullmatch(r"stopped after \d+ frames", status(tab, "endless", "^stopped"))
+
+
+def test_a_file_is_replayed(visit: Any, tmp_path: Path) -> None:
+    method = {"noise": "mixed", "alpha": 3.0, "attn": "sa"}
+    clip = ZS2.from_pretrained(CHECKPOINT, device="cpu", **method)("turtle", frames=2, steps=2, seed=7, guidance=2.0)
+    clip.save(tmp_path / "turtle.gif")
+    tab = visit()
+    tab.locator("#replay input[type=file]").set_input_files(tmp_path / "turtle.gif")
+    tab.locator("#message", has_text="the settings of turtle.gif are filled in").wait_for()
+    assert tab.get_by_label("prompt").input_value() == "turtle"
+    assert tab.locator("#settings .control-alpha input").input_value() == "3"
+    assert not tab.locator("#settings .control-lam").is_visible()
+    tab.get_by_role("button", name="Make a clip").click()
+    status(tab, "one", "^done$")
+    again = Clip.open(download(tab, "WebP (lossless)", tmp_path))
+    np.testing.assert_array_equal(again.frames, clip.frames)
+    (tmp_path / "other.json").write_text("{}")
+    tab.locator("#replay button[aria-label='Clear']").click()
+    tab.locator("#replay input[type=file]").set_input_files(tmp_path / "other.json")
+    tab.locator("#message [role=alert]", has_text=re.compile("^other.json: these are not the settings")).wait_for()
+
+
+def test_a_prompt_of_a_script_is_a_text(visit: Any) -> None:
+    tab = visit()
+    text = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    tab.get_by_label("prompt").fill(text)
+    make(tab, frames=1, steps=1)
+    assert tab.locator("#one canvas").get_attribute("aria-label").endswith(text)
+    assert text[:80] in tab.locator("#one-status").inner_text()  # in the warning that it names nothing that is known
+    assert tab.locator("#one-status script, #one script, #one-status img").count() == 0
+
+
+def test_two_visitors_at_once(visit: Any) -> None:
+    first, second = visit(), visit()
+    put(first, frames=8, steps=12)
+    put(second, frames=1, steps=1)
+    first.get_by_role("button", name="Make a clip").click()
+    first.locator("#one .film").wait_for()
+    second.get_by_role("button", name="Make a clip").click()
+    status(second, "one", "in line: 1 before you")
+    status(first, "one", "^done$")
+    status(second, "one", "^done$")
+
+
+def test_limits_and_wrong_values_are_messages_on_the_page(visit: Any) -> None:
+    tab = visit()
+    put(tab, frames=1, steps=1)
+    for label, text, words in (
+        ("size", "128x64", "width is 128: this page takes at most 64 (--max-size of the server)"),
+        ("size", "wide", "size: 'wide' is no size: expected WIDTHxHEIGHT"),
+        ("size", "60x60", "60x60"),
+    ):
+        tab.get_by_label(label).fill(text)
+        tab.get_by_role("button", name="Make a clip").click()
+        tab.locator("#one-status [role=alert]", has_text=words).wait_for()
+    tab.get_by_label("size").fill("")
+    make(tab)
+
+
+def test_a_model_that_fails_to_load_is_a_message(visit: Any) -> None:
+    tab, other = visit(), visit()
+    tab.get_by_label("model").click()
+    tab.get_by_role("option").nth(1).click()
+    tab.locator("#message [role=alert]", has_text="safetensors").wait_for()
+    tab.get_by_role("button", name="Make a clip").click()
+    tab.locator("#one-status [role=alert]", has_text="safetensors").wait_for()
+    make(other, frames=1, steps=1)
+
+
+def test_twenty_requests_of_four_visitors(visit: Any, server: Server) -> None:
+    tabs = [visit() for _ in range(4)]
+    for tab in tabs:
+        put(tab, frames=2, steps=2)
+    memory = []
+    for _ in range(5):
+        for tab in tabs:
+            tab.get_by_role("button", name="Make a clip").click()
+        for tab in tabs:
+            tab.locator("#downloads").wait_for()
+            status(tab, "one", "^done$")
+            memory.append(server.memory)
+    assert len(memory) == 20
+    assert memory[-1] <= 1.1 * memory[4], [f"{one / 2**20:.0f} MiB" for one in memory]
+
+
+def test_a_visitor_reads_no_file_of_the_machine(server: Server) -> None:
+    for path in ("/etc/hostname", str(CHECKPOINT / "zs2.json"), "../../etc/hostname"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{server.address}gradio_api/file={path}")
+        assert refused.value.code in (403, 404)
+
+
+def test_who_has_no_password_sees_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    (tmp_path / "visitors").write_text("ann:secret\n")
+    server = Server(tmp_path, "--auth", str(tmp_path / "visitors"))
+    try:
+        with urllib.request.urlopen(server.address) as page:
+            text = page.read().decode()
+            assert "default-src 'self'" in page.headers["content-security-policy"]
+        assert "attention over frames" not in text
+        for path in ("config", "gradio_api/info"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(server.address + path)
+            assert refused.value.code == 401
+    finally:
+        server.end()
+
+
+CONTRAST = """() => {
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const linear = (v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+  const over = (top, below) => { const a = top[3] ?? 1; return [0, 1, 2].map((i) => top[i] * a + below[i] * (1 - a)); };
+  const behind = (element) => {
+    const layers = [];
+    for (let e = element; e; e = e.parentElement) layers.push(parse(getComputedStyle(e).backgroundColor));
+    layers.push([255, 255, 255]);
+    return layers.reverse().reduce((below, top) => over(top, below));
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    const text = walker.currentNode.textContent.trim();
+    if (!text || !element.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
+    if (element.closest("button:disabled, [aria-hidden=true], script, style")) continue;
+    const box = element.getBoundingClientRect();
+    if (box.width < 2 || box.height < 2) continue;
+    const style = getComputedStyle(element);
+    const ground = behind(element);
+    const [a, b] = [light(over(parse(style.color), ground)), light(ground)].sort((x, y) => y - x);
+    const large = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.66 && style.fontWeight >= 700);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < (large ? 3 : 4.5)) found.push(`${text.slice(0, 40)}: ${ratio.toFixed(2)} ${element.className}`);
+  }
+  return found;
+}"""
+UNNAMED = """() => [...document.querySelectorAll("input, textarea, select, button, [role=tab], canvas")].filter((e) => {
+  if (!e.checkVisibility() || e.type === "file") return false;
+  const label = e.getAttribute("aria-label") || e.labels?.[0]?.textContent || e.textContent || e.title
+    || document.getElementById(e.getAttribute("aria-labelledby"))?.textContent;
+  return !label || !label.trim();
+}).map((e) => e.outerHTML.slice(0, 200))"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("name", "size"), [("1280", WIDE), ("390", NARROW)])
+def test_it_looks_right(visit: Any, scheme: str, name: str, size: dict[str, int]) -> None:
+    tab = visit(viewport=size, color_scheme=scheme)
+    make(tab, frames=4, steps=10)
+    tab.locator("#downloads").wait_for()
+    tab.wait_for_timeout(300)
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    tab.screenshot(path=SHOTS / f"one-{name}-{scheme}.png", full_page=True)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    found = [tab.evaluate(CONTRAST), tab.evaluate(UNNAMED)]
+    for other in ("Side by side", "Endless"):
+        tab.get_by_role("tab", name=other).click()
+        tab.wait_for_timeout(200)
+        tab.screenshot(path=SHOTS / f"{other.lower().replace(' ', '-')}-{name}-{scheme}.png", full_page=True)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        found += [tab.evaluate(CONTRAST), tab.evaluate(UNNAMED)]
+    assert [one for several in found for one in several] == []
+
+
+def test_it_works_by_keyboard(visit: Any) -> None:
+    tab = visit()
+    put(tab, frames=1, steps=1)
+    tab.get_by_label("prompt").focus()
+    for _ in range(30):
+        tab.keyboard.press("Tab")
+        if tab.evaluate("document.activeElement.textContent").strip() == "Make a clip":
+            break
+    assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    tab.keyboard.press("Enter")
+    status(tab, "one", "^done$")
+
+
+def test_motion_waits_where_the_visitor_wants_less_of_it(visit: Any) -> None:
+    tab = visit(reduced_motion="reduce")
+    make(tab, frames=3, steps=1)
+    tab.wait_for_timeout(300)
+    before = pixels(tab, "#one canvas")[0]
+    tab.wait_for_timeout(500)
+    assert pixels(tab, "#one canvas")[0] == before
+    tab.get_by_role("button", name="Play").click()
+    tab.wait_for_function(f"() => document.querySelector('#one canvas').dataset.index !== '{before}'")
