@@ -37,6 +37,7 @@ test: $(READY)  ## run the tests, in two processes: less than five minutes on tw
 	@$(RUN) tests/run.py
 
 test-slow: $(READY)  ## run the tests that take minutes each
+	@$(RUN) -m pip install -q -e ".[notebook]"
 	@$(RUN) -m pytest -m slow
 
 test-cuda: $(if $(filter $(VENV)/%,$(RUN)),$(READY))  ## the tests that need a GPU (RUN=python3: with its torch, no .venv)

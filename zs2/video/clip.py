@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 from functools import partial
 from json import dumps, loads
@@ -26,10 +28,14 @@ from zs2.video.formats import (
     frames_in_time,
     read_frames,
     settings_file,
+    write_apng,
 )
 from zs2.video.metadata import png_text
 from zs2.video.opening import check_repeats
 from zs2.video.outputs import Output, check_output, is_frame_folder
+
+SHOWN_WIDTH = 256  # pixels of a clip in a notebook, at most, if it is enlarged
+SHOWN_BYTES = 64 * 2**20  # of the frames of a clip that plays in a notebook
 
 
 class Clip:
@@ -96,6 +102,19 @@ class Clip:
     def __repr__(self) -> str:
         count, height, width = self.frames.shape[:3]
         return f"Clip({count} frames of {width}x{height} at {self.fps} fps)"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
+        """What a notebook shows: an animated PNG, enlarged if it is small; of a long clip its contact sheet.
+
+        include, exclude: the arguments of IPython's protocol, not used.
+        """
+        content, width = io.BytesIO(), self.frames.shape[2]
+        if self.frames.nbytes <= SHOWN_BYTES:
+            write_apng(self.frames, Encoding(self.fps), "", content)
+        else:
+            self.sheet().save(content, format="PNG")
+        picture = {"text/plain": repr(self), "image/png": base64.b64encode(content.getvalue()).decode()}
+        return picture, {"image/png": {"width": width * max(1, SHOWN_WIDTH // width)}}
 
     def save(
         self,

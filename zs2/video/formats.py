@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ def _durations(count: int, fps: Rate, units: int) -> list[int]:
     return [end - begin for begin, end in itertools.pairwise(start(i, fps, units) for i in range(count + 1))]
 
 
-def _save_animation(images: list[Image.Image], path: Path, format: str, **options: Any) -> None:
+def _save_animation(images: list[Image.Image], path: Path | IO[bytes], format: str, **options: Any) -> None:
     images[0].save(path, format=format, save_all=True, append_images=images[1:], loop=0, **options)
 
 
@@ -54,7 +54,8 @@ def _write_webp(frames: Frames, encoding: Encoding, text: str, path: Path) -> No
     _save_animation(images, path, "WEBP", duration=duration, exif=exif(text), **how)
 
 
-def _write_apng(frames: Frames, encoding: Encoding, text: str, path: Path) -> None:
+def write_apng(frames: Frames, encoding: Encoding, text: str, path: Path | IO[bytes]) -> None:
+    """Write frames to an animated PNG."""
     images = encoding.ordered([Image.fromarray(frame) for frame in frames])
     _save_animation(images, path, "PNG", duration=_durations(len(images), encoding.fps, 1000), pnginfo=png_text(text))
 
@@ -241,8 +242,8 @@ def pyav() -> Any:
 WRITERS: dict[str, Callable[[Frames, Encoding, str, Path], None]] = {
     ".gif": _write_gif,
     ".webp": _write_webp,
-    ".png": _write_apng,
-    ".apng": _write_apng,
+    ".png": write_apng,
+    ".apng": write_apng,
     ".mp4": _write_mp4,
     "": write_folder,
 }
