@@ -52,6 +52,11 @@ def run(options: dict[str, Any]) -> None:
     if not known:
         study = with_fetched_settings(options, study)
     model, study = load(options, study)
+    if "motion_target" in options:
+        from zs2.study.equal_motion import at_equal_motion
+
+        folder.mkdir(parents=True, exist_ok=True)
+        study = at_equal_motion(study, model, folder, options["motion_target"], opened(options))
     if known:
         known.with_more(study)
     scorer, reason = choose_scorer(options, study, model.device)

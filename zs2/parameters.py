@@ -31,6 +31,7 @@ class Parameter:
         several: what a list of numbers is in place of one, such as "one for each level"; empty if it can't be one.
         unset: what the default None means.
         of: `attention` or `noise`. A kind has only parameters of its own table, so that no name means two values.
+        strength: for a parameter that decides how much frames differ: a place from 0 (still) to 1 → the value, rounded.
         at_steps: for a parameter that depends on the number of steps: (value or None, steps) → the value in effect.
     """
 
@@ -44,6 +45,7 @@ class Parameter:
     unset: str = ""
     of: str = "noise"
     at_steps: Callable[[Any, int], Any] | None = None
+    strength: Callable[[float], Any] | None = None
 
     @property
     def ends(self) -> tuple[float, float] | None:
@@ -132,6 +134,17 @@ def renoise_at(renoise: tuple[int, int] | None, steps: int) -> tuple[int, int]:
     return t0, t1
 
 
+def _round(value: float) -> float:
+    """Three significant digits."""
+    return float(f"{value:.3g}")
+
+
+# Values along a scale of motion, which grows about as √λ. Frames are equal at 0, and as different as can be at 1.
+SCALES: dict[str, Callable[[float], Any]] = {
+    "lam": lambda place: min(_round(LAM_MAX * place**2), LAM_MAX),
+    "alpha": lambda place: _round(math.sqrt(1 - place**2) / place) if place > 0 else 1e6,  # ρ as λ has it
+    "motion": lambda place: (_round(48 * place),) * 2,
+}
 RENOISE = "how many steps follow the warp of frame 0, and how many the point where all frames join"
 PARAMETERS: Registry[Parameter] = Registry(
     "parameter",
@@ -144,9 +157,28 @@ PARAMETERS: Registry[Parameter] = Registry(
             several="one for each level of the UNet, the largest maps first",
             of="attention",
         ),
-        Parameter("lam", "λ", LAM, "distance of consecutive noises: 0 (still) … √e (independent)"),
-        Parameter("alpha", "a", ALPHA, "weight of the noise that frames share: 0 (independent) … 1e6 (still)"),
-        Parameter("motion", "δ", _motion, "pixels of 512 per frame, left and up (right: --motion=-12,0)", length=2),
+        Parameter(
+            "lam",
+            "λ",
+            LAM,
+            "distance of consecutive noises: 0 (still) … √e (independent)",
+            strength=SCALES["lam"],
+        ),
+        Parameter(
+            "alpha",
+            "a",
+            ALPHA,
+            "weight of the noise that frames share: 0 (independent) … 1e6 (still)",
+            strength=SCALES["alpha"],
+        ),
+        Parameter(
+            "motion",
+            "δ",
+            _motion,
+            "pixels of 512 per frame, left and up (right: --motion=-12,0)",
+            length=2,
+            strength=SCALES["motion"],
+        ),
         Parameter("lam_high", "λₕ", LAM_HIGH, "as λ, for high spatial frequencies"),
         Parameter("cutoff", "c", CUTOFF, "the share of the frequencies along each axis that counts as low"),
         Parameter(

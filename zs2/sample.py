@@ -16,6 +16,7 @@ from zs2.checkpoints.locate import locate
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.command import command, say
 from zs2.cli.derived_options import chosen_model, loading
+from zs2.cli.equal_motion import find_for_clip
 from zs2.cli.replay import check_replay, with_replay
 from zs2.cli.resuming import FINISHED, check_resumable, first_frame, is_resumable
 from zs2.cli.sample_options import parser
@@ -60,7 +61,7 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     own = OwnSettings() if replays else OwnSettings.of(model_name)
     options = options | draw_seeds(options.get("seed", []), group)
     clips = list(clip_requests(options, own))
-    check_method(options)
+    check_method(options, [request for _, request in clips])
     encoding = Encoding.of(options)
     check_resumable(options)
     places = outputs(options, [suffix for suffix, _ in clips], encoding.fps)
@@ -92,6 +93,9 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
         model.text.warn_of_unused([text for request in requests for text in request.texts])
     if "dry_run" in options:
         return print_plans(model, requests, group, memory, resumable=is_resumable(options))
+    if "motion_target" in options and not replays:
+        found = find_for_clip(model, requests[0], options["motion_target"], group)
+        model, options = model.variant(**found), options | found
     plans = plan_all(model, requests, group, memory)
     for plan in plans:
         if "stream" in options:

@@ -70,11 +70,11 @@ def test_lambda_and_mu_are_the_sweeps_of_the_authors():
 
 def test_presets_share_the_cells_that_they_have_in_common():
     cells = merge(one for name in PRESETS for one in preset(name))
-    assert len(cells) == 12 + 5 + 4
+    assert len(cells) == 12 + 5 + 4 + 3
     assert len(set(ids(cells))) == len(cells)
     presets = {one.id: one.presets for one in cells}
-    assert presets["dnm-0.1_tma-0.98"] == ("paper", "lambda")
-    assert presets["dnm-0.1_sa"] == presets["dnm-0.1_cfa"] == ("paper", "mu")
+    assert presets["dnm-0.1_tma-0.98"] == ("paper", "lambda", "motion")
+    assert presets["dnm-0.1_sa"] == presets["dnm-0.1_cfa"] == ("paper", "mu", "motion")
     assert presets["dnm-0.05_tma-0.98"] == ("lambda",)
     labels = {one.id: one.label for one in cells}
     assert labels["dnm-0.1_tma-0.98"] == "full method: DNM + TMA"
@@ -97,7 +97,9 @@ def test_two_papers_differ_only_where_lam_has_an_effect():
 
 
 def test_an_unknown_preset():
-    with pytest.raises(InputError, match="unknown preset 'lamda': expected one of paper, lambda, mu; did you mean 'la"):
+    with pytest.raises(
+        InputError, match="unknown preset 'lamda': expected one of paper, lambda, mu, motion; did you mean 'la"
+    ):
         preset("lamda")
 
 

@@ -121,9 +121,10 @@ preset = ["lambda", "mu"]
 noise = "iid"
 attn = ["sa", "cfa"]
 lam = 0.2
-mu = [0.5]
+mu = [0.5, "0.9,0.5"]
 mu-end = [0.3]
 lpips = "l.safetensors"
+motion-target = 0.03
 seeds = "0..2"
 model = "sd15"
 lora = ["a.safetensors:0.5", "b.safetensors"]
@@ -161,7 +162,7 @@ shard = "2/3"
 prompts = "p.txt"
 """
 LINE = [
-    *("--preset", "lambda", "mu", "--noise", "iid", "--attn", "sa", "cfa", "--lam", "0.2", "--mu", "0.5"),
+    *("--preset", "lambda", "mu", "--noise", "iid", "--attn", "sa", "cfa", "--lam", "0.2", "--mu", "0.5", "0.9,0.5"),
     *("--seeds", "0..2", "--model", "sd15", "--lora", "a.safetensors:0.5", "b.safetensors", "--prediction", "v"),
     *("--device", "cpu", "--dtype", "bfloat16", "--negative-prompt=-blurry", "--frames", "4", "--steps", "3"),
     *("--guidance", "-2", "--size", "32x16", "--clip", "c", "--fps", "12", "--out", "o", "--shard", "2/3"),
@@ -172,6 +173,7 @@ LINE = [
     *("--mu-end", "0.3", "--lpips", "l.safetensors"),
     *("--source", "a.webp@2:", "--strength", "0.5", "--source-latents", "mean"),
     *("--first-frame", "b.png", "--first-frame-noise", "drawn", "--image-guidance", "2"),
+    *("--motion-target", "0.03"),
 ]
 
 
@@ -326,7 +328,10 @@ def test_a_grid_and_a_preset_together():
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("--preset papers", "unknown preset 'papers': expected one of paper, lambda, mu; did you mean 'paper'?"),
+        (
+            "--preset papers",
+            "unknown preset 'papers': expected one of paper, lambda, mu, motion; did you mean 'paper'?",
+        ),
         ("--noise idd", "unknown noise model 'idd': expected one of"),
         ("--noise idd", "loop; did you mean 'iid'?"),
         ("--attn smaa", "unknown attention kind 'smaa': expected one of sa, cfa, tma, tma-two-tap"),

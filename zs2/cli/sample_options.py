@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zs2.cli import command
 from zs2.cli.derived_options import add_loading, add_method, add_model, add_sampling, flag, value_text
+from zs2.cli.equal_motion import SHORT
 from zs2.cli.values import drawn_seeds, size
 from zs2.sampling.prompt_syntax import CUT, LINEAR
 from zs2.sampling.request import FAST
@@ -35,6 +36,13 @@ def parser() -> command.Parser:
 
     g = p.add_argument_group("method: what the ablations switch")
     add_method(g)
+    g.add_argument(
+        "--motion-target",
+        type=float,
+        metavar="M",
+        help="find λ, a or the pixels of the noise, so that the clip has this motion (mean change of pixels, such as "
+        f"0.03), by halving on clips of up to {SHORT} frames (default: as the noise has it)",
+    )
 
     g = p.add_argument_group("sampling")
     add_sampling(g)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.derived_options import add_sampling
+from zs2.cli.equal_motion import check_target, searched
 from zs2.cli.prompt_files import PromptLine, read_prompt_file, read_travel_file
 from zs2.cli.values import size
 from zs2.errors import InputError, choose
@@ -121,9 +122,17 @@ def own_in_effect(options: Mapping[str, Any], own: OwnSettings) -> list[str]:
     return [name for name in names if name in own.request or name in effect]
 
 
-def check_method(options: Mapping[str, Any]) -> None:
+def check_method(options: Mapping[str, Any], clips: Sequence[Request] = ()) -> None:
     """Raise InputError for a wrong value of the method or the dtype, which torch is not needed to see."""
-    Method(**{name: options[name] for name in METHOD if name in options})
+    method = Method(**{name: options[name] for name in METHOD if name in options})
+    if "motion_target" in options:
+        check_target(options["motion_target"])
+        name = searched(method.noise)
+        if name is None or name in options:
+            nothing = f"noise model {method.noise!r} has nothing to find: give another --noise"
+            raise InputError(f"motion_target: {nothing if name is None else f'it finds {name}: leave --{name} out'}")
+        if len(clips) != 1 or clips[0].latents is not None or clips[0].frames in (None, 1):
+            raise InputError("motion_target finds a value for one clip of several frames: give one prompt and seed")
     choose("dtype", options.get("dtype", AUTO), DTYPES)
 
 

@@ -29,6 +29,7 @@ from zs2.errors import choose
 from zs2.method import NOISE_MODELS, Method
 from zs2.system.registry import Registry
 from zs2.video.formats import Frames
+from zs2.video.motion import motion as motion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,16 +73,6 @@ def clip_first(images: Tensor) -> float | None:
 
 
 # --- of frames: uint8 (F, H, W, 3) ------------------------------------------------------------------------------------
-
-
-def motion(frames: Frames) -> float | None:
-    """Mean absolute change of a pixel's colours from frame to frame, pixels in [0, 1]: 0 … 1, 0 for a still clip.
-
-    Neither high nor low is good; flicker counts as motion. The change in the authors' clips was measured the same way.
-    """
-    if len(frames) < 2:
-        return None
-    return float(np.abs(np.diff(frames.astype(np.int16), axis=0)).mean(dtype=np.float64) / 255)
 
 
 def temporal_flicker(frames: Frames) -> float | None:

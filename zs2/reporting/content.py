@@ -5,7 +5,7 @@ from __future__ import annotations
 from zs2.sampling.request import DEFAULTS
 from zs2.study.inputs import record_text
 from zs2.study.options import value_text
-from zs2.study.results import EVERY, Results
+from zs2.study.results import EQUAL_MOTION, EVERY, Results
 
 FEW = 8  # prompts
 AUTHORS_CLIPS = (
@@ -102,6 +102,11 @@ def notes(results: Results) -> list[str]:
         )
     if any(not prompt.text.strip() for prompt in study.prompts):
         lines.append("The empty prompt has no CLIP score: there is nothing that its clips should show.")
+    if any(EQUAL_MOTION in cell.presets for cell in study.cells):
+        lines.append(
+            "At equal motion λ or a of each variant was searched on short clips, so that all move alike; those with "
+            "“own motion” can't be brought there. A number in brackets is a variant's rank among them, by its mean."
+        )
     if len(results.sets) > 1:
         lines.append("Closed prompts name thing and background; open ones leave the look to the noise.")
     return lines

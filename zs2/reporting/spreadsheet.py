@@ -66,7 +66,7 @@ def table_of_differences(results: Results) -> str:
     writer.writerow(DIFFERENCES)
     for prompts, rows in (results.tables if results.measures else {}).items():
         for row in rows:
-            for metric, (value, change) in zip(results.metrics, row.entries, strict=True):
+            for metric, (value, change, _) in zip(results.metrics, row.entries, strict=True):
                 known = change is not None and change.low is not None
                 line = [prompts, row.cell.label, mark(row.cell, results), row.clips, metric]
                 line += [None if value is None else value.value]

@@ -69,13 +69,18 @@ def seen(change: Estimate | None) -> str:
 
 
 def mean_and_mark(entry: Entry) -> tuple[str, str]:
-    """The number of a variant and a metric in the table of means, and the mark of its difference."""
-    return number(entry.value.value if entry.value else None), seen(entry.change)
+    """The number of a variant and a metric in the table of means, with its rank if any; and its difference's mark."""
+    rank = "" if entry.rank is None else f" ({entry.rank})"
+    return _mean(entry) + rank, seen(entry.change)
 
 
 def mean_and_difference(entry: Entry) -> list[str]:
     """The same in the table of one metric: mean, difference, and the ends of its interval. "" where there is none."""
-    return [mean_and_mark(entry)[0], *columns(entry.change, signed=True)]
+    return [_mean(entry), *columns(entry.change, signed=True)]
+
+
+def _mean(entry: Entry) -> str:
+    return number(entry.value.value if entry.value else None)
 
 
 def sweep_title(sweep: Sweep) -> str:

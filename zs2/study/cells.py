@@ -3,6 +3,7 @@
 paper    what each part does: each of the two replaced, both baselines, and the controls
 lambda   the authors' sweep of λ: 0, 0.05, 0.1, 0.15, 0.2, 0.25, at μ = 0.98
 mu       the authors' sweep of μ: 0 (self-attention), 0.25, 0.5, 0.75, 0.9, 1 (cross-frame attention), at λ = 0.1
+motion   eight variants at equal motion, by --motion-target
 
 Noise models and attention kinds are described in method.py. Here only the rows of the presets name one.
 """
@@ -135,6 +136,15 @@ def paper(lam: float = STUDY_LAM, mu: float = STUDY_MU) -> list[Cell]:
     return [*cells, still]
 
 
+def motion(lam: float = STUDY_LAM, mu: float = STUDY_MU) -> list[Cell]:
+    """Eight variants whose noise has a parameter, to be compared at equal motion; see equal_motion.py."""
+    kinds = ("tma", "cfa", "sa", "tma-two-tap", "first-previous", "extended")
+    return [
+        *(cell("dnm", lam, attn, mu) for attn in kinds),
+        *(cell(n, lam, "tma", mu) for n in ("mixed", "progressive")),
+    ]
+
+
 def unusual(one: Cell) -> str:
     """What a label adds for a cell that is not at the study's usual λ and μ."""
     values = (("λ", one.lam, STUDY_LAM), ("μ", one.mu, STUDY_MU))
@@ -174,6 +184,7 @@ PRESETS: Registry[Preset] = Registry(
             frozenset({"lam"}),
             lambda lam, mu: [cell(FULL.noise, lam, FULL.attn, value) for value in AUTHORS["mu"]],
         ),
+        Preset("motion", "At equal motion", frozenset({"mu"}), motion),
     ],
 )
 

@@ -22,6 +22,10 @@ from zs2.system.devices import COMPILE_HELP, DTYPE_HELP
 from zs2.system.regular_files import read_text
 
 OUT = "out/study"
+MOTION_HELP = (
+    "find λ or a of each cell, so that its clips have this motion (mean change of pixels, such as 0.03), by halving on "
+    "short clips of the first prompts; others stand at their own motion (default preset: motion)"
+)
 MANY = (
     "preset",
     "noise",
@@ -73,6 +77,7 @@ then: """
         g.add_argument(f"--{name}", nargs="+", type=_reader(name), metavar=symbol, help=owners)
     owners = f"of {', '.join(kinds_with('alpha'))} noise, in a grid"
     g.add_argument("--alpha", nargs="+", type=float, metavar="A", help=owners)
+    g.add_argument("--motion-target", type=float, metavar="M", help=MOTION_HELP)
     owners = f"of {', '.join(kinds_with('mu_end'))}, in a grid: μ of the last step (default: μ stays)"
     g.add_argument("--mu-end", nargs="+", type=_reader("mu_end"), metavar="μ₁", help=owners)
 

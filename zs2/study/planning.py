@@ -25,7 +25,7 @@ from zs2.system.devices import AUTO, DTYPES, auto_dtype, choose_device, choose_d
 from zs2.version import __version__
 from zs2.video.encoding import FPS_MAX
 
-METHOD = ("preset", "noise", "attn", "lam", "mu", "alpha", "mu_end")  # the options that choose cells
+METHOD = ("preset", "noise", "attn", "lam", "mu", "alpha", "mu_end", "motion_target")  # the options that choose cells
 
 
 def cells(options: Mapping[str, Any], lam: float = STUDY_LAM) -> list[Cell]:
@@ -35,7 +35,11 @@ def cells(options: Mapping[str, Any], lam: float = STUDY_LAM) -> list[Cell]:
     Raises: InputError for values out of range, and for several values where a preset takes one.
     """
     in_grid = "noise" in options or "attn" in options
-    presets = options.get("preset", [] if in_grid else ["paper"])
+    presets = options.get("preset", [] if in_grid else ["motion" if "motion_target" in options else "paper"])
+    if "motion" in presets and "motion_target" not in options:
+        raise InputError("the preset motion compares variants at equal motion: give --motion-target, such as 0.03")
+    if "motion_target" in options and "lam" in options:
+        raise InputError("--motion-target finds λ and a: leave --lam out")
     noise, attn = options.get("noise", [FULL.noise]), options.get("attn", [FULL.attn])
     lams, mu = options.get("lam", [lam]), options.get("mu", [STUDY_MU])
     alpha, mu_end = options.get("alpha", [None]), options.get("mu_end", [None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -21,6 +22,7 @@ from zs2.study.stored import read_measures
 from zs2.study.study import Study, files_of, folders, measures_file
 
 EVERY = "all"  # the set of all prompts
+EQUAL_MOTION = "motion"  # the preset of cells at equal motion
 
 SYMBOLS = {"lambda": "λ", "mu": "μ"}
 
@@ -152,10 +154,12 @@ def _check_alike(folder: Path, one: dict[str, Any], other: dict[str, Any]) -> No
 
 
 class Entry(NamedTuple):
-    """A cell's mean of a metric, and its paired difference to the reference (None for the reference itself)."""
+    """A cell's mean of a metric, its paired difference to the reference (None for the reference itself), and its rank
+    among the cells at equal motion, if it is one of them."""
 
     value: Estimate | None
     change: Estimate | None
+    rank: int | None = None
 
 
 class Row(NamedTuple):
@@ -176,6 +180,21 @@ def table(results: Results, prompts: str) -> list[Row]:
             values, base = (results.values(name, metric, prompts) for name in (cell.id, full))
             entries.append(Entry(mean(values), None if cell.id == full else difference(values, base)))
         rows.append(Row(cell, results.measured(cell.id, prompts), entries))
+    return _ranked(rows, [METRICS[metric].better for metric in results.metrics])
+
+
+def _ranked(rows: list[Row], better: Sequence[str | None]) -> list[Row]:
+    """The rows, those at equal motion with their ranks by each metric that has a better side."""
+    for i, side in enumerate(better):
+        at = {row.cell.id: row.entries[i].value for row in rows if EQUAL_MOTION in row.cell.presets}
+        values = {name: value.value for name, value in at.items() if value is not None}
+        if side is None or len(values) < 2:
+            continue
+        sign = 1 if side == "higher" else -1
+        for row in rows:
+            if row.cell.id in values:
+                before = sum(sign * other > sign * values[row.cell.id] for other in values.values())
+                row.entries[i] = row.entries[i]._replace(rank=before + 1)
     return rows
 
 

@@ -1,0 +1,140 @@
+"""`--motion-target`: the value of a parameter at which clips move as asked, for one clip and for a study."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import CHECKPOINT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zs2.ablate import main as ablate
+from zs2.cli.equal_motion import TOLERANCE, find, scales, searched
+from zs2.errors import InputError
+from zs2.method import LAM_MAX, NOISE_MODELS, PARAMETERS, Method
+from zs2.reporting.content import notes
+from zs2.reporting.markdown import markdown
+from zs2.sample import main as sample
+from zs2.study.results import Results
+from zs2.video.clip import Clip
+from zs2.video.motion import motion
+
+SMALL = ["--steps", "2", "--spacing", "trailing", "--frames", "3", "--size", "16x16", "--model", str(CHECKPOINT)]
+
+
+def clips(changes: list[float]) -> list[np.ndarray]:
+    """Clips of two frames, the second lighter by so much."""
+    return [np.stack([np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), round(255 * x), np.uint8)]) for x in changes]
+
+
+@given(st.floats(0.05, 0.9), st.sampled_from([0.5, 1.0, 2.0]))
+def test_a_value_is_found_whatever_the_growth(target, power):
+    found = find(lambda lam: clips([(lam / LAM_MAX) ** power]), "lam", target)
+    assert abs(found.motion - target) <= TOLERANCE * target + 0.01  # pixels are whole numbers
+    assert found.motion == pytest.approx(round(255 * (found.value / LAM_MAX) ** power) / 255)
+    assert (found.clips, found.spread) == (1, None)
+
+
+def test_the_error_over_clips_is_stated():
+    found = find(lambda lam: clips([lam / LAM_MAX, min(1, 2 * lam / LAM_MAX)]), "lam", 0.3)
+    changes = [motion(clip) for clip in clips([found.value / LAM_MAX, 2 * found.value / LAM_MAX])]
+    assert found.spread == pytest.approx(np.std(changes, ddof=1) / np.sqrt(2))
+    assert "±" in str(found)
+
+
+def test_a_motion_out_of_reach_is_refused():
+    with pytest.raises(InputError, match=r"motion_target is 0.5: .* from 0.2 .* to 0.4"):
+        find(lambda lam: clips([0.2 + 0.2 * lam / LAM_MAX]), "lam", 0.5)
+
+
+@pytest.mark.parametrize("name", scales())
+def test_a_scale_goes_from_still_to_most_different(name):
+    scale = PARAMETERS[name].strength
+    values = [PARAMETERS[name].check(scale(place / 8)) for place in range(9)]
+    kinds = [kind for kind in NOISE_MODELS if searched(kind) == name]
+    assert kinds
+    if name == "motion":
+        assert values[0] == (0, 0)
+        return
+    correlations = [
+        NOISE_MODELS[k].correlation(**Method(noise=k, **{name: v}).noise_parameters)
+        for k in kinds
+        for v in values
+        if k not in ("freq", "dnm-search")
+    ]
+    for one in range(0, len(correlations), 9):
+        falling = correlations[one : one + 9]
+        assert falling == sorted(falling, reverse=True)
+        assert falling[0] == pytest.approx(1, abs=1e-5)
+        assert falling[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_clip_has_the_motion_that_is_asked_for_and_replays(tmp_path: Path, capsys):
+    line = ["rose", *SMALL, "--motion-target", "0.05", "--out", str(tmp_path / "a.webp")]
+    assert sample(line) == 0
+    clip = Clip.open(tmp_path / "a.webp")
+    assert motion(clip.frames) == pytest.approx(0.05, rel=0.1)
+    lam = clip.settings["lam"]
+    err = capsys.readouterr().err
+    assert f"zs2: lam {lam:g} has motion 0.0" in err
+    assert "λ" not in err  # the checkpoint's own is not in effect
+    assert sample(["--replay", str(tmp_path / "a.webp"), "--out", str(tmp_path / "b.webp")]) == 0
+    assert (tmp_path / "b.webp").read_bytes() == (tmp_path / "a.webp").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--motion-target 0", "above 0 and below 1"),
+        ("--motion-target nan", "above 0 and below 1"),
+        ("--motion-target 0.1 --noise iid", "'iid' has nothing to find"),
+        ("--motion-target 0.1 --lam 0.1", "leave --lam out"),
+        ("--motion-target 0.1 --seed 0..1", "one prompt and seed"),
+        ("--motion-target 0.1 --frames 1", "several frames"),
+    ],
+)
+def test_a_clip_that_can_not_be_asked_for(line, words, capsys):
+    assert sample(["rose", "--model", str(CHECKPOINT), *line.split()]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_study_at_equal_motion_is_searched_once_and_ranked(tmp_path: Path, capsys):
+    prompts, out = tmp_path / "p.txt", tmp_path / "study"
+    prompts.write_text("rose\nrocket\n")
+    cells = ["--noise", "mixed", "iid", "--attn", "tma", "sa"]
+    line = [*SMALL, *cells, "--prompts", str(prompts), "--seeds", "0", "--out", str(out), "--motion-target", "0.06"]
+    assert ablate(line) == 0
+    found = json.loads((out / "motion.json").read_text())
+    assert [*found] == ["mixed-1_tma-0.98 at 0.06", "mixed-1_sa at 0.06"]
+    capsys.readouterr()
+    assert ablate(line) == 0  # goes on with the same cells
+    assert json.loads((out / "motion.json").read_text()) == found
+    assert "has motion" not in capsys.readouterr().err
+    results = Results.read(out)
+    assert not results.gaps()
+    moved = {one.id: np.mean([*results.values(one.id, "motion").values()]) for one in results.study.cells}
+    for one in results.study.cells:
+        if one.noise == "iid":
+            assert one.label.endswith(", own motion")
+        else:
+            assert moved[one.id] == pytest.approx(0.06, rel=0.05)
+            assert one.alpha in [entry["value"] for entry in found.values()]
+    text = markdown(results)
+    assert [f"({n})" in text for n in (1, 4, 5)] == [True, True, False]
+    assert any("At equal motion" in note for note in notes(results))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--preset motion", "give --motion-target"),
+        ("--motion-target 0.03 --lam 0.1", "leave --lam out"),
+    ],
+)
+def test_a_study_that_can_not_be_asked_for(line, words, tmp_path: Path, capsys):
+    assert ablate([*line.split(), "--out", str(tmp_path / "study")]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()

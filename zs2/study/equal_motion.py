@@ -1,0 +1,99 @@
+"""The cells of a study at equal motion: λ or a of each is searched, so that its clips move as much as is asked for.
+
+A noise model without such a parameter stands at its own motion, and so does one that can't reach the target; its label
+says so. What was found is kept in DIR/motion.json, so that a study that goes on has the same cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from zs2.cli.command import say
+from zs2.cli.equal_motion import SHORT, Found, check_target, find, searched
+from zs2.errors import InputError
+from zs2.method import PARAMETERS
+from zs2.pipeline import ZS2
+from zs2.study.cells import NUMBERS, Cell, cell, merge, reference, unusual
+from zs2.study.results import EQUAL_MOTION
+from zs2.study.runner import request
+from zs2.study.study import Job, Study
+from zs2.system.atomic import write_json
+from zs2.system.json_files import read_json
+from zs2.video.formats import Frames
+
+PROMPTS = 4  # of the study, for the search; of its first seed
+
+
+def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, opened: Mapping[str, Any]) -> Study:
+    """The study with its cells at the target motion.
+
+    Args: opened: the study's inputs by name, open.
+    Raises: InputError for a target that is no motion, or a motion.json that zs2 did not write.
+    """
+    check_target(target)
+    if study.frames < 2:
+        raise InputError("motion_target with one frame: expected two frames or more")
+    file = folder / "motion.json"
+    known = read_json(file) if file.exists() else {}
+    cells = []
+    for one in study.cells:
+        name = searched(one.noise)
+        if one.frozen or name is None or name not in NUMBERS:
+            cells.append(_own(one))
+            continue
+        key = f"{_with(one, name, 1).id} at {target:g}"  # whatever its own value
+        if key not in known:
+            known[key] = _search(study, model, one, name, target, opened)
+            write_json(file, known)
+        cells.append(_own(one) if known[key] is None else _at(one, name, known[key]))
+    cells = merge(cells)
+    return replace(study, cells=tuple(cells), full=reference(cells).id)
+
+
+def _search(
+    study: Study, model: ZS2, one: Cell, name: str, target: float, opened: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """What was found for a cell, as it is stored; None if it can't reach the target."""
+    prompts = range(min(PROMPTS, len(study.prompts)))
+
+    def make(value: float) -> Iterator[Frames]:
+        variant = model.variant(**one.method | {name: value})
+        for prompt in prompts:
+            asked = request(study, Job(one, prompt, study.seeds[0]), opened)
+            frames = min(study.frames, SHORT)
+            yield variant(**asked | {"frames": frames, "chunk": min(study.chunk, frames)}).frames
+
+    try:
+        found: Found = find(make, name, target)
+    except InputError as error:
+        say(f"{one.label} stands at its own motion: {error}")
+        return None
+    say(f"{one.label}: {found} in {found.clips} clips, where {target:g} is asked for")
+    return {"value": found.value, "motion": found.motion, "clips": found.clips, "spread": found.spread}
+
+
+def _at(one: Cell, name: str, found: Any) -> Cell:
+    """A cell at the value that was found. Raises: InputError if it is none."""
+    value = PARAMETERS[name].check(found.get("value") if isinstance(found, dict) else found)
+    new, label = _with(one, name, value), one.label.removesuffix(unusual(one))
+    if one.label == _with(one, name, getattr(one, name)).label:  # that of its values
+        return replace(new, presets=_presets(one))
+    return replace(new, label=f"{label} ({PARAMETERS[name].symbol}={value:g})", presets=_presets(one))
+
+
+def _with(one: Cell, name: str, value: Any) -> Cell:
+    """A cell with another value of a parameter."""
+    numbers = {key: getattr(one, key) for key in NUMBERS} | {name: value}
+    return cell(one.noise, numbers.pop("lam"), one.attn, numbers.pop("mu"), **numbers)
+
+
+def _own(one: Cell) -> Cell:
+    """A cell that stands at its own motion."""
+    return replace(one, label=f"{one.label}, own motion", presets=_presets(one))
+
+
+def _presets(one: Cell) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((EQUAL_MOTION, *one.presets)))
