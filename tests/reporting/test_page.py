@@ -651,11 +651,10 @@ def test_preferences_by_hand(tab):
     take(tab, ballot(tab, (theirs, third, "right"), voter="bob"))
     given = [(ours, theirs, "left"), (theirs, ours, "right"), (theirs, ours, "right"), (ours, theirs, "tie")]
     take(tab, ballot(tab, *given, (ours, theirs, "right"), (ours, theirs, "skip"), (ours, third, "left")))
-    share = "70 % [30, 93] no preference seen"  # 3.5 of 5
     assert rows(tab) == [
-        [REFERENCE.label, OTHER.label, "3", "1", "1", share],
-        [REFERENCE.label, THIRD.label, "1", "0", "0", "100 % [21, 100] no preference seen"],
-        [OTHER.label, THIRD.label, "0", "0", "1", "0 % [0, 79] no preference seen"],
+        [REFERENCE.label, OTHER.label, "3", "1", "1", "70", "30", "93"],  # 3.5 of 5
+        [REFERENCE.label, THIRD.label, "1", "0", "0", "100", "21", "100"],
+        [OTHER.label, THIRD.label, "0", "0", "1", "0", "0", "79"],
     ]
     assert tab.locator("#preferences caption").inner_text() == "Votes: 8, of voters: 2; of these “can't say”: 1"
     tab.select_option("#which", "open")  # prompts 2 and 3
@@ -673,7 +672,17 @@ def test_preferences_fit_a_phone(report, visit):
 
 def test_a_preference_is_seen_where_the_interval_is_beyond_a_half(tab):
     take(tab, ballot(tab, *[(REFERENCE.id, OTHER.id, "left")] * 8))
-    assert rows(tab) == [[REFERENCE.label, OTHER.label, "8", "0", "0", "100 % [68, 100]"]]
+    take(tab, ballot(tab, *[(REFERENCE.id, THIRD.id, "right")] * 5))
+    assert rows(tab) == [
+        [REFERENCE.label, OTHER.label, "8", "0", "0", "100▲", "68", "100"],
+        [REFERENCE.label, THIRD.label, "0", "0", "5", "0▼", "0", "43"],
+    ]
+
+
+def test_as_many_votes_as_the_page_says_make_an_interval_of_5_percent(tab):
+    (count,) = re.findall(r"±5 % takes (\d+) votes", tab.text_content("#result .hint"))
+    widths = [high - low for low, high in (tab.evaluate(f"wilson({n / 2}, {n})") for n in (int(count) - 1, int(count)))]
+    assert widths[0] > 0.1 >= widths[1]
 
 
 @pytest.mark.parametrize(

@@ -155,11 +155,11 @@ function tally() {
   for (const { first, second, won, tied, lost } of preferences(by("which").value)) {
     const n = won + tied + lost, k = won + tied / 2, line = document.createElement("tr");
     const [low, high] = wilson(k, n), percent = (share) => (100 * share).toFixed(0);
-    const head = create("th", labels[first]), share = create("td", `${percent(k / n)} %`);
+    const head = create("th", labels[first]), share = create("td", percent(k / n));
     head.scope = "row";
-    share.append(create("small", `[${percent(low)}, ${percent(high)}]`));
-    if (low <= 0.5 && high >= 0.5) share.append(create("small", "no preference seen"));
-    line.append(head, create("td", labels[second]), ...[won, tied, lost].map((count) => create("td", count)), share);
+    share.append(create("i", low > 0.5 ? "▲" : high < 0.5 ? "▼" : ""));
+    line.append(head, create("td", labels[second]), ...[won, tied, lost].map((count) => create("td", count)), share,
+      create("td", percent(low)), create("td", percent(high)));
     body.append(line);
   }
 }
