@@ -8,14 +8,46 @@ from collections.abc import Sequence
 from typing import Any
 
 from zs2.cli.command import command, parser
+from zs2.errors import InputError
 from zs2.evaluation.measure import DEFAULT_CLIPS, LPIPS_HELP, measure_files
 from zs2.evaluation.metrics import METRICS
 from zs2.system.terminal import show
 from zs2.version import __version__
 
+USED = {  # the options that a way of this command has no use for
+    "CLIP": (),
+    "--features": ("clip", "lpips", "device"),
+    "--vbench": ("clip", "lpips", "device", "json"),
+}
+
 
 def run(options: dict[str, Any]) -> None:
-    """Measure clips and print a table or JSON."""
+    """Measure clips, or features, and print a table or JSON; or lay clips out for VBench."""
+    ways = [f"--{name}" for name in ("features", "vbench") if name in options] or ["CLIP"]
+    unused = [name for name in USED[ways[0]] if name in options]
+    if len(ways) > 1 or ("clips" in options and ways[0] == "--features") or unused:
+        others = ways[1:] or [f"--{name}" for name in unused] or ["CLIP"]
+        raise InputError(f"{ways[0]} with {', '.join(others)}: give one of them alone")
+    if ways[0] == "--features":
+        from zs2.evaluation.features import distances
+
+        measured = distances(options["features"])
+        text = json.dumps(measured, indent=2) if options.get("json") else ""
+        show(*(text.splitlines() or [f"{name:<18}{value:.6g}" for name, value in measured.items()]), most=None)
+        return
+    if "clips" not in options:
+        raise InputError("no CLIP to measure: give some, or --features FILE")
+    if ways[0] == "--vbench":
+        from zs2.evaluation.vbench import lay_out
+
+        videos, file = lay_out(options["clips"], options["vbench"])
+        show(str(videos), str(file), most=None)
+        show(
+            f"next: vbench evaluate --videos_path {videos} --prompt_file {file} --mode custom_input --dimension "
+            "motion_smoothness",
+            most=None,
+        )
+        return
     scorer, prompts, rows = measure_files(
         options["clips"], options.get("clip"), options.get("device"), options.get("lpips")
     )
@@ -54,7 +86,7 @@ The prompt is read from the settings in a clip. The flow warping error needs pip
 Definitions and sources: the docstrings of metrics.py, structure.py, lpips.py and optical_flow.py in zs2/evaluation/""",
     )
     p.add_argument(
-        "clips", nargs="+", metavar="CLIP", help="lossless ones: .webp, .png, .apng, or a folder of PNG files"
+        "clips", nargs="*", metavar="CLIP", help="lossless ones: .webp, .png, .apng, or a folder of PNG files"
     )
     p.add_argument(
         "--clip",
@@ -65,6 +97,15 @@ Definitions and sources: the docstrings of metrics.py, structure.py, lpips.py an
     )
     p.add_argument("--lpips", metavar="FILE", help=LPIPS_HELP)
     p.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is of cuda, mps, cpu)")
+    p.add_argument(
+        "--features",
+        metavar="FILE",
+        help="instead of clips: the Fréchet and kernel distance (FVD and KVD) of features, a safetensors file with "
+        "`reference` (n, d) of real clips and `clips` (m, d) of made ones",
+    )
+    p.add_argument(
+        "--vbench", metavar="DIR", help="do not measure, but lay the clips out for the custom mode of VBench, as MP4"
+    )
     p.add_argument("--json", action="store_true", help="print JSON, with the digests of the CLIP")
     return command(p, run, argv)
 

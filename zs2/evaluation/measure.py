@@ -85,7 +85,7 @@ def measure_files(
     clips, prompts = dict[str, dict[str, Any]](), dict[str, list[str]]()
     for path in paths:
         opened = Clip.open(path)
-        clips[path], prompts[path] = opened.settings, _prompts(path, opened.settings, len(opened.frames))
+        clips[path], prompts[path] = opened.settings, prompts_of(path, opened.settings, len(opened.frames))
 
     from zs2.evaluation.clip_scorer import Scorer
     from zs2.evaluation.lpips import LPIPS
@@ -99,7 +99,7 @@ def measure_files(
     return scorer, {path: settings["prompt"] for path, settings in clips.items()}, rows
 
 
-def _prompts(path: str, settings: dict[str, Any], frames: int) -> list[str]:
+def prompts_of(path: str, settings: dict[str, Any], frames: int) -> list[str]:
     """A clip's prompt, or one a frame; in a schedule, between two frames, the nearer one's.
 
     Raises: InputError if its settings have none.
