@@ -10,6 +10,8 @@ READY := $(VENV)/.ready
 
 # The clip of `make sample`: by default of the checkpoint's own example, with its own settings (its zs2.json).
 PROMPT ?=
+# The options of `make app`.
+APP ?=
 SAMPLE ?= --seed 0 --out out/sample.gif --overwrite
 
 TRAINING := $(if $(QUICK),--quick) $(if $(DEVICE),--device $(DEVICE)) $(if $(MINUTES),--minutes $(MINUTES))
@@ -20,13 +22,17 @@ STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 10)
 # The starts of `make bench-speed`; with FULL=1 also from a single file, and --fast at SD 1.5's size.
 STARTS := "zs2 default" "diffusers default" "zs2 folder" "diffusers folder"
 
-.PHONY: sample weights test test-slow fuzz test-cuda test-reference test-page lint bench bench-study bench-speed bench-steps bench-tried bench-length fixtures clean help
+.PHONY: sample app weights test test-slow fuzz test-cuda test-reference test-page lint bench bench-study bench-speed bench-steps bench-tried bench-length fixtures clean help
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 sample: $(READY)  ## make a clip: out/sample.gif, its contact sheet and its settings
 	@$(RUN) -m zs2.sample $(if $(PROMPT),"$(PROMPT)") $(SAMPLE)
+
+app: $(READY)  ## open a page to play with, in the browser (APP="--port 8000": its options)
+	@$(RUN) -m pip install -q -e ".[app]"
+	@$(RUN) -m zs2.app $(APP)
 
 weights: $(READY)  ## train a checkpoint: out/recipe (QUICK=1: in minutes: out/recipe-quick; DEVICE=cuda; MINUTES=10)
 	@$(RUN) -m pip install -q -e ".[recipe]"
@@ -51,8 +57,8 @@ test-reference: $(READY)  ## compare live with diffusers and transformers, at fu
 fuzz: $(READY)  ## read 2,000 damaged files of each kind, with another seed in each run: prints totals and faults
 	@$(RUN) tests/fuzz
 
-test-page: $(READY)  ## test the report in a real browser: needs Chromium (Debian's package chromium)
-	@$(RUN) -m pip install -q -e ".[page]"
+test-page: $(READY)  ## test the report and the app in a real browser: needs Chromium (Debian's package chromium)
+	@$(RUN) -m pip install -q -e ".[page,app]"
 	@$(RUN) -m pytest -m page
 
 lint: $(READY)  ## check format, style and types

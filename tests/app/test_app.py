@@ -31,7 +31,7 @@ from zs2.app.film import film
 from zs2.app.lines import command_line, python_lines
 from zs2.app.making import Budget, make_clips, make_stream
 from zs2.app.studio import Studio
-from zs2.app.texts import figure, message, progress
+from zs2.app.texts import figure, message, progress, without_folders
 from zs2.app.worker import DONE, FAILED, RUNNING, STOPPED, WAITING, Job, Worker
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.sample_options import parser
@@ -71,7 +71,7 @@ def ended(job: Job, seconds: float = 60) -> Job:
 def test_every_setting_is_a_control_and_has_the_default_of_the_command_line() -> None:
     found = controls(Limits(), OWN_KEYWORDS)
     names = [one.name for one in found]
-    assert sorted(names) == sorted({*METHOD, *(name for name, row in OPTIONS.items() if row.kind != "clip")})
+    assert sorted(names) == sorted({*METHOD, *OPTIONS})
     method, options = keywords(found, [one.default for one in found])
     plain = Method(lam=OWN.lam)
     assert Method(**method).settings(25, False) == plain.settings(25, False)
@@ -192,6 +192,26 @@ def test_with_and_without_each_part() -> None:
         ("dnm", "tma"), ("iid", "tma"), ("dnm", "sa"), ("iid", "sa"),
     ]  # fmt: skip
     assert title(clip_options({"lam": 0.2, "mu": 0.5}, frames=8, steps=25)) == "dnm λ 0.2 · tma μ 0.5"
+
+
+def test_a_picture_is_frame_0_and_goes_by_its_name(studio: Studio, tmp_path: Path) -> None:
+    picture = np.full((40, 40, 3), (200, 60, 20), np.uint8)
+    file = tmp_path / "my fox.png"
+    Image.fromarray(picture).save(file)
+    one = clip_options(first_frame=str(file), guidance=2.0)
+    assert "--first-frame 'my fox.png'" in command_line(one)
+    assert "first_frame='my fox.png'" in python_lines(one)
+    assert "guidance" not in command_line(one)  # which is 2 with a first frame
+    work = partial(make_clips, studio, asked=[one], titles=["clip"], measured=False)
+    job = ended(studio.submit("me", Job(work)))
+    assert (job.state, job.message) == (DONE, "")
+    expected = studio.loaded(MODEL).model("fox face", first_frame=picture, seed=3, **SMALL)
+    np.testing.assert_array_equal(job.shown.clips[0].frames, expected.frames)
+    paths = write(job.shown.clips[0], tmp_path / "root", "me")
+    with pytest.raises(InputError, match="made from an input: give the same --first-frame"):
+        Recorded.of(str(paths[0]), studio, MODEL)
+    assert Recorded.of(str(paths[0]), studio, MODEL, {"first_frame": str(file)}).notes == ()
+    assert without_folders(f"{paths[0]}: none", tmp_path / "root") == "fox-face-s3.gif: none"
 
 
 # --- the line of jobs -------------------------------------------------------------------------------------------------

@@ -291,6 +291,22 @@ def test_a_file_is_replayed(visit: Any, tmp_path: Path) -> None:
     tab.locator("#message [role=alert]", has_text=re.compile("^other.json: these are not the settings")).wait_for()
 
 
+def test_a_picture_that_is_dropped_is_frame_0(visit: Any, tmp_path: Path) -> None:
+    tab = visit()
+    picture = np.full((64, 64, 3), (30, 160, 90), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "green.png")
+    tab.locator("#settings").get_by_text("Begin from a picture or a clip").click()
+    tab.locator("#settings .control-first_frame input[type=file]").set_input_files(tmp_path / "green.png")
+    tab.wait_for_function("() => document.querySelector('#settings .control-guidance input').value === '2'")
+    make(tab, frames=2, steps=2)
+    clip = Clip.open(download(tab, "WebP (lossless)", tmp_path))
+    prompt = tab.get_by_label("prompt").input_value()
+    model = ZS2.from_pretrained(CHECKPOINT, device="cpu")
+    expected = model(prompt, frames=2, steps=2, first_frame=picture)
+    np.testing.assert_array_equal(clip.frames, expected.frames)
+    assert clip.settings["first_frame"]["sha256"]
+
+
 def test_a_prompt_of_a_script_is_a_text(visit: Any) -> None:
     tab = visit()
     text = "<script>alert(1)</script><img src=x onerror=alert(2)>"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from zs2.app.making import Shown
-from zs2.app.texts import duration, figure, message, progress
+from zs2.app.texts import duration, figure, message, progress, without_folders
 from zs2.app.worker import DONE, FAILED, WAITING, Job, Worker
 from zs2.errors import counted
 
@@ -22,13 +23,16 @@ Update = dict[Any, Any]  # components → their values, or gr.update
 class Bench:
     """The components of a tab.
 
-    Args: go: the buttons that start. stop: the one that stops. status: HTML. slots: HTML, one for each film.
+    Args:
+        go: the buttons that start. stop: the one that stops. status: HTML. slots: HTML, one for each film.
+        root: the folder of visitors' files, which messages do not name.
     """
 
     go: Sequence[Any]
     stop: Any
     status: Any
     slots: Sequence[Any]
+    root: Path
 
     @property
     def components(self) -> list[Any]:
@@ -61,12 +65,12 @@ class Bench:
         yield {
             **{button: gr.update(interactive=True) for button in self.go},
             self.stop: gr.update(interactive=False),
-            self.status: ending(job, text),
+            self.status: without_folders(ending(job, text), self.root),
         }
 
     def refuse(self, error: Exception) -> Update:
         """What changes if the work can't begin."""
-        return {self.status: message(str(error), wrong=True)}
+        return {self.status: message(without_folders(str(error), self.root), wrong=True)}
 
 
 def working(shown: Shown) -> str:

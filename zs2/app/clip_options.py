@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from zs2.errors import InputError, whole
 from zs2.method import PARAMETERS, Method, effects
-from zs2.sampling.request import DEFAULTS, Request
+from zs2.sampling.request import DEFAULTS, INPUTS, Request, usual
 
 FPS_MAX = 50
 CHARACTERS = 2000  # of a prompt
@@ -85,9 +86,10 @@ class ClipOptions:
 
     @property
     def options_that_differ(self) -> dict[str, Any]:
-        """The keywords of `Request`, but prompt and seed, that are not the default."""
-        default = {**DEFAULTS, **self.own}
-        return {name: value for name, value in self.options.items() if default.get(name) != value}
+        """The keywords of `Request`, but prompt and seed, that are not the default. Of an input, the file's name."""
+        default = {**DEFAULTS, **self.own, **usual(self.options)}
+        values = {name: value for name, value in self.options.items() if default.get(name) != value}
+        return {name: Path(value).name if name in INPUTS else value for name, value in values.items()}
 
     @property
     def cost(self) -> float:

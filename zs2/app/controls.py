@@ -19,7 +19,7 @@ from zs2.sampling.request import CHOICES, DEFAULTS, OPTIONS
 from zs2.sampling.solver import SOLVERS
 
 FIRST = ("frames", "steps", "sampler", "guidance")  # the sampling options that show at once; the others are folded
-KNOWN = ("text", "whole", "number", "pair", "flag")  # the kinds of sampling options that a control can hold
+KNOWN = ("text", "whole", "number", "pair", "flag", "clip")  # the kinds of sampling options that a control can hold
 WIDEST = 360  # the largest value on a slider; other numbers are typed
 OPEN = ""  # in a choice: as the checkpoint says
 
@@ -30,8 +30,8 @@ class Control:
 
     Args:
         name: the keyword of `Method` or `Request`.
-        kind: `choice`, `whole`, `number`, `list` (a text: A,B or A,B,…, or a number that may be absent), `text`, or
-            `flag` (a choice of yes and no).
+        kind: `choice`, `whole`, `number`, `list` (a text: A,B or A,B,…, or a number that may be absent), `text`,
+            `flag` (a choice of yes and no), or `clip` (a file that is dropped).
         label, help: the words beside it. default: its value at first; None if it is empty.
         choices: the values of a choice, each with its words. low, high: the range of a number; then it is a slider.
         folded: whether it is among the rarer ones.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from zs2.app.studio import Studio
 from zs2.cli.replay import replay_options
 from zs2.errors import InputError
 from zs2.method import METHOD
-from zs2.sampling.request import OPTIONS
+from zs2.sampling.request import INPUTS, OPTIONS
 from zs2.video.clip import Clip
+from zs2.video.reading import input_clip
 
 KINDS = {  # the words on the button, and the end of the file's name
     "GIF": ".gif",
@@ -78,24 +80,32 @@ class Recorded:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, file: str, studio: Studio, model: str) -> Recorded:
-        """Read a file that zs2 made. model: the one that is chosen on the page.
+    def of(cls, file: str, studio: Studio, model: str, inputs: Mapping[str, str] | None = None) -> Recorded:
+        """Read a file that zs2 made. model: the one that is chosen on the page. inputs: the files that are dropped.
 
         Raises: InputError for any other file, and for a clip that the page can't make.
         """
-        found = replay_options(file, {})
-        prompt, options = found["prompt"], {name: found[name] for name in OPTIONS if name in found}
+        inputs = inputs or {}
+        found = replay_options(file, inputs)
+        prompt = found["prompt"]
+        options = {name: found[name] for name in OPTIONS if name in found and name not in INPUTS}
         if not isinstance(prompt, str):
             raise InputError("this clip has a prompt for each frame: this page has one; zs2 sample --replay makes it")
         studio.limits.check(prompt, options | dict(zip(("width", "height"), found["size"], strict=True)))
         method = {name: found[name] for name in METHOD if name in found}
         size = "{}x{}".format(*found["size"])
         return cls(
-            prompt, found["seed"][0], size, found["fps"], method, options, notes(found["recorded"], studio, model)
+            prompt,
+            found["seed"][0],
+            size,
+            found["fps"],
+            method,
+            options,
+            notes(found["recorded"], studio, model, inputs),
         )
 
 
-def notes(recorded: dict[str, Any], studio: Studio, model: str) -> tuple[str, ...]:
+def notes(recorded: dict[str, Any], studio: Studio, model: str, inputs: Mapping[str, str]) -> tuple[str, ...]:
     """What differs between a clip's record and the page."""
     others = [what for what in ("lora", "embeddings", "vae") if recorded[what]]
     found = [f"made with {what}, which this page does not load: the clip will differ" for what in others]
@@ -103,4 +113,7 @@ def notes(recorded: dict[str, Any], studio: Studio, model: str) -> tuple[str, ..
     checkpoint = None if loaded is None else loaded.model.checkpoint
     if checkpoint is not None and recorded["weights"] != checkpoint.digests:
         found.append(f"made with other weights, those of {recorded['model']}: the clip will differ")
+    for name in INPUTS:
+        if recorded[name] != (input_clip(inputs[name]).record if name in inputs else None):
+            found.append(f"made with another {name.replace('_', ' ')}: the clip will differ")
     return tuple(found)

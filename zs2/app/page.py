@@ -20,14 +20,15 @@ from zs2.app.lines import command_line, python_lines
 from zs2.app.making import load_model, make_clips, make_stream
 from zs2.app.panel import QUIET, Panel
 from zs2.app.studio import Studio
-from zs2.app.texts import EMPTY, HEADER, message, progress
+from zs2.app.texts import EMPTY, HEADER, message, progress, without_folders
 from zs2.app.worker import DONE, Job
 from zs2.errors import InputError
 from zs2.method import Method
+from zs2.sampling.request import INPUTS
 
 CHIPS = 8  # examples of the checkpoint
 SLOTS = 4  # clips side by side, at most
-SHARED = ("frames",)  # the settings that clips side by side share, with prompt, seed and size
+SHARED = ("frames", *INPUTS)  # the settings that clips side by side share, with prompt, seed and size
 MAKING: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
 NEW_SEED = "() => Math.floor(Math.random() * 2 ** 32)"
 
@@ -86,7 +87,7 @@ class Page:
             go = gr.Button(text, variant="primary", scale=3, min_width=140)
             stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80)
         film = gr.HTML(EMPTY, elem_id=name, elem_classes=["stage"])
-        return Bench([go], stop, gr.HTML("", elem_id=f"{name}-status"), [film])
+        return Bench([go], stop, gr.HTML("", elem_id=f"{name}-status"), [film], self.root)
 
     def _lay_out_one(self) -> None:
         self.one = self._bench("Make a clip", "one")
@@ -104,7 +105,7 @@ class Page:
         status = gr.HTML("", elem_id="two-status")
         with gr.Row(elem_id="slots"):
             slots = [gr.HTML("", elem_id=f"slot{i}", elem_classes=["slot"]) for i in range(SLOTS)]
-        self.two = Bench([both, four], stop, status, slots)
+        self.two = Bench([both, four], stop, status, slots, self.root)
         found = [one for one in self.found if one.name not in SHARED]
         with gr.Column(elem_id="other"):
             gr.HTML("<h3>Settings of the right clip</h3><p>The left one has the settings of the page.</p>")
@@ -126,7 +127,8 @@ class Page:
         for bench in (self.one, self.two, self.stream):
             bench.stop.click(self._stop, None, None, **QUIET)
         settings = [self.prompt, self.seed, self.size, self.fps, *self.panel.components]
-        self.file.upload(self._replay, [self.file, self.model], [self.message, *settings], **MAKING)
+        dropped = [self.panel[name] for name in self.panel.inputs]
+        self.file.upload(self._replay, [self.file, self.model, *dropped], [self.message, *settings], **MAKING)
         chosen = [self.message, self.prompt, *self.chips, *self.panel.components, *self.other.components]
         self.model.input(self._choose_model, self.model, chosen, **MAKING)
         self.blocks.unload(self._leave)
@@ -238,12 +240,13 @@ class Page:
         self.studio.stop(str(request.session_hash))
         files.remove(self.root, str(request.session_hash))
 
-    def _replay(self, file: str, model: str) -> Update:
-        """Fill in the settings of a file that a visitor dropped."""
+    def _replay(self, file: str, model: str, *dropped: str | None) -> Update:
+        """Fill in the settings of a file that a visitor dropped. dropped: the files of the inputs."""
+        inputs = {name: path for name, path in zip(self.panel.inputs, dropped, strict=True) if path}
         try:
-            recorded = files.Recorded.of(file, self.studio, self.studio.check(model))
+            recorded = files.Recorded.of(file, self.studio, self.studio.check(model), inputs)
         except InputError as error:
-            return {self.message: message(str(error).replace(str(Path(file)), Path(file).name), wrong=True)}
+            return {self.message: message(without_folders(str(error), self.root), wrong=True)}
         own = self.studio.own(model)
         updates = self.panel.filled(controls(self.studio.limits, own), recorded.method, recorded.options)
         return {

@@ -12,7 +12,9 @@ import gradio as gr
 from zs2.app.controls import Control, defaults, summary
 from zs2.cli.derived_options import KINDS
 from zs2.method import PARAMETERS, Method
+from zs2.sampling.request import DEFAULTS, usual
 
+FILES = "Begin from a picture or a clip"
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -29,37 +31,48 @@ class Panel:
     def __init__(
         self, found: Sequence[Control], start: Method, folded: str, own: Callable[[str], dict[str, Any]], model: Any
     ) -> None:
-        self.controls = sorted(found, key=lambda one: one.folded)
+        groups: list[list[Control]] = [[], [], []]  # at once, folded, files
+        for control in found:
+            groups[2 if control.kind == "clip" else control.folded].append(control)
+        self.controls = [control for group in groups for control in group]
         self.components: list[Any] = []
         shown = defaults(start.attn, start.noise, {})
-        for control in (one for one in self.controls if not one.folded):
-            self._add(control, start, shown)
-        with gr.Accordion(folded, open=False):
-            for control in (one for one in self.controls if one.folded):
-                self._add(control, start, shown)
+        self._add(groups[0], start, shown)
+        for text, group in ((folded, groups[1]), (FILES, groups[2])):
+            if group:
+                with gr.Accordion(text, open=False):
+                    self._add(group, start, shown)
         self._own = own
         outputs = [self[name] for name in (*KINDS, *self.parameters)]
         for name in KINDS:
             inputs = [model, *(self[kind] for kind in KINDS)]
             self[name].input(partial(self._chosen, name), inputs, outputs, **QUIET)
+        for name in self.inputs:
+            self[name].change(partial(self._dropped, name), [model, self[name]], self["guidance"], **QUIET)
 
     @property
     def parameters(self) -> list[str]:
         """The names of the controls that are parameters of a kind."""
         return [one.name for one in self.controls if one.of_method and one.name not in KINDS]
 
+    @property
+    def inputs(self) -> list[str]:
+        """The names of the controls that take a file."""
+        return [one.name for one in self.controls if one.kind == "clip"]
+
     def __getitem__(self, name: str) -> Any:
         return self.components[[one.name for one in self.controls].index(name)]
 
-    def _add(self, control: Control, start: Method, shown: Mapping[str, Any]) -> None:
-        value, info = control.default, control.help
-        if control.name in KINDS:
-            value = getattr(start, control.name)
-            info = summary(control.name, value)
-        elif control.name in shown and value in (None, ""):
-            value = control.shown(shown[control.name])
-        visible = control.name in shown or control.name not in PARAMETERS
-        self.components.append(component(control, value, info, visible=visible))
+    def _add(self, group: Sequence[Control], start: Method, shown: Mapping[str, Any]) -> None:
+        for control in group:
+            value, info = control.default, control.help
+            if control.name in KINDS:
+                value = getattr(start, control.name)
+                info = summary(control.name, value)
+            elif control.name in shown and value in (None, ""):
+                value = control.shown(shown[control.name])
+            visible = control.name in shown or control.name not in PARAMETERS
+            self.components.append(component(control, value, info, visible=visible))
 
     def _chosen(self, name: str, model: str, attn: str, noise: str) -> list[Any]:
         """Show the parameters that have an effect. Those of the kind that was changed get its defaults."""
@@ -73,6 +86,10 @@ class Panel:
             updates.append(gr.update(visible=has_effect, **value))
         return updates
 
+    def _dropped(self, name: str, model: str, file: str | None) -> float:
+        """The guidance that goes with an input, or without it."""
+        return {"guidance": DEFAULTS["guidance"], **self._own(model), **usual({name: file})}["guidance"]
+
     def filled(self, found: Sequence[Control], method: Mapping[str, Any], options: Mapping[str, Any]) -> list[Any]:
         """Updates that fill in the settings of a clip. Other controls get their default in `found`."""
         start = {control.name: control.default for control in found}
@@ -80,6 +97,9 @@ class Panel:
         shown = defaults(kinds["attn"], kinds["noise"], {})
         updates = []
         for control in self.controls:
+            if control.kind == "clip":  # stays
+                updates.append(gr.update())
+                continue
             values = {**shown, **method} if control.of_method else options
             value = control.shown(values[control.name]) if control.name in values else start[control.name]
             more: dict[str, Any] = {}
@@ -95,6 +115,9 @@ def component(control: Control, value: Any, info: str, *, visible: bool) -> Any:
     """The Gradio component of a control."""
     shared: dict[str, Any] = {"label": control.label, "info": info, "visible": visible}
     shared["elem_classes"] = [f"control-{control.name}"]
+    if control.kind == "clip":
+        label = f"{control.label}: {info}"
+        return gr.File(label=label, height=150, visible=visible, elem_classes=shared["elem_classes"])
     if control.choices:
         return gr.Dropdown(list(control.choices), value=value, filterable=False, **shared)
     if control.low is not None and control.high is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 HEADER = """<header class="zs2"><h1>zs2</h1><p>Video from an image model, without training. Press
 <b>Make a clip</b>, then move λ and μ and look.</p></header>"""
@@ -36,3 +38,8 @@ def message(text: str, notes: Sequence[str] = (), *, wrong: bool = False) -> str
 def duration(seconds: float) -> str:
     """`about 8 s`, `about 3 min`."""
     return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
+
+
+def without_folders(text: str, root: Path) -> str:
+    """A text in which files below a folder of the server go by their names."""
+    return re.sub(re.escape(str(root)) + r"/(?:[^\s/]+/)*", "", text)
