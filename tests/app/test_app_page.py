@@ -250,7 +250,7 @@ def test_the_wall_of_with_and_without_each_part(visit: Any) -> None:
     tab = visit()
     put(tab, frames=4, steps=6)
     tab.get_by_role("tab", name="Side by side").click()
-    tab.get_by_role("button", name="With and without each part").click()
+    tab.get_by_role("button", name="With and without").click()
     status(tab, "two", "^done")
     captions = [
         text.partition(" · steps")[0].strip() for text in tab.locator("#slots figcaption span").all_inner_texts()

@@ -100,7 +100,7 @@ class Page:
     def _lay_out_compare(self) -> None:
         with gr.Row(elem_classes=["buttons"]):
             both = gr.Button("Make both", variant="primary", scale=2, min_width=110)
-            four = gr.Button("With and without each part", scale=2, min_width=150)
+            four = gr.Button("With and without", scale=2, min_width=150)
             stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80)
         status = gr.HTML("", elem_id="two-status")
         with gr.Row(elem_id="slots"):
