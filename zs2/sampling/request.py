@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from zs2.video.reading import InputClip
 
 ABSENT: dict[str, Any] = {"unstated": None, "unset": "none"}  # of an input
-FIRST_FRAME_GUIDANCE = 2.0  # at more, the colours jump after frame 0, which has guidance 1: docs/guidance.md
+FIRST_FRAME_GUIDANCE = 1.5  # at more, the colours jump after frame 0, which has guidance 1: docs/guidance.md
 FIRST_FRAME_NOISES = ("inverted", "drawn")
 FINAL_ALPHAS = ("one", "first")  # ᾱ at the end of the last step: 1, or that of the first training timestep
 MOST_FRAMES = 10**9  # of one clip
@@ -81,7 +81,7 @@ class Request:
         source: a clip to begin from, or for an editing model the clip to edit. See video/reading.py for the kinds.
         strength: how much of the source is noise at the beginning, above 0 to 1: the share of the steps that is done.
         source_latents: `sample` or `mean` of the VAE's distribution, as in diffusers `sample`.
-        first_frame: a picture that is frame 0, as the VAE gives it back. Guidance is then 2 by default.
+        first_frame: a picture that is frame 0, as the VAE gives it back. Guidance is then 1.5 by default.
         first_frame_noise: where frame 0 comes from: `inverted` (DDIM inversion), or the seed's noise, `drawn`.
         image_guidance: of an editing model: how much the source counts. Below 1 there is one branch, as at guidance 1.
         context, negative_context: what the text encoders would make of the prompts, instead of them: (n, c), or
