@@ -37,7 +37,7 @@ NOT_TEXT = re.compile(r"\s*(\||#|<|$)")  # a table, a heading, HTML, a blank lin
 PATH = re.compile(r"(?<![\w/.~-])(?:zs2|tests|benchmarks|weights|docs|\.ci)/[\w./-]*\w")
 NAME = re.compile(r"(?<![\w/.-])(?:zs2|weights\.recipe)(?:\.[a-zA-Z_]\w*)+")
 # Command lines: `zs2 NAME …` and `python -m zs2.NAME …`, without what is behind a comment's sign.
-COMMANDS = ("sample", "ablate", "report", "metrics", "models")
+COMMANDS = ("sample", "ablate", "report", "metrics", "models", "app")
 COMMAND = re.compile(rf"\b(?:zs2 |-m zs2\.)({'|'.join(COMMANDS)})\b([^#`\n]*(?:\\\n[^#`\n]*)*)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 NO_MODULE = {"zs2.json"}  # a checkpoint's settings
@@ -174,7 +174,7 @@ def known(name: str) -> bool:
 @cache
 def options(command: str) -> set[str]:
     """The options that a command's help names."""
-    module = import_module("zs2.models.__main__" if command == "models" else f"zs2.{command}")
+    module = import_module(f"zs2.{command}.__main__" if command in ("models", "app") else f"zs2.{command}")
     text = io.StringIO()
     with redirect_stdout(text), pytest.raises(SystemExit):
         module.main(["--help"])

@@ -38,7 +38,7 @@ from zs2.cli.sample_options import parser
 from zs2.cli.sample_requests import clip_requests
 from zs2.errors import InputError
 from zs2.method import METHOD, NOISE_MODELS, Method, NoiseModel
-from zs2.sampling.request import OPTIONS
+from zs2.sampling.request import OPTIONS, usual
 from zs2.video.clip import Clip
 
 MODEL = str(CHECKPOINT)
@@ -198,10 +198,10 @@ def test_a_picture_is_frame_0_and_goes_by_its_name(studio: Studio, tmp_path: Pat
     picture = np.full((40, 40, 3), (200, 60, 20), np.uint8)
     file = tmp_path / "my fox.png"
     Image.fromarray(picture).save(file)
-    one = clip_options(first_frame=str(file), guidance=2.0)
+    one = clip_options(first_frame=str(file), **usual({"first_frame": file}))
     assert "--first-frame 'my fox.png'" in command_line(one)
     assert "first_frame='my fox.png'" in python_lines(one)
-    assert "guidance" not in command_line(one)  # which is 2 with a first frame
+    assert "guidance" not in command_line(one)  # which has another default with a first frame
     work = partial(make_clips, studio, asked=[one], titles=["clip"], measured=False)
     job = ended(studio.submit("me", Job(work)))
     assert (job.state, job.message) == (DONE, "")

@@ -28,6 +28,7 @@ from helpers import CHECKPOINT, TESTS
 from PIL import Image
 
 from zs2 import ZS2
+from zs2.sampling.request import usual
 from zs2.video.clip import Clip
 
 pytestmark = pytest.mark.page
@@ -247,8 +248,8 @@ def test_two_variants_play_in_step_with_their_metrics(visit: Any) -> None:
 
 
 def test_the_wall_of_with_and_without_each_part(visit: Any) -> None:
-    tab = visit()
-    put(tab, frames=4, steps=6)
+    tab = visit(viewport={"width": 1280, "height": 1120})
+    put(tab, steps=20)
     tab.get_by_role("tab", name="Side by side").click()
     tab.get_by_role("button", name="With and without").click()
     status(tab, "two", "^done")
@@ -256,8 +257,9 @@ def test_the_wall_of_with_and_without_each_part(visit: Any) -> None:
         text.partition(" · steps")[0].strip() for text in tab.locator("#slots figcaption span").all_inner_texts()
     ]
     assert captions == ["dnm λ 0.15 · tma μ 0.98", "iid · tma μ 0.98", "dnm λ 0.15 · sa", "iid · sa"]
+    tab.wait_for_timeout(300)
     SHOTS.mkdir(parents=True, exist_ok=True)
-    tab.screenshot(path=SHOTS / "wall.png", full_page=True)
+    tab.screenshot(path=SHOTS / "wall.png")  # docs/page.png
 
 
 def test_a_stream_plays_until_it_is_stopped(visit: Any) -> None:
@@ -297,7 +299,8 @@ def test_a_picture_that_is_dropped_is_frame_0(visit: Any, tmp_path: Path) -> Non
     Image.fromarray(picture).save(tmp_path / "green.png")
     tab.locator("#settings").get_by_text("Begin from a picture or a clip").click()
     tab.locator("#settings .control-first_frame input[type=file]").set_input_files(tmp_path / "green.png")
-    tab.wait_for_function("() => document.querySelector('#settings .control-guidance input').value === '2'")
+    guidance = f"{usual({'first_frame': picture})['guidance']:g}"
+    tab.wait_for_function(f"() => document.querySelector('#settings .control-guidance input').value === '{guidance}'")
     make(tab, frames=2, steps=2)
     clip = Clip.open(download(tab, "WebP (lossless)", tmp_path))
     prompt = tab.get_by_label("prompt").input_value()

@@ -1,0 +1,91 @@
+"""Time a clip on the page of `zs2 app` in a real Chromium, against `model(…)` in the same warm process, in turns.
+
+    python benchmarks/page.py                   needs pip install -e '.[app,page]', and Chromium
+
+Three times are measured in the browser from the press of the button: to the first preview, to the finished clip, and
+from preview to preview, which is a step. Time on the page includes previews, the transport and Chromium itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from common import add_json, bar, machine, ratio, save, sentence, spread
+
+PROMPT = "panda face on a sky blue background"
+BAR_FIRST, BAR_CLIP = 0.5, 1.10  # seconds beyond a step; relative to the call
+WATCH = """() => {
+  const go = [...document.querySelectorAll("button")].find((one) => one.textContent.trim() === "Make a clip");
+  return new Promise((resolve) => {
+    const start = performance.now();
+    let first = null;
+    const look = () => {
+      const film = document.querySelector("#one .film canvas");
+      const label = film?.getAttribute("aria-label") ?? "";
+      if (first === null && label.startsWith("preview after step 1:")) first = performance.now() - start;
+      if (label.includes("frames,") && first !== null) resolve([first / 1000, (performance.now() - start) / 1000]);
+      else setTimeout(look, 2);
+    };
+    go.click();
+    look();
+  });
+}"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--model", default=str(Path(__file__).resolve().parent.parent / "weights" / "emoji64"))
+    add_json(p)
+    args = p.parse_args(argv)
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    from playwright.sync_api import sync_playwright
+
+    from zs2.app.clip_options import Limits
+    from zs2.app.server import serve
+    from zs2.app.studio import Studio
+
+    studio = Studio([args.model], Limits(), {})
+    model = studio.loaded(args.model).model
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+        close, address = serve(studio, Path(folder), "127.0.0.1", None, None, "1mb")
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"))
+        tab = browser.new_page()
+        tab.goto(address)
+        tab.get_by_role("button", name="Make a clip").wait_for()
+        tab.get_by_label("prompt").fill(PROMPT)
+        calls, firsts, clips, steps = [], [], [], []
+        for i in range(args.rounds + 1):
+            start, marks = time.perf_counter(), []
+            model(PROMPT, callback=lambda step, marks=marks: marks.append(time.perf_counter()))
+            call = time.perf_counter() - start
+            first, clip = tab.evaluate(WATCH)
+            tab.locator("#downloads").wait_for()
+            tab.wait_for_timeout(500)
+            if i:  # the first round warms up
+                calls.append(call)
+                steps.append(marks[0] - start)
+                firsts.append(first)
+                clips.append(clip)
+        browser.close()
+        close()
+    beyond = [first - step for first, step in zip(firsts, steps, strict=True)]
+    on_page = ratio(clips, calls)
+    hardware = machine()
+    print(sentence(hardware))
+    print(f"model(…): {spread(calls)} s, its first step ends after {spread(steps)} s")
+    print(f"on the page: the first preview after {spread(firsts)} s, the clip after {spread(clips)} s")
+    print(bar("first preview beyond the first step, s", median(beyond), BAR_FIRST, least=False))
+    print(bar("clip on the page relative to model(…)", on_page.median, BAR_CLIP, least=False))
+    save(args.json, hardware, calls=calls, steps=steps, firsts=firsts, clips=clips)
+
+
+if __name__ == "__main__":
+    main()
