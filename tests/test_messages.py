@@ -48,7 +48,7 @@ def test_an_unknown_keyword_is_answered_with_the_one_that_is_meant(model: ZS2, c
 
 
 def test_dir_is_the_api() -> None:
-    assert dir(zs2) == ["Clip", "FAST", "Request", "Step", "ZS2", "__version__"]
+    assert dir(zs2) == ["Clip", "FAST", "Request", "Step", "ZS2", "__version__", "replay"]
     assert all(hasattr(zs2, name) for name in dir(zs2))
     assert zs2.FAST["steps"] == 20
     with pytest.raises(AttributeError, match="'zs2' has no attribute 'Video'"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zs2.cli.replay import replay
     from zs2.pipeline import ZS2
     from zs2.sampling.request import FAST, Request
     from zs2.sampling.sampler import Step
@@ -23,8 +24,9 @@ _HOME = {
     "Step": "zs2.sampling.sampler",
     "Request": "zs2.sampling.request",
     "Clip": "zs2.video.clip",
+    "replay": "zs2.cli.replay",
 }
-__all__ = ["FAST", "ZS2", "Clip", "Request", "Step"]
+__all__ = ["FAST", "ZS2", "Clip", "Request", "Step", "replay"]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,12 +25,12 @@ OTHERWISE = {  # options that are something else than a keyword of that name, as
     "--stream": "`model.stream`",
     "--resumable": "`model.stream(…, resume=FILE)`",
     "--resume": "the same",
+    "--replay": "`replay(model, file)`",
     "--dry-run": "`model.plan(request).memory`",
 }
 COMMAND_ONLY = {  # what has a meaning for files and processes of a command alone
     "--skip-existing": "what is there is for the caller to see",
     "--process-timeout": "of torchrun",
-    "--replay": "settings are read by `read_settings`",
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import CLIP, MODULE, assert_close, write_tiny
 
-from zs2 import ZS2, Request
+from zs2 import ZS2, Clip, Request, replay
 from zs2.errors import InputError
 from zs2.models.prompt_encoder import Encoded
 from zs2.sample import main
@@ -72,6 +72,37 @@ def test_the_settings_have_a_digest_of_a_context(model: ZS2, tmp_path: Path) -> 
     assert re.fullmatch(r"[0-9a-f]{64}", clips[0].settings["context"])
     clips[0].save(tmp_path / "a.webp")
     assert main(["--replay", str(tmp_path / "a.webp")]) == 2
+
+
+def test_a_clip_of_a_context_is_replayed_in_python(model: ZS2, tmp_path: Path) -> None:
+    rows, file = model.text(["a cat"]), tmp_path / "a.webp"
+    clip = model.variant(noise="mixed")("", context=rows, fps="29.97", **OPTIONS)
+    clip.save(file)
+    again = replay(model, file, context=rows)
+    assert (again.frames == clip.frames).all()
+    assert (again.settings, again.fps) == (clip.settings, clip.fps)
+    with pytest.raises(InputError, match="made from a context: give the same in Python"):
+        replay(model, file)
+    with pytest.raises(InputError, match="the clip was made from another context: give the same"):
+        replay(model, file, context=model.text(["a dog"]))
+    no_latents = pytest.raises(InputError, match="the clip was made from no latents: give the same")
+    with no_latents, pytest.warns(UserWarning, match="the seed has no effect"):
+        replay(model, file, context=rows, latents=torch.zeros(3, *model.plan(Request("", **OPTIONS)).latent_shape))
+    with pytest.raises(TypeError, match=r"replay\(\) has no keyword 'seed'"):
+        replay(model, file, seed=1)
+
+
+def test_a_clip_of_the_command_is_replayed_in_python(narrow: Path, tmp_path: Path) -> None:
+    words = ["--model", str(narrow), "--device", "cpu", "--steps", "2", "--frames", "2", "--attn", "cfa", "--seed", "5"]
+    assert main([*words, "--out", str(tmp_path / "a.webp"), "fox face"]) == 0
+    model = ZS2.from_pretrained(narrow, device="cpu")
+    clip = Clip.open(tmp_path / "a.webp")
+    again = replay(model, tmp_path / "a.webp")
+    assert (again.frames == clip.frames).all()
+    assert again.settings == clip.settings
+    half = ZS2.from_pretrained(narrow, device="cpu", dtype="bfloat16")
+    with pytest.raises(InputError, match="made with dtype float32 and compile False, the model has bfloat16"):
+        replay(half, tmp_path / "a.webp")
 
 
 def test_a_wrong_context_is_named(model: ZS2) -> None:

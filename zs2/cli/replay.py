@@ -1,19 +1,24 @@
-"""`--replay`: from the recorded settings of a clip to the options that make it again. No torch here."""
+"""`--replay`, and `replay` in Python: from the recorded settings of a clip to the clip. No torch at import."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zs2.cli.derived_options import LOADING, flag
 from zs2.cli.sample_requests import REQUEST
-from zs2.errors import InputError
+from zs2.errors import InputError, check_keywords
 from zs2.method import ATTENTION_KINDS, METHOD, PARAMETERS, effects
-from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, STATED
-from zs2.video.encoding import ENDINGS
+from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, STATED, Request
+from zs2.video.encoding import ENDINGS, frame_rate
 
+if TYPE_CHECKING:
+    from zs2.video.clip import Clip
+
+CONTEXTS = ("context", "negative_context")
 # Settings that were added later, with the value of the clips that do not record them.
 ADDED = {name: option.unstated for name, option in OPTIONS.items() if option.unstated is not STATED}
 ADDED |= {
@@ -21,9 +26,7 @@ ADDED |= {
     "embeddings": None,
     "vae": None,
     "travel_mode": None,
-    "context": None,
-    "negative_context": None,
-    **dict.fromkeys(ENDINGS),
+    **dict.fromkeys((*CONTEXTS, *ENDINGS)),
 }
 
 # The options that may stand beside --replay. They decide where and how the clip is made, not which clip it is.
@@ -33,6 +36,7 @@ ALLOWED = (
     *LOADING,
     "device",
     "latents",
+    *CONTEXTS,
     *INPUTS,
     "stream",
     "state_device",
@@ -46,8 +50,10 @@ ALLOWED = (
     "metadata",
 )
 
+TENSORS = ("latents", *CONTEXTS)
+
 # Settings that are not options: the clip is made again only if they are the same, or nearly so if a warning says.
-COMPARED = ("model", "weights", "vae", "lora", "embeddings", "versions", "latents", "processes", "device", *INPUTS)
+COMPARED = ("model", "weights", "vae", "lora", "embeddings", "versions", *TENSORS, "processes", "device", *INPUTS)
 
 
 def with_replay(options: dict[str, Any]) -> dict[str, Any]:
@@ -74,9 +80,11 @@ def replay_options(file: str, options: Mapping[str, Any]) -> dict[str, Any]:
     check_settings(file, settings)
     if replayed.pop("latents") is not None and "latents" not in options:
         raise InputError(f"{file}: this clip started from given latents: give the same --latents")
-    for name in ("context", "negative_context"):
-        if replayed.pop(name) is not None:
-            raise InputError(f"{file}: this clip was made from a {name} of tensors: only Python can give it again")
+    for name in CONTEXTS:
+        if replayed.pop(name) is not None and name not in options:
+            raise InputError(
+                f"{file}: this clip was made from a {name}: give the same in Python, replay(model, file, {name}=…)"
+            )
     for name in INPUTS:
         if replayed.pop(name) is not None and name not in options:
             raise InputError(f"{file}: this clip was made from an input: give the same {flag(name)}")
@@ -84,6 +92,38 @@ def replay_options(file: str, options: Mapping[str, Any]) -> dict[str, Any]:
     replayed["seed"] = [replayed.get("seed", 0)]
     replayed["size"] = (replayed.pop("width"), replayed.pop("height"))
     return replayed | {name: options[name] for name in ALLOWED if name in options}
+
+
+def replay(model: Any, file: str | os.PathLike[str], **given: Any) -> Clip:
+    """Make the clip of a file again, in Python: bit for bit on the same machine.
+
+    Args:
+        model: the `ZS2` that made it; the method is that of the clip.
+        given: what settings have only a digest of, as it was given: latents, contexts, and the inputs of guided clips.
+    Raises: InputError as --replay does, and for a model of another dtype; TypeError for other keywords.
+    """
+    check_keywords("replay()", given, {"replay()": (*TENSORS, *INPUTS)})
+    options = replay_options(os.fspath(file), given)
+    dtype, compiled = str(model.dtype).removeprefix("torch."), model.unet.compiled is not None
+    if (options["dtype"], options["compile"]) != (dtype, compiled):
+        raise InputError(
+            f"{file}: made with dtype {options['dtype']} and compile {options['compile']}, the model has {dtype} and "
+            f"{compiled}: load it so"
+        )
+    from zs2.sampling.decoding import decode_frames
+    from zs2.sampling.sampler import Sampler
+    from zs2.video.clip import Clip
+
+    width, height = options["size"]
+    names = [name for name in REQUEST if name in options and name not in ("prompt", "seed")]
+    more = {name: options[name] for name in names} | {"width": width, "height": height, "seed": options["seed"][0]}
+    variant, fps = model.variant(**{name: options.get(name) for name in METHOD}), frame_rate(options["fps"])
+    plan = variant.plan(Request(options["prompt"], **more))
+    settings = variant.settings(plan, fps)
+    check_replay(options["recorded"], settings)
+    for step in Sampler(plan).steps():
+        latents = step.latents
+    return Clip(decode_frames(plan, latents), fps, settings)
 
 
 def check_settings(file: str, settings: Mapping[str, Any]) -> None:
@@ -134,8 +174,9 @@ def check_replay(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             f"the clip was made with embeddings {recorded['embeddings']}, not {now['embeddings']}: "
             "give the same --embedding"
         )
-    if recorded["latents"] != now["latents"]:
-        raise InputError("the clip was made from other latents: give the same --latents")
+    for name in TENSORS:
+        if recorded[name] != now[name]:
+            raise InputError(f"the clip was made from {'another' if recorded[name] else 'no'} {name}: give the same")
     for name in INPUTS:
         if recorded[name] != now[name]:
             got, expected = (_input_text(settings[name]) for settings in (now, recorded))
