@@ -19,6 +19,7 @@ OTHERWISE = {  # options that are something else than a keyword of that name, as
     "--model": "first argument",
     "--size": "`width`, `height`",
     "--fast": "`**FAST`",
+    "--motion-target": "see below",
     "--prompts": "a loop",
     "--travel": "`prompt`: a list, or a dictionary by frames",
     "--out": "`clip.save(path)`",
