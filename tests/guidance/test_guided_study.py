@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,31 @@ def test_a_study_of_a_source(tmp_path: Path, narrow: Path, monkeypatch: pytest.M
     data = json.loads(re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
     assert data["inputs"] == [{"id": "source", "label": "input: source"}]
     assert {"source 0 0", "source 0 1"} < data["clips"].keys()
+
+
+def test_a_prompt_may_have_inputs_of_its_own(
+    tmp_path: Path, narrow: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Clip(SOURCE, 8, {"fps": 8}).save("clip.webp")
+    Clip(SOURCE[:1], 8).save("picture.png")
+    prompts = '{ text = "rose", source = "clip.webp@2:" }, "tulip", { text = "fox face", first-frame = "picture.png" }'
+    text = TOML.format(model=narrow).replace('"rose"', prompts)
+    Path("study.toml").write_text(re.sub("source = .*\nstrength.*", "", text))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert ablate(["study.toml", "--out", "s"]) == 0
+        study = json.loads(Path("s/study.json").read_text())
+        assert [sorted(one.get("inputs", {})) for one in study["prompts"]] == [["source"], [], ["first_frame"]]
+        assert study["prompts"][0]["inputs"]["source"].endswith("@2:")
+        for prompt, names in enumerate((["source"], [], ["first_frame"])):
+            record = json.loads(next(Path("s/clips").glob(f"dnm*_p{prompt:02}_s0.webp.json")).read_text())
+            assert [name for name in ("source", "first_frame") if record[name]] == names
+        assert sorted(path.name for path in Path("s/inputs").iterdir()) == ["first_frame_p02.webp", "source_p00.webp"]
+        assert report(["s"]) == 0
+        assert ablate(["study.toml", "--out", "s"]) == 0
+        capsys.readouterr()
+        assert ablate(["--out", "s", "--model", str(narrow)]) == 2
+        assert "prompts with inputs of their own: give their file again" in capsys.readouterr().err
+        Path("study.toml").write_text(text.replace("@2:", "@1:"))
+        assert ablate(["study.toml", "--out", "s"]) == 2

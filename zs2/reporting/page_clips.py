@@ -48,12 +48,20 @@ def page_data(results: Results, folder: Path) -> dict[str, Any]:
             "columns": columns,
             "size": size,
         }
-    inputs = [name for name in INPUTS if input_file(folder, name).exists()]
-    for name in inputs:
-        picture, columns, size = _picture(_as_long(Clip.open(input_file(folder, name)).frames, study.frames))
-        place = {"picture": pictures.setdefault(picture, len(pictures)), "columns": columns, "size": size}
-        for prompt, seed in product(range(len(study.prompts)), study.seeds):
-            clips[f"{name} {prompt} {seed}"] = {"cell": name, "prompt": prompt, "seed": seed, "caption": "", **place}
+    found = {place: input_file(folder, *place) for place in product(INPUTS, range(len(study.prompts)))}
+    inputs = [name for name in INPUTS if any(file for (one, _), file in found.items() if one == name)]
+    for (name, prompt), file in found.items():
+        if file is not None:
+            picture, columns, size = _picture(_as_long(Clip.open(file).frames, study.frames))
+            shown = {"picture": pictures.setdefault(picture, len(pictures)), "columns": columns, "size": size}
+            for seed in study.seeds:
+                clips[f"{name} {prompt} {seed}"] = {
+                    "cell": name,
+                    "prompt": prompt,
+                    "seed": seed,
+                    "caption": "",
+                    **shown,
+                }
     return {
         "digest": results.digest,
         "full": study.full,

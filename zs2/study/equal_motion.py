@@ -6,7 +6,7 @@ says so. What was found is kept in DIR/motion.json, so that a study that goes on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from zs2.errors import InputError
 from zs2.method import PARAMETERS
 from zs2.pipeline import ZS2
 from zs2.study.cells import NUMBERS, Cell, cell, merge, reference, unusual
+from zs2.study.inputs import Inputs
 from zs2.study.results import EQUAL_MOTION
 from zs2.study.runner import request
 from zs2.study.study import Job, Study
@@ -27,10 +28,10 @@ from zs2.video.formats import Frames
 PROMPTS = 4  # of the study, for the search; of its first seed
 
 
-def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, opened: Mapping[str, Any]) -> Study:
+def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, inputs: Inputs) -> Study:
     """The study with its cells at the target motion.
 
-    Args: opened: the study's inputs by name, open.
+    Args: inputs: the study's, open.
     Raises: InputError for a target that is no motion, or a motion.json that zs2 did not write.
     """
     check_target(target)
@@ -46,23 +47,21 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, opene
             continue
         key = f"{_with(one, name, 1).id} at {target:g}"  # whatever its own value
         if key not in known:
-            known[key] = _search(study, model, one, name, target, opened)
+            known[key] = _search(study, model, one, name, target, inputs)
             write_json(file, known)
         cells.append(_own(one) if known[key] is None else _at(one, name, known[key]))
     cells = merge(cells)
     return replace(study, cells=tuple(cells), full=reference(cells).id)
 
 
-def _search(
-    study: Study, model: ZS2, one: Cell, name: str, target: float, opened: Mapping[str, Any]
-) -> dict[str, Any] | None:
+def _search(study: Study, model: ZS2, one: Cell, name: str, target: float, inputs: Inputs) -> dict[str, Any] | None:
     """What was found for a cell, as it is stored; None if it can't reach the target."""
     prompts = range(min(PROMPTS, len(study.prompts)))
 
     def make(value: float) -> Iterator[Frames]:
         variant = model.variant(**one.method | {name: value})
         for prompt in prompts:
-            asked = request(study, Job(one, prompt, study.seeds[0]), opened)
+            asked = request(study, Job(one, prompt, study.seeds[0]), inputs)
             frames = min(study.frames, SHORT)
             yield variant(**asked | {"frames": frames, "chunk": min(study.chunk, frames)}).frames
 

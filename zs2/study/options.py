@@ -15,11 +15,13 @@ from zs2.cli.values import numbers, seeds, shard, size
 from zs2.errors import InputError, choose
 from zs2.evaluation.measure import LPIPS_HELP
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS, PARAMETERS
-from zs2.sampling.request import OPTIONS
+from zs2.sampling.request import INPUTS, OPTIONS
 from zs2.study.cells import FULL, PRESETS, STUDY_LAM, STUDY_MU, kinds_with
+from zs2.study.inputs import OWN, digest
 from zs2.study.prompts import Prompt, checked
 from zs2.system.devices import COMPILE_HELP, DTYPE_HELP
 from zs2.system.regular_files import read_text
+from zs2.video.reading import input_clip
 
 OUT = "out/study"
 MOTION_HELP = (
@@ -125,7 +127,7 @@ def with_file(options: dict[str, Any]) -> dict[str, Any]:
     """The options, completed by those of the TOML file that they name. The command line wins.
 
     Values in the file are read like those on the command line. `prompts` may also be a list of texts, or a table of
-    lists, `closed` and `open`.
+    lists, `closed` and `open`; a prompt with inputs of its own is a table, such as {text = "…", source = "a.webp"}.
 
     Raises: InputError for a file that can't be read, an unknown option, or a value of another kind.
     """
@@ -144,7 +146,8 @@ def with_file(options: dict[str, Any]) -> dict[str, Any]:
     for key, value in content.items():
         name = choose(f"option in {file}", key.replace("-", "_"), names)
         if name == "prompts" and isinstance(value, dict | list):
-            more["prompts"] = _prompts(file, value if isinstance(value, dict) else {SETS[0]: value})
+            more["prompts"], own = _prompts(file, value if isinstance(value, dict) else {SETS[0]: value})
+            more |= {OWN: own} if own else {}
         elif name == "dry_run":
             raise InputError(f"{file}: dry-run is for the command line only")
         elif name in FLAGS:
@@ -154,7 +157,10 @@ def with_file(options: dict[str, Any]) -> dict[str, Any]:
                 more[name] = value
         else:
             arguments += _arguments(file, name, value)
-    return vars(reader.parse_args(arguments)) | more | options
+    found = vars(reader.parse_args(arguments)) | more | options
+    if "prompts" in options:
+        found.pop(OWN, None)
+    return found
 
 
 def _arguments(file: str, name: str, value: Any) -> list[str]:
@@ -173,12 +179,21 @@ def _arguments(file: str, name: str, value: Any) -> list[str]:
     return [option, *map(str, values)]
 
 
-def _prompts(file: str, table: dict[str, Any]) -> Sequence[Prompt]:
-    """The prompts of a TOML table, by set."""
-    prompts = []
-    for name, texts in table.items():
+def _prompts(file: str, table: dict[str, Any]) -> tuple[Sequence[Prompt], dict[int, dict[str, str]]]:
+    """The prompts of a TOML table, by set, and the paths of their own inputs, by the number of the prompt."""
+    prompts: list[Prompt] = []
+    paths: dict[int, dict[str, str]] = {}
+    for name, items in table.items():
         choose(f"set of prompts in {file}", name, SETS)
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise InputError(f"{file}: the {name} prompts are {texts!r}: expected a list of texts")
-        prompts += [Prompt(text, name) for text in texts]
-    return checked(prompts, file)
+        for item in items if isinstance(items, list) else [None]:
+            one = {"text": item} if isinstance(item, str) else item
+            if not isinstance(one, dict) or "text" not in one or not all(isinstance(v, str) for v in one.values()):
+                raise InputError(f"{file}: the {name} prompts are {items!r}: expected a list of texts")
+            own = {
+                choose(f"key of a prompt in {file}", k.replace("-", "_"), INPUTS): one[k] for k in one if k != "text"
+            }
+            if own:
+                paths[len(prompts)] = own
+            digests = sorted((key, digest(input_clip(path))) for key, path in own.items())
+            prompts.append(Prompt(one["text"], name, tuple(digests)))
+    return checked(prompts, file), paths

@@ -87,7 +87,8 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         if settings[name] is not None and name not in options:
             raise InputError(f"the study in {options['out']} has an input: give the same with {flag(name)}")
     settings |= {name: options[name] for name in settings if name in options}
-    settings |= opened(options)
+    inputs = opened(options)
+    settings |= inputs.shared
     if known and settings["dtype"] == AUTO:
         settings["dtype"] = known.dtype
     width, height = options.get("size", (known.width, known.height) if known else (0, 0))
@@ -95,6 +96,8 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         whole("width", width, 1)
         whole("height", height, 1)
     prompts = options.get("prompts", known.prompts if known else default_prompts(own))
+    if known and "prompts" not in options and any(prompt.inputs for prompt in prompts):
+        raise InputError(f"the study in {options['out']} has prompts with inputs of their own: give their file again")
     if isinstance(prompts, str):
         prompts = read_prompts(prompts)
     if "prompts" in options:
@@ -102,8 +105,9 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
     seeds = options.get("seeds", known.seeds if known else (0, 1))
     chosen = list(known.cells) if known and not any(name in options for name in METHOD) else None
     chosen = cells(options, _usual_lam(known, own)) if chosen is None else chosen
-    for prompt, seed in product(prompts, seeds):
-        request = Request(prompt.text, seed=seed, **{name: settings[name] for name in OPTIONS})  # checks them
+    for (number, prompt), seed in product(enumerate(prompts), seeds):
+        values = {name: settings[name] for name in OPTIONS} | inputs.of(number)
+        request = Request(prompt.text, seed=seed, **values)  # checks them
     for cell in chosen:
         Method(**cell.method).settings(request.steps, from_latents=False)  # some noise models need more than one step
     frames = whole("frames", request.frames, 1)
@@ -111,7 +115,8 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         zs2=__version__,
         model=model,
         weights=known.weights if known else None,
-        sampling={name: request.stored(name) if name in INPUTS else getattr(request, name) for name in OPTIONS},
+        sampling={name: getattr(request, name) for name in OPTIONS}
+        | {name: inputs.shared[name].record if name in inputs.shared else None for name in INPUTS},
         width=width,
         height=height,
         fps=whole("fps", settings["fps"], 1, FPS_MAX),

@@ -16,13 +16,18 @@ from zs2.errors import InputError
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt and its set: `closed` names the thing and the background, `open` leaves the look to the noise."""
+    """A prompt and its set: `closed` names the thing and the background, `open` leaves the look to the noise.
+
+    inputs: its own ones, the names of their options and their digests: see inputs.py.
+    """
 
     text: str
     set: str = "closed"
+    inputs: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.text!r} ({self.set})"
+        own = "".join(f", {name} {digest[:12]}" for name, digest in self.inputs)
+        return f"{self.text!r} ({self.set}{own})"
 
 
 # For models that have no examples of their own: those of real pictures.

@@ -22,7 +22,7 @@ from zs2.method import NOISE_MODELS
 from zs2.pipeline import ZS2
 from zs2.sampling.plan import resolve
 from zs2.sampling.request import Request
-from zs2.study.inputs import opened
+from zs2.study.inputs import Inputs, opened
 from zs2.study.lock import Workplace
 from zs2.study.study import Job, Study, clip_file, is_finished, measures_file
 from zs2.system.atomic import write_json
@@ -90,13 +90,13 @@ def public_name(model: str, name: str) -> str:
     return model if is_hub_id(model) and not Path(model).exists() else name
 
 
-def request(study: Study, job: Job, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def request(study: Study, job: Job, inputs: Inputs) -> dict[str, Any]:
     """The arguments of a clip's `Request`. Of a frozen cell one frame is sampled. inputs: the study's."""
     frames = {"frames": 1, "chunk": 1} if job.cell.frozen else {"chunk": study.chunk}
     return {
         "prompt": study.prompts[job.prompt].text,
         **study.sampling,
-        **inputs,
+        **inputs.of(job.prompt),
         "seed": job.seed,
         "height": study.height or None,
         "width": study.width or None,
@@ -121,10 +121,10 @@ class Runner:
         study: Study,
         model: ZS2,
         scorer: Scorer | None,
-        inputs: Mapping[str, Any] | None = None,
+        inputs: Inputs | None = None,
         lpips: LPIPS | None = None,
     ) -> None:
-        self.folder, self.study, self.scorer, self.inputs, self.lpips = folder, study, scorer, inputs or {}, lpips
+        self.folder, self.study, self.scorer, self.inputs, self.lpips = folder, study, scorer, inputs or Inputs(), lpips
         self.protocol: dict[str, Any] | None = None
         if scorer is not None:
             self.protocol = protocol(scorer, public_name(scorer.name, Path(scorer.name).name), lpips)
@@ -181,7 +181,8 @@ class Runner:
         """What is stored of a clip's metrics."""
         cell = job.cell
         more: dict[str, Any] = {"noises": None, "method": None, "lpips": self.lpips}
-        if not cell.frozen and len(frames) > 1 and NOISE_MODELS[cell.noise].start is None:
+        drawn = NOISE_MODELS[cell.noise].start is None and "first_frame" not in self.inputs.of(job.prompt)
+        if drawn and not cell.frozen and len(frames) > 1:
             variant, asked = self.variant(cell), Request(**request(self.study, job, self.inputs))
             plan = resolve(variant.image_model, variant.method, asked)
             more |= {"noises": plan.initial_noise(), "method": variant.method}

@@ -135,8 +135,11 @@ def _number(read: Reader, name: str) -> Any:
 
 
 def _prompt(read: Reader) -> Prompt:
-    _no_others(read, {"text", "set"})
-    return Prompt(read.text("text"), read.name("set", SETS[0], SETS))
+    _no_others(read, {"text", "set", "inputs"})
+    inputs = read.texts("inputs") or {}
+    for name in inputs:
+        choose(f"input in {read.what}", name, INPUTS)
+    return Prompt(read.text("text"), read.name("set", SETS[0], SETS), tuple(sorted(inputs.items())))
 
 
 def _seeds(read: Reader) -> tuple[int, ...]:

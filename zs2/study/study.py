@@ -107,6 +107,10 @@ class Study:
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Write study.json, whole or not at all."""
         stored = asdict(self)
+        stored["prompts"] = [
+            {"text": one.text, "set": one.set} | ({"inputs": dict(one.inputs)} if one.inputs else {})
+            for one in self.prompts
+        ]
         write_json(study_file(folder), stored.pop("sampling") | stored)
 
     def jobs(self) -> Iterator[Job]:
