@@ -25,7 +25,7 @@ from PIL import Image
 
 from zs2.app.__main__ import INSTALL, main, read_visitors
 from zs2.app.clip_options import ClipOptions, Limits, title, with_and_without
-from zs2.app.controls import controls, defaults, keywords, read_size
+from zs2.app.controls import KNOWN, controls, defaults, keywords, read_size
 from zs2.app.files import KINDS, Recorded, write
 from zs2.app.film import film
 from zs2.app.lines import command_line, python_lines
@@ -71,7 +71,7 @@ def ended(job: Job, seconds: float = 60) -> Job:
 def test_every_setting_is_a_control_and_has_the_default_of_the_command_line() -> None:
     found = controls(Limits(), OWN_KEYWORDS)
     names = [one.name for one in found]
-    assert sorted(names) == sorted({*METHOD, *OPTIONS})
+    assert sorted(names) == sorted({*METHOD, *(name for name, row in OPTIONS.items() if row.kind in KNOWN)})
     method, options = keywords(found, [one.default for one in found])
     plain = Method(lam=OWN.lam)
     assert Method(**method).settings(25, False) == plain.settings(25, False)
@@ -117,6 +117,14 @@ def test_the_slider_of_a_parameter_has_the_ends_of_its_check() -> None:
             Method(**{control.name: control.high})
             with pytest.raises(InputError):
                 Method(**{control.name: math.nextafter(control.high, math.inf)})
+
+
+def test_several_numbers_where_the_page_has_one_are_refused() -> None:
+    found = {one.name: one for one in controls(Limits(), {})}
+    with pytest.raises(InputError, match="mu has 2 values: this page takes one"):
+        found["mu"].shown((0.9, 0.5))
+    assert found["mu_end"].shown((0.9, 0.5)) == "0.9,0.5"
+    assert found["mu_end"].read("0.9,0.5") == (0.9, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -414,6 +422,9 @@ def test_files_of_a_clip_are_replayed(studio: Studio, tmp_path: Path) -> None:
     assert Recorded.of(paths[-1], studio, MODEL).notes == (
         "made with other weights, those of other: the clip will differ",
     )
+    Path(paths[-1]).write_text(json.dumps(settings | {"fps": 50}))
+    found = Recorded.of(paths[-1], studio, MODEL)
+    assert (found.fps, found.notes) == (30, ("50 frames per second: this page has whole numbers up to 30",))
     Path(paths[-1]).write_text(json.dumps(settings | {"frames": 65}))
     with pytest.raises(InputError, match="frames is 65: this page takes at most 64"):
         Recorded.of(paths[-1], studio, MODEL)

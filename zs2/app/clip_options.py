@@ -11,7 +11,7 @@ from zs2.errors import InputError, whole
 from zs2.method import PARAMETERS, Method, effects
 from zs2.sampling.request import DEFAULTS, INPUTS, Request, usual
 
-FPS_MAX = 50
+FPS_MAX = 30
 CHARACTERS = 2000  # of a prompt
 BASELINE = Method(attn="sa", noise="iid")  # without both parts of the method
 

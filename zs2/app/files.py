@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zs2.app.clip_options import FPS_MAX
 from zs2.app.studio import Studio
 from zs2.cli.replay import replay_options
 from zs2.errors import InputError
@@ -93,16 +94,12 @@ class Recorded:
             raise InputError("this clip has a prompt for each frame: this page has one; zs2 sample --replay makes it")
         studio.limits.check(prompt, options | dict(zip(("width", "height"), found["size"], strict=True)))
         method = {name: found[name] for name in METHOD if name in found}
-        size = "{}x{}".format(*found["size"])
-        return cls(
-            prompt,
-            found["seed"][0],
-            size,
-            found["fps"],
-            method,
-            options,
-            notes(found["recorded"], studio, model, inputs),
-        )
+        size, rate = "{}x{}".format(*found["size"]), found["fps"]
+        fps = min(max(round(rate), 1), FPS_MAX)
+        others = notes(found["recorded"], studio, model, inputs)
+        if fps != rate:
+            others = (*others, f"{rate:g} frames per second: this page has whole numbers up to {FPS_MAX}")
+        return cls(prompt, found["seed"][0], size, fps, method, options, others)
 
 
 def notes(recorded: dict[str, Any], studio: Studio, model: str, inputs: Mapping[str, str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import gradio as gr
 
 from zs2.app import files
 from zs2.app.bench import POLL, Bench, Update
-from zs2.app.clip_options import BASELINE, ClipOptions, title, with_and_without
+from zs2.app.clip_options import BASELINE, FPS_MAX, ClipOptions, title, with_and_without
 from zs2.app.controls import controls, keywords, read_size
 from zs2.app.lines import command_line, python_lines
 from zs2.app.making import load_model, make_clips, make_stream
@@ -72,7 +72,7 @@ class Page:
                     self.panel = Panel(self.found, Method(), "More settings", studio.own, self.model)
                     with gr.Row():
                         self.size = gr.Textbox("", label="size", info="such as 64x64; empty: as trained", max_lines=1)
-                        self.fps = gr.Slider(1, 30, value=8, step=1, label="frames per second", info="of the film")
+                        self.fps = gr.Slider(1, FPS_MAX, value=8, step=1, label="frames per second", info="of the film")
                     self.file = gr.File(label="Replay: drop a file that zs2 made", elem_id="replay", height=150)
                     self.message = gr.HTML("", elem_id="message")
             if len(studio.names) == 1:
@@ -245,10 +245,10 @@ class Page:
         inputs = {name: path for name, path in zip(self.panel.inputs, dropped, strict=True) if path}
         try:
             recorded = files.Recorded.of(file, self.studio, self.studio.check(model), inputs)
+            found = controls(self.studio.limits, self.studio.own(model))
+            updates = self.panel.filled(found, recorded.method, recorded.options)
         except InputError as error:
             return {self.message: message(without_folders(str(error), self.root), wrong=True)}
-        own = self.studio.own(model)
-        updates = self.panel.filled(controls(self.studio.limits, own), recorded.method, recorded.options)
         return {
             self.message: message(f"the settings of {Path(file).name} are filled in", recorded.notes),
             self.prompt: recorded.prompt,
