@@ -6,12 +6,26 @@
   let paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
   let frozen = performance.now();
 
+  const keep = (film) => {
+    const canvas = film.querySelector("canvas");
+    let copy = kept.get(film.dataset.key);
+    if (!copy) kept.set(film.dataset.key, (copy = document.createElement("canvas")));
+    if (copy.width !== canvas.width || copy.height !== canvas.height) {
+      copy.width = canvas.width;
+      copy.height = canvas.height;
+    }
+    copy.getContext("2d").drawImage(canvas, 0, 0);
+  };
+
   const place = (film, image, index) => {
     const canvas = film.querySelector("canvas");
+    if (canvas.shown === image && canvas.dataset.index === String(index)) return; // nothing new to draw
+    canvas.shown = image;
     const columns = Number(film.dataset.columns);
     const [w, h] = [canvas.width, canvas.height];
     canvas.getContext("2d").drawImage(image, (index % columns) * w, Math.floor(index / columns) * h, w, h, 0, 0, w, h);
     canvas.dataset.index = index;
+    keep(film);
   };
 
   // What was there stays until the new picture is decoded: no flicker between previews.
@@ -28,17 +42,6 @@
         queue.last = part;
       }
     }
-  };
-
-  const keep = (film) => {
-    const canvas = film.querySelector("canvas");
-    let copy = kept.get(film.dataset.key);
-    if (!copy) kept.set(film.dataset.key, (copy = document.createElement("canvas")));
-    if (copy.width !== canvas.width || copy.height !== canvas.height) {
-      copy.width = canvas.width;
-      copy.height = canvas.height;
-    }
-    copy.getContext("2d").drawImage(canvas, 0, 0);
   };
 
   // A film without end: the part on the page is the newest; the one that plays may be an older one.
@@ -67,8 +70,7 @@
         if (!paused) playParts(film, now);
       } else if (image.complete && image.naturalWidth) {
         place(film, image, Math.floor((now / 1000) * Number(film.dataset.fps)) % Number(film.dataset.frames));
-      } else continue;
-      keep(film);
+      }
     }
     document.querySelectorAll(".play").forEach(label);
     requestAnimationFrame(tick);
