@@ -2,8 +2,9 @@
 
     python benchmarks/page.py                   needs pip install -e '.[app,page]', and Chromium
 
-Two times are measured in the browser from the press of the button: to the first preview, and to the finished clip. Time on the page includes previews, the transport and Chromium itself, which
-shares the machine; the CPU time of the process is without it, and says the same on a busy machine.
+Two times are measured in the browser from the press of the button: to the first preview, and to the finished clip.
+They include previews, the transport and Chromium itself, which shares the machine. The CPU time of the process is
+without Chromium, and says the same on a busy machine.
 """
 
 from __future__ import annotations
