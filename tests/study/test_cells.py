@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from zs2.errors import InputError
 from zs2.method import ATTENTION_KINDS, LAM_MAX, NOISE_MODELS, AttentionKind, Method, NoiseModel
 from zs2.study.cells import (
-    PRESETS,
     Cell,
     cell,
     corners,
@@ -25,6 +24,7 @@ from zs2.study.cells import (
     reference,
     sweep_point,
 )
+from zs2.study.experiments import EXPERIMENTS
 from zs2.study.options import parser
 from zs2.study.planning import plan
 
@@ -68,8 +68,21 @@ def test_lambda_and_mu_are_the_sweeps_of_the_authors():
     assert mu == [("dnm", 0.1, "sa", None), *middle, ("dnm", 0.1, "cfa", None)]
 
 
+def test_reproduce_has_the_cells_of_all_experiments_and_of_paper():
+    cells = preset("reproduce", 0.15, 0.98)
+    tags = {one.id: one.presets for one in cells}
+    assert {*ids(paper(0.15, 0.98))} <= tags.keys()
+    for one in EXPERIMENTS:
+        assert bool(one.missing) != bool(one.cells(0.15, 0.98)), one.name
+        assert all("reproduce" in tags[each.id] for each in one.cells(0.15, 0.98)), one.name
+    assert [one.lam for one in EXPERIMENTS[0].cells(0.15, 0.98)] == [0, 0.001, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 1]
+    assert ids(EXPERIMENTS[1].cells(0.1, 0.98)) == ids(preset("mu"))
+    assert reference(cells).id == "dnm-0.15_tma-0.98"  # the study's own λ, not that of the sweep
+    assert len(cells) == 24
+
+
 def test_presets_share_the_cells_that_they_have_in_common():
-    cells = merge(one for name in PRESETS for one in preset(name))
+    cells = merge(one for name in ("paper", "lambda", "mu", "motion") for one in preset(name))
     assert len(cells) == 12 + 5 + 4 + 3
     assert len(set(ids(cells))) == len(cells)
     presets = {one.id: one.presets for one in cells}
@@ -98,7 +111,8 @@ def test_two_papers_differ_only_where_lam_has_an_effect():
 
 def test_an_unknown_preset():
     with pytest.raises(
-        InputError, match="unknown preset 'lamda': expected one of paper, lambda, mu, motion; did you mean 'la"
+        InputError,
+        match="unknown preset 'lamda': expected one of paper, lambda, mu, motion, reproduce; did you mean 'la",
     ):
         preset("lamda")
 

@@ -330,7 +330,7 @@ def test_a_grid_and_a_preset_together():
     [
         (
             "--preset papers",
-            "unknown preset 'papers': expected one of paper, lambda, mu, motion; did you mean 'paper'?",
+            "unknown preset 'papers': expected one of paper, lambda, mu, motion, reproduce; did you mean 'paper'?",
         ),
         ("--noise idd", "unknown noise model 'idd': expected one of"),
         ("--noise idd", "loop; did you mean 'iid'?"),

@@ -25,7 +25,7 @@ class Finding(NamedTuple):
 def findings(results: Results, prompts: str) -> list[Finding]:
     """A sentence for each of the other corners, over a set of prompts. Empty where nothing is measured."""
     others = [cell for cell in corners(results.study.cells, results.full) if cell.id != results.study.full]
-    return [finding for cell in others if (finding := _finding(results, cell, prompts))]
+    return [found for cell in others if (found := finding(results, cell, prompts))]
 
 
 def basis(results: Results, prompts: str) -> str:
@@ -43,7 +43,8 @@ def lead_metrics(results: Results) -> list[str]:
     return [name for name in LEAD if name in results.metrics] or results.metrics[:3]
 
 
-def _finding(results: Results, cell: Cell, prompts: str) -> Finding | None:
+def finding(results: Results, cell: Cell, prompts: str) -> Finding | None:
+    """How a variant differs from the reference, over a set of prompts; None where nothing is measured."""
     changed, same, single = [], [], False
     for metric in lead_metrics(results):
         pairs = common([results.values(name, metric, prompts) for name in (results.study.full, cell.id)])

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from zs2.evaluation.metrics import METRICS
 from zs2.reporting.content import AUTHORS_CLIPS, notes, prompt_list, summary, warnings
+from zs2.reporting.experiments import HEADS as EXPERIMENT_HEADS
+from zs2.reporting.experiments import TITLE as EXPERIMENTS_TITLE
+from zs2.reporting.experiments import experiment_rows
 from zs2.reporting.findings import QUESTION, basis, findings
 from zs2.reporting.tables import (
     DIFFERENCES,
@@ -49,6 +52,8 @@ def markdown(results: Results) -> str:
             parts += ["", f"### {_escaped(caption(results, name))}", "", *_means(results, name)]
         parts += ["", *_list(meaning(results, metric) for metric in results.metrics)]
     parts += _sweeps(results)
+    if rows := experiment_rows(results):
+        parts += ["", f"## {EXPERIMENTS_TITLE}", "", *_table(EXPERIMENT_HEADS, rows)]
     if rows := noise_rows(results):
         parts += ["", "## Correlation of consecutive initial noises", "", *_table(noise_heads(results), rows)]
     if results.measures:

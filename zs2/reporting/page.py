@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from zs2.reporting.content import AUTHORS_CLIPS, notes, prompt_list, size, summary, warnings
+from zs2.reporting.experiments import HEADS as EXPERIMENT_HEADS
+from zs2.reporting.experiments import TITLE as EXPERIMENTS_TITLE
+from zs2.reporting.experiments import experiment_rows
 from zs2.reporting.findings import QUESTION, basis, findings
 from zs2.reporting.page_clips import LARGE, page_data
 from zs2.reporting.page_tables import (
@@ -61,6 +64,7 @@ def page(results: Results, folder: Path) -> str:
         "TABLES": _tables(results) if results.measures else NOTHING,
         "AUTHORS": escape(AUTHORS_CLIPS),
         "SWEEPS": "".join(html_sweep(results, one) for one in sweeps(results)) or NO_SWEEP,
+        "EXPERIMENTS": _experiments(results),
         "NOISE": html_table(noise_heads(results), noise) if noise else NOTHING,
         "NOTES": _list(remarks),
         "SUMMARY": _list(summary(results)),
@@ -70,6 +74,15 @@ def page(results: Results, folder: Path) -> str:
     html = (data / "report.html").read_text(encoding="utf-8")
     pieces = html.split("@@")  # text, NAME, text, NAME, …, text: what is filled in is not searched again
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
+
+
+def _experiments(results: Results) -> str:
+    """The section on the paper's experiments, of a study that has them."""
+    rows = [html_row(row[:1], map(escape, row[1:])) for row in experiment_rows(results)]
+    if not rows:
+        return ""
+    table = html_table(EXPERIMENT_HEADS, rows, kind="words")
+    return f'<section id="experiments"><h2>{EXPERIMENTS_TITLE}</h2>{table}</section>'
 
 
 def _hash(text: str) -> str:

@@ -4,6 +4,7 @@ paper    what each part does: each of the two replaced, both baselines, and the 
 lambda   the authors' sweep of λ: 0, 0.05, 0.1, 0.15, 0.2, 0.25, at μ = 0.98
 mu       the authors' sweep of μ: 0 (self-attention), 0.25, 0.5, 0.75, 0.9, 1 (cross-frame attention), at λ = 0.1
 motion   eight variants at equal motion, by --motion-target
+reproduce   the experiments of the paper, one by one: see experiments.py
 
 Noise models and attention kinds are described in method.py. Here only the rows of the presets name one.
 """
@@ -16,7 +17,7 @@ from itertools import product
 from typing import Any
 
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS, PARAMETERS, Method, same_attention
-from zs2.system.registry import Registry
+from zs2.system.registry import Registry, load
 
 STUDY_LAM, STUDY_MU = 0.1, 0.98  # the authors' λ in their sweep of μ, because clips of their text's 0.01 hardly move
 NUMBERS = ("lam", "alpha", "mu", "mu_end")  # the parameters that a cell has
@@ -159,13 +160,15 @@ class Preset:
     Args:
         name: as an option. title: over its part of a table.
         parameters: which of λ and μ (`lam`, `mu`) its cells take.
-        cells: (λ, μ) → the cells.
+        cells: (λ, μ) → the cells; or "module:name" of such a function.
+        includes: other presets whose cells are its own, too.
     """
 
     name: str
     title: str
     parameters: frozenset[str]
-    cells: Callable[[float, float], list[Cell]]
+    cells: Callable[[float, float], list[Cell]] | str
+    includes: tuple[str, ...] = ()
 
 
 PRESETS: Registry[Preset] = Registry(
@@ -185,6 +188,13 @@ PRESETS: Registry[Preset] = Registry(
             lambda lam, mu: [cell(FULL.noise, lam, FULL.attn, value) for value in AUTHORS["mu"]],
         ),
         Preset("motion", "At equal motion", frozenset({"mu"}), motion),
+        Preset(
+            "reproduce",
+            "The paper's experiments",
+            frozenset({"lam", "mu"}),
+            "zs2.study.experiments:cells",
+            includes=("paper",),
+        ),
     ],
 )
 
@@ -194,9 +204,9 @@ def preset(name: str, lam: float = STUDY_LAM, mu: float = STUDY_MU) -> list[Cell
 
     Raises: InputError for an unknown name.
     """
-    cells = PRESETS[name].cells(lam, mu)
-    labels = {one.id: one.label for one in paper(lam, mu)}
-    return merge(replace(one, label=labels.get(one.id, one.label), presets=(name,)) for one in cells)
+    row, labels = PRESETS[name], {one.id: one.label for one in paper(lam, mu)}
+    cells = [replace(one, label=labels.get(one.id, one.label), presets=(name,)) for one in load(row.cells)(lam, mu)]
+    return merge([*cells, *(one for other in row.includes for one in preset(other, lam, mu))])
 
 
 def grid(

@@ -18,6 +18,7 @@ from zs2.errors import InputError, choose, whole
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS, Method
 from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, Request, usual
 from zs2.study.cells import FULL, PRESETS, STUDY_LAM, STUDY_MU, Cell, grid, kinds_with, merge, preset, reference
+from zs2.study.experiments import SHARED_PROMPTS
 from zs2.study.inputs import opened
 from zs2.study.prompts import default_prompts, read_prompts
 from zs2.study.study import Study
@@ -98,6 +99,8 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
     prompts = options.get("prompts", known.prompts if known else default_prompts(own))
     if known and "prompts" not in options and any(prompt.inputs for prompt in prompts):
         raise InputError(f"the study in {options['out']} has prompts with inputs of their own: give their file again")
+    if not known and not own.prompts and "prompts" not in options and "reproduce" in options.get("preset", ()):
+        prompts = (*SHARED_PROMPTS, *prompts)
     if isinstance(prompts, str):
         prompts = read_prompts(prompts)
     if "prompts" in options:
