@@ -62,7 +62,7 @@ def _search(study: Study, model: ZS2, one: Cell, name: str, target: float, input
         variant = model.variant(**one.method | {name: value})
         for prompt in prompts:
             asked = request(study, Job(one, prompt, study.seeds[0]), inputs)
-            frames = min(study.frames, SHORT)
+            frames = study.frames if inputs.of(prompt) else min(study.frames, SHORT)
             yield variant(**asked | {"frames": frames, "chunk": min(study.chunk, frames)}).frames
 
     try:
