@@ -199,7 +199,7 @@ def test_a_metric_and_a_set_of_prompts_are_chosen(large, visit, scripts):
     tab.get_by_role("radio", name=title, exact=True).check()
     tab.get_by_role("radio", name="open (2)").check()
     tables = [one for one in tab.locator("table.differences").all() if one.is_visible()]
-    assert [one.locator("caption").inner_text() for one in tables] == ["Open prompts (2), 2 clips a variant"]
+    assert [one.locator("caption").inner_text() for one in tables] == [f"{title}: Open prompts (2), 2 clips a variant"]
     texts = [one.inner_text() for one in tab.locator(".metric > p").all() if one.is_visible()]
     assert texts == [f"{title}: {meaning}. A still clip has 1.000."]
     basis = [one.inner_text() for one in tab.locator("#found .hint").all() if one.is_visible()]

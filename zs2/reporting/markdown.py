@@ -12,11 +12,11 @@ from zs2.reporting.experiments import experiment_rows
 from zs2.reporting.findings import QUESTION, basis, findings
 from zs2.reporting.tables import (
     DIFFERENCES,
-    MARKS,
     STILL,
     caption,
     clip_counts,
     heads,
+    legend,
     mark,
     mean_and_difference,
     mean_and_mark,
@@ -47,7 +47,7 @@ def markdown(results: Results) -> str:
     if lines := warnings(results):
         parts += [*_list(lines), ""]
     if results.measures:
-        parts += ["## What each part does", "", f"Means. {MARKS}"]
+        parts += ["## What each part does", "", _escaped(f"Means. {legend(results)}")]
         for name in results.sets:
             parts += ["", f"### {_escaped(caption(results, name))}", "", *_means(results, name)]
         parts += ["", *_list(meaning(results, metric) for metric in results.metrics)]

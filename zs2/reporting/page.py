@@ -33,7 +33,7 @@ from zs2.reporting.page_tables import (
     of_sets,
     panel,
 )
-from zs2.reporting.tables import MARKS, meaning, noise_heads, noise_rows
+from zs2.reporting.tables import legend, meaning, noise_heads, noise_rows
 from zs2.study.results import Results, sweeps
 
 SCRIPTS = ("clips.js", "votes.js")
@@ -120,7 +120,7 @@ def _tables(results: Results) -> str:
     )
     overview = of_sets(results, lambda name: means(results, name))
     return (
-        f'<p>{escape(MARKS)}</p><div class="overview"><h3>All metrics: means</h3>{overview}</div>'
+        f'<p>{escape(legend(results))}</p><div class="overview"><h3>All metrics: means</h3>{overview}</div>'
         f"<h3>One metric, with its intervals</h3>{choice_of_metrics(results)}{panels}"
     )
 

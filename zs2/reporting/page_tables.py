@@ -104,7 +104,7 @@ def means(results: Results, prompts: str) -> str:
         return [*clips, *(_marked(*mean_and_mark(entry)) for entry in row.entries)]
 
     still = [still_value(results, metric, prompts) for metric in results.metrics]
-    return _variants(results, prompts, heads(results), cells, "means", still)
+    return _variants(results, prompts, heads(results), cells, caption(results, prompts), "means", still)
 
 
 def differences(results: Results, prompts: str, metric: str) -> str:
@@ -118,7 +118,8 @@ def differences(results: Results, prompts: str, metric: str) -> str:
         value, change, low, high = mean_and_difference(entry)
         return [*clips, value, _marked(change, seen(entry.change)), low, high, draw(entry.change)]
 
-    return _variants(results, prompts, [*DIFFERENCES, ""], cells, "differences")
+    title = f"{METRICS[metric].title}: {caption(results, prompts)}"
+    return _variants(results, prompts, [*DIFFERENCES, ""], cells, title, "differences")
 
 
 def _variants(
@@ -126,10 +127,10 @@ def _variants(
     prompts: str,
     head: Sequence[str],
     cells: Callable[[Row], list[str]],
+    title: str,
     kind: str,
     still: Sequence[str] = (),
 ) -> str:
-    title = caption(results, prompts)
     titles = [*(preset.title for preset in PRESETS.values()), GRID]
     rows = sorted(results.tables[prompts], key=lambda row: titles.index(_group(row.cell)))
     if not any(row.clips for row in rows):

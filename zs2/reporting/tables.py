@@ -6,16 +6,12 @@ from zs2.evaluation.metrics import METRICS
 from zs2.reporting.content import counted, prompt_count
 from zs2.reporting.numbers import columns, difference, estimate, number, numbers
 from zs2.study.cells import Cell
-from zs2.study.results import EVERY, Entry, Results, Sweep
+from zs2.study.results import EQUAL_MOTION, EVERY, Entry, Results, Sweep
 from zs2.study.stats import Estimate, mean
 
 ARROWS = {"higher": "\u00a0↑", "lower": "\u00a0↓", None: ""}
 RISE, FALL = "▲", "▼"  # a difference that is seen
 ENOUGH = 0.9  # a rank correlation below this is explained
-MARKS = (
-    f"{RISE} is higher than the reference and {FALL} lower, where a difference is seen: where its interval does not "
-    "cover 0."
-)
 STILL = "a still clip"  # the control of a table: its row
 DIFFERENCES = ["mean", "difference", "low", "high"]  # the columns of the table of one metric
 RANKS = "Rank correlation (Spearman's) of motion with the authors' figures:"
@@ -59,6 +55,16 @@ def caption(results: Results, prompts: str) -> str:
 def clip_counts(results: Results, prompts: str) -> bool:
     """Whether the variants have different numbers of clips, so that each row must say its own."""
     return len({row.clips for row in results.tables[prompts]}) > 1
+
+
+def legend(results: Results) -> str:
+    """What the marks of the tables mean."""
+    text = (
+        f"{RISE} is higher than the reference and {FALL} lower, where a difference is seen: its interval does not "
+        "cover 0."
+    )
+    ranked = any(EQUAL_MOTION in cell.presets for cell in results.study.cells)
+    return text + " A number in brackets is a variant's rank at equal motion, by its mean." * ranked
 
 
 def seen(change: Estimate | None) -> str:
