@@ -14,7 +14,7 @@ from zs2 import ZS2, Clip, Request
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.sample_requests import clip_requests
 from zs2.errors import InputError
-from zs2.evaluation.measure import _prompts
+from zs2.evaluation.measure import prompts_of
 from zs2.sample import main
 from zs2.sampling.conditioning import Conditioning
 from zs2.sampling.prompt_syntax import Blend
@@ -182,7 +182,7 @@ def test_a_clip_of_a_schedule_is_replayed_and_measured(tmp_path: Path, narrow: P
         again = tmp_path / f"again{len(mode)}.webp"
         assert main(["--replay", str(out), "--model", str(narrow), "--out", str(again)]) == 0
         assert again.read_bytes() == out.read_bytes()
-        scored = _prompts("a", settings, 5)
+        scored = prompts_of("a", settings, 5)
         assert scored == ["red apple"] * (4 if mode else 3) + ["blue star"] * (1 if mode else 2)
     frames = Clip.open(out).frames
     assert (frames[0] != frames[4]).any()
