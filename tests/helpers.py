@@ -212,6 +212,6 @@ def assert_same_picture(got: Tensor, want: Tensor) -> None:
 
 def in_float64(model: ZS2) -> ZS2:
     """The model with weights in float64: what differs then is not rounding, which the sampling enlarges."""
-    for part in (model.unet, model.text_encoder):
+    for part in (model.unet, model.text_encoder, *model.image_model.controls):
         part.double()
     return model

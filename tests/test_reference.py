@@ -20,18 +20,20 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures.original import single_file, single_file_xl, write
+from fixtures.original import single_file, single_file_xl, unet, write
 from fixtures.prompts import random_prompts
 from fixtures.reference import noise, over_frames, set_attention
 from fixtures.store import scramble
 from helpers import CHECKPOINT, MODULE, Fixture, assert_close
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zs2 import ZS2, Request
 from zs2.checkpoints.checkpoint import Checkpoint
+from zs2.checkpoints.controlnets import ControlNetFiles
 from zs2.errors import InputError
 from zs2.models.config import ScheduleConfig
+from zs2.models.temporal import SelfAttention, momentum
 from zs2.models.tokenizer import Tokenizer
 from zs2.sampling.conditioning import interpolated
 from zs2.sampling.ddim import timesteps
@@ -253,6 +255,40 @@ def test_model_of_full_size(family: str, scratch: Path) -> None:
     assert text.eos_token_id == 49407  # the folders' files are old: they name another, which no prompt has
     text = replace(text, projection_dim=configs[2].projection_dim, eos_token_id=configs[2].eos_token_id)
     assert (model.unet.config, model.vae.config, text, model.schedule) == configs
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_controlnet_of_full_size(family: str, scratch: Path) -> None:
+    """A folder and both kinds of file; diffusers reads the file in the original layout to the same weights."""
+    from diffusers import ControlNetModel
+
+    unet_config, _, _ = FAMILIES[family]
+    shared = {key: value for key, value in unet_config.items() if key not in ("sample_size", "out_channels")}
+    shared.pop("up_block_types")
+    reference = scramble(ControlNetModel(**shared), 20)
+    reference.save_pretrained(scratch / "control")
+    x, context = noise(2, 2 * FRAMES, 4, 32, 32), noise(4, 2, 77, unet_config["cross_attention_dim"])
+    hints = torch.rand(FRAMES, 3, 256, 256, generator=torch.Generator().manual_seed(7))
+    want = {}
+    for attn, mu in (("sa", 0.0), ("tma", 0.98)):
+        set_attention(reference, attn, mu, FRAMES)
+        want[attn] = reference(x, T, over_frames(context, FRAMES), torch.cat([hints] * 2), 0.7, return_dict=False)
+    tensors = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
+    del reference
+    gc.collect()
+    save_file({f"control_model.{name}": one for name, one in unet(tensors).items()}, scratch / "file.safetensors")
+    read = ControlNetModel.from_single_file(str(scratch / "file.safetensors"), config=str(scratch / "control"))
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in read.state_dict().items())
+    del read, tensors
+    for place in ("control", "file.safetensors"):
+        network = ControlNetFiles(scratch / place, torch.float32).network(
+            torch.device("cpu"), torch.float32, SelfAttention()
+        )
+        for attn in want:
+            control = network.with_momentum(momentum(attn, mu=0.98))
+            got, _ = control(x, T, context, control.encode_hints(hints), frames=FRAMES, scale=0.7)
+            for one, other in zip((*got.skips, got.middle), (*want[attn][0], want[attn][1]), strict=True):
+                assert_close(one, other, MODULE)
 
 
 def xl_outputs(folder: Path, given: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +12,15 @@ import torch
 from torch import Tensor
 
 from zs2.checkpoints.checkpoint import Checkpoint
-from zs2.checkpoints.digests import check_identity, identity, sha256
-from zs2.checkpoints.embeddings import EmbeddingFile, add_files, embedding_files
-from zs2.checkpoints.lora import LoRA, files_of, lora_files, merge
+from zs2.checkpoints.controlnets import ControlNetFiles, load_controlnets
+from zs2.checkpoints.embeddings import Adapters, EmbeddingFile
+from zs2.checkpoints.lora import LoRA
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.checkpoints.provenance import clip_settings
-from zs2.checkpoints.tensor_files import loading
 from zs2.errors import check_keywords
 from zs2.method import METHOD, Method
 from zs2.models.config import ScheduleConfig
+from zs2.models.controlnet import ControlNet
 from zs2.models.image_model import ImageModel
 from zs2.models.prompt_encoder import PromptEncoder
 from zs2.models.temporal import momentum
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from zs2.sampling.frame_parallel import Group
 
 REQUEST = tuple(one.name for one in fields(Request))
-LOADING = ("device", "dtype", "prediction", "variant", "vae", "lora", "embeddings", "compile")
+LOADING = ("device", "dtype", "prediction", "variant", "vae", "lora", "embeddings", "controlnet", "compile")
 CALLS = {  # the keywords of each call
     "model()": (*REQUEST, "fps", "callback", "progress", "group"),
     "model.latents()": (*REQUEST, "callback", "progress", "group"),
@@ -71,15 +72,22 @@ class ZS2:
         checkpoint: Checkpoint | None = None,
         lora: Sequence[dict[str, Any]] = (),
         embeddings: Sequence[dict[str, Any]] = (),
+        controls: Sequence[ControlNet] = (),
+        control_files: Sequence[ControlNetFiles] = (),
     ) -> None:
-        self.method = Method() if method is None else method
-        attention = momentum(self.method.attn, **self.method.attention_parameters)
-        self.image_model = ImageModel(unet, vae, text, schedule).with_momentum(attention)
-        self.unet, self.vae, self.text, self.schedule = self.image_model.unet, vae, text, schedule
+        self.image_model = ImageModel(unet, vae, text, schedule, tuple(controls))
+        self.vae, self.text, self.schedule = vae, text, schedule
         self.text_encoder, self.tokenizer = text.towers[0]
         self.checkpoint = checkpoint
         self.lora = list(lora)  # the LoRAs that were merged into the weights: for the settings
         self.embeddings = list(embeddings)  # the textual inversions that were added, likewise
+        self.control_files = list(control_files)  # those of the ControlNets, likewise
+        self._use(Method() if method is None else method)
+
+    def _use(self, method: Method) -> None:
+        self.method = method
+        self.image_model = self.image_model.with_momentum(momentum(method.attn, **method.attention_parameters))
+        self.unet = self.image_model.unet
 
     @classmethod
     @without_collector()
@@ -94,6 +102,7 @@ class ZS2:
         vae: str | Path | None = None,
         lora: LoRA | Sequence[LoRA] = (),
         embeddings: EmbeddingFile | Sequence[EmbeddingFile] = (),
+        controlnet: str | Path | Sequence[str | Path] = (),
         compile: bool = False,
         **method: Any,
     ) -> ZS2:
@@ -112,6 +121,8 @@ class ZS2:
                 is safetensors, or a folder of PEFT or diffusers. Embeddings in it are added.
             embeddings: one or several textual inversions, each a path, `FILE:TOKEN`, or (file, token). The token is by
                 default that of the file, or the file's name.
+            controlnet: one or several ControlNets, each a folder in the diffusers layout, a file in either layout, or
+                `owner/name` on the hub. A call steers by them with `control`, a clip for each.
             compile: whether to compile the UNet, also of variants. The first step then takes minutes, and the others
                 less time; see `UNet.compile`. Last bits differ.
             method: the keywords of `Method`, such as attn, mu, noise and lam. Defaults are those of the checkpoint's
@@ -122,43 +133,32 @@ class ZS2:
         check_keywords("ZS2.from_pretrained()", method, CALLS)
         chosen = Method().changed(**method)
         device, dtype = choose_device(device), choose_dtype(dtype)
-        loras = lora_files(lora)
-        digested = [files_of(path) for path, _ in loras]  # raises before anything is downloaded
-        merged = [file for files in digested for file in files]
-        inversions = embedding_files(embeddings)
-        adapters = [*merged, *(file for file, _ in inversions)]
-        before = identity(adapters)
+        adapters = Adapters(lora, embeddings)  # raises before anything is downloaded
         checkpoint = Checkpoint(model, dtype, device, prediction, variant, vae)
         own = checkpoint.own_settings.method
         chosen = replace(chosen, **{name: value for name, value in own.items() if getattr(chosen, name) is None})
         unet, text = checkpoint.unet(momentum(chosen.attn, **chosen.attention_parameters)), checkpoint.text()
-        with loading("a LoRA or an embedding"):
-            for file, scale in loras:
-                merge(file, scale, unet, text.encoders)
-            added = add_files(inversions, text, merged)
-        if compile:
-            unet.compile()
-        pairs = zip(digested, loras, strict=True)
-        digests = [{"sha256": sha256(files), "scale": float(scale)} for files, (_, scale) in pairs]
-        check_identity(adapters, before)
+        digests, added = adapters.apply(unet, text)
+        own_vae = checkpoint.vae()
+        controls, control_files = load_controlnets(controlnet, unet, own_vae.config.reduction, variant)
+        for network in (unet, *controls) if compile else ():
+            network.compile()
         return cls(
-            *(unet, checkpoint.vae(), text, checkpoint.schedule()),
+            *(unet, own_vae, text, checkpoint.schedule()),
             method=chosen,
             checkpoint=checkpoint,
             lora=digests,
             embeddings=added,
+            controls=controls,
+            control_files=control_files,
         )
 
     def variant(self, **method: Any) -> ZS2:
         """A model with other settings of `Method`, which shares this one's weights. An absent setting stays."""
         check_keywords("model.variant()", method, CALLS)
-        return ZS2(
-            *(self.unet, self.vae, self.text, self.schedule),
-            method=self.method.changed(**method),
-            checkpoint=self.checkpoint,
-            lora=self.lora,
-            embeddings=self.embeddings,
-        )
+        other = copy(self)
+        other._use(self.method.changed(**method))
+        return other
 
     def __repr__(self) -> str:
         method = self.method
@@ -276,7 +276,8 @@ class ZS2:
 
     def settings(self, plan: SamplingPlan, fps: Rate) -> dict[str, Any]:
         """The settings that record how a clip of this plan is made; see provenance.py."""
-        return clip_settings(plan, fps, self.checkpoint, self.lora, self.embeddings)
+        controlnet = [files.digest for files in self.control_files if plan.request.control]
+        return clip_settings(plan, fps, self.checkpoint, self.lora, self.embeddings, controlnet)
 
     def _request(self, call: str, prompt: Prompt, **options: Any) -> Request:
         """A request with the checkpoint's own defaults. If frames is not set, it is the number of latents."""

@@ -19,8 +19,9 @@ import pytest
 from test_cli import BRIEF, ROOT, environment, failed, files, here, posix, succeeded, text, zs2
 
 from zs2.errors import InputError
-from zs2.sampling.memory import MemoryPlan, fitting
+from zs2.sampling.memory import MemoryPlan
 from zs2.sampling.sampler import Sampler
+from zs2.system.free_memory import fitting
 from zs2.system.stopping import Stopped, signals_stop
 from zs2.video.clip import Clip, read_settings
 from zs2.video.encoding import Encoding
@@ -322,7 +323,16 @@ def test_the_plan_is_near_the_peak():
 def test_what_fits_is_the_largest_chunk_that_does():
     def needs(chunk):
         return MemoryPlan(
-            process=0, weights=100, latents=0, frames=0, text=0, states=0, deep=0, unet=10 * chunk, decoding=5
+            process=0,
+            weights=100,
+            latents=0,
+            frames=0,
+            text=0,
+            states=0,
+            deep=0,
+            control=0,
+            unet=10 * chunk,
+            decoding=5,
         )
 
     assert fitting(needs, 8, None, asked=True) == 8

@@ -28,29 +28,41 @@ HEIGHT, WIDTH = tiny.PICTURE["height"], tiny.PICTURE["width"]
 OPTIONS: dict[str, Any] = {"frames": FRAMES, "steps": 4, "guidance": 3.0, "seed": 5, "height": HEIGHT, "width": WIDTH}
 PICTURE = Fixture("guided")["source"].numpy()
 SOURCE = np.stack([np.roll(PICTURE, 4 * i, axis=1) for i in range(FRAMES)])
-# Options by name, and whether it is the editing model.
-GUIDED: dict[str, tuple[dict[str, Any], bool]] = {
-    "plain": ({}, False),
-    "first frame, inverted": ({"first_frame": PICTURE}, False),
-    "first frame, drawn": ({"first_frame": PICTURE, "first_frame_noise": "drawn", "sampler": "dpm++"}, False),
-    "source": ({"source": SOURCE, "strength": 0.6}, False),
-    "source, mean": ({"source": SOURCE, "source_latents": "mean", "sampler": "dpm++"}, False),
-    "source, one picture": ({"source": PICTURE}, False),
-    "edit": ({"source": SOURCE}, True),
-    "edit, guided at first": ({"source": SOURCE, "guidance_interval": (0, 0.5), "deep_cache": 2}, True),
+PLAIN, EDITS, CONTROL = "source", "edit", "control"  # a model, an editing one, and one with two ControlNets
+TWO = {"control": [SOURCE, PICTURE], "control_scale": [20.0, 10.0]}
+# Options by name, and the model.
+GUIDED: dict[str, tuple[dict[str, Any], str]] = {
+    "plain": ({}, PLAIN),
+    "first frame, inverted": ({"first_frame": PICTURE}, PLAIN),
+    "first frame, drawn": ({"first_frame": PICTURE, "first_frame_noise": "drawn", "sampler": "dpm++"}, PLAIN),
+    "source": ({"source": SOURCE, "strength": 0.6}, PLAIN),
+    "source, mean": ({"source": SOURCE, "source_latents": "mean", "sampler": "dpm++"}, PLAIN),
+    "source, one picture": ({"source": PICTURE}, PLAIN),
+    "edit": ({"source": SOURCE}, EDITS),
+    "edit, guided at first": ({"source": SOURCE, "guidance_interval": (0, 0.5), "deep_cache": 2}, EDITS),
+    "control": (TWO | {"control_interval": [(0, 0.5), (0.25, 1)], "control_attn": "cfa"}, CONTROL),
+    "control and source": (TWO | {"source": SOURCE, "deep_cache": 2, "guidance_interval": (0, 0.5)}, CONTROL),
+    "control and first frame": (TWO | {"first_frame": PICTURE, "sampler": "dpm++"}, CONTROL),
 }
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
-    """The model, and the editing model."""
-    place = tmp_path_factory.mktemp("models")
-    return {edits: write_guided(place / way, way, "sd") for edits, way in ((False, "source"), (True, "edit"))}
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The models, and the ControlNets."""
+    place, control = tmp_path_factory.mktemp("models"), Fixture("controlnet")
+    networks = {kind: tiny.write_control(place / kind, kind, control.weights(kind)) for kind in ("sd", "sd 1")}
+    return networks | {way: write_guided(place / way, way, "sd") for way in (PLAIN, EDITS)}
 
 
 @pytest.fixture(scope="module")
-def load(folders: dict[bool, Path]) -> Any:
-    return cache(lambda edits: in_float64(ZS2.from_pretrained(folders[edits], device="cpu", mu=0.7, lam=0.4)))
+def load(folders: dict[str, Path]) -> Any:
+    @cache
+    def model(kind: str) -> ZS2:
+        networks = [folders["sd"], folders["sd 1"]] if kind == CONTROL else []
+        folder = folders[PLAIN if kind == CONTROL else kind]
+        return in_float64(ZS2.from_pretrained(folder, device="cpu", mu=0.7, lam=0.4, controlnet=networks))
+
+    return model
 
 
 def latents(model: ZS2, options: dict[str, Any], **more: Any) -> torch.Tensor:
@@ -70,14 +82,14 @@ def test_the_guided_clips_differ(whole: Any) -> None:
 
 @pytest.mark.parametrize("name", GUIDED)
 def test_chunks(load: Any, whole: Any, name: str) -> None:
-    options, edits = GUIDED[name]
-    assert_close(latents(load(edits), options, chunk=3), whole(name), SAME)
+    options, kind = GUIDED[name]
+    assert_close(latents(load(kind), options, chunk=3), whole(name), SAME)
 
 
 @pytest.mark.parametrize("name", GUIDED)
 def test_a_stream_and_a_resumed_one(load: Any, whole: Any, name: str, tmp_path: Path) -> None:
-    options, edits = GUIDED[name]
-    model, asked = load(edits), OPTIONS | options | {"chunk": 2}
+    options, kind = GUIDED[name]
+    model, asked = load(kind), OPTIONS | options | {"chunk": 2}
     plan = model.plan(model._request("model.stream()", tiny.PICTURE["prompt"], **asked), stream=True)
     assert_close(torch.cat(list(Sampler(plan).chunks())), whole(name), SAME)
     frames = model.decode(whole(name)).astype(int)
@@ -94,7 +106,7 @@ def by_two(rank: int, folder: Path, load: Any) -> None:
         "gloo", store=torch.distributed.FileStore(str(folder / "store"), 2), rank=rank, world_size=2
     )
     group = Group(rank, 2, 2)
-    made = {name: latents(load(edits), options, chunk=2, group=group) for name, (options, edits) in GUIDED.items()}
+    made = {name: latents(load(kind), options, chunk=2, group=group) for name, (options, kind) in GUIDED.items()}
     save_file(made, folder / f"{rank}.safetensors")
     torch.distributed.destroy_process_group()
 
@@ -102,8 +114,8 @@ def by_two(rank: int, folder: Path, load: Any) -> None:
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without it")
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 def test_two_processes(load: Any, whole: Any, tmp_path: Path) -> None:
-    for edits in (False, True):
-        load(edits)
+    for kind in (PLAIN, EDITS, CONTROL):
+        load(kind)
     fork = multiprocessing.get_context("fork")
     processes = [fork.Process(target=by_two, args=(rank, tmp_path, load)) for rank in range(2)]
     for process in processes:
@@ -117,33 +129,38 @@ def test_two_processes(load: Any, whole: Any, tmp_path: Path) -> None:
             assert_close(made[name], whole(name), SAME)
 
 
-FLAGS = {  # of the command line
-    "first frame": (["--first-frame", "picture.png"], False),
-    "source": (["--source", "source.webp@1:", "--strength", "0.6"], False),
-    "edit": (["--source", "source.webp", "--image-guidance", "1.2"], True),
+FLAGS = {  # of the command line: those that name an input, and others
+    "first frame": (["--first-frame", "picture.png"], [], PLAIN),
+    "source": (["--source", "source.webp@1:"], ["--strength", "0.6"], PLAIN),
+    "edit": (["--source", "source.webp"], ["--image-guidance", "1.2"], EDITS),
+    "control": (["--control", "sd", "source.webp"], ["--control-scale", "20", "--control-interval", "0,0.5"], PLAIN),
 }
 
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_a_replay_needs_the_same_input(
-    folders: dict[bool, Path], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    folders: dict[str, Path], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Clip(PICTURE[None]).save("picture.png")
     Clip(SOURCE, 8, {"fps": 8}).save("source.webp")
     Clip(SOURCE[::-1], 8, {"fps": 8}).save("other.webp")
-    flags, edits = FLAGS[name]
-    model = ["--model", str(folders[edits]), "--device", "cpu", "--no-sheet"]
-    given = [flags[0], flags[1]]
+    for network in ("sd", "sd 1"):
+        Path(network).symlink_to(folders[network])
+    inputs, others, kind = FLAGS[name]
+    model = ["--model", str(folders[kind]), "--device", "cpu", "--no-sheet"]
     brief = ["a cat", "--steps", "4", "--frames", "3", "--size", f"{WIDTH}x{HEIGHT}", "--guidance", "3"]
-    assert main([*brief, *model, *flags, "--out", "a.webp"]) == 0
-    assert main(["--replay", "a.webp", *model, *given, "--out", "b.webp"]) == 0
+    assert main([*brief, *model, *inputs, *others, "--out", "a.webp"]) == 0
+    assert main(["--replay", "a.webp", *model, *inputs, "--out", "b.webp"]) == 0
     assert Path("a.webp").read_bytes() == Path("b.webp").read_bytes()
     capsys.readouterr()
     assert main(["--replay", "a.webp", *model, "--out", "c.webp"]) == 2
-    assert f"this clip was made from an input: give the same {flags[0]}" in capsys.readouterr().err
-    assert main(["--replay", "a.webp", *model, flags[0], "other.webp", "--out", "c.webp"]) == 2
+    assert f"this clip was made from an input: give the same {inputs[0]}" in capsys.readouterr().err
+    assert main(["--replay", "a.webp", *model, *inputs[:-1], "other.webp", "--out", "c.webp"]) == 2
     assert "not with the input of SHA-256" in capsys.readouterr().err
+    if name == "control":
+        assert main(["--replay", "a.webp", *model, "--control", "sd 1", "source.webp", "--out", "c.webp"]) == 2
+        assert "made with other ControlNets, or in another order: give the same --control" in capsys.readouterr().err
 
 
 class Watched(InputClip):
@@ -158,16 +175,17 @@ class Watched(InputClip):
         return super().frames(first, count, size)
 
 
-@pytest.mark.parametrize("edits", [False, True])
-def test_a_stream_reads_its_source_as_it_is_needed(load: Any, edits: bool) -> None:
+@pytest.mark.parametrize(("kind", "option"), [(PLAIN, "source"), (EDITS, "source"), (CONTROL, "control")])
+def test_a_stream_reads_its_source_as_it_is_needed(load: Any, kind: str, option: str) -> None:
     """So a source may be longer than memory. And one without a number of frames is as long as its source."""
     source = Watched(np.concatenate([SOURCE] * 2))
-    asked = OPTIONS | {"frames": None, "chunk": 2, "source": source}
-    stream: Iterator[Any] = load(edits).stream("a cat", **asked)
+    inputs = {option: [source, PICTURE] if option == "control" else source}
+    stream: Iterator[Any] = load(kind).stream("a cat", **OPTIONS | {"frames": None, "chunk": 2} | inputs)
     next(stream)
-    assert source.seen == [(0, 2)]
+    assert {first for first, _ in source.seen} <= {0, 1}
     assert len(list(stream)) == 2 * FRAMES - 1
-    assert source.seen == [(first, 2) for first in range(0, 2 * FRAMES, 2)]
+    read = [frame for first, count in source.seen for frame in range(first, first + count)]
+    assert read == [*range(2 * FRAMES)]
 
 
 @pytest.mark.filterwarnings("ignore:.*is resized to")
@@ -175,8 +193,8 @@ def test_the_memory_plan_counts_inputs(load: Any) -> None:
     """The third branch, the latents that are edited, those of a first frame at each step, and encoding in one piece."""
 
     def plan(name: str, **more: Any) -> Any:
-        options, edits = GUIDED[name]
-        return load(edits).plan(Request("a cat", **OPTIONS | options | more)).memory
+        options, kind = GUIDED[name]
+        return load(kind).plan(Request("a cat", **OPTIONS | options | more)).memory
 
     plain, one = plan("plain"), 4 * HEIGHT * WIDTH  # bytes of the latents of a frame, reduced by 2: 4·(H/2)·(W/2)·4
     assert plan("edit").states == 3 / 2 * plain.states

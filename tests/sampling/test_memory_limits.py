@@ -19,9 +19,9 @@ from zs2.errors import InputError, OutOfMemory, is_out_of_memory
 from zs2.models.temporal import SelfAttention
 from zs2.sampling import decoding, memory
 from zs2.sampling.decoding import decode_frames
-from zs2.sampling.memory import LOWER, MemoryPlan, fitting, free_for, out_of_memory, planned_memory
+from zs2.sampling.memory import LOWER, MemoryPlan, free_for, out_of_memory, planned_memory
 from zs2.sampling.sampler import Sampler
-from zs2.system.free_memory import address_room
+from zs2.system.free_memory import address_room, fitting, kernel_numbers
 
 # What allocators say, as they were seen or stand in their sources, and what is alike and is none.
 TOO_LITTLE = [
@@ -117,7 +117,7 @@ def test_a_limit_of_the_process_counts(model, monkeypatch, limit, name):
         pytest.skip("this process has a limit already, or no /proc")
     plan, before = planned(model), resource.getrlimit(getattr(resource, limit))
     assert free_for(plan)[1] == ""
-    held = memory.kernel_numbers("/proc/self/status")["VmSize" if limit == "RLIMIT_AS" else "VmData"] * 1024
+    held = kernel_numbers("/proc/self/status")["VmSize" if limit == "RLIMIT_AS" else "VmData"] * 1024
     need = planned_memory(plan)
     more = need.total - need.weights - memory.PROCESS + memory.CALLS + memory.ARENA
     try:

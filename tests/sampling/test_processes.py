@@ -60,6 +60,7 @@ from safetensors.torch import save_file
 from zs2 import ZS2, Request
 from zs2.cli.torchrun import joined
 from zs2.sampling import memory, plan
+from zs2.system import free_memory
 
 torch.set_num_threads(1)
 with joined("cpu") as group:
@@ -80,7 +81,7 @@ with joined("cpu") as group:
     model, request = ZS2.from_pretrained(sys.argv[1], device="cpu"), Request("star", frames=40, height=512, width=512)
     resolved = plan.resolve(model.image_model, model.method, request, group)
     needs = [memory.planned_memory(replace(resolved, chunk=chunk)).total for chunk in (5, 9, 7)]
-    memory.free_memory = lambda device, sharing: int(needs[group.rank] / memory.SPARE) + 1
+    memory.free_memory = lambda device, sharing: int(needs[group.rank] / free_memory.SPARE) + 1
     facts = {"here": group.here, "size": group.size, "chunk": model.plan(request, group).chunk}
     Path(f"{group.rank}.json").write_text(json.dumps(facts))
 """

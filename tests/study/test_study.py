@@ -153,6 +153,11 @@ source-latents = "mean"
 first-frame = "b.png"
 first-frame-noise = "drawn"
 image-guidance = 2
+control = [["canny", "e.mp4"], ["depth", "d/"]]
+control-scale = [1, 0.5]
+control-interval = [[0, 0.5], [0.25, 1]]
+control-from = ["canny", "frames"]
+control-attn = "sa"
 size = "32x16"
 chunk = 2
 clip = "c"
@@ -174,6 +179,9 @@ LINE = [
     *("--source", "a.webp@2:", "--strength", "0.5", "--source-latents", "mean"),
     *("--first-frame", "b.png", "--first-frame-noise", "drawn", "--image-guidance", "2"),
     *("--motion-target", "0.03"),
+    *("--control", "canny", "e.mp4", "--control", "depth", "d/", "--control-scale", "1", "--control-scale", "0.5"),
+    *("--control-interval", "0,0.5", "--control-interval", "0.25,1", "--control-attn", "sa"),
+    *("--control-from", "canny", "--control-from", "frames"),
 ]
 
 
@@ -181,6 +189,11 @@ def test_a_file_says_the_same_as_the_command_line():
     named = set(tomllib.loads(FILE)) | {"alpha"}
     assert named == {a.dest.replace("_", "-") for a in parser()._actions} - {"help", "version", "file", "dry-run"}
     assert options(write("study.toml", FILE)) == options(*LINE)
+
+
+def test_one_control_in_a_file_is_a_pair():
+    both = {"control": ["e.mp4"], "controlnet": ["canny"]}
+    assert options(write("study.toml", "control = ['canny', 'e.mp4']")) == both
 
 
 def test_what_the_command_line_says_wins():
@@ -196,6 +209,8 @@ def test_what_the_command_line_says_wins():
         ("negative_prompt = 'x'", "negative_prompt", "x"),
         ("guidance-interval = [0.2, 0.8]", "guidance_interval", (0.2, 0.8)),
         ("guidance_interval = '0,0.5'", "guidance_interval", (0.0, 0.5)),
+        ("control_scale = 0.5", "control_scale", [0.5]),
+        ("control_interval = [0, 0.5]", "control_interval", [(0.0, 0.5)]),
         ("alpha = [1, 2.5]", "alpha", [1.0, 2.5]),
         ("lam = -1", "lam", [-1.0]),  # is refused later, with the command line's words
         ('prompts = ["a", ""]', "prompts", (Prompt("a"), Prompt(""))),
@@ -218,6 +233,7 @@ def test_values_of_a_file(text, option, value):
         ("help = 1", "unknown option in study.toml 'help'"),
         ("dry-run = true", "dry-run is for the command line only"),
         ("steps = true", "steps is True: expected a text or a number"),
+        ("control = 'x'", "control is 'x': expected a model and a clip, or a list of such pairs"),
         ("steps = [1, 2]", "steps is [1, 2]: expected a text or a number"),
         ("steps = {a = 1}", "steps is {'a': 1}: expected a text or a number"),
         ("out = 2020-01-01", "out is datetime.date(2020, 1, 1): expected a text or a number"),

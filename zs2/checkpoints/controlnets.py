@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from json import dumps
 from pathlib import Path
@@ -31,6 +31,7 @@ from zs2.checkpoints.tensor_files import loading, read_tensors, weight_files
 from zs2.errors import InputError
 from zs2.models.controlnet import ControlNet, ControlNetConfig
 from zs2.models.temporal import Momentum
+from zs2.models.unet import UNet
 from zs2.system.json_files import Json, read_json
 from zs2.system.modules import assign, faster_layout, without_weights
 
@@ -98,6 +99,25 @@ class ControlNetFiles:
         found = {"sha256": sha256(self.files), "config": hashlib.sha256(stated.encode()).hexdigest()}
         check_identity(self.files, self._before)
         return found
+
+
+def load_controlnets(
+    places: str | Path | Sequence[str | Path], unet: UNet, reduction: int, variant: str | None = None
+) -> tuple[tuple[ControlNet, ...], tuple[ControlNetFiles, ...]]:
+    """ControlNets for a UNet, with its attention over frames, its dtype and its device, and their files.
+
+    Args: places: one or several, as `ControlNetFiles` has them. reduction: of the VAE.
+    Raises: InputError for one that can't be loaded, or is for models of another family.
+    """
+    weight = unet.conv_in.weight
+    found = [ControlNetFiles(place, weight.dtype, variant) for place in _several(places)]
+    for files in found:
+        ControlNetConfig.from_json(files.json).check(unet.config, reduction, files.name)
+    return tuple(files.network(weight.device, weight.dtype, unet.momentum) for files in found), tuple(found)
+
+
+def _several(places: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    return [places] if isinstance(places, str | Path) else places
 
 
 def choose_control_files(names: Iterable[str], dtype: str, variant: str | None = None) -> list[str]:

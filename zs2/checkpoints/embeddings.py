@@ -19,12 +19,14 @@ from typing import Any
 
 from torch import Tensor
 
-from zs2.checkpoints.digests import sha256
+from zs2.checkpoints.digests import check_identity, identity, sha256
 from zs2.checkpoints.locate import PICKLES
+from zs2.checkpoints.lora import LoRA, files_of, lora_files, merge
 from zs2.checkpoints.single_file import contents
-from zs2.checkpoints.tensor_files import read_tensors
+from zs2.checkpoints.tensor_files import loading, read_tensors
 from zs2.errors import InputError
 from zs2.models.prompt_encoder import PromptEncoder
+from zs2.models.unet import UNet
 
 EmbeddingFile = str | Path | tuple[str | Path, str]  # FILE or FILE:TOKEN; a path; a file and its token
 
@@ -215,3 +217,34 @@ def _placed(embedding: Embedding, widths: Sequence[int]) -> dict[int, Tensor]:
 
 def _names(widths: Sequence[int]) -> str:
     return " and ".join(map(str, widths))
+
+
+class Adapters:
+    """The LoRAs and the textual inversions of a model, from files that must not change while it is loaded.
+
+    Args: lora, embeddings: as in `ZS2.from_pretrained`.
+    Raises: InputError for files that are not there.
+    """
+
+    def __init__(
+        self, lora: LoRA | Sequence[LoRA] = (), embeddings: EmbeddingFile | Sequence[EmbeddingFile] = ()
+    ) -> None:
+        self.loras, self.inversions = lora_files(lora), embedding_files(embeddings)
+        self.files_of_loras = [files_of(path) for path, _ in self.loras]
+        self._files = [*(one for files in self.files_of_loras for one in files), *(file for file, _ in self.inversions)]
+        self._before = identity(self._files)
+
+    def apply(self, unet: UNet, text: PromptEncoder) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Merge the LoRAs into a model and add the tokens.
+
+        Returns: the digests of both, for the settings. Raises: InputError for files that do not fit, and
+        `ChangedFile`.
+        """
+        with loading("a LoRA or an embedding"):
+            for file, scale in self.loras:
+                merge(file, scale, unet, text.encoders)
+            added = add_files(self.inversions, text, [one for files in self.files_of_loras for one in files])
+        pairs = zip(self.files_of_loras, self.loras, strict=True)
+        digests = [{"sha256": sha256(files), "scale": float(scale)} for files, (_, scale) in pairs]
+        check_identity(self._files, self._before)
+        return digests, added

@@ -29,11 +29,12 @@ def clip_settings(
     checkpoint: Checkpoint | None = None,
     lora: Sequence[dict[str, Any]] = (),
     embeddings: Sequence[dict[str, Any]] = (),
+    controlnet: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """The settings that decide a clip, as JSON: no path, time or host. A setting without effect is None.
 
     Args: fps: frames per second. checkpoint: that of the model. lora: the LoRAs that were merged into it.
-        embeddings: the textual inversions that were added to it.
+        embeddings: the textual inversions that were added to it. controlnet: the ControlNets that steer it.
     """
     request, latents = plan.request, plan.request.latents
     height, width = plan.size
@@ -61,6 +62,7 @@ def clip_settings(
         "embeddings": list(embeddings) or None,
         **stored,
         "travel_mode": request.travel_mode,
+        "controlnet": list(controlnet) or None,
         "versions": {
             "zs2": __version__,
             "pillow": PIL.__version__,

@@ -29,6 +29,7 @@ KINDS: dict[str, tuple[str, Iterable[str]]] = {
 }
 # Options that decide what is loaded, with the keyword of `ZS2.from_pretrained`. They are the same in all commands.
 LOADING = {"lora": "lora", "embedding": "embeddings", "vae": "vae", "variant": "variant", "prediction": "prediction"}
+LOADING |= {"controlnet": "controlnet"}  # of --control, which also names a clip
 OWN = ", or the checkpoint's own"  # ends the default of what a zs2.json may say
 
 
@@ -113,10 +114,22 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
     for name, row in OPTIONS.items():
         default = (value_text(DEFAULTS[name]) or "nothing") + (OWN if name in OF_REQUEST else "")
         text = _escaped(f"{row.help} (default {row.unset if DEFAULTS[name] is None else default})")
-        if row.kind == "flag":
+        several: dict[str, Any] = {"action": "append"} if row.several else {}
+        if name == "control":
+            group.add_argument(flag(name), action=AddControl, nargs=2, metavar=("MODEL", "CLIP"), help=text)
+        elif row.kind == "flag":
             group.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
         else:
-            group.add_argument(flag(name), type=READERS[row.kind], metavar=row.metavar, help=text)
+            group.add_argument(flag(name), type=READERS[row.kind], metavar=row.metavar, help=text, **several)
+
+
+class AddControl(argparse.Action):
+    """Adds a ControlNet to `controlnet`, and its clip to `control`."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """values: a model and a clip."""
+        for name, value in zip(("controlnet", "control"), values, strict=True):
+            setattr(namespace, name, [*getattr(namespace, name, []), value])
 
 
 def flag(name: str) -> str:

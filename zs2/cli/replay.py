@@ -23,6 +23,7 @@ CONTEXTS = ("context", "negative_context")
 ADDED = {name: option.unstated for name, option in OPTIONS.items() if option.unstated is not STATED}
 ADDED |= {
     "compile": False,
+    "controlnet": None,
     "embeddings": None,
     "vae": None,
     "travel_mode": None,
@@ -53,7 +54,10 @@ ALLOWED = (
 TENSORS = ("latents", *CONTEXTS)
 
 # Settings that are not options: the clip is made again only if they are the same, or nearly so if a warning says.
-COMPARED = ("model", "weights", "vae", "lora", "embeddings", "versions", *TENSORS, "processes", "device", *INPUTS)
+COMPARED = (
+    *("model", "weights", "vae", "lora", "embeddings", "controlnet", "versions", *TENSORS, "processes", "device"),
+    *INPUTS,
+)
 
 
 def with_replay(options: dict[str, Any]) -> dict[str, Any]:
@@ -174,6 +178,8 @@ def check_replay(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             f"the clip was made with embeddings {recorded['embeddings']}, not {now['embeddings']}: "
             "give the same --embedding"
         )
+    if recorded["controlnet"] != now["controlnet"]:
+        raise InputError("the clip was made with other ControlNets, or in another order: give the same --control")
     for name in TENSORS:
         if recorded[name] != now[name]:
             raise InputError(f"the clip was made from {'another' if recorded[name] else 'no'} {name}: give the same")
@@ -200,6 +206,8 @@ def _vae_text(vae: Any) -> str:
 
 def _input_text(record: Any) -> str:
     """What a clip's settings say of an input, for an error."""
+    if isinstance(record, list) and record:
+        return " and ".join(map(_input_text, record))
     if not isinstance(record, dict):
         return "no input"
     of = f" (frames {record['range']})" if record.get("range") else ""

@@ -19,7 +19,7 @@ from zs2.cli.prompt_files import PromptLine, read_prompt_file, read_travel_file
 from zs2.cli.values import size
 from zs2.errors import InputError, choose
 from zs2.method import METHOD, PARAMETERS, Method, effects
-from zs2.sampling.request import FAST, INPUTS, Request, usual
+from zs2.sampling.request import FAST, INPUTS, OPTIONS, Request, usual
 from zs2.system.devices import AUTO, DTYPES
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def line_options(line: PromptLine) -> dict[str, Any]:
         known = ", ".join(name for action in parser._actions for name in action.option_strings[:1])
         raise InputError(f"{line.where}: {others[0]!r:.40} is no option of a clip: expected one of {known}")
     values = vars(found)
+    if "controlnet" in values:
+        raise InputError(f"{line.where}: --control loads a ControlNet: give it on the command line, for all clips")
     if "size" in values:
         values["width"], values["height"] = values.pop("size")
     return values
@@ -96,9 +98,9 @@ def clip_requests(options: Mapping[str, Any], own: OwnSettings) -> Iterator[tupl
         shared["latents"] = read_latents(options["latents"])
         shared.setdefault("frames", len(shared["latents"]))
     for name in (name for name in INPUTS if name in shared):
-        from zs2.video.reading import input_clip
+        from zs2.video.reading import opened
 
-        shared[name] = input_clip(shared[name])  # opened once for all clips
+        shared[name] = opened(shared[name], several=OPTIONS[name].several)  # once for all clips
     texts, seeds = prompts(options, own), options.get("seed", [0])
     for number, (text, of_line) in enumerate(texts, 1):
         for seed in [of_line["seed"]] if "seed" in of_line else seeds:

@@ -154,7 +154,7 @@ class ControlNet(Encoder):
             hint: (F, c, h, w), from `encode_hints`, for all branches.
             scale: a factor of all residuals.
             shallow: compute only what the UNet needs where it reuses its deep features: the first residual.
-        Returns: the residuals, and the states for the next chunk of frames, which a shallow call does not have.
+        Returns: the residuals, and the states for the next chunk of frames, which are None after a shallow call.
         Raises: InputError if the shapes do not fit together.
         """
         call = self._call(x, context, frames, added, states, exchange, first, progress)
@@ -163,7 +163,7 @@ class ControlNet(Encoder):
             raise InputError(f"hints are {tuple(hint.shape)}: expected (frames, c, h, w) with {expected}")
         x = (self.conv_in(x).unflatten(0, (-1, frames)) + hint).flatten(0, 1)  # (b, c, h, w)
         if shallow:
-            return Residuals([scaled(self.controlnet_down_blocks[0](x), scale)], None), ()
+            return Residuals([scaled(self.controlnet_down_blocks[0](x), scale)], None), call.next_states
         embedding = self.embed(t, added, x)
         maps = [x]
         for down in self.down_blocks:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from zs2.errors import InputError
 from zs2.models.config import ScheduleConfig
+from zs2.models.controlnet import ControlNet
 from zs2.models.prompt_encoder import PromptEncoder
 from zs2.models.temporal import Momentum
 from zs2.models.unet import UNet
@@ -17,15 +18,21 @@ from zs2.system.modules import not_finite
 
 @dataclass(frozen=True)
 class ImageModel:
-    """The parts of an image model. Raises: InputError if they do not belong together."""
+    """The parts of an image model. Raises: InputError if they do not belong together.
+
+    controls: the ControlNets that were loaded with it.
+    """
 
     unet: UNet
     vae: VAE
     text: PromptEncoder
     schedule: ScheduleConfig
+    controls: tuple[ControlNet, ...] = ()
 
     def __post_init__(self) -> None:
         check_parts(self.unet, self.vae, self.text)
+        for control in self.controls:
+            control.config.check(self.unet.config, self.vae.config.reduction)
 
     @property
     def device(self) -> torch.device:
@@ -45,13 +52,17 @@ class ImageModel:
     def not_finite(self) -> str:
         """Name the weights that are NaN or infinite; empty if there are none. See modules.py."""
         towers = {f"text_encoder{'_2' * i}": encoder for i, encoder in enumerate(self.text.encoders)}
-        return not_finite({"unet": self.unet, "vae": self.vae, **towers})
+        controls = {f"control {i}": control for i, control in enumerate(self.controls, 1)}
+        return not_finite({"unet": self.unet, "vae": self.vae, **towers, **controls})
 
-    def with_momentum(self, momentum: Momentum) -> ImageModel:
+    def with_momentum(self, momentum: Momentum, of_controls: Momentum | None = None) -> ImageModel:
         """This model with another attention over frames: the same object if it has that attention already, or a model
-        with another UNet module on the same weights."""
+        with other modules on the same weights. of_controls: that of the ControlNets, if it is another one."""
         unet = self.unet.with_momentum(momentum)
-        return self if unet is self.unet else ImageModel(unet, self.vae, self.text, self.schedule)
+        controls = tuple(control.with_momentum(of_controls or momentum) for control in self.controls)
+        if (unet, *controls) == (self.unet, *self.controls):
+            return self
+        return replace(self, unet=unet, controls=controls)
 
 
 def check_parts(unet: UNet, vae: VAE, text: PromptEncoder) -> None:

@@ -20,7 +20,7 @@ def summary(results: Results) -> list[str]:
     study = results.study
     weights = ", ".join(f"{part} {digest[:12]}" for part, digest in (study.weights or {}).items())
     chosen = {
-        name: record_text(value) if isinstance(value, dict) else value_text(value)
+        name: record_text(value) if isinstance(value, dict | list) else value_text(value)
         for name, value in study.sampling.items()
     }
     lines = [
@@ -36,6 +36,8 @@ def summary(results: Results) -> list[str]:
         lines.append(f"LoRA: {', '.join(str(one) for one in study.lora)}")
     if study.embeddings:
         lines.append(f"Embeddings: {', '.join(str(one) for one in study.embeddings)}")
+    if study.controlnet:
+        lines.append(f"ControlNets: {', '.join(str(one) for one in study.controlnet)}")
     if results.protocol:
         clip = results.protocol.get("clip")
         lines.append(f"Measured by zs2 {results.protocol.get('zs2')}, with the CLIP of {clip}")

@@ -40,7 +40,9 @@ def table_of_clips(results: Results) -> str:
     """
     study, out = results.study, io.StringIO()
     settings = {name: study.sampling[name] if name in OPTIONS else getattr(study, name) for name in SETTINGS}
-    settings = {name: record_text(value) if isinstance(value, dict) else value for name, value in settings.items()}
+    settings = {
+        name: record_text(value) if isinstance(value, dict | list) else value for name, value in settings.items()
+    }
     writer = _writer(out)
     writer.writerow(["clip", "cell", "label", *OF_CELL, "prompt", "text", "set", "seed", *SETTINGS, *METRICS])
     for job in study.jobs():

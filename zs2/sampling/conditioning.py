@@ -1,4 +1,4 @@
-"""The conditions of the UNet in a step: text, SDXL's added conditions, and the residuals of a ControlNet."""
+"""The conditions of the networks in a step: text, SDXL's added conditions, and an editing model's image."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from zs2.errors import InputError
 from zs2.guidance.contexts import given_context, joined, tokens_of
 from zs2.guidance.edits import image_channels, is_guided
 from zs2.guidance.sources import SourceLatents
+from zs2.guidance.steering import ReadText
 from zs2.models.attention import TextKV
 from zs2.models.image_model import ImageModel
 from zs2.models.prompt_encoder import Encoded, Text
-from zs2.models.unet import Residuals
 from zs2.sampling.prompt_syntax import A1111, Blend, most_contexts, parse
 from zs2.sampling.request import Request
 
@@ -31,14 +31,14 @@ class Conditions:
         branches: the number of guidance branches: 1 or 2, or 3 for an editing model. That of the prompt is the last.
         text: keys and values of each cross-attention, one row per branch, or one per branch and frame.
         added: SDXL's embedding of pooled text and size, with the rows of `text`; None for other models.
-        residuals: those of a ControlNet, one row per branch and frame; None without a ControlNet.
+        controls: what each ControlNet reads of the same texts.
         image: an editing model's extra channels, one row per branch and frame; None for other models.
     """
 
     branches: int
     text: Sequence[TextKV]
     added: Tensor | None = None
-    residuals: Residuals | None = None
+    controls: tuple[ReadText, ...] = ()
     image: Tensor | None = None
 
     def input(self, latents: Tensor) -> Tensor:
@@ -61,6 +61,11 @@ class PickedRows(Sequence[TextKV]):
         return keys[self.rows], values[self.rows]
 
 
+def picked(read: ReadText, rows: Tensor) -> ReadText:
+    """Some rows of what a network reads."""
+    return ReadText(PickedRows(read.text, rows), None if read.added is None else read.added[rows])
+
+
 class Conditioning:
     """The conditions of a clip. Each text is encoded and projected once.
 
@@ -79,7 +84,8 @@ class Conditioning:
         self.chunks = chunks(model, request)
         self.context, self.negative = given(model, request)
         self._texts: list[Shown] | None = None
-        self._projected: tuple[list[TextKV], Tensor | None] | None = None
+        self._networks = (model.unet, *(model.controls if request.control else ()))
+        self._projected: list[ReadText] = []  # of each network
         self._rows: dict[tuple[int, ...], Tensor] = {}
 
     def frames(self, first: int, count: int, guidance: float) -> Conditions:
@@ -97,19 +103,18 @@ class Conditioning:
         prompts = self._shown(first, count) if guidance != 0 else []
         texts = list(dict.fromkeys(prompts))
         has_negative = self.request.guidance != 1  # true if any step uses it: its row comes before the others
-        layers, added = self._project(texts, has_negative)
+        projected = self._project(texts, has_negative)
         negatives = int(guidance != 1)
         if self.edited is not None:
             negatives = 2 * is_guided(guidance, self.request.image_guidance)
         branches = negatives + bool(texts)
-        if len(texts) <= 1 and negatives == has_negative:  # at most one prompt, and all projected rows are needed
-            return Conditions(branches, layers, added)
-        each = count if len(texts) > 1 else 1  # rows per branch: one prompt per frame, or one for all
-        rows = (*[0] * (negatives * each), *(has_negative + texts.index(prompt) for prompt in prompts[:each]))
-        if rows not in self._rows:
-            self._rows[rows] = torch.tensor(rows, device=self.model.device)
-        index = self._rows[rows]
-        return Conditions(branches, PickedRows(layers, index), None if added is None else added[index])
+        if len(texts) > 1 or negatives != has_negative:  # else at most one prompt, and all projected rows are needed
+            each = count if len(texts) > 1 else 1  # rows per branch: one prompt per frame, or one for all
+            rows = (*[0] * (negatives * each), *(has_negative + texts.index(prompt) for prompt in prompts[:each]))
+            if rows not in self._rows:
+                self._rows[rows] = torch.tensor(rows, device=self.model.device)
+            projected = [picked(one, self._rows[rows]) for one in projected]
+        return Conditions(branches, projected[0].text, projected[0].added, tuple(projected[1:]))
 
     def _shown(self, first: int, count: int) -> list[Shown]:
         """What each frame shows: its prompt, or the number of its row in the context that was given."""
@@ -117,12 +122,14 @@ class Conditioning:
             return [*self.request.prompts(first, count)]
         return [min(frame, len(self.context.context) - 1) for frame in range(first, first + count)]
 
-    def _project(self, texts: list[Shown], has_negative: bool) -> tuple[list[TextKV], Tensor | None]:
-        """Keys and values (rows, n, c) of each layer, and SDXL's embedding. The negative prompt has the first row."""
-        if self._projected is None or self._texts != texts:
-            encoded, unet = self._encoded(texts, has_negative), self.model.unet
-            added = None if encoded.pooled is None else unet.added_embedding(encoded.pooled, self.size)
-            self._texts, self._projected = texts, (unet.text_keys_values(encoded.context), added)
+    def _project(self, texts: list[Shown], has_negative: bool) -> list[ReadText]:
+        """What each network reads, keys and values (rows, n, c). The negative prompt has the first row."""
+        if not self._projected or self._texts != texts:
+            encoded = self._encoded(texts, has_negative)
+            self._texts, self._projected = texts, []
+            for network in self._networks:
+                added = None if encoded.pooled is None else network.added_embedding(encoded.pooled, self.size)
+                self._projected.append(ReadText(network.text_keys_values(encoded.context), added))
         return self._projected
 
     def _encoded(self, texts: list[Shown], has_negative: bool) -> Encoded:

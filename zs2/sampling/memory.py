@@ -13,6 +13,8 @@ those of a chunk.
     states       each self-attention and branch: n·c·4 bytes for n tokens; twice while a chunk passes them on, and in
                  a stream once more for each step, or if they are kept elsewhere, for two: on their way out and in
     deep         if they are reused, the deep features of all frames and branches: c·h·w of the first level each
+    control      of ControlNets, the encoded hints of all frames: c·h·w of the first level each; and for a chunk the
+                 residuals, as large as the feature maps kept for the way up, of each, of their sum, and added to those
     UNet         a chunk, with branches × frames rows: the feature maps kept for the way up, and the layer with the
                  largest need of its own (below)
     or decoding  the frames decoded together: likewise
@@ -36,19 +38,20 @@ bfloat16 too, this was measured for one frame of 512² only: the prediction is 8
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import nn
 
-from zs2.errors import InputError, OutOfMemory, counted
+from zs2.errors import OutOfMemory
 from zs2.models.config import UNetConfig, VAEConfig
+from zs2.models.controlnet import ControlNetConfig
 from zs2.models.temporal import Momentum
+from zs2.models.unet import Encoder
 from zs2.sampling.conditioning import chunks, most_rows
 from zs2.sampling.decoding import TILE, WHOLE, at_once
-from zs2.system.free_memory import address_room, amount, free_memory, kernel_numbers
+from zs2.system.free_memory import address_room, amount, free_memory, process_size
 
 if TYPE_CHECKING:
     from zs2.sampling.plan import SamplingPlan
@@ -56,8 +59,8 @@ if TYPE_CHECKING:
 TORCH = 225 * 2**20  # bytes of the process with torch imported, if the system does not report its size
 WORKSPACE = 128 * 2**20  # bytes that the libraries of CUDA keep: those of products take at most 32 MiB each
 CALLS = 75 * 2**20  # bytes that the first calls add: threads, code, buffers
+PROCESS = CALLS + process_size(TORCH)  # measured before any model is loaded
 ARENA = 128 * 2**20  # bytes that glibc maps for the first allocation of a thread; half of them are given back
-SPARE = 0.9  # the share of the free memory that a chunk may need, if it is chosen here
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,14 @@ class MemoryPlan:
     text: int
     states: int
     deep: int
+    control: int
     unet: int
     decoding: int
 
     @property
     def total(self) -> int:
         """The peak."""
-        rest = self.process + self.weights + self.latents + self.frames + self.text + self.states + self.deep
-        return rest + max(self.unet, self.decoding)
+        return sum(vars(self).values()) - min(self.unet, self.decoding)
 
     @property
     def largest(self) -> str:
@@ -88,6 +91,8 @@ class MemoryPlan:
     def lines(self) -> list[str]:
         """The plan as lines of text."""
         rows = {**vars(self), "peak": self.total}
+        if not self.control:
+            del rows["control"]
         return [f"{name:<10}{amount(size):>10}" for name, size in rows.items()]
 
 
@@ -98,6 +103,7 @@ def planned_memory(plan: SamplingPlan) -> MemoryPlan:
     weight, reduction = unet.conv_in.weight, vae.config.reduction
     device, element = weight.device.type, weight.element_size()
     cpu, reorders = device == "cpu", device in ("cpu", "cuda")
+    networks = _networks(plan)
     # the steps whose states stay on the device
     kept_states = 0 if not plan.stream else 2 if plan.states_elsewhere else request.steps
     held = chunk if plan.stream or request.frames is None else request.frames
@@ -107,7 +113,7 @@ def planned_memory(plan: SamplingPlan) -> MemoryPlan:
     inputs = held * plan.model.edits + (request.steps + 1) * (request.first_frame is not None)  # latents of frames
     return MemoryPlan(
         process=PROCESS if cpu else WORKSPACE if device == "cuda" else 0,
-        weights=sum(_bytes(module) for module in (unet, vae, *text.encoders)),
+        weights=sum(_bytes(module) for module in (unet, vae, *text.encoders, *plan.model.controls)),
         latents=(3 * held * (1 + plan.solver.remembered) + inputs) * vae.config.latent_channels * h * w * 4,
         frames=2 * held * 3 * height * width if cpu else 0,
         text=(most_rows(request, chunk) + 1)
@@ -115,9 +121,10 @@ def planned_memory(plan: SamplingPlan) -> MemoryPlan:
         * text.encoders[0].config.max_position_embeddings
         * 2
         * element
-        * sum(channels for channels, _ in blocks(unet.config, (h, w))),
+        * sum(channels for network in networks for channels, _ in blocks(network.config, (h, w))),
         states=_states(plan) * (2 + kept_states),
         deep=(request.deep_cache > 1) * plan.branches * held * unet.config.block_out_channels[0] * h * w * element,
+        control=_control(networks, plan.branches * chunk, held, (h, w)) * element,
         unet=unet_bytes(unet.config, plan.branches * chunk, (h, w), element, reorders, unet.momentum.key_frames),
         decoding=together
         * decoder_numbers(vae.config, (tile[0] // reduction, tile[1] // reduction), reorders)
@@ -125,13 +132,36 @@ def planned_memory(plan: SamplingPlan) -> MemoryPlan:
     )
 
 
+def _networks(plan: SamplingPlan) -> list[Encoder]:
+    """The UNet, and the ControlNets that the request uses."""
+    return [plan.model.unet, *(plan.model.controls if plan.request.control else ())]
+
+
+def _control(networks: Sequence[Encoder], rows: int, held: int, size: tuple[int, int]) -> int:
+    """What ControlNets add, in numbers: hints of `held` frames, and residuals of `rows` rows."""
+    config, count = networks[0].config, len(networks) - 1
+    if not count:
+        return 0
+    areas, layers = _areas(config, size), config.layers_per_block
+    channels = config.block_out_channels
+    kept = channels[0] * areas[0] + sum(c * area * n for c, area, n in zip(channels, areas, layers, strict=True))
+    kept += sum(c * area for c, area in zip(channels, areas[1:], strict=False))
+    return count * held * channels[0] * areas[0] + (count + 1 + (count > 1)) * rows * kept
+
+
 def blocks(config: UNetConfig, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """(channels, tokens) of every transformer block, for latents of this size."""
-    areas = _areas(config, size)
+    """(channels, tokens) of every transformer block of a UNet or a ControlNet, for latents of this size."""
+    areas, control = _areas(config, size), isinstance(config, ControlNetConfig)
     found = []
     for level, (channels, layers) in enumerate(zip(config.block_out_channels, config.layers_per_block, strict=True)):
-        if config.attention[level]:  # on the way down, and one more on the way up
-            found += [(channels, areas[level])] * (2 * layers + 1) * config.transformer_layers[level]
+        if config.attention[level]:  # on the way down, and one more on the way up, which a ControlNet does not have
+            found += (
+                [(channels, areas[level])]
+                * (2 * layers + 1 - control * (layers + 1))
+                * config.transformer_layers[level]
+            )
+    if isinstance(config, ControlNetConfig) and not config.mid_attention:
+        return found
     return [*found, *[(config.block_out_channels[-1], areas[-1])] * config.transformer_layers[-1]]
 
 
@@ -148,8 +178,8 @@ def resume_bytes(plan: SamplingPlan) -> int:
 
 def _states(plan: SamplingPlan) -> int:
     """The bytes of the momentum states after a chunk of a sampling."""
-    unet, size = plan.model.unet, plan.latent_shape[1:]
-    return state_bytes(unet.config, unet.momentum, size, plan.branches, unet.conv_in.weight.element_size())
+    size, element = plan.latent_shape[1:], plan.model.unet.conv_in.weight.element_size()
+    return sum(state_bytes(one.config, one.momentum, size, plan.branches, element) for one in _networks(plan))
 
 
 def unet_bytes(
@@ -238,6 +268,7 @@ LOWER = {  # what to do about each part of the plan
     "text": "fewer prompts, or a smaller --chunk",
     "states": "a smaller --size, or fewer --steps",
     "deep": "no --deep-cache",
+    "control": "a smaller --chunk or --size",
     "unet": "a smaller --size, or half precision (--dtype bfloat16)",
     "decoding": "a smaller --size",
 }
@@ -257,40 +288,3 @@ def out_of_memory(plan: SamplingPlan, what: str) -> OutOfMemory:
     return OutOfMemory(
         f"out of memory in {what}: of {amount(memory.total)} that are planned, {part} needs most, {size}: try {advice}"
     )
-
-
-def fitting(
-    needs: Callable[[int], MemoryPlan],
-    wanted: int,
-    free: int | None,
-    *,
-    asked: bool,
-    advice: str = "",
-    of: str = "",
-) -> int:
-    """The number of frames, at most `wanted`, that fit into the free memory at once.
-
-    needs: the memory that a chunk of some number of frames needs. free: bytes, or None if unknown.
-    asked: whether the user asked for `wanted`, so that no smaller number will do. advice: what else takes less memory.
-    of: what limits the free memory, such as ` within ulimit -v`.
-    Raises: InputError if not even one frame fits, or if `wanted` frames do not and the user asked for them.
-    """
-    if free is None or (need := needs(wanted)).total <= free:
-        return wanted
-    most = bisect_right(range(1, wanted), SPARE * free, key=lambda chunk: needs(chunk).total)  # larger chunks need more
-    lack = f"a chunk of {counted(wanted, 'frame')} needs {amount(need.total)}, {amount(free)} are free{of}"
-    lack += f" ({need.largest} needs most, {amount(vars(need)[need.largest])})"
-    if not most:
-        raise InputError(f"{lack}, and not even one frame at a time fits: try a smaller size, half precision{advice}")
-    if asked:
-        raise InputError(f"{lack}: {most} would fit")
-    return most
-
-
-def _process() -> int:
-    """The bytes that this process holds now, and those that the first calls add."""
-    resident = kernel_numbers("/proc/self/status").get("VmRSS")
-    return CALLS + (TORCH if resident is None else 1024 * resident)
-
-
-PROCESS = _process()  # measured before any model is loaded

@@ -18,11 +18,12 @@ from zs2.method import NOISE_MODELS, Method
 from zs2.models.image_model import ImageModel
 from zs2.models.temporal import momentum
 from zs2.noise.models import noises, stream
-from zs2.sampling.memory import MemoryPlan, fitting, free_for, planned_memory, resume_bytes
+from zs2.sampling.memory import MemoryPlan, free_for, planned_memory, resume_bytes
 from zs2.sampling.request import Request
 from zs2.sampling.schedule import with_options
 from zs2.sampling.solver import SOLVERS, History, Solver
 from zs2.system.devices import choose_device
+from zs2.system.free_memory import fitting
 from zs2.system.json_files import MOST_PIXELS
 from zs2.system.registry import load
 
@@ -240,8 +241,10 @@ def resolve(
     has_latents = request.latents is not None
     method.settings(request.steps, has_latents)  # raises for too few steps
     start = None if has_latents or request.frames == 1 else load(NOISE_MODELS[method.noise].start)
+    attn = {kind: momentum(kind or method.attn, **method.attention_parameters) for kind in (None, request.control_attn)}
+    request.check_networks(len(model.controls))
     plan = SamplingPlan(
-        model=model.with_momentum(momentum(method.attn, **method.attention_parameters)),
+        model=model.with_momentum(attn[None], attn[request.control_attn]),
         method=method,
         request=request,
         solver=solver,

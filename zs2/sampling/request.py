@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from zs2.errors import InputError, brief, choose, whole
+from zs2.guidance.controls import ControlOptions
 from zs2.guidance.inputs import IMAGE_GUIDANCE, SOURCE_LATENTS, STRENGTH, check_contexts, check_inputs
 from zs2.guidance.interval import GUIDED, checked_interval
-from zs2.method import check_seed
+from zs2.method import ATTENTION_KINDS, check_seed
 from zs2.models.config import SPACINGS
 from zs2.sampling.prompt_syntax import (
     A1111,
@@ -31,13 +32,13 @@ from zs2.sampling.prompt_syntax import (
 from zs2.sampling.solver import SOLVERS
 from zs2.system.json_files import MOST_TIMESTEPS, is_number
 from zs2.system.options import STATED as STATED
-from zs2.system.options import Option, option
+from zs2.system.options import Option, option, plain
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from zs2.models.prompt_encoder import Encoded
-    from zs2.video.reading import InputClip
+    from zs2.video.reading import InputClip, InputClips
 
 ABSENT: dict[str, Any] = {"unstated": None, "unset": "none"}  # of an input
 FIRST_FRAME_GUIDANCE = 1.5  # at more, the colours jump after frame 0, which has guidance 1: docs/guidance.md
@@ -50,10 +51,10 @@ FAST: dict[str, Any] = {"sampler": "dpm++", "steps": 20, "deep_cache": 2}
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(ControlOptions):
     """What to sample: everything but the model and its variant.
 
-    Args:
+    Args: those of `ControlOptions`, and
         prompt: text, or one text per frame (prompt travel; the last text repeats), or a schedule: texts by the frames
             at which they hold, `{0: "panda face", 15: "fox face"}`.
         negative_prompt: the text that guidance leads away from.
@@ -184,13 +185,16 @@ class Request:
                 object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
         object.__setattr__(self, "seed", check_seed(self.seed))
         self._read_inputs()
+        self.check_controls(self.steps)
         SOLVERS[self.sampler]
+        if self.control_attn is not None:
+            ATTENTION_KINDS[self.control_attn]
         for name, options in CHOICES.items():
             if getattr(self, name) is not None:
                 choose(name, getattr(self, name), options)
         if self.zero_snr is not None and not isinstance(self.zero_snr, bool):
             raise InputError(f"zero_snr is {brief(self.zero_snr)}: expected true or false")
-        for name in (name for name, one in OPTIONS.items() if one.kind == "number"):
+        for name in (name for name, one in OPTIONS.items() if one.kind == "number" and not one.several):
             if not is_number(getattr(self, name)):
                 raise InputError(f"{name} is {brief(getattr(self, name))}: expected a finite number")
             object.__setattr__(self, name, float(getattr(self, name)))
@@ -222,9 +226,9 @@ class Request:
     def _read_inputs(self) -> None:
         """Open the inputs. A clip without a number of frames is as long as its shortest input."""
         for name, source in self.inputs.items():
-            from zs2.video.reading import input_clip
+            from zs2.video.reading import opened
 
-            clip = input_clip(source)
+            clip = opened(source, several=OPTIONS[name].several)
             object.__setattr__(self, name, clip)
             if self.frames is None:
                 object.__setattr__(self, "frames", clip.count)
@@ -235,7 +239,7 @@ class Request:
         value = getattr(self, name)
         if value is not None and OPTIONS[name].kind == "clip":
             return value.record
-        return list(value) if isinstance(value, tuple) else value
+        return plain(value)
 
     def guided(self, step: int) -> float:
         """The guidance of a step, counted from 0. Outside the interval it is 1."""
@@ -250,7 +254,7 @@ class Request:
         return values if self.latents is None else values | {"latents": self.latents}
 
     @property
-    def inputs(self) -> dict[str, InputClip]:
+    def inputs(self) -> dict[str, InputClip | InputClips]:
         """The inputs by the names of their options."""
         return {name: value for name in INPUTS if (value := getattr(self, name)) is not None}
 
@@ -274,7 +278,8 @@ class Request:
 # that came later the last ones, so that old and new files are alike.
 FIRST = ("negative_prompt", "frames", "steps", "sampler", "deep_cache", "guidance", "guidance_interval")
 _FIELDS = [one for one in fields(Request) if "option" in one.metadata]
-_FIELDS.sort(key=lambda one: FIRST.index(one.name) if one.name in FIRST else len(FIRST))
+LAST = tuple(one.name for one in fields(ControlOptions))
+_FIELDS.sort(key=lambda one: FIRST.index(one.name) if one.name in FIRST else len(FIRST) + (one.name in LAST))
 OPTIONS: dict[str, Option] = {one.name: one.metadata["option"] for one in _FIELDS}
 CHOICES = {
     "spacing": SPACINGS,

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from zs2.errors import counted, is_out_of_memory
 from zs2.guidance.edits import combined
 from zs2.guidance.interval import GUIDED
 from zs2.guidance.sources import SourceLatents, encode
+from zs2.guidance.steering import Steering
 from zs2.models.unet import States, cannot_compile
 from zs2.sampling.conditioning import Conditioning
 from zs2.sampling.ddim import Inversion
@@ -70,6 +72,8 @@ class Sampler:
         self.plan, self.device = plan, plan.model.device
         self.source = self._source()
         self.conditioning = Conditioning(plan.model, plan.request, plan.size, self.source if plan.model.edits else None)
+        networks = plan.model.controls if plan.request.control else ()
+        self.steering = Steering(networks, plan.request.controls, plan.size, plan.request.steps, not plan.stream)
         self.span = plan.chunk * (1 if plan.group is None else plan.group.size)  # frames of a chunk
         self.begin = plan.begin  # the first step that all frames do together
         self.first_frame: Tensor | None = None  # its latents before every step and after the last, (steps + 1, c, h, w)
@@ -219,18 +223,27 @@ class Sampler:
         try:
             conditions = self.conditioning.frames(chunk.first + mine.start, frames, guidance)
             rows = conditions.branches * frames
+            own = len(conditions.text)  # states of the UNet; those of the ControlNets follow
+            deep = self._deep(i, chunk, rows)
+            call: dict[str, Any] = {
+                "frames": frames,
+                "first": chunk.first + mine.start,
+                "progress": self._progress[i],
+                "exchange": None if share is None else share.exchange,
+            }
+            x, t = conditions.input(latents).to(self.plan.model.dtype), self._timesteps[i]  # (branches·f, C, h, w)
+            residuals, of_controls = self.steering.residuals(
+                i, x, t, conditions.controls, states=states[own:], shallow=deep is not None, **call
+            )
             output = self.plan.model.unet(
-                conditions.input(latents).to(self.plan.model.dtype),  # (branches·f, C, h, w)
-                self._timesteps[i],
+                x,
+                t,
                 conditions.text,
-                frames=frames,
                 added=conditions.added,
-                residuals=conditions.residuals,
-                states=states,
-                exchange=None if share is None else share.exchange,
-                deep=self._deep(i, chunk, rows),
-                first=chunk.first + mine.start,
-                progress=self._progress[i],
+                residuals=residuals,
+                states=states[:own],
+                deep=deep,
+                **call,
             )
         except (MemoryError, RuntimeError) as error:
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
@@ -251,7 +264,7 @@ class Sampler:
             chunk.latents = torch.cat([self.first_frame[i + 1 : i + 2], chunk.latents[1:]])
         if group is not None:
             group.patience.note(time.monotonic() - start)
-        return output.states
+        return [*output.states, *of_controls]
 
     def _deep(self, i: int, chunk: Chunk, rows: int) -> Tensor | None:
         """The deep features that step i reuses, with this number of rows; None if the step computes them.

@@ -9,18 +9,20 @@ study.json has their digests. To go on, a study needs the same inputs again.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from zs2.sampling.request import INPUTS
+from zs2.sampling.request import INPUTS, OPTIONS
+from zs2.video import reading
 from zs2.video.clip import Clip
-from zs2.video.reading import InputClip, input_clip
+from zs2.video.reading import InputClip, InputClips
 
 if TYPE_CHECKING:
     from zs2.study.study import Study
 
+AnyInput: TypeAlias = InputClip | InputClips
 OWN = "prompt_inputs"  # among the options: {number of the prompt: {name: path}}
 
 
@@ -28,22 +30,28 @@ OWN = "prompt_inputs"  # among the options: {number of the prompt: {name: path}}
 class Inputs:
     """The inputs of a study by name, open: shared by all clips, and each prompt's own, by the number of the prompt."""
 
-    shared: Mapping[str, InputClip] = field(default_factory=dict)
-    own: Mapping[int, Mapping[str, InputClip]] = field(default_factory=dict)
+    shared: Mapping[str, AnyInput] = field(default_factory=dict)
+    own: Mapping[int, Mapping[str, AnyInput]] = field(default_factory=dict)
 
-    def of(self, prompt: int) -> dict[str, InputClip]:
+    def of(self, prompt: int) -> dict[str, AnyInput]:
         """Those of a prompt's clips. Its own go before the shared ones."""
         return {**self.shared, **self.own.get(prompt, {})}
 
 
 def opened(options: Mapping[str, Any]) -> Inputs:
     """The inputs that the options name. Raises: InputError for one that can't be read."""
-    own = {i: {name: input_clip(path) for name, path in paths.items()} for i, paths in options.get(OWN, {}).items()}
-    return Inputs({name: input_clip(options[name]) for name in INPUTS if name in options}, own)
+
+    def clips(named: Mapping[str, Any]) -> dict[str, AnyInput]:
+        return {name: reading.opened(value, several=OPTIONS[name].several) for name, value in named.items()}
+
+    own = {i: clips(named) for i, named in options.get(OWN, {}).items()}
+    return Inputs(clips({name: options[name] for name in INPUTS if name in options}), own)
 
 
-def digest(clip: InputClip) -> str:
+def digest(clip: AnyInput) -> str:
     """The SHA-256 of an input and its range, as study.json has it for a prompt's own."""
+    if isinstance(clip, InputClips):
+        return "+".join(map(digest, clip))
     first, end = clip.range or (None, None)
     return clip.sha256 if clip.range is None else f"{clip.sha256}@{first}:{'' if end is None else end}"
 
@@ -65,14 +73,16 @@ def write_inputs(folder: str | os.PathLike[str], study: Study, inputs: Inputs) -
             Clip(frames, study.fps, {"fps": study.fps, "frames": count}).save(file, json=False, overwrite=True)
 
 
-def _named(inputs: Inputs) -> Iterator[tuple[str, InputClip]]:
+def _named(inputs: Inputs) -> Iterator[tuple[str, AnyInput]]:
     yield from inputs.shared.items()
     for prompt, own in inputs.own.items():
         yield from ((f"{name}_p{prompt:02}", clip) for name, clip in own.items())
 
 
-def record_text(record: Mapping[str, Any]) -> str:
-    """What study.json says of an input, as words."""
+def record_text(record: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
+    """What study.json says of an input, or of several, as words."""
+    if not isinstance(record, Mapping):
+        return "; ".join(map(record_text, record))
     first, end = record["range"] or (0, None)
     frames = "" if record["range"] is None else f", frames from {first}" + ("" if end is None else f" to {end - 1}")
     return f"SHA-256 {record['sha256'][:12]}{frames}"

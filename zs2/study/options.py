@@ -21,7 +21,7 @@ from zs2.study.inputs import OWN, digest
 from zs2.study.prompts import Prompt, checked
 from zs2.system.devices import COMPILE_HELP, DTYPE_HELP
 from zs2.system.regular_files import read_text
-from zs2.video.reading import input_clip
+from zs2.video.reading import opened
 
 OUT = "out/study"
 MOTION_HELP = (
@@ -41,6 +41,7 @@ MANY = (
 )  # options that take several values
 FLAGS = ["compile", *(name for name, option in OPTIONS.items() if option.kind == "flag")]
 JOINED = ("seeds", *(name for name, option in OPTIONS.items() if option.kind == "pair"))  # lists that are one value
+EACH = tuple(name for name, option in OPTIONS.items() if option.several)  # given once for each ControlNet
 
 
 def parser() -> command.Parser:
@@ -164,7 +165,19 @@ def with_file(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _arguments(file: str, name: str, value: Any) -> list[str]:
-    """A value of TOML as arguments of the command line."""
+    """A value of TOML as arguments of the command line. For several ControlNets it is a list of values."""
+    if name in EACH and isinstance(value, list):
+        pairs = name in JOINED or name == "control"  # then a value is a list itself
+        if not pairs or all(isinstance(one, list) for one in value):
+            return [word for one in value for word in _one(file, name, one)]
+    return _one(file, name, value)
+
+
+def _one(file: str, name: str, value: Any) -> list[str]:
+    if name == "control":
+        if not isinstance(value, list) or len(value) != 2 or not all(isinstance(one, str) for one in value):
+            raise InputError(f"{file}: control is {value!r}: expected a model and a clip, or a list of such pairs")
+        return [flag(name), *value]
     if name in JOINED and isinstance(value, list):
         value = ",".join(map(str, value))
     values = value if isinstance(value, list) and name in MANY else [value]
@@ -179,21 +192,30 @@ def _arguments(file: str, name: str, value: Any) -> list[str]:
     return [option, *map(str, values)]
 
 
-def _prompts(file: str, table: dict[str, Any]) -> tuple[Sequence[Prompt], dict[int, dict[str, str]]]:
+def _is_path(value: Any) -> bool:
+    """Whether a value is the path of an input, or a list of them, one for each ControlNet."""
+    return all(isinstance(one, str) for one in (value if isinstance(value, list) else [value]))
+
+
+def _prompts(file: str, table: dict[str, Any]) -> tuple[Sequence[Prompt], dict[int, dict[str, Any]]]:
     """The prompts of a TOML table, by set, and the paths of their own inputs, by the number of the prompt."""
     prompts: list[Prompt] = []
-    paths: dict[int, dict[str, str]] = {}
+    paths: dict[int, dict[str, Any]] = {}
     for name, items in table.items():
         choose(f"set of prompts in {file}", name, SETS)
         for item in items if isinstance(items, list) else [None]:
             one = {"text": item} if isinstance(item, str) else item
-            if not isinstance(one, dict) or "text" not in one or not all(isinstance(v, str) for v in one.values()):
+            if (
+                not isinstance(one, dict)
+                or not isinstance(one.get("text"), str)
+                or not all(map(_is_path, one.values()))
+            ):
                 raise InputError(f"{file}: the {name} prompts are {items!r}: expected a list of texts")
             own = {
                 choose(f"key of a prompt in {file}", k.replace("-", "_"), INPUTS): one[k] for k in one if k != "text"
             }
             if own:
                 paths[len(prompts)] = own
-            digests = sorted((key, digest(input_clip(path))) for key, path in own.items())
+            digests = sorted((key, digest(opened(path, several=OPTIONS[key].several))) for key, path in own.items())
             prompts.append(Prompt(one["text"], name, tuple(digests)))
     return checked(prompts, file), paths

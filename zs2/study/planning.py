@@ -131,6 +131,7 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         cells=tuple(chosen),
         lora=known.lora if known else None,
         embeddings=known.embeddings if known else None,
+        controlnet=known.controlnet if known else None,
         compile="compile" in options or bool(known and known.compile),
     )
 

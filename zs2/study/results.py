@@ -108,7 +108,7 @@ class Results:
         """What votes belong to: the settings that decide every clip, and the prompts. More cells or seeds keep it, and
         settings that came later, if they are as in studies of before."""
         later = {name: option.unstated for name, option in OPTIONS.items() if name not in FIRST}
-        later |= {"compile": False, "embeddings": None}
+        later |= {"compile": False, "embeddings": None, "controlnet": None}
         fixed = {name: value for name, value in self.study.fixed.items() if (name, value) not in later.items()}
         fixed["prompts"] = [str(prompt) for prompt in self.study.prompts]
         return hashlib.sha256(dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]

@@ -51,7 +51,9 @@ def load(options: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
         study,
         model=public_name(study.model, settings["model"]),
         threads=torch.get_num_threads() if model.device.type == "cpu" else None,
-        **{name: settings[name] for name in ("weights", "lora", "embeddings", "width", "height", "dtype")},
+        **{
+            name: settings[name] for name in ("weights", "lora", "embeddings", "controlnet", "width", "height", "dtype")
+        },
     )
     return model, study
 

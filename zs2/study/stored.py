@@ -20,6 +20,7 @@ from zs2.study.cells import NUMBERS, Cell, cell
 from zs2.study.prompts import Prompt, checked
 from zs2.system.devices import DTYPES
 from zs2.system.json_files import LARGE_BYTES, MOST_PIXELS, Reader, is_number, read_json
+from zs2.system.options import Option
 from zs2.video.encoding import FPS_MAX
 
 MOST_CELLS, MOST_PROMPTS, MOST_SEEDS = 10_000, 100_000, 100_000
@@ -59,6 +60,7 @@ def read_study(file: Path) -> dict[str, Any]:
         "cells": cells,
         "lora": _merged(read, "lora"),
         "embeddings": _merged(read, "embeddings"),
+        "controlnet": _merged(read, "controlnet"),
         "compile": read.flag("compile", False),
         "threads": None if read.json.get("threads") is None else read.whole("threads", None, 1, MOST_THREADS),
     }
@@ -161,6 +163,21 @@ def _option(read: Reader, name: str) -> Any:
         read.json = {**read.json, name: row.unstated}
     if DEFAULTS[name] is None and name in read.json and read.json[name] is None:
         return None
+    if row.several:
+        return _each(read, name)
+    return _value(read, name, row)
+
+
+def _each(read: Reader, name: str) -> Any:
+    """A sampling option that has a value for each ControlNet."""
+    values = read.json.get(name)
+    if not isinstance(values, list) or not 1 <= len(values) <= MOST_MERGED:
+        raise InputError(f"{read.what}: {name} is {brief(values)}: expected a list of 1 to {MOST_MERGED} values")
+    found = [_value(Reader(read.what, {name: value}, {}), name, OPTIONS[name]) for value in values]
+    return found if name in INPUTS else tuple(found)
+
+
+def _value(read: Reader, name: str, row: Option) -> Any:
     if row.kind == "text":
         return read.text(name)
     if row.kind == "flag":

@@ -60,6 +60,7 @@ class Study:
         prompts, seeds, cells: each cell is sampled for each prompt and seed.
         full: the id of the cell that the others are compared with.
         lora: what was merged into the weights. embeddings: the textual inversions that were added.
+        controlnet: the ControlNets that steer the clips.
         compile: whether the UNet is compiled.
         threads: of the CPU in the process that began the study, since the last bits of a clip depend on their number.
     """
@@ -79,6 +80,7 @@ class Study:
     cells: tuple[Cell, ...]
     lora: list[dict[str, Any]] | None = None
     embeddings: list[dict[str, Any]] | None = None
+    controlnet: list[dict[str, Any]] | None = None
     compile: bool = False
     threads: int | None = None
 

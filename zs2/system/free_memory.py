@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import torch
+
+from zs2.errors import InputError, counted
+
+SPARE = 0.9  # the share of the free memory that a chunk may need, if it is chosen here
 
 
 def free_memory(device: torch.device, sharing: int = 1) -> int | None:
@@ -86,6 +93,50 @@ def kernel_numbers(file: str | Path) -> dict[str, int]:
     return {word[0]: int(word[1]) for word in words if len(word) > 1 and word[1].isdecimal()}
 
 
+def process_size(otherwise: int) -> int:
+    """The bytes that this process holds now; `otherwise` if the system does not report them."""
+    resident = kernel_numbers("/proc/self/status").get("VmRSS")
+    return otherwise if resident is None else 1024 * resident
+
+
 def amount(size: float) -> str:
     """A number of bytes as text."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+class Need(Protocol):
+    """The memory that something needs: in all, and the name of its largest part, an attribute."""
+
+    @property
+    def total(self) -> int: ...
+
+    @property
+    def largest(self) -> str: ...
+
+
+def fitting(
+    needs: Callable[[int], Need],
+    wanted: int,
+    free: int | None,
+    *,
+    asked: bool,
+    advice: str = "",
+    of: str = "",
+) -> int:
+    """The number of frames, at most `wanted`, that fit into the free memory at once.
+
+    needs: the memory that a chunk of some number of frames needs. free: bytes, or None if unknown.
+    asked: whether the user asked for `wanted`, so that no smaller number will do. advice: what else takes less memory.
+    of: what limits the free memory, such as ` within ulimit -v`.
+    Raises: InputError if not even one frame fits, or if `wanted` frames do not and the user asked for them.
+    """
+    if free is None or (need := needs(wanted)).total <= free:
+        return wanted
+    most = bisect_right(range(1, wanted), SPARE * free, key=lambda chunk: needs(chunk).total)  # larger chunks need more
+    lack = f"a chunk of {counted(wanted, 'frame')} needs {amount(need.total)}, {amount(free)} are free{of}"
+    lack += f" ({need.largest} needs most, {amount(vars(need)[need.largest])})"
+    if not most:
+        raise InputError(f"{lack}, and not even one frame at a time fits: try a smaller size, half precision{advice}")
+    if asked:
+        raise InputError(f"{lack}: {most} would fit")
+    return most

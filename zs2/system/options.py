@@ -18,6 +18,7 @@ class Option:
         least, most: the smallest and the largest value, for a whole number.
         unstated: its value in clips whose files are too old to have the option; STATED if all files have it.
         unset: what the default None means.
+        several: whether it has several values, one for each ControlNet.
     """
 
     kind: str
@@ -27,8 +28,14 @@ class Option:
     most: int | None = None
     unstated: Any = STATED
     unset: str = "as the checkpoint says"
+    several: bool = False
 
 
 def option(default: Any, *how: Any, **more: Any) -> Any:
     """A field of a dataclass that is an option: its default, and the arguments of `Option`."""
     return field(default=default, metadata={"option": Option(*how, **more)})
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: tuples are lists."""
+    return [*map(plain, value)] if isinstance(value, tuple) else value

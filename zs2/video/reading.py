@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -145,6 +146,51 @@ class InputClip:
         changed = [path for path, before in zip(files, self._before, strict=True) if _identity(path) != before]
         if changed:
             raise InputError(f"{changed[0]} was changed after it was opened: give the command again")
+
+
+@dataclass(frozen=True)
+class InputClips:
+    """Several inputs of one option, which are used together."""
+
+    clips: tuple[InputClip, ...]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __iter__(self) -> Iterator[InputClip]:
+        return iter(self.clips)
+
+    @property
+    def count(self) -> int | None:
+        """The number of frames of the shortest; None if all are single pictures."""
+        return min((clip.count for clip in self if clip.count is not None), default=None)
+
+    @property
+    def record(self) -> list[dict[str, Any]]:
+        """The record of each."""
+        return [clip.record for clip in self]
+
+    def check_length(self, frames: int | None, what: str) -> None:
+        """As for one input."""
+        for clip in self:
+            clip.check_length(frames, what)
+
+    def frames(self, first: int, count: int, size: tuple[int, int]) -> Frames:
+        """Their frames side by side, uint8 (count, H, clips·W, 3)."""
+        return np.concatenate([clip.frames(first, count, size) for clip in self], axis=2)
+
+    def fitting(self, size: tuple[int, int]) -> str:
+        """As for one input."""
+        return "; ".join(filter(None, (clip.fitting(size) for clip in self)))
+
+
+def opened(source: Any, *, several: bool = False) -> InputClip | InputClips:
+    """An input, or several of one option: a list of sources, or one source. Raises: InputError as `InputClip` does."""
+    if not several:
+        return input_clip(source)
+    if isinstance(source, InputClips):
+        return source
+    return InputClips(tuple(map(input_clip, source if isinstance(source, list | tuple) else [source])))
 
 
 def input_clip(source: Source | InputClip) -> InputClip:
