@@ -29,6 +29,7 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
 
+import numpy as np
 import torch
 from damage import damaged
 from fixtures import tiny
@@ -50,6 +51,7 @@ from zs2.study.prompts import Prompt
 from zs2.system.free_memory import kernel_numbers
 from zs2.system.terminal import MOST, show
 from zs2.video.clip import Clip
+from zs2.video.reading import InputClip
 
 SECONDS, HANG = 2, 30  # of the processor; on the clock, until an input is interrupted
 SPARE = 64 * 2**20  # bytes beyond twice those of the intact files
@@ -120,6 +122,30 @@ def read_clips(folder: Path, out: Path) -> list[int]:
         try:
             Clip.open(folder / name)
         except InputError:
+            statuses.append(2)
+    return statuses
+
+
+INPUTS = ("x.png", "x.webp", "x.gif", "x.mp4", "frames")
+
+
+def make_inputs(folder: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    for name in INPUTS:
+        Clip(frames, 8, {"fps": 8}).save(folder / name, json=False)
+
+
+def read_inputs(folder: Path, out: Path) -> list[int]:
+    """All frames of each kind of input, resized."""
+    statuses = []
+    for name in INPUTS:
+        try:
+            clip = InputClip(folder / name)
+            for frame in range(min(clip.count or 1, 20)):
+                clip.frames(frame, 1, (8, 8))
+            statuses.append(0)
+        except InputError as error:
+            show(str(error))
             statuses.append(2)
     return statuses
 
@@ -236,6 +262,7 @@ KINDS = (
     Kind("loras", make_loras, ("*.safetensors", "peft/unet/*"), read_loras),
     Kind("parts", make_parts, ("toy.safetensors", "dog.safetensors", "vae.safetensors", "vae/*"), read_parts, quick=30),
     Kind("clips", make_settings, ("x.png", "x.webp", "x.gif"), read_clips, quick=15),
+    Kind("inputs", make_inputs, ("x.png", "x.webp", "x.gif", "x.mp4", "frames/*"), read_inputs, quick=60),
 )
 
 
