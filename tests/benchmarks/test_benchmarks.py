@@ -75,3 +75,19 @@ def test_turns(benchmarks, count):
     pairs = {(a, b) for (_, a), (_, b) in pairwise(taken)}
     assert all(a != b for a, b in pairs)
     assert count == 2 or all(len({a for a, b in pairs if b == str(way)}) > 1 for way in range(count))
+
+
+def test_the_search_and_its_steps(benchmarks, tmp_path, capsys):
+    import search
+
+    file = tmp_path / "figures.json"
+    search.main(["--pairs", "2", "--json", str(file)])
+    found = json.loads(file.read_text())["errors"]
+    assert list(found) == ["0.01", "0.1", "0.25", "1"]
+    for rows in found.values():
+        assert [len(values) for values in rows.values()] == [25, 25, 25, 1]
+        for way in search.WAYS:
+            assert rows[way] == sorted(rows[way], reverse=True)  # the least error so far
+        assert rows["listing"][:10] == rows["random"][:10]
+        assert rows["listing"][-1] < rows["random"][-1] / 10
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 4 * 4

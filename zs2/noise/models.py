@@ -91,20 +91,29 @@ def dnm_search(draws: Draws, lam: float) -> Iterator[Tensor]:
     noise = draws(0)()
     for i in itertools.count(1):
         yield noise
-        draw, previous = draws(i), noise
-        tries = [draw() for _ in range(10)]
-        errors = [abs(divergence(previous, z) - lam) for z in tries]
-        bound = min(errors)
-        z = tries[errors.index(bound)]
-        alpha, step = torch.tensor(0.1), 0.1
-        for _ in range(15):
-            error = abs(divergence(previous, alpha.sqrt() * previous + (1 - alpha).sqrt() * z) - lam)
-            if error <= bound:
-                alpha, bound = alpha + step, error
-            else:
-                alpha, step = alpha - 0.8 * step, 0.2 * step
-        alpha = alpha.clamp(0, 1)
-        noise = alpha.sqrt() * previous + (1 - alpha).sqrt() * z
+        noise, _ = search(noise, draws(i), lam)
+
+
+def search(previous: Tensor, draw: Draw, lam: float, tries: int = 10, steps: int = 15) -> tuple[Tensor, list[float]]:
+    """The listing's search for one frame: of so many draws the nearest to λ, then so many linear steps of α.
+
+    Returns: the noise, and the least |D − λ| so far after each draw and each step.
+    """
+    drawn = [draw() for _ in range(tries)]
+    errors = [abs(divergence(previous, z) - lam) for z in drawn]
+    bound = min(errors)
+    z = drawn[errors.index(bound)]
+    curve = list(itertools.accumulate(errors, min))
+    alpha, step = torch.tensor(0.1), 0.1
+    for _ in range(steps):
+        error = abs(divergence(previous, alpha.sqrt() * previous + (1 - alpha).sqrt() * z) - lam)
+        if error <= bound:
+            alpha, bound = alpha + step, error
+        else:
+            alpha, step = alpha - 0.8 * step, 0.2 * step
+        curve.append(bound)
+    alpha = alpha.clamp(0, 1)
+    return alpha.sqrt() * previous + (1 - alpha).sqrt() * z, curve
 
 
 def noises(

@@ -68,7 +68,7 @@ EXPERIMENTS = (
     Experiment("the published search, against the closed form", _of_paper(("dnm-search", "tma"))),
     Experiment(
         "the search's error against its steps, against random and linear search",
-        missing="needs no clip: docs/method.md says what the search reaches",
+        missing="needs no clip: docs/method.md has the curve, by benchmarks/search.py",
     ),
     Experiment("clips guided by poses, with λ and μ", missing=CONTROL),
     Experiment("clips guided by edges and depth", missing=CONTROL),
