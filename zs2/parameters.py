@@ -79,6 +79,7 @@ ZOOM = Between("zoom", 0.5, 2, "0.5 (half the size in each frame) to 2 (twice th
 ROTATE = Between("rotate", -180, 180, "-180 to 180, degrees per frame, clockwise")
 WINDOW_MAX = 1024
 ANCHORS_MAX = 64
+LEVELS_MAX = 16  # more than any UNet has
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class Levels:
         """The value, a list as a tuple. Raises: InputError as `check` does."""
         if not isinstance(value, list | tuple):
             return self.check(value)
+        if len(value) > LEVELS_MAX:
+            raise InputError(f"{self.check.name} is {brief(value)}: expected a number, or up to {LEVELS_MAX} of them")
         return tuple(map(self.check, value)) if len(value) > 1 else self.check(value[0] if value else None)
 
 
