@@ -103,6 +103,13 @@ def test_a_first_frame_has_a_guidance_of_its_own(folders: dict[str, Path]) -> No
         assert model._request("model()", "a cat", source=PICTURE).guidance == Request("a cat").guidance
 
 
+def test_a_first_frame_is_the_frame_0_of_any_clip() -> None:
+    for source in (PICTURE, PICTURE[None], Clip(PICTURE[None]), np.stack([PICTURE] * 3)):
+        assert Request("a cat", frames=8, first_frame=source).frames == 8
+        assert Request("a cat", frames=None, first_frame=source).frames is None
+    assert Request("a cat", frames=None, source=np.stack([PICTURE] * 3)).frames == 3
+
+
 def test_a_frame_that_becomes_nan_names_the_input(folders: dict[str, Path]) -> None:
     model = ZS2.from_pretrained(folders["source"], device="cpu")
     model.vae.encoder.conv_in.weight[:] = float("nan")

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from zs2.video.reading import InputClip, InputClips
 
 ABSENT: dict[str, Any] = {"unstated": None, "unset": "none"}  # of an input
+PICTURE: dict[str, Any] = {**ABSENT, "picture": True}
 FIRST_FRAME_GUIDANCE = 1.5  # at more, the colours jump after frame 0, which has guidance 1: docs/guidance.md
 FIRST_FRAME_NOISES = ("inverted", "drawn")
 FINAL_ALPHAS = ("one", "first")  # ᾱ at the end of the last step: 1, or that of the first training timestep
@@ -162,7 +163,7 @@ class Request(ControlOptions):
         "sample", "text", "of --source: sample or mean of the VAE's distribution", "KIND", unstated="sample"
     )
     first_frame: InputClip | None = option(
-        None, "clip", f"frame 0 is this picture; the guidance is then {FIRST_FRAME_GUIDANCE:g}", "IMAGE", **ABSENT
+        None, "clip", f"frame 0 is this picture; the guidance is then {FIRST_FRAME_GUIDANCE:g}", "IMAGE", **PICTURE
     )
     first_frame_noise: str = option(
         "inverted",
@@ -230,9 +231,9 @@ class Request(ControlOptions):
 
             clip = opened(source, several=OPTIONS[name].several)
             object.__setattr__(self, name, clip)
-            if self.frames is None:
-                object.__setattr__(self, "frames", clip.count)
-            clip.check_length(self.frames, name.replace("_", " "))
+            if not OPTIONS[name].picture:
+                object.__setattr__(self, "frames", clip.count if self.frames is None else self.frames)
+                clip.check_length(self.frames, name.replace("_", " "))
 
     def stored(self, name: str) -> Any:
         """The value of an option as settings store it. Of an input that is its digest."""

@@ -129,7 +129,7 @@ class Sampler:
         return KeptStates(steps)
 
     def _source(self) -> SourceLatents | None:
-        """The latents of the request's source, which are scaled for image to image; None without a source."""
+        """The unscaled latents of the request's source; None without a source."""
         plan = self.plan
         if plan.request.source is None:
             return None

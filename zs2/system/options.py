@@ -19,6 +19,7 @@ class Option:
         unstated: its value in clips whose files are too old to have the option; STATED if all files have it.
         unset: what the default None means.
         several: whether it has several values, one for each ControlNet.
+        picture: whether of an input only frame 0 counts.
     """
 
     kind: str
@@ -29,6 +30,7 @@ class Option:
     unstated: Any = STATED
     unset: str = "as the checkpoint says"
     several: bool = False
+    picture: bool = False
 
 
 def option(default: Any, *how: Any, **more: Any) -> Any:
