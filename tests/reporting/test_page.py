@@ -217,6 +217,12 @@ def test_a_choice_is_made_by_keys(large, visit):
     assert captions == ["Open prompts (2), 2 clips a variant"]
 
 
+def test_the_choice_of_prompts_is_one_line_on_a_phone(large, visit):
+    tops = [one.bounding_box()["y"] for one in visit(large, viewport=PHONE).locator(".numbers > .choice label").all()]
+    assert len(tops) == 3
+    assert len(set(tops)) == 1
+
+
 @pytest.mark.parametrize("size", [PHONE, DESKTOP])
 def test_the_first_screen_has_the_question_and_the_picture(large, visit, size):
     tab = visit(large, viewport=size)

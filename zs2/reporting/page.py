@@ -81,7 +81,7 @@ def _experiments(results: Results) -> str:
     rows = [html_row(row[:1], map(escape, row[1:])) for row in experiment_rows(results)]
     if not rows:
         return ""
-    table = html_table(EXPERIMENT_HEADS, rows, kind="words")
+    table = html_table(EXPERIMENT_HEADS, rows, f"All prompts ({len(results.study.prompts)})", "words")
     return f'<section id="experiments"><h2>{EXPERIMENTS_TITLE}</h2>{table}</section>'
 
 
