@@ -647,7 +647,7 @@ def test_the_default_command(tmp_path):
     names = ["out/00001.gif", "out/00001.gif.sheet.png", "out/00001.gif.json"]
     assert result.written == names
     assert sorted(files(tmp_path)) == sorted(names)
-    own, sampled = result.err.splitlines()
+    own, *_, sampled = result.err.splitlines()  # on a slow machine there are lines between
     assert own == "zs2: emoji64's own settings: guidance 5, λ 0.15 (zs2.json)"
     assert sampled.startswith("sampling 8/8 in ")
     clip = frames(tmp_path / "out/00001.gif")

@@ -76,5 +76,5 @@ def test_keywords_that_are_no_options_are_those_of_python() -> None:
     more = {name for name in KEYWORDS - options if flag(name) not in OTHERWISE}
     assert more == {
         *("self", "path", "json", "callback", "progress", "group"),
-        *("width", "height", "context", "negative_context"),
+        *("width", "height", "context", "negative_context", "controlnet"),  # --control names a ControlNet and its clip
     }

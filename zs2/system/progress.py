@@ -11,13 +11,13 @@ from zs2.system.terminal import shown, write
 
 T = TypeVar("T")
 WIDTH = 24
-LEAST_SECONDS = 2.0  # between two lines
+LEAST_SECONDS = 10.0  # between two lines
 
 
 def progress(items: Iterable[T], total: int, label: str, stream: TextIO | None = None) -> Iterator[T]:
     """Yield the items and draw a bar with the time left, on a terminal and in a notebook.
 
-    On anything else, print a line a tenth of the way, but not more than one in 2 seconds.
+    On anything else, print a line a tenth of the way, but not more than one in 10 seconds.
 
     Args:
         total: how many items there will be.
