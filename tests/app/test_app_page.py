@@ -163,7 +163,7 @@ def make(tab: Any, **settings: float) -> None:
 def pixels(tab: Any, selector: str) -> tuple[int, np.ndarray]:
     """The index of the frame that a canvas shows, and its pixels (H, W, 3), read at one moment."""
     index, address = tab.evaluate(
-        "(selector) => { const c = document.querySelector(selector); return [c.dataset.index, c.toDataURL()]; }",
+        "(selector) => { const c = document.querySelector(selector); return [c.shown.index, c.toDataURL()]; }",
         selector,
     )
     picture = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
@@ -187,7 +187,7 @@ def test_a_clip_is_made_seen_and_kept(visit: Any, tmp_path: Path) -> None:
     tab.locator("#one .film").wait_for()
     status(tab, "one", "^done$")
     expected = ZS2.from_pretrained(CHECKPOINT, device="cpu", mu=0.5, lam=0.4)("fox face", frames=3, steps=3)
-    tab.wait_for_function("() => document.querySelector('#one canvas').dataset.index !== undefined")
+    tab.wait_for_function(SHOWN)
     seen = set()
     while len(seen) < 3:  # it plays
         index, picture = pixels(tab, "#one canvas")
@@ -242,7 +242,7 @@ def test_two_variants_play_in_step_with_their_metrics(visit: Any) -> None:
     motions = [float(re.search(r"motion ([\d.]+)", text)[1]) for text in captions]
     assert motions[0] < motions[1]
     for _ in range(5):
-        indices = tab.evaluate("[...document.querySelectorAll('#slots canvas')].map((c) => c.dataset.index)")
+        indices = tab.evaluate("[...document.querySelectorAll('#slots canvas')].map((c) => c.shown.index)")
         assert len(set(indices)) == 1
         tab.wait_for_timeout(130)
 
@@ -265,10 +265,23 @@ def test_the_wall_of_with_and_without_each_part(visit: Any) -> None:
 def test_a_stream_plays_until_it_is_stopped(visit: Any) -> None:
     tab = visit()
     put(tab, steps=1)
+    tab.get_by_label("size").fill("32x32")
     tab.get_by_role("tab", name="Endless").click()
     tab.get_by_role("button", name="Start").click()
-    status(tab, "endless", "(24|32|40) frames so far")
-    tab.wait_for_function("() => document.querySelector('#endless canvas').dataset.index !== undefined")
+    tab.wait_for_function("() => document.querySelector('#endless canvas')?.shown")
+    parts = tab.evaluate(
+        """() => new Promise((resolve) => {
+            const seen = [];
+            const look = () => {
+                const part = Number(document.querySelector("#endless canvas").shown.part);
+                if (part !== seen.at(-1)) seen.push(part);
+                if (part === 3) resolve(seen);
+                else setTimeout(look, 20);
+            };
+            look();
+        })"""
+    )
+    assert parts == [0, 1, 2, 3]  # none is left out
     tab.get_by_role("button", name="Stop").last.click()
     assert re.fullmatch(r"stopped after \d+ frames", status(tab, "endless", "^stopped"))
 
@@ -397,6 +410,7 @@ def test_who_has_no_password_sees_nothing(tmp_path: Path) -> None:
         server.end()
 
 
+SHOWN = "() => document.querySelector('#one .film').dataset.id === document.querySelector('#one canvas').shown?.id"
 CONTRAST = """() => {
   const parse = (text) => text.match(/[\\d.]+/g).map(Number);
   const linear = (v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
@@ -475,4 +489,4 @@ def test_motion_waits_where_the_visitor_wants_less_of_it(visit: Any) -> None:
     tab.wait_for_timeout(500)
     assert pixels(tab, "#one canvas")[0] == before
     tab.get_by_role("button", name="Play").click()
-    tab.wait_for_function(f"() => document.querySelector('#one canvas').dataset.index !== '{before}'")
+    tab.wait_for_function(f"() => document.querySelector('#one canvas').shown.index !== {before}")

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from zs2.app.making import Shown
-from zs2.app.texts import duration, figure, message, progress, without_folders
+from zs2.app.texts import EMPTY, duration, figure, message, progress, without_folders
 from zs2.app.worker import DONE, FAILED, WAITING, Job, Worker
 from zs2.errors import counted
 
@@ -41,28 +41,35 @@ class Bench:
 
     async def follow(self, job: Job, worker: Worker, text: str) -> AsyncIterator[Update]:
         """What changes on the page while a job waits and runs, until its end. text: what is said when it is done."""
+        # Gradio makes a component anew for each update of a property, and for each component that is left out, which
+        # takes 20 ms a step. Values are cheap, so every component gets its value.
+        values: Update = {button: button.value for button in (*self.go, self.stop)}
+        values |= {self.status: progress("starting"), **dict.fromkeys(self.slots, "")}
+        if len(self.slots) == 1:
+            values[self.slots[0]] = EMPTY
         yield {
+            **values,
             **{button: gr.update(interactive=False) for button in self.go},
             self.stop: gr.update(interactive=True),
-            self.status: progress("starting"),
-            **dict.fromkeys(self.slots[1:], ""),
         }
-        said, seen, films = "", 0, [""] * len(self.slots)
+        said, seen = "", 0
         while not (ended := job.ended) or job.version != seen:
             if job.state == WAITING and (line := waiting(worker.ahead(job), worker.seconds(job))) != said:
                 said = line
-                yield {self.status: progress(line)}
+                values[self.status] = progress(line)
+                yield dict(values)
             if job.version != seen:
                 seen, shown = job.version, job.shown
-                update: Update = {self.status: progress(working(shown), shown.step, shown.steps)}
-                for i, (film, caption) in enumerate(zip(shown.films, shown.captions, strict=True)):
-                    if film and (html := figure(film, caption)) != films[i]:
-                        films[i] = update[self.slots[i]] = html
-                yield update
+                values[self.status] = progress(working(shown), shown.step, shown.steps)
+                for slot, film, caption in zip(self.slots, shown.films, shown.captions, strict=False):
+                    if film:
+                        values[slot] = figure(film, caption)
+                yield dict(values)
                 job.seen = seen
             if not ended:
                 await asyncio.sleep(POLL)
         yield {
+            **values,
             **{button: gr.update(interactive=True) for button in self.go},
             self.stop: gr.update(interactive=False),
             self.status: without_folders(ending(job, text), self.root),

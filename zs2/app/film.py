@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import zlib
 from html import escape
 
 import numpy as np
@@ -39,10 +40,12 @@ def film(
     columns = math.ceil(math.sqrt(count * height / width))  # near a square
     smooth = "" if rough or max(height, width) > SQUARES else ' class="square"'
     more = "" if part is None else f' data-part="{part}"'
+    address = picture(frames, columns)
+    more += f' data-id="{zlib.crc32(address.encode())}-{part}"'
     return (
         f'<div class="film" data-key="{escape(key)}" data-frames="{count}" data-columns="{columns}" data-fps="{fps}"'
         f'{more}><canvas role="img" aria-label="{escape(label)}" width="{width}" height="{height}"{smooth}></canvas>'
-        f'<img alt="" hidden src="{picture(frames, columns)}"></div>'
+        f'<img alt="" hidden src="{address}"></div>'
     )
 
 

@@ -119,8 +119,11 @@ class Page:
             chip.click(None, chip, self.prompt, js="(text) => text", api_visibility="private")
         clip = [self.model, self.prompt, self.seed, self.size, self.fps, *self.panel.components]
         both = [*clip, *self.other.components]
-        one = [*self.one.components, self.files_row, *self.files, self.lines_row, self.shell, self.python]
-        gr.on([self.one.go[0].click, self.prompt.submit], self._one, clip, one, **MAKING)
+        begun = [self.one.go[0].click, self.prompt.submit]
+        gr.on(begun, lambda: [gr.update(visible=False)] * 2, None, [self.files_row, self.lines_row], **QUIET)
+        done = [self.files_row, *self.files, self.lines_row, self.shell, self.python]
+        made = gr.on(begun, self._one, clip, self.one.components, **MAKING)
+        made.then(self._keep, None, done, **MAKING)
         self.two.go[0].click(self._two, both, self.two.components, **MAKING)
         self.two.go[1].click(self._four, clip, self.two.components, **MAKING)
         self.stream.go[0].click(self._stream, clip, self.stream.components, **MAKING)
@@ -161,8 +164,8 @@ class Page:
         return self.studio.submit(visitor, Job(work, sum(clip.cost for clip in clips)))
 
     async def _one(self, request: gr.Request, *values: Any) -> AsyncIterator[Update]:
-        yield {self.files_row: gr.update(visible=False), self.lines_row: gr.update(visible=False)}
         visitor = str(request.session_hash)
+        self.studio.results.pop(visitor, None)
         try:
             job = self._begin(visitor, [self._asked(values, self.panel)], measured=False)
         except InputError as error:
@@ -171,18 +174,25 @@ class Page:
         async for update in self._follow(visitor, self.one, job, "done"):
             yield update
         if job.state == DONE:
-            (clip,), (options,) = job.shown.clips, job.shown.options
-            yield {
-                self.lines_row: gr.update(visible=True),
-                self.shell: command_line(options),
-                self.python: python_lines(options),
-            }
-            paths = await asyncio.to_thread(files.write, clip, self.root, visitor)
-            buttons = zip(self.files, paths, strict=True)
-            yield {
-                self.files_row: gr.update(visible=True),
-                **{button: gr.update(value=path, visible=path is not None) for button, path in buttons},
-            }
+            self.studio.results[visitor] = (job.shown.clips[0], job.shown.options[0])
+
+    async def _keep(self, request: gr.Request) -> AsyncIterator[Update]:
+        """Show the lines that make the clip, and its files."""
+        visitor = str(request.session_hash)
+        if visitor not in self.studio.results:
+            return
+        clip, options = self.studio.results.pop(visitor)
+        yield {
+            self.lines_row: gr.update(visible=True),
+            self.shell: command_line(options),
+            self.python: python_lines(options),
+        }
+        paths = await asyncio.to_thread(files.write, clip, self.root, visitor)
+        buttons = zip(self.files, paths, strict=True)
+        yield {
+            self.files_row: gr.update(visible=True),
+            **{button: gr.update(value=path, visible=path is not None) for button, path in buttons},
+        }
 
     async def _two(self, request: gr.Request, *values: Any) -> AsyncIterator[Update]:
         count = len(self.other.components)
@@ -238,6 +248,7 @@ class Page:
 
     def _leave(self, request: gr.Request) -> None:
         self.studio.stop(str(request.session_hash))
+        self.studio.results.pop(str(request.session_hash), None)
         files.remove(self.root, str(request.session_hash))
 
     def _replay(self, file: str, model: str, *dropped: str | None) -> Update:

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
-from zs2.app.clip_options import Limits
+from zs2.app.clip_options import ClipOptions, Limits
 from zs2.app.preview import Preview
 from zs2.app.worker import Job, Worker
 from zs2.errors import choose
@@ -16,6 +16,7 @@ from zs2.evaluation.clip_scorer import Scorer, scoring_model
 from zs2.evaluation.metrics import METRICS
 from zs2.pipeline import ZS2
 from zs2.system.registry import load
+from zs2.video.clip import Clip
 from zs2.video.formats import Frames
 
 
@@ -64,6 +65,7 @@ class Studio:
         self.worker = Worker(limits.queue)
         self._loaded: dict[str, Loaded] = {}
         self._jobs: dict[str, Job] = {}
+        self.results: dict[str, tuple[Clip, ClipOptions]] = {}  # by visitor: a clip whose files are not written yet
         self._lock = threading.Lock()
 
     def loaded(self, name: str) -> Loaded:

@@ -1,98 +1,75 @@
 // Plays the films of the page on their canvases: see film.py. One clock, so that clips play in step.
+// Gradio changes the elements of a film in place, so what plays is kept here, by the key of the film.
 (() => {
   "use strict";
-  const kept = new Map(); // by the key of a film: its last picture, shown until the next one is decoded
-  const queues = new Map(); // by the key of a film without end: the parts that wait to be played
+  const MOST = 8; // parts of a film without end that wait to be played, while it is paused
+  const films = new Map();
   let paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
   let frozen = performance.now();
 
-  const keep = (film) => {
+  // The picture that is on the page now, as it will be played.
+  const read = (film) => {
     const canvas = film.querySelector("canvas");
-    let copy = kept.get(film.dataset.key);
-    if (!copy) kept.set(film.dataset.key, (copy = document.createElement("canvas")));
-    if (copy.width !== canvas.width || copy.height !== canvas.height) {
-      copy.width = canvas.width;
-      copy.height = canvas.height;
-    }
-    copy.getContext("2d").drawImage(canvas, 0, 0);
+    const image = new Image();
+    image.src = film.querySelector("img").src;
+    const { id, part, frames, columns, fps } = film.dataset;
+    return { id, part, image, frames: +frames, columns: +columns, fps: +fps, w: canvas.width, h: canvas.height };
   };
 
-  const place = (film, image, index) => {
-    const canvas = film.querySelector("canvas");
-    if (canvas.shown === image && canvas.dataset.index === String(index)) return; // nothing new to draw
-    canvas.shown = image;
-    const columns = Number(film.dataset.columns);
-    const [w, h] = [canvas.width, canvas.height];
-    canvas.getContext("2d").drawImage(image, (index % columns) * w, Math.floor(index / columns) * h, w, h, 0, 0, w, h);
-    canvas.dataset.index = index;
-    keep(film);
+  // What came since: a new picture takes the place of the old one when it is decoded; parts are played in their order.
+  const update = (film) => {
+    let state = films.get(film.dataset.key);
+    if (!state) films.set(film.dataset.key, (state = { id: null, now: null, next: [], begun: 0, drawn: "" }));
+    if (film.dataset.id !== state.id) {
+      state.id = film.dataset.id;
+      if (!film.dataset.part || film.dataset.part === "0") state.next = [];
+      state.next.push(read(film));
+      state.next = state.next.slice(-MOST);
+    }
+    return state;
   };
 
-  // What was there stays until the new picture is decoded: no flicker between previews.
-  const restore = (film) => {
-    const canvas = film.querySelector("canvas");
-    const before = kept.get(film.dataset.key);
-    if (before) canvas.getContext("2d").drawImage(before, 0, 0, canvas.width, canvas.height);
-    if (film.dataset.part !== undefined) {
-      const queue = queues.get(film.dataset.key);
-      const part = Number(film.dataset.part);
-      if (!queue || part === 0) queues.set(film.dataset.key, { parts: [film], last: part, begun: null });
-      else if (part > queue.last) {
-        queue.parts.push(film);
-        queue.last = part;
-      }
+  // The picture to show and the index of its frame, at a time in milliseconds.
+  const current = (state, now) => {
+    const next = state.next.length && state.next[0].image.complete ? state.next[0] : null;
+    const count = () => Math.floor(((now - state.begun) / 1000) * state.now.fps);
+    const ended = !state.now || state.now.part === undefined || next?.part === "0" || count() >= state.now.frames;
+    if (next && ended && !(paused && next.part > 0)) {
+      state.now = state.next.shift();
+      state.begun = now;
     }
+    if (!state.now) return null;
+    if (state.now.part !== undefined) return [state.now, Math.min(count(), state.now.frames - 1)];
+    return [state.now, Math.floor((now / 1000) * state.now.fps) % state.now.frames];
   };
 
-  // A film without end: the part on the page is the newest; the one that plays may be an older one.
-  const playParts = (film, now) => {
-    const queue = queues.get(film.dataset.key);
-    const part = queue && queue.parts[0];
-    if (!part) return;
-    const image = part.querySelector("img");
-    if (!image.complete) return;
-    if (queue.begun === null) queue.begun = now;
-    const index = Math.floor(((now - queue.begun) / 1000) * Number(part.dataset.fps));
-    const count = Number(part.dataset.frames);
-    if (index >= count && queue.parts.length > 1) {
-      queue.parts.shift();
-      queue.begun = null;
-    }
-    film.dataset.columns = part.dataset.columns;
-    place(film, image, Math.min(index, count - 1));
+  const draw = (film, now) => {
+    const state = update(film);
+    const shown = current(state, now);
+    if (!shown) return;
+    const [one, index] = shown;
+    const canvas = film.querySelector("canvas");
+    const drawn = [one.id, index, canvas.width, canvas.height, Math.floor(now / 250)].join();
+    if (drawn === state.drawn && canvas === state.canvas) return;
+    [state.drawn, state.canvas] = [drawn, canvas];
+    const [x, y] = [(index % one.columns) * one.w, Math.floor(index / one.columns) * one.h];
+    canvas.getContext("2d").drawImage(one.image, x, y, one.w, one.h, 0, 0, canvas.width, canvas.height);
+    canvas.shown = { index, id: one.id, part: one.part }; // for tests
   };
 
   const tick = (time) => {
-    const now = paused ? frozen : time;
-    for (const film of document.querySelectorAll(".film")) {
-      const image = film.querySelector("img");
-      if (film.dataset.part !== undefined) {
-        if (!paused) playParts(film, now);
-      } else if (image.complete && image.naturalWidth) {
-        place(film, image, Math.floor((now / 1000) * Number(film.dataset.fps)) % Number(film.dataset.frames));
-      }
-    }
-    document.querySelectorAll(".play").forEach(label);
+    for (const film of document.querySelectorAll(".film")) draw(film, paused ? frozen : time);
+    const text = paused ? "Play" : "Pause";
+    for (const button of document.querySelectorAll(".play")) if (button.textContent !== text) button.textContent = text;
     requestAnimationFrame(tick);
   };
 
-  const label = (button) => {
-    const text = paused ? "Play" : "Pause";
-    if (button.textContent !== text) button.textContent = text;
-  };
-
   document.addEventListener("click", (event) => {
-    const button = event.target.closest && event.target.closest(".play");
-    if (!button) return;
-    frozen = performance.now();
+    if (!event.target.closest?.(".play")) return;
+    const now = performance.now();
+    if (paused) for (const state of films.values()) state.begun += now - frozen;
+    frozen = now;
     paused = !paused;
   });
-
-  new MutationObserver((changes) => {
-    for (const change of changes)
-      for (const node of change.addedNodes)
-        if (node.nodeType === 1)
-          for (const film of node.matches(".film") ? [node] : node.querySelectorAll(".film")) restore(film);
-  }).observe(document.documentElement, { childList: true, subtree: true });
   requestAnimationFrame(tick);
 })();
