@@ -6,19 +6,20 @@ search halves the part of the scale that holds the target. Clips are short, and 
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from zs2.cli.command import say
 from zs2.errors import InputError, brief, counted
 from zs2.method import NOISE_MODELS, PARAMETERS
 from zs2.sampling.request import INPUTS, Request
 from zs2.system.json_files import is_number
-from zs2.video.formats import Frames
-from zs2.video.motion import motion
+
+if TYPE_CHECKING:
+    from zs2.video.formats import Frames
 
 TOLERANCE = 0.02  # of the target: the search ends when it is as near
 HALVINGS = 9
@@ -73,6 +74,8 @@ def find(make: Callable[[Any], Iterable[Frames]], name: str, target: float) -> F
     Returns: the nearest value that was tried. The error is the difference of its motion to the target.
     Raises: InputError if the motion of neither end of the scale is on the other side of the target.
     """
+    from zs2.video.motion import motion
+
     strength = PARAMETERS[name].strength
     if strength is None:
         raise InputError(f"{name} is no measure of motion: expected one of {', '.join(scales())}")
@@ -80,8 +83,8 @@ def find(make: Callable[[Any], Iterable[Frames]], name: str, target: float) -> F
     def at(place: float) -> Found:
         value = PARAMETERS[name].check(strength(place))
         found = [x for x in map(motion, make(value)) if x is not None]
-        spread = float(np.std(found, ddof=1) / np.sqrt(len(found))) if len(found) > 1 else None
-        return Found(name, value, float(np.mean(found)), len(found), spread)
+        spread = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else None
+        return Found(name, value, statistics.fmean(found), len(found), spread)
 
     low, high = 0.0, 1.0
     still, most = at(low), at(high)
