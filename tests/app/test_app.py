@@ -25,7 +25,7 @@ from PIL import Image
 
 from zs2.app.__main__ import INSTALL, main, read_visitors
 from zs2.app.clip_options import ClipOptions, Limits, title, with_and_without
-from zs2.app.controls import KNOWN, controls, defaults, keywords, read_size
+from zs2.app.controls import controls, defaults, has_control, keywords, read_size
 from zs2.app.files import KINDS, Recorded, write
 from zs2.app.film import film
 from zs2.app.lines import command_line, python_lines
@@ -71,7 +71,7 @@ def ended(job: Job, seconds: float = 60) -> Job:
 def test_every_setting_is_a_control_and_has_the_default_of_the_command_line() -> None:
     found = controls(Limits(), OWN_KEYWORDS)
     names = [one.name for one in found]
-    assert sorted(names) == sorted({*METHOD, *(name for name, row in OPTIONS.items() if row.kind in KNOWN)})
+    assert sorted(names) == sorted({*METHOD, *(name for name, row in OPTIONS.items() if has_control(row))})
     method, options = keywords(found, [one.default for one in found])
     plain = Method(lam=OWN.lam)
     assert Method(**method).settings(25, False) == plain.settings(25, False)

@@ -17,6 +17,7 @@ from zs2.errors import InputError
 from zs2.method import ATTENTION_KINDS, METHOD, NOISE_MODELS, PARAMETERS, Method, effects
 from zs2.sampling.request import CHOICES, DEFAULTS, OPTIONS
 from zs2.sampling.solver import SOLVERS
+from zs2.system.options import Option
 
 FIRST = ("frames", "steps", "sampler", "guidance")  # the sampling options that show at once; the others are folded
 KNOWN = ("text", "whole", "number", "pair", "flag", "clip")  # the kinds of sampling options that a control can hold
@@ -90,9 +91,14 @@ def controls(limits: Limits, own: Mapping[str, Any]) -> list[Control]:
     found = [_kind(name) if name in KINDS else _parameter(name, own) for name in METHOD]
     first = [name for name in METHOD if name in KINDS or PARAMETERS[name].of == "attention"]
     found.sort(key=lambda one: (one.name == "noise" or one.name not in first, METHOD.index(one.name)))
-    options = [_option(name, limits, own) for name in OPTIONS if OPTIONS[name].kind in KNOWN]
+    options = [_option(name, limits, own) for name, row in OPTIONS.items() if has_control(row)]
     options.sort(key=lambda one: FIRST.index(one.name) if one.name in FIRST else len(FIRST))
     return found + options
+
+
+def has_control(row: Option) -> bool:
+    """Whether a sampling option is on the page. Those of ControlNets, with a value for each, are not."""
+    return row.kind in KNOWN and not row.several
 
 
 def _kind(name: str) -> Control:
