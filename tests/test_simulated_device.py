@@ -145,7 +145,7 @@ def test_given_latents(given: str) -> None:
     assert_same(there, here)
     del crossings[TEXT]
     check = Crossing(WAIT, "sampling/plan.py _latent_shape")
-    digest = Crossing(TO_HOST, "checkpoints/provenance.py clip_settings")
+    digest = Crossing(TO_HOST, "checkpoints/provenance.py _digest")
     assert crossings == expected(STEPS, 1, {} if given == "cpu" else {NOISE: 0, check: 1, digest: 1})
 
 
