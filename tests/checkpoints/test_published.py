@@ -98,7 +98,7 @@ def test_nine_models_have_parts_that_belong_together(model):
 
 
 def test_the_inpainting_model_is_refused_by_name():
-    with pytest.raises(InputError, match="takes 9 channels, the VAE makes 4: an inpainting or editing model can't"):
+    with pytest.raises(InputError, match="takes 9 channels, the VAE makes 4: an inpainting model can't"):
         together(INPAINTING, parts(INPAINTING))
 
 

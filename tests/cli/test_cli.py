@@ -716,6 +716,11 @@ def test_every_option_reaches_the_settings(zs2, here):
         "first_frame": None,
         "first_frame_noise": "inverted",
         "image_guidance": 1.5,
+        "control": None,
+        "control_scale": None,
+        "control_interval": None,
+        "control_from": None,
+        "control_attn": None,
         "seed": 7,
         "width": 48,
         "height": 32,
@@ -746,6 +751,7 @@ def test_every_option_reaches_the_settings(zs2, here):
         "vae": None,
         "lora": None,
         "embeddings": None,
+        "controlnet": None,
     }
     assert frames(here / "clip.webp").shape == (3, 32, 48, 3)
 
