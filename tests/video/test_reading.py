@@ -81,6 +81,38 @@ def test_a_picture_that_lasts_longer_is_repeated(tmp_path):
     assert other.fps == pytest.approx(1000 / 70)
 
 
+def with_a_default_image(path: Path) -> int:
+    """A PNG whose first picture is for viewers that show no animations. Returns: the frame of FRAMES that is first."""
+    images = [Image.fromarray(frame) for frame in FRAMES]
+    images[0].save(path, save_all=True, append_images=images[1:], default_image=True, duration=125)
+    return 1
+
+
+def cut_without_encoding(path: Path) -> int:
+    """A video whose first frames are decoded only because later ones need them. Returns: as above."""
+    av, first = pytest.importorskip("av"), 3
+    whole = saved(path.parent, "whole.mp4")
+    with av.open(str(whole)) as before, av.open(str(path), "w") as after:
+        stream = after.add_stream_from_template(before.streams.video[0])
+        for packet in before.demux(video=0):
+            if packet.dts is not None:
+                skipped = int(first / 8 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - skipped, packet.dts - skipped, stream
+                after.mux(packet)
+    return first
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "levels"), [("a.png", with_a_default_image, 0), ("a.mp4", cut_without_encoding, 10)]
+)
+def test_pictures_that_no_player_shows_are_no_frames(tmp_path, name, write, levels):
+    shown = FRAMES[write(tmp_path / name) :]
+    clip = InputClip(tmp_path / name)
+    assert clip.count == len(shown)
+    for first, count in ((0, len(shown)), (2, 2), (0, 1)):
+        assert np.abs(clip.frames(first, count).astype(int) - shown[first : first + count]).max() <= levels
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif", None])
 def test_one_picture_is_as_many_frames_as_are_asked_for(tmp_path, name):
     picture = Image.fromarray(FRAMES[3])
@@ -135,6 +167,21 @@ def test_a_file_that_changes_is_refused(tmp_path):
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(InputError, match="was changed after it was opened"):
         clip.frames(1, 1)
+
+
+def test_a_file_that_is_gone_has_no_digest(tmp_path):
+    path = saved(tmp_path, "a.webp")
+    clip = InputClip(path)
+    path.unlink()
+    with pytest.raises(InputError, match="was changed after it was opened"):
+        _ = clip.sha256
+
+
+def test_no_path_is_not_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(photos(tmp_path / "photos"))
+    assert InputClip(".").count == 12
+    with pytest.raises(InputError, match="'': no such file: expected a folder of pictures"):
+        InputClip("")
 
 
 def test_the_same_frames_have_the_same_digest_and_others_another():

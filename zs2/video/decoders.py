@@ -81,19 +81,20 @@ class Animation(Decoder):
                 raise ValueError(f"it says that it has {number} pictures, which don't fit into its size")
             self.shape = size[::-1]
             check_bytes(number, *self.shape)
+            self.numbers = range(bool(image.info.get("default_image")), number)  # not the picture of other viewers
             lasting = []  # milliseconds
-            for index in range(number):
+            for index in self.numbers:
                 image.seek(index)
                 image.load()
                 lasting.append(float(image.info.get("duration", 0)))
         shortest = min(lasting)
         self.fps = _own_rate(path) or (1000 / shortest if shortest > 0 else None)
-        self.repeats = [1] * number
+        self.repeats = [1] * len(self.numbers)
         if self.fps is not None:
             ends = np.round(np.cumsum(lasting) * self.fps / 1000).astype(np.int64)
             self.repeats = np.maximum(np.diff(ends, prepend=0), 1).tolist()
         self.count = sum(self.repeats)
-        check_repeats(self.count, number, *self.shape)
+        check_repeats(self.count, len(self.numbers), *self.shape)
 
     def begin(self, index: int) -> tuple[int, Iterator[Frames]]:
         """As in `Decoder`."""
@@ -101,7 +102,7 @@ class Animation(Decoder):
 
     def _pictures(self) -> Iterator[Frames]:
         with open_image(self.files[0], FORMATS) as image:
-            for index in range(len(self.repeats)):
+            for index in self.numbers:
                 image.seek(index)
                 yield rgb(image)
 
@@ -115,7 +116,9 @@ class Video(Decoder):
             stream = container.streams.video[0]
             if stream.width * stream.height > PICTURE_MAX:
                 raise ValueError(f"it is {stream.width}x{stream.height}: expected at most {PICTURE_MAX} pixels")
-            self.count = sum(1 for packet in container.demux(stream) if packet.dts is not None)
+            # A video that was cut without encoding it again also has packets that are decoded, but not shown.
+            packets = (packet for packet in container.demux(stream) if packet.dts is not None)
+            self.count = sum(1 for packet in packets if not packet.is_discard)
             self.fps = float(stream.average_rate) if stream.average_rate else None
         first = next(self._pictures(), None)
         if first is None:

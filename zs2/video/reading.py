@@ -71,6 +71,7 @@ class InputClip:
         if isinstance(self._decoder, Memory):
             array = self._decoder.array
             return hashlib.sha256(f"{array.shape}".encode() + array.tobytes()).hexdigest()
+        self._check_unchanged()  # also that all files are there
         digests = []
         for path in self._decoder.files:
             with open(path, "rb") as file:
@@ -133,9 +134,11 @@ class InputClip:
 
     def _opened(self, path: str) -> Decoder:
         try:
+            if not path:  # as a Path it would be the current folder
+                raise FileNotFoundError(path)
             return decoder(Path(path))
         except FileNotFoundError as error:
-            raise InputError(f"{self.name}: no such file: expected {KINDS}") from error
+            raise InputError(f"{self.name or repr(path)}: no such file: expected {KINDS}") from error
         except InputError:
             raise
         except Exception as error:  # a broken file makes a decoder raise anything
