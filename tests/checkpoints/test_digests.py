@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from zs2 import ZS2, pipeline
+from zs2 import ZS2
 from zs2.checkpoints import digests, embeddings
 from zs2.checkpoints.digests import sha256
 from zs2.errors import InputError
@@ -165,9 +165,9 @@ def test_an_adapter_that_changes_while_it_is_loaded_is_refused(tmp_path, narrow,
     tensors = {f"unet.{layer}.lora_A.weight": down[:1].clone(), f"unet.{layer}.lora_B.weight": down[:, :1].clone()}
     save_file(tensors if option == "lora" else {"emb_params": torch.ones(1, width)}, file)
 
-    module, name = (pipeline, "merge") if option == "lora" else (embeddings, "add")
-    use = getattr(module, name)
-    monkeypatch.setattr(module, name, lambda *args: (use(*args), os.utime(file, (LONG_AGO, LONG_AGO))))
+    name = "merge" if option == "lora" else "add"
+    use = getattr(embeddings, name)
+    monkeypatch.setattr(embeddings, name, lambda *args: (use(*args), os.utime(file, (LONG_AGO, LONG_AGO))))
     with pytest.raises(InputError, match=r"adapter.safetensors was changed after it was loaded"):
         ZS2.from_pretrained(narrow, device="cpu", **{option: file})
 
