@@ -104,11 +104,16 @@ def test_a_file(tmp_path: Path, kind: str, layout: str) -> None:
 
 def test_other_parts_in_a_file_are_a_warning(tmp_path: Path) -> None:
     _, tensors = of_a_file("sd 1")
-    named = {f"control_model.{name}": tensor for name, tensor in original.unet(tensors).items()}
+    named = prefixed(tensors)
     named["model.diffusion_model.out.2.bias"] = torch.zeros(4)
     save_file({name: tensor.contiguous() for name, tensor in named.items()}, tmp_path / "c.safetensors")
     with pytest.warns(UserWarning, match=r"c.safetensors also has a UNet \(1 tensor\): not used"):
         assert ControlNetFiles(tmp_path / "c.safetensors", torch.float32).tensors.keys() == tensors.keys()
+
+
+def prefixed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors by their names in a file of the original layout."""
+    return {f"control_model.{name}": tensor for name, tensor in original.unet(tensors).items()}
 
 
 ONE = torch.zeros(1)
@@ -130,7 +135,11 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "difference": (
         lambda f: save_file(of_a_file("sd 1")[1] | {"difference": ONE}, f),
-        "1 tensor not expected: difference",
+        "c.safetensors is the difference of a ControlNet from a model: expected a whole",
+    ),
+    "difference, original": (
+        lambda f: save_file(prefixed(of_a_file("sd 1")[1]) | {"difference": ONE}, f),
+        "c.safetensors is the difference of a ControlNet from a model: expected a whole",
     ),
 }
 

@@ -37,6 +37,7 @@ from zs2.system.modules import assign, faster_layout, without_weights
 
 STEM, FOLDER = WEIGHTS["unet"], "controlnet"
 MARK = "controlnet_cond_embedding.conv_in.weight"  # a tensor that every ControlNet has
+DIFFERENCE = "difference"  # a tensor of a file whose weights are to be added to those of a model
 KINDS = "a folder in the diffusers layout, a .safetensors file, or owner/name on the hub"
 SD1_WIDTH, SD2_WIDTH = 768, 1024  # of the text, which tells the family
 
@@ -137,6 +138,8 @@ def read_controlnet(files: list[Path]) -> dict[str, Tensor]:
     Raises: InputError for files that hold none. Warns of other parts in a file.
     """
     everything = read_tensors(files)
+    if DIFFERENCE in everything:
+        raise InputError(f"{files[0].name} is the difference of a ControlNet from a model: expected a whole ControlNet")
     own = {name.removeprefix(CONTROL): one for name, one in everything.items() if name.startswith(CONTROL)}
     if own and len(own) < len(everything):
         others, _ = contents(name for name in everything if not name.startswith(CONTROL))
