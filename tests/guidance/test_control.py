@@ -199,6 +199,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "control_interval is 0.5: expected two shares",
     ),
     "no step": ({"control": hints(0), "control_interval": (0.3, 0.6)}, "control_interval 0.3,0.6 holds none of the 4"),
+    "no step of a source's": (
+        {"control": hints(0), "source": hints(0), "strength": 0.5, "control_interval": (0, 0.5)},
+        "control_interval 0,0.5 holds none of the steps 3 to 4 of 4, which strength 0.5 leaves",
+    ),
     "a kind": (
         {"control": hints(0), "control_from": "pose"},
         "unknown control_from 'pose': expected one of frames, canny",

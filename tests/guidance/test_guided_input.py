@@ -41,6 +41,11 @@ REFUSED = [
     ("--image-guidance inf --source clip.webp", "edit", "image_guidance is inf: expected a finite number"),
     ("", "edit", "this model edits a clip by an instruction: give the clip as source"),
     ("--first-frame picture.png", "edit", "this model edits a clip by an instruction: give the clip as source"),
+    (
+        "--source clip.webp --strength 0.5 --guidance-interval 0,0.5",
+        "source",
+        "guidance_interval 0,0.5 holds none of the steps 2 to 2 of 2, which strength 0.5 leaves",
+    ),
     ("--source clip.webp --guidance 0", "edit", "guidance 0 leaves out the instruction"),
 ]
 
@@ -83,6 +88,11 @@ def test_what_can_not_be_used_is_one_line(
         ({"image_guidance": 2.0}, "source", "image_guidance has no effect on a model that does not edit"),
         ({"source": PICTURE, "strength": 0.5}, "edit", "strength has no effect on an editing model"),
         ({"source": PICTURE, "source_latents": "mean"}, "edit", "source_latents has no effect on an editing model"),
+        ({"source": PICTURE, "guidance": 1, "image_guidance": 2}, "edit", "image_guidance has no effect at guidance 1"),
+        *(
+            ({"source": PICTURE, "image_guidance": 0.9, name: value}, "edit", f"{name} has no effect on an editing")
+            for name, value in (("guidance", 4), ("guidance_interval", (0, 0.5)), ("negative_prompt", "a dog"))
+        ),
         ({"source": PICTURE[:, :8]}, "source", "ndarray is 8x16: its middle 8x5 is resized to 24x16"),
     ],
 )

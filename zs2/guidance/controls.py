@@ -6,7 +6,7 @@ As in diffusers, a control is on in the steps that lie within its interval as a 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,10 @@ class Control:
         """Whether it has an effect in a step, counted from 0."""
         start, end = self.interval
         return self.scale != 0 and step / steps >= start and (step + 1) / steps <= end
+
+    def is_unused(self, done: Iterable[int], steps: int) -> bool:
+        """Whether its interval holds none of the steps that are done. A scale of 0 is no mistake."""
+        return self.scale != 0 and not any(self.is_on(step, steps) for step in done)
 
     def frames(self, first: int, count: int, size: tuple[int, int]) -> Frames:
         """The hints of `count` frames from the frame `first` on: RGB, uint8 (count, H, W, 3)."""
@@ -131,7 +135,7 @@ class ControlOptions:
             object.__setattr__(self, "control_attn", None)
         for control in self.controls:
             choose("control_from", control.kind, HINTS)
-            if control.scale and not any(control.is_on(step, steps) for step in range(steps)):
+            if control.is_unused(range(steps), steps):
                 start, end = control.interval
                 raise InputError(
                     f"control_interval {start:g},{end:g} holds none of the {steps} steps: expected a wider one"

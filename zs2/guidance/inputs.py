@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zs2.errors import InputError, brief
+from zs2.guidance.interval import GUIDED
+
+if TYPE_CHECKING:
+    from zs2.sampling.request import Request
 
 STRENGTH = 0.8  # as in diffusers
 SOURCE_LATENTS = ("sample", "mean")  # which latents of a source: drawn from the VAE's distribution, or its mean
@@ -38,11 +42,12 @@ def check_inputs(changed: Mapping[str, Any], steps: int) -> None:
             warnings.warn(f"{name} has no effect without {needed}", stacklevel=4)
 
 
-def check_for_model(changed: Mapping[str, Any], edits: bool, noise: str | None) -> None:
+def check_for_model(changed: Mapping[str, Any], edits: bool, guided: bool, noise: str | None) -> None:
     """Check the same options for a model.
 
     Args:
-        edits: whether it edits by instruction. noise: the name of a noise model that needs the sampler, or None.
+        edits: whether it edits by instruction. guided: whether a step has more than one branch.
+        noise: the name of a noise model that needs the sampler, or None.
     Raises: InputError for inputs that the model or the noise can't take. Warns of options without effect.
     """
     if edits and "source" not in changed:
@@ -58,10 +63,29 @@ def check_for_model(changed: Mapping[str, Any], edits: bool, noise: str | None) 
         raise InputError(f"{name} with {noise} noise, which makes frames from frame 0: expected another noise model")
     if "source" in changed and "latents" in changed and not edits:
         raise InputError("source and latents: expected one of them, since the source's latents are drawn before noise")
-    for name in ("strength", "source_latents") if edits else ("image_guidance",):
+    kind = "on an editing model" if edits else "on a model that does not edit by instruction"
+    unused = dict.fromkeys(("strength", "source_latents") if edits else ("image_guidance",), kind)
+    if edits and changed.get("guidance") == 1:
+        unused["image_guidance"] = "at guidance 1"
+    elif edits and not guided:
+        names = ("guidance", "guidance_interval", "negative_prompt")
+        unused |= dict.fromkeys(names, "on an editing model at an image_guidance below 1")
+    for name, where in unused.items():
         if name in changed:
-            kind = "an editing model" if edits else "a model that does not edit by instruction"
-            warnings.warn(f"{name} has no effect on {kind}", stacklevel=5)
+            warnings.warn(f"{name} has no effect {where}", stacklevel=5)
+
+
+def check_intervals(request: Request, begin: int) -> None:
+    """Raise InputError for an interval without a step from `begin` on, the first that a source's strength leaves."""
+    steps, done = request.steps, range(begin, request.steps)
+    intervals = [("control_interval", one.interval) for one in request.controls if one.is_unused(done, steps)]
+    if request.guidance_interval != GUIDED and all(request.guided(step) == 1 for step in done):
+        intervals.append(("guidance_interval", request.guidance_interval))
+    for name, (start, end) in intervals:
+        raise InputError(
+            f"{name} {start:g},{end:g} holds none of the steps {begin + 1} to {steps} of {steps}, which strength "
+            f"{request.strength:g} leaves: expected a later or wider one, or a larger strength"
+        )
 
 
 def check_contexts(request: Any) -> None:
