@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zs2.errors import InputError, brief
 from zs2.guidance.interval import GUIDED
-
-if TYPE_CHECKING:
-    from zs2.sampling.request import Request
 
 STRENGTH = 0.8  # as in diffusers
 SOURCE_LATENTS = ("sample", "mean")  # which latents of a source: drawn from the VAE's distribution, or its mean
@@ -42,14 +39,15 @@ def check_inputs(changed: Mapping[str, Any], steps: int) -> None:
             warnings.warn(f"{name} has no effect without {needed}", stacklevel=4)
 
 
-def check_for_model(changed: Mapping[str, Any], edits: bool, guided: bool, noise: str | None) -> None:
-    """Check the same options for a model.
+def check_for_model(request: Any, edits: bool, guided: bool, noise: str | None) -> None:
+    """Check the same options of a `Request` for a model.
 
     Args:
         edits: whether it edits by instruction. guided: whether a step has more than one branch.
         noise: the name of a noise model that needs the sampler, or None.
     Raises: InputError for inputs that the model or the noise can't take. Warns of options without effect.
     """
+    changed = request.changed
     if edits and "source" not in changed:
         raise InputError(
             "this model edits a clip by an instruction: give the clip as source, the instruction as prompt"
@@ -73,11 +71,15 @@ def check_for_model(changed: Mapping[str, Any], edits: bool, guided: bool, noise
     for name, where in unused.items():
         if name in changed:
             warnings.warn(f"{name} has no effect {where}", stacklevel=5)
+    if "source" in changed and not edits:
+        _check_intervals(request)
 
 
-def check_intervals(request: Request, begin: int) -> None:
-    """Raise InputError for an interval without a step from `begin` on, the first that a source's strength leaves."""
-    steps, done = request.steps, range(begin, request.steps)
+def _check_intervals(request: Any) -> None:
+    """Raise InputError for an interval without a step that the source's strength leaves."""
+    steps = request.steps
+    begin = skipped_steps(steps, request.strength)
+    done = range(begin, steps)
     intervals = [("control_interval", one.interval) for one in request.controls if one.is_unused(done, steps)]
     if request.guidance_interval != GUIDED and all(request.guided(step) == 1 for step in done):
         intervals.append(("guidance_interval", request.guidance_interval))

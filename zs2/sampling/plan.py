@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zs2.errors import InputError, whole
 from zs2.guidance.edits import is_guided
-from zs2.guidance.inputs import check_for_model, check_intervals, skipped_steps
+from zs2.guidance.inputs import check_for_model, skipped_steps
 from zs2.method import NOISE_MODELS, Method
 from zs2.models.image_model import ImageModel
 from zs2.models.temporal import momentum
@@ -255,9 +255,7 @@ def resolve(
         stream=stream,
         state_device=model.device if state_device is None else choose_device(state_device),
     )
-    check_for_model(request.changed, plan.model.edits, plan.branches > 1, None if start is None else method.noise)
-    if plan.noised_source:
-        check_intervals(request, plan.begin)
+    check_for_model(request, plan.model.edits, plan.branches > 1, None if start is None else method.noise)
     plan.noises()  # raises for a noise model that needs the number of frames
     return plan
 
