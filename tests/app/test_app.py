@@ -25,7 +25,7 @@ from PIL import Image
 
 from zs2.app.__main__ import INSTALL, main, read_visitors
 from zs2.app.clip_options import ClipOptions, Limits, title, with_and_without
-from zs2.app.controls import controls, defaults, has_control, keywords, read_size
+from zs2.app.controls import controls, defaults, keywords, read_size
 from zs2.app.files import KINDS, Recorded, write
 from zs2.app.film import film
 from zs2.app.lines import command_line, python_lines
@@ -71,7 +71,8 @@ def ended(job: Job, seconds: float = 60) -> Job:
 def test_every_setting_is_a_control_and_has_the_default_of_the_command_line() -> None:
     found = controls(Limits(), OWN_KEYWORDS)
     names = [one.name for one in found]
-    assert sorted(names) == sorted({*METHOD, *(name for name, row in OPTIONS.items() if has_control(row))})
+    controlnets = {"control", "control_scale", "control_interval", "control_from", "control_attn"}
+    assert sorted(names) == sorted({*METHOD, *OPTIONS} - controlnets)
     method, options = keywords(found, [one.default for one in found])
     plain = Method(lam=OWN.lam)
     assert Method(**method).settings(25, False) == plain.settings(25, False)
@@ -144,6 +145,20 @@ def test_a_larger_clip_than_the_page_allows_is_refused(options: dict[str, Any], 
         limits.check("fox face", options)
 
 
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [(Limits(frames=2), "frames is 8"), (Limits(steps=2), "steps is "), (Limits(size=8), "width is 64")],
+)
+def test_what_a_visitor_leaves_to_the_checkpoint_is_limited_too(
+    studio: Studio, limits: Limits, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studio, "limits", limits)
+    one = replace(clip_options(), options={})
+    job = ended(studio.submit("a", Job(partial(make_clips, studio, asked=[one], titles=[""], measured=False))))
+    assert job.state == FAILED
+    assert job.message.startswith(words)
+
+
 # --- lines to copy ----------------------------------------------------------------------------------------------------
 
 CLIPS = [
@@ -154,6 +169,8 @@ CLIPS = [
     clip_options({"attn": "extended", "anchors": (0, 4), "mu": None} | {}),
     clip_options(prompt='it\'s a "fox" $HOME `x`; <script>', negative_prompt="-- 'blue'", guidance=2.25),
     clip_options(sampler="dpm++", deep_cache=2, guidance_interval=(0.25, 1.0), width=32, height=64, clip_skip=1),
+    clip_options(prompt="--help"),
+    clip_options(prompt="-1"),
     clip_options(spacing="trailing", final_alpha="one", prompt_syntax="plain", zero_snr=False),
 ]
 CLIPS[4] = replace(CLIPS[4], method={name: value for name, value in CLIPS[4].method.items() if value is not None})
@@ -273,6 +290,23 @@ def test_a_waiting_job_is_stopped_at_once_and_a_running_one_at_its_next_check() 
     go.set()
     assert ended(running).state == STOPPED
     assert ended(other).state == DONE
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_the_wait_is_estimated_from_all_parts_of_the_last_job(parts: int) -> None:
+    worker = Worker(2)
+
+    def work(job: Job) -> Generator[None]:
+        for part in range(parts):
+            time.sleep(0.02)
+            if part + 1 < parts:
+                yield
+
+    ended(worker.submit(Job(work, parts)))
+    deadline = time.monotonic() + 5
+    while not worker.rate and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert worker.rate >= 0.02
 
 
 def test_a_failure_is_a_line_for_its_visitor_and_nobody_elses(capsys: pytest.CaptureFixture[str]) -> None:

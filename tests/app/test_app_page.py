@@ -456,6 +456,8 @@ def test_it_looks_right(visit: Any, scheme: str, name: str, size: dict[str, int]
     tab.locator("#downloads").wait_for()
     tab.wait_for_timeout(300)
     SHOTS.mkdir(parents=True, exist_ok=True)
+    tab.get_by_text("The same by command line").click()
+    tab.locator("#shell .cm-line").first.wait_for()
     tab.screenshot(path=SHOTS / f"one-{name}-{scheme}.png", full_page=True)
     assert tab.evaluate("document.documentElement.scrollWidth") <= size["width"]
     found = [tab.evaluate(CONTRAST), tab.evaluate(UNNAMED)]

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from zs2.app.clip_options import Limits
 from zs2.cli.derived_options import KINDS, READERS, parameter_reader, value_text
 from zs2.cli.values import size
 from zs2.errors import InputError
+from zs2.guidance.controls import ControlOptions
 from zs2.method import ATTENTION_KINDS, METHOD, NOISE_MODELS, PARAMETERS, Method, effects
 from zs2.sampling.request import CHOICES, DEFAULTS, OPTIONS
 from zs2.sampling.solver import SOLVERS
@@ -21,6 +22,7 @@ from zs2.system.options import Option
 
 FIRST = ("frames", "steps", "sampler", "guidance")  # the sampling options that show at once; the others are folded
 KNOWN = ("text", "whole", "number", "pair", "flag", "clip")  # the kinds of sampling options that a control can hold
+OF_CONTROLNETS = {field.name for field in fields(ControlOptions)}
 WIDEST = 360  # the largest value on a slider; other numbers are typed
 OPEN = ""  # in a choice: as the checkpoint says
 
@@ -91,14 +93,14 @@ def controls(limits: Limits, own: Mapping[str, Any]) -> list[Control]:
     found = [_kind(name) if name in KINDS else _parameter(name, own) for name in METHOD]
     first = [name for name in METHOD if name in KINDS or PARAMETERS[name].of == "attention"]
     found.sort(key=lambda one: (one.name == "noise" or one.name not in first, METHOD.index(one.name)))
-    options = [_option(name, limits, own) for name, row in OPTIONS.items() if has_control(row)]
+    options = [_option(name, limits, own) for name, row in OPTIONS.items() if has_control(name, row)]
     options.sort(key=lambda one: FIRST.index(one.name) if one.name in FIRST else len(FIRST))
     return found + options
 
 
-def has_control(row: Option) -> bool:
-    """Whether a sampling option is on the page. Those of ControlNets, with a value for each, are not."""
-    return row.kind in KNOWN and not row.several
+def has_control(name: str, row: Option) -> bool:
+    """Whether a sampling option is on the page. Those of ControlNets are not: the page loads none."""
+    return row.kind in KNOWN and name not in OF_CONTROLNETS
 
 
 def _kind(name: str) -> Control:

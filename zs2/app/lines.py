@@ -12,7 +12,9 @@ from zs2.cli.derived_options import flag, value_text
 
 def command_line(clip: ClipOptions) -> str:
     """The command. Options that have their default are absent."""
-    words = ["zs2", "sample", shlex.quote(clip.prompt)]
+    prompt = shlex.quote(clip.prompt)
+    begins_as_option = clip.prompt.startswith("-")
+    words = ["zs2", "sample", *([] if begins_as_option else [prompt])]
     if not clip.is_default_model:
         words += ["--model", shlex.quote(clip.model)]
     options = clip.method_that_differs | clip.options_that_differ
@@ -23,7 +25,7 @@ def command_line(clip: ClipOptions) -> str:
         words.append(_option(name, value))
     if clip.fps != 8:
         words.append(f"--fps {clip.fps}")
-    return " ".join([*words, "--out clip.webp"])
+    return " ".join([*words, "--out clip.webp", *(["--", prompt] if begins_as_option else [])])
 
 
 def _option(name: str, value: Any) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from zs2.app.clip_options import ClipOptions
+from zs2.app.clip_options import ClipOptions, Limits
 from zs2.app.film import film
 from zs2.app.studio import Loaded, Studio
 from zs2.app.worker import Job, Stop
@@ -88,7 +88,7 @@ def make_clips(
         loaded = studio.loaded(one.model)
         one = replace(one, own=loaded.own)
         left_behind = sum(replace(other, own=loaded.own).cost for other in asked[index + 1 :])
-        shown = _make(loaded, job, one, index, left_behind, shown)
+        shown = _make(studio, job, one, index, left_behind, shown)
         if measured:
             values = loaded.measure(shown.clips[-1].frames)
             texts = (f"{name} {'—' if value is None else f'{value:.3f}'}" for name, value in values.items())
@@ -100,9 +100,10 @@ def make_clips(
             yield
 
 
-def _make(loaded: Loaded, job: Job, one: ClipOptions, index: int, more: float, shown: Shown) -> Shown:
+def _make(studio: Studio, job: Job, one: ClipOptions, index: int, more: float, shown: Shown) -> Shown:
     """Make one of the clips. index: which one. more: the cost of those after it. Returns: what there is to show."""
-    model, plan, notes = planned(loaded, one)
+    loaded = studio.loaded(one.model)
+    model, plan, notes = planned(loaded, one, studio.limits)
     settings = in_background(lambda: model.settings(plan, one.fps))  # hashes the weights, once
     key, title = f"film{index}", shown.captions[index]
     start, budget = time.monotonic(), Budget()
@@ -130,8 +131,13 @@ def _make(loaded: Loaded, job: Job, one: ClipOptions, index: int, more: float, s
     return replace(shown, films=films, clips=(*shown.clips, clip), options=(*shown.options, one))
 
 
-def planned(loaded: Loaded, one: ClipOptions, **request: object) -> tuple[ZS2, SamplingPlan, tuple[str, ...]]:
-    """The model with the clip's method, the plan, and warnings. request: keywords that take the place of the clip's."""
+def planned(
+    loaded: Loaded, one: ClipOptions, limits: Limits, **request: object
+) -> tuple[ZS2, SamplingPlan, tuple[str, ...]]:
+    """The model with the clip's method, the plan, and warnings. request: keywords that take the place of the clip's.
+
+    Raises: InputError, also for a clip that the checkpoint's own settings or its size make larger than the page allows.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         model = loaded.model.variant(**one.method)
@@ -140,6 +146,8 @@ def planned(loaded: Loaded, one: ClipOptions, **request: object) -> tuple[ZS2, S
             model.own_settings.warn_of_unknown_things(asked.words)
         model.text.warn_of_unused(asked.texts)
         plan = model.plan(asked, stream=asked.frames is None)
+    height, width = plan.size
+    limits.check("", {"frames": asked.frames, "steps": asked.steps, "width": width, "height": height})
     return model, plan, tuple(str(one.message) for one in caught if issubclass(one.category, UserWarning))
 
 
@@ -150,7 +158,7 @@ def make_stream(studio: Studio, job: Job, one: ClipOptions) -> Generator[None]:
     """
     loaded = studio.loaded(one.model)
     one = replace(one, own=loaded.own)
-    _, plan, notes = planned(loaded, one, frames=None, chunk=CHUNK)
+    _, plan, notes = planned(loaded, one, studio.limits, frames=None, chunk=CHUNK)
     shown = Shown(("",), ("",), steps=plan.request.steps, notes=notes, options=(one,))
 
     def watch(i: int, latents: Tensor) -> None:

@@ -94,8 +94,10 @@ class Page:
         with gr.Row(elem_id="downloads", visible=False) as self.files_row:
             self.files = [gr.DownloadButton(text, size="sm", min_width=90) for text in files.KINDS]
         with gr.Accordion("The same by command line and in Python", open=False, visible=False) as self.lines_row:
-            self.shell = gr.Code("", language="shell", label="command line", interactive=False, elem_id="shell")
-            self.python = gr.Code("", language="python", label="Python", interactive=False, elem_id="python")
+            # A long line would widen a phone's page, and the colours of a language have too little contrast.
+            lines: dict[str, Any] = {"interactive": False, "wrap_lines": True, "show_line_numbers": False}
+            self.shell = gr.Code("", label="command line", elem_id="shell", **lines)
+            self.python = gr.Code("", label="Python", elem_id="python", **lines)
 
     def _lay_out_compare(self) -> None:
         with gr.Row(elem_classes=["buttons"]):

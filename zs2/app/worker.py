@@ -32,13 +32,14 @@ class Job:
     Attributes:
         state: waiting, running, done, stopped or failed. message: of a failure, one line.
         shown: what there is to show, as the work publishes it. version: how often it was published.
-        seen: the version that the page has taken.
+        seen: the version that the page has taken. spent: seconds that its parts have taken.
     """
 
     def __init__(self, work: Callable[[Job], Generator[None]], cost: float = 0) -> None:
         self.cost, self.state, self.message = cost, WAITING, ""
         self.shown: Any = None
         self.version = self.seen = 0
+        self.spent = 0.0
         self._stop = threading.Event()
         self._parts = work(self)
 
@@ -136,9 +137,10 @@ class Worker:
                 job = self._now = self._line.popleft()
             start = time.monotonic()
             more = job.go_on()
+            job.spent += time.monotonic() - start
             with self._change:
                 self._now = None
                 if more:
                     self._line.append(job)
             if job.state == DONE and job.cost:
-                self.rate = (time.monotonic() - start) / job.cost
+                self.rate = job.spent / job.cost

@@ -43,6 +43,7 @@ Sections = tuple[Section, ...]  # what BREAK divides
 
 _TOKEN = re.compile(r"\\([()\[\]\\]?)|([(\[])|:\s*([+-]?[.\d]+)\s*\)|([)\]])|[^\\()\[\]:]+|:")
 _BREAK = re.compile(r"\bBREAK\b")
+_INNERMOST = re.compile(r"\[([^\[\]]*)\]")
 _REFUSED = (
     (r"<(?:lora|lyco|hypernet):[^<>]*>", "a network in the prompt", "give --lora FILE:SCALE"),
     (r"\[[^\[\]]*:\s*[\d.]+%?\s*\]", "a prompt that changes while sampling", "remove it, or escape the brackets: \\["),
@@ -160,10 +161,14 @@ def parse(text: str) -> Sections:
         number from −100 to 100.
     """
     plain = re.sub(r"\\.", "  ", text, flags=re.DOTALL)  # of the same length; what is escaped is no syntax
-    for pattern, name, advice in _REFUSED:
-        if found := re.search(pattern, plain):
-            part = text[found.start() : found.end()]
-            raise InputError(f"the prompt has {name}, {part!r}: zs2 does not read this: {advice}")
+    for _ in range(DEPTH_MAX):  # from the innermost square brackets out
+        for pattern, name, advice in _REFUSED:
+            if found := re.search(pattern, plain):
+                part = text[found.start() : found.end()]
+                raise InputError(f"the prompt has {name}, {part!r}: zs2 does not read this: {advice}")
+        plain, inner = _INNERMOST.subn(r" \1 ", plain)
+        if not inner:
+            break
     pieces: list[tuple[str | None, float]] = []  # None is BREAK
     opened: dict[str, list[int]] = {"(": [], "[": []}
 
