@@ -107,7 +107,7 @@ def notes(results: Results) -> list[str]:
     if any(EQUAL_MOTION in cell.presets for cell in study.cells):
         lines.append(
             "At equal motion λ or a of each variant was searched on short clips, so that all move alike; those with "
-            "“own motion” can't be brought there."
+            "“own motion” can't be brought there, and have no rank."
         )
     if len(results.sets) > 1:
         lines.append("Closed prompts name thing and background; open ones leave the look to the noise.")

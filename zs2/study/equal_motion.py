@@ -1,11 +1,14 @@
 """The cells of a study at equal motion: λ or a of each is searched, so that its clips move as much as is asked for.
 
-A noise model without such a parameter stands at its own motion, and so does one that can't reach the target; its label
-says so. What was found is kept in DIR/motion.json, so that a study that goes on has the same cells.
+A noise model without such a parameter stands at its own motion, and so does one that can't reach the target. Its label
+says so, and it has no rank: a still picture would have the best. What was found is kept in DIR/motion.json, so that a
+study that goes on has the same cells.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +23,14 @@ from zs2.study.cells import NUMBERS, Cell, cell, merge, reference, unusual
 from zs2.study.inputs import Inputs
 from zs2.study.results import EQUAL_MOTION
 from zs2.study.runner import request
-from zs2.study.study import Job, Study
+from zs2.study.study import Job, Study, study_file
 from zs2.system.atomic import write_json
 from zs2.system.json_files import read_json
 from zs2.video.formats import Frames
 
 PROMPTS = 4  # of the study, for the search; of its first seed
+SEARCH = "search"  # the key of a digest in motion.json: what the search was for
+OWN_MOTION = ", own motion"  # what a label adds
 
 
 def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, inputs: Inputs) -> Study:
@@ -38,7 +43,9 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
     if study.frames < 2:
         raise InputError("motion_target with one frame: expected two frames or more")
     file = folder / "motion.json"
-    known = read_json(file) if file.exists() else {}
+    known, search = read_json(file) if file.exists() else {}, _digest(study)
+    if not study_file(folder).exists() and known.get(SEARCH) != search:
+        known = {}  # of a search for other settings, which ended early
     cells = []
     for one in study.cells:
         name = searched(one.noise)
@@ -48,10 +55,16 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
         key = f"{_with(one, name, 1).id} at {target:g}"  # whatever its own value
         if key not in known:
             known[key] = _search(study, model, one, name, target, inputs)
-            write_json(file, known)
+            write_json(file, {SEARCH: search} | known)
         cells.append(_own(one) if known[key] is None else _at(one, name, known[key]))
     cells = merge(cells)
     return replace(study, cells=tuple(cells), full=reference(cells).id)
+
+
+def _digest(study: Study) -> str:
+    """What a search depends on: the settings of all clips, and the prompts and the seed that it takes."""
+    prompts = [str(prompt) for prompt in study.prompts[:PROMPTS]]
+    return hashlib.sha256(json.dumps([study.fixed, prompts, study.seeds[0]], sort_keys=True).encode()).hexdigest()
 
 
 def _search(study: Study, model: ZS2, one: Cell, name: str, target: float, inputs: Inputs) -> dict[str, Any] | None:
@@ -91,7 +104,8 @@ def _with(one: Cell, name: str, value: Any) -> Cell:
 
 def _own(one: Cell) -> Cell:
     """A cell that stands at its own motion."""
-    return replace(one, label=f"{one.label}, own motion", presets=_presets(one))
+    presets = tuple(name for name in one.presets if name != EQUAL_MOTION)
+    return replace(one, label=f"{one.label}{OWN_MOTION}", presets=presets)
 
 
 def _presets(one: Cell) -> tuple[str, ...]:

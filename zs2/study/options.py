@@ -68,7 +68,8 @@ then: """
         "--preset",
         nargs="+",
         metavar="NAME",
-        help=f"{', '.join(PRESETS)} (default paper): the ablations with baselines and controls; the authors' sweeps",
+        help=f"{', '.join(PRESETS)} (default paper): the ablations with baselines and controls; the authors' sweeps of "
+        "λ and μ; eight variants at equal motion, by --motion-target; the paper's experiments, one by one",
     )
     noises, kinds = ", ".join(NOISE_MODELS), ", ".join(ATTENTION_KINDS)
     g.add_argument("--noise", nargs="+", metavar="KIND", help=f"{noises} (default, in a grid: {FULL.noise})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -39,8 +39,8 @@ def cells(options: Mapping[str, Any], lam: float = STUDY_LAM) -> list[Cell]:
     presets = options.get("preset", [] if in_grid else ["motion" if "motion_target" in options else "paper"])
     if "motion" in presets and "motion_target" not in options:
         raise InputError("the preset motion compares variants at equal motion: give --motion-target, such as 0.03")
-    if "motion_target" in options and "lam" in options:
-        raise InputError("--motion-target finds λ and a: leave --lam out")
+    if "motion_target" in options:
+        _check_searched(options, presets)
     noise, attn = options.get("noise", [FULL.noise]), options.get("attn", [FULL.attn])
     lams, mu = options.get("lam", [lam]), options.get("mu", [STUDY_MU])
     alpha, mu_end = options.get("alpha", [None]), options.get("mu_end", [None])
@@ -64,6 +64,16 @@ def cells(options: Mapping[str, Any], lam: float = STUDY_LAM) -> list[Cell]:
         if name in options and name not in effect:
             warnings.warn(f"{name} has no effect on these cells", stacklevel=2)
     return merge([*found, *(grid(noise, attn, lams, mu, alpha, mu_end) if in_grid else [])])
+
+
+def _check_searched(options: Mapping[str, Any], presets: Sequence[str]) -> None:
+    """Refuse values of what `--motion-target` finds: cells that differ in them alone would become one."""
+    for name in ("lam", "alpha"):
+        if name in options:
+            raise InputError(f"--motion-target finds λ and a: leave {flag(name)} out")
+    for name in ("lambda", "reproduce"):
+        if name in presets:
+            raise InputError(f"--motion-target finds λ, and the preset {name} sweeps it: leave one of them out")
 
 
 def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | None = None) -> Study:
