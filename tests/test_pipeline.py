@@ -329,6 +329,29 @@ def test_settings_with_effect_are_not_warned_of(model):
         model.variant(attn="sa", noise="mixed", alpha=2.0).variant(attn="tma", mu=0.5, noise="dnm-search", lam=0.3)
 
 
+@pytest.mark.parametrize(
+    ("settings", "frames", "steps", "message"),
+    [
+        ({"attn": "extended"}, 4, 2, "anchors 4: no effect on 4 frames"),
+        ({"attn": "extended", "anchors": (0, 3, 8, 9)}, 8, 2, "anchors 8, 9: no effect on 8 frames"),
+        ({"attn": "extended"}, 5, 2, ""),
+        ({"attn": "extended"}, None, 2, ""),
+        ({"noise": "freenoise"}, 8, 2, "window 16 has no effect on 8 frames"),
+        ({"noise": "freenoise", "window": 4}, 5, 2, ""),
+        ({"mu_end": 0.3}, 2, 1, "mu_end has no effect on a single step"),
+        ({"mu_end": 0.3}, 2, 2, ""),
+        ({"mu_end": 0.3}, 1, 1, ""),  # on one frame nothing of the method has an effect
+        ({}, 2, 1, ""),
+    ],
+)
+def test_parameters_without_effect_on_a_short_clip_are_told(model, settings, frames, steps, message):
+    variant = model.variant(**settings)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        variant.plan(Request(PROMPT, frames=frames, steps=steps, spacing="trailing"), stream=True)
+    assert [message in str(one.message) for one in caught] == [True] * bool(message)
+
+
 def test_a_callback_can_cancel(model):
     def cancel(step):
         if step.index == 1:

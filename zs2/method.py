@@ -275,6 +275,12 @@ class Method:
         stored = {name: values.get(name) for name in METHOD}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in stored.items()}
 
+    def warn_of_idle(self, frames: int | None, steps: int, from_latents: bool) -> None:
+        """Warn of parameters without effect on a clip of so many frames (None: without end) and steps."""
+        for name, value in (self.attention_parameters | ({} if from_latents else self.noise_parameters)).items():
+            if (idle := PARAMETERS[name].idle) and (text := idle(value, frames or math.inf, steps)) and frames != 1:
+                warnings.warn(text, stacklevel=4)
+
 
 METHOD = tuple(one.name for one in fields(Method))  # the names of its settings
 

@@ -32,6 +32,7 @@ class Parameter:
         unset: what the default None means.
         of: `attention` or `noise`. A kind has only parameters of its own table, so that no name means two values.
         strength: for a parameter that decides how much frames differ: a place from 0 (still) to 1 → the value, rounded.
+        idle: for one without effect on few frames or steps: (value, frames, steps) → a text that says so, or "".
         at_steps: for a parameter that depends on the number of steps: (value or None, steps) → the value in effect.
     """
 
@@ -44,6 +45,7 @@ class Parameter:
     several: str = ""
     unset: str = ""
     of: str = "noise"
+    idle: Callable[[Any, float, int], str] | None = None
     at_steps: Callable[[Any, int], Any] | None = None
     strength: Callable[[float], Any] | None = None
 
@@ -105,6 +107,19 @@ def _anchors(anchors: Any) -> Any:
     if any(after <= before for before, after in pairwise(checked)):
         raise InputError(f"anchors is {brief(anchors)}: expected indices of frames that rise, such as 0,4,8")
     return checked
+
+
+def _idle_anchors(anchors: tuple[int, ...], frames: float, steps: int) -> str:
+    late = ", ".join(str(index) for index in anchors if index >= frames)
+    return f"anchors {late}: no effect on {frames} frames, counted from 0" if late else ""
+
+
+def _idle_window(window: int, frames: float, steps: int) -> str:
+    return f"window {window} has no effect on {frames} frames: all have noises of their own" if window >= frames else ""
+
+
+def _idle_mu_end(mu_end: Any, frames: float, steps: int) -> str:
+    return "mu_end has no effect on a single step" if mu_end is not None and steps == 1 else ""
 
 
 def _motion(motion: Any) -> Any:
@@ -190,6 +205,7 @@ PARAMETERS: Registry[Parameter] = Registry(
             lambda value: whole("window", value, 4, WINDOW_MAX),
             "frames with noises of their own; then they repeat, shuffled in quarters",
             number=int,
+            idle=_idle_window,
         ),
         Parameter("zoom", "ζ", ZOOM, "how many times larger each frame is than the one before"),
         Parameter("rotate", "φ", ROTATE, "degrees per frame, clockwise"),
@@ -199,6 +215,7 @@ PARAMETERS: Registry[Parameter] = Registry(
             "μ₁",
             Levels(Between("mu_end", 0, 1, "0 (self-attention) to 1 (cross-frame attention)")),
             "μ of the last step; it goes there evenly from that of the first",
+            idle=_idle_mu_end,
             several="one for each level",
             unset="μ stays",
             of="attention",
@@ -209,6 +226,7 @@ PARAMETERS: Registry[Parameter] = Registry(
             _anchors,
             "the frames that are seen from when they have come",
             number=int,
+            idle=_idle_anchors,
             several="indices that rise, 0 first",
             of="attention",
         ),

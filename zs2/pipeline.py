@@ -272,6 +272,7 @@ class ZS2:
         state_device: str | torch.device | None = None,
     ) -> SamplingPlan:
         """Plan a request for this model; see sampling/plan.py, also for the errors."""
+        self.method.warn_of_idle(request.frames, request.steps, request.latents is not None)
         return plan_sampling(self.image_model, self.method, request, group, stream=stream, state_device=state_device)
 
     def settings(self, plan: SamplingPlan, fps: Rate) -> dict[str, Any]:

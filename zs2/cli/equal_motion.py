@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,9 @@ def find(make: Callable[[Any], Iterable[Frames]], name: str, target: float) -> F
 
     def at(place: float) -> Found:
         value = PARAMETERS[name].check(strength(place))
-        found = [x for x in map(motion, make(value)) if x is not None]
+        with warnings.catch_warnings():  # those of the clip itself come when it is made
+            warnings.simplefilter("ignore")
+            found = [x for x in map(motion, make(value)) if x is not None]
         spread = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else None
         return Found(name, value, statistics.fmean(found), len(found), spread)
 
