@@ -107,6 +107,29 @@ def test_attention_in_the_controls_is_that_of_the_unet_or_another(load: Any) -> 
     assert [block.momentum.mu for block in model.image_model.controls[0].transformer_blocks()] == [0.7, 0.7]
 
 
+@pytest.mark.parametrize("noise", ["dnm", "text2video-zero"])
+def test_a_control_is_called_with_the_frames_and_the_step_of_the_unet(load: Any, noise: str) -> None:
+    """Some kinds of attention count frames and steps. So clips are the same in chunks."""
+    model = load("sd", "sd").variant(attn="extended", anchors=(0, 2), noise=noise)
+    asked = OPTIONS | {"frames": 4, "control": hints(0, 4), "control_scale": 20.0}
+    calls: dict[Any, list[Any]] = {model.unet: [], model.image_model.controls[0]: []}
+
+    def note(network: Any, _: Any, call: dict[str, Any]) -> None:
+        calls[network].append([call["first"], call["frames"], float(call["progress"])])
+
+    handles = [network.register_forward_pre_hook(note, with_kwargs=True) for network in calls]
+    try:
+        parts = model.latents(**asked, chunk=2)
+    finally:
+        for handle in handles:
+            handle.remove()
+    of_unet, of_control = calls.values()
+    assert of_control == of_unet
+    assert {first for first, *_ in of_unet} == {0, 2}
+    assert {progress for *_, progress in of_unet} >= {0, 1}
+    assert_close(parts, model.latents(**asked), CLIP)
+
+
 def test_deep_cache_takes_the_first_residual_only(load: Any) -> None:
     """Steps that reuse deep features call no block of the ControlNet, and are near the exact clip."""
     model, asked = load("sd", "sd"), OPTIONS | {"frames": 2, "control": hints(0, 2), "control_scale": 20.0}
