@@ -74,7 +74,7 @@ class Kind:
     make: Callable[[Path], object]
     files: tuple[str, ...]
     read: Callable[[Path, Path], list[int]]
-    quick: int = 100
+    quick: int = 60
 
 
 # --- the examples -----------------------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ KINDS = (
     Kind("loras", make_loras, ("*.safetensors", "peft/unet/*"), read_loras),
     Kind("parts", make_parts, ("toy.safetensors", "dog.safetensors", "vae.safetensors", "vae/*"), read_parts, quick=30),
     Kind("clips", make_settings, ("x.png", "x.webp", "x.gif"), read_clips, quick=15),
-    Kind("inputs", make_inputs, ("x.png", "x.webp", "x.gif", "x.mp4", "frames/*"), read_inputs, quick=60),
+    Kind("inputs", make_inputs, ("x.png", "x.webp", "x.gif", "x.mp4", "frames/*"), read_inputs),
 )
 
 
