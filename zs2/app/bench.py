@@ -40,7 +40,7 @@ class Bench:
         return [*self.go, self.stop, self.status, *self.slots]
 
     async def follow(self, job: Job, worker: Worker, text: str) -> AsyncIterator[Update]:
-        """What changes on the page while a job waits and runs, until its end. text: what is said when it is done."""
+        """What changes on the page while a job waits and runs, until its end. text: its status when it is done."""
         # Gradio makes a component anew for each update of a property, and for each component that is left out, which
         # takes 20 ms a step. Values are cheap, so every component gets its value.
         values: Update = {button: button.value for button in (*self.go, self.stop)}
@@ -52,10 +52,10 @@ class Bench:
             **{button: gr.update(interactive=False) for button in self.go},
             self.stop: gr.update(interactive=True),
         }
-        said, seen = "", 0
+        status, seen = "", 0
         while not (ended := job.ended) or job.version != seen:
-            if job.state == WAITING and (line := waiting(worker.ahead(job), worker.seconds(job))) != said:
-                said = line
+            if job.state == WAITING and (line := waiting(worker.ahead(job), worker.seconds(job))) != status:
+                status = line
                 values[self.status] = progress(line)
                 yield dict(values)
             if job.version != seen:

@@ -16,7 +16,7 @@ from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.derived_options import add_sampling
 from zs2.cli.equal_motion import check_target, searched
 from zs2.cli.prompt_files import PromptLine, read_prompt_file, read_travel_file
-from zs2.cli.values import size
+from zs2.cli.values import one_seed, size
 from zs2.errors import InputError, choose
 from zs2.method import METHOD, PARAMETERS, Method, effects
 from zs2.sampling.request import FAST, INPUTS, OPTIONS, Request, usual
@@ -57,7 +57,7 @@ def line_options(line: PromptLine) -> dict[str, Any]:
         return {}
     parser = LineParser(prog=line.where, add_help=False, argument_default=argparse.SUPPRESS)
     add_sampling(parser.add_argument_group())
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--seed", type=one_seed)
     parser.add_argument("--size", type=size)
     try:
         words = shlex.split(line.options)

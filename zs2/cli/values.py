@@ -47,6 +47,15 @@ def drawn_seeds(text: str) -> list[int]:
     return [RANDOM] * (len(parts) - len(others)) + (seeds(",".join(others)) if others else [])
 
 
+def one_seed(text: str) -> int:
+    """The seed of one clip, which is not drawn."""
+    if not re.fullmatch(r"\d{1,4000}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not one seed: expected a number (seeds are drawn by --seed random on the command line)"
+        )
+    return int(text)
+
+
 def seeds(text: str) -> list[int]:
     """`3`, `0..3` or `1,5,7` (or both: `0..3,9`) to a list of seeds."""
     chosen: list[int] = []
