@@ -42,7 +42,8 @@ def test_each_experiment_has_a_row(tmp_path: Path):
         if one.missing:
             assert rows[one.name] == ["no", one.missing]
     assert f"## {TITLE}" in markdown(results)
-    assert '<section id="experiments">' in page(results, tmp_path / "study")
+    assert '<section id="experiments">' in (text := page(results, tmp_path / "study"))
+    assert '<a href="#experiments">' in text
 
 
 def test_other_studies_have_no_such_table(tmp_path: Path):
@@ -50,4 +51,4 @@ def test_other_studies_have_no_such_table(tmp_path: Path):
     results = Results.read(tmp_path / "study")
     assert experiment_rows(results) == []
     assert TITLE not in markdown(results)
-    assert 'id="experiments"' not in page(results, tmp_path / "study")
+    assert "experiments" not in page(results, tmp_path / "study")

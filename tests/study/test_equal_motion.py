@@ -157,6 +157,14 @@ def test_a_search_for_other_settings_is_not_taken_up(tmp_path: Path, monkeypatch
     assert not any(before[key] == after[key] for key in before)
 
 
+@pytest.mark.parametrize("found", [7, True, {}, {"value": "x"}, {"value": 99}, {"value": None}, []])
+def test_a_value_that_was_not_found_by_the_search_is_refused(found, tmp_path: Path):
+    study = made_up_study(tmp_path, paper()[:1], lambda job: {"motion": 0.0})
+    (tmp_path / "motion.json").write_text(json.dumps({"dnm-1_tma-0.98 at 0.03": found}))
+    with pytest.raises(InputError, match=r"motion\.json: dnm-1_tma-0.98 at 0.03: lam is .* remove the file"):
+        at_equal_motion(study, None, tmp_path, 0.03, Inputs())
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

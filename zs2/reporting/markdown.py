@@ -53,7 +53,7 @@ def markdown(results: Results) -> str:
         parts += ["", *_list(meaning(results, metric) for metric in results.metrics)]
     parts += _sweeps(results)
     if rows := experiment_rows(results):
-        parts += ["", f"## {EXPERIMENTS_TITLE}", "", *_table(EXPERIMENT_HEADS, rows)]
+        parts += ["", f"## {EXPERIMENTS_TITLE}", "", *_table(EXPERIMENT_HEADS, rows, "---")]
     if rows := noise_rows(results):
         parts += ["", "## Correlation of consecutive initial noises", "", *_table(noise_heads(results), rows)]
     if results.measures:
@@ -114,11 +114,11 @@ def _list(lines: Iterable[str]) -> list[str]:
     return [f"- {_escaped(line)}" for line in lines]
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table. The first column is to the left, the others to the right."""
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], others: str = "--:") -> list[str]:
+    """A table. The first column is to the left. others: the sign of the other columns, by default to the right."""
     lines = [
         list(map(_escaped, head)),
-        ["---", *["--:"] * (len(head) - 1)],
+        ["---", *[others] * (len(head) - 1)],
         *(list(map(_escaped, row)) for row in rows),
     ]
     return [f"| {' | '.join(line)} |" for line in lines]

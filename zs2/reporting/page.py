@@ -52,6 +52,7 @@ def page(results: Results, folder: Path) -> str:
     reduced = max(results.study.width, results.study.height) > LARGE
     remarks = notes(results) + [f"Clips are reduced to {LARGE} pixels on this page."] * reduced
     noise = [html_row(row[:1], map(escape, row[1:])) for row in noise_rows(results)]
+    experiments = _experiments(results)
     parts = {
         "POLICY": f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'",
         "STYLE": style,
@@ -64,7 +65,8 @@ def page(results: Results, folder: Path) -> str:
         "TABLES": _tables(results) if results.measures else NOTHING,
         "AUTHORS": escape(AUTHORS_CLIPS),
         "SWEEPS": "".join(html_sweep(results, one) for one in sweeps(results)) or NO_SWEEP,
-        "EXPERIMENTS": _experiments(results),
+        "EXPERIMENTS": experiments,
+        "TO_EXPERIMENTS": '<a href="#experiments">Experiments</a> ' if experiments else "",
         "NOISE": html_table(noise_heads(results), noise) if noise else NOTHING,
         "NOTES": _list(remarks),
         "SUMMARY": _list(summary(results)),

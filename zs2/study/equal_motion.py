@@ -56,7 +56,10 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
         if key not in known:
             known[key] = _search(study, model, one, name, target, inputs)
             write_json(file, {SEARCH: search} | known)
-        cells.append(_own(one) if known[key] is None else _at(one, name, known[key]))
+        try:
+            cells.append(_own(one) if known[key] is None else _at(one, name, known[key]))
+        except InputError as error:
+            raise InputError(f"{file}: {key}: {error}: remove the file, and it is searched again") from error
     cells = merge(cells)
     return replace(study, cells=tuple(cells), full=reference(cells).id)
 

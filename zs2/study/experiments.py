@@ -47,7 +47,7 @@ def _of_paper(*kinds: tuple[str, str]) -> Callable[[float, float], list[Cell]]:
     return lambda lam, mu: [one for one in paper(lam, mu) if (one.noise, one.attn) in kinds and not one.frozen]
 
 
-CONTROL = "takes a hint for each frame and a model that reads it: not of this preset, which has prompts alone"
+CONTROL = "needs a hint for each frame and a ControlNet, for a study of its own: zs2 ablate --control MODEL CLIP"
 EXPERIMENTS = (
     Experiment(
         "λ from one noise to independent noises",
@@ -72,8 +72,11 @@ EXPERIMENTS = (
     ),
     Experiment("clips guided by poses, with λ and μ", missing=CONTROL),
     Experiment("clips guided by edges and depth", missing=CONTROL),
-    Experiment("clips edited by an instruction", missing="takes a clip to edit and a model that edits"),
-    Experiment("other Stable Diffusion models", missing="one study a model: give --model, and its --prompts"),
+    Experiment(
+        "clips edited by an instruction",
+        missing="needs a clip and a model that edits, for a study of its own: zs2 ablate --model MODEL --source CLIP",
+    ),
+    Experiment("other Stable Diffusion models", missing="one study a model: zs2 ablate --model MODEL --prompts FILE"),
 )
 
 
