@@ -321,7 +321,7 @@ def test_what_is_here_comes_first(here):
 
 
 @pytest.mark.parametrize(
-    "name", ["zs2", "tests", "models", "zs2/models", "setup.cfg", "../weights/emoji64", "weights/nothing"]
+    "name", ["", "zs2", "tests", "models", "zs2/models", "setup.cfg", "../weights/emoji64", "weights/nothing"]
 )
 def test_nothing_else_of_the_clone_or_the_package_is_a_model(here, name):
     assert local_path(name) is None

@@ -26,6 +26,8 @@ def full_name(model: str) -> str:
 
 def local_path(model: str | Path) -> Path | None:
     """The folder or file of a model that is on this machine, the hub's cache apart. None if there is none."""
+    if not str(model):  # as a Path it would be the current folder
+        return None
     path = Path(full_name(str(model)))
     bundled = (PACKAGE.parent / path, PACKAGE / path) if path.parts[:1] == ("weights",) else ()
     try:

@@ -12,7 +12,7 @@ from zs2.models.image_model import ImageModel
 from zs2.models.prompt_encoder import Encoded
 
 
-def given_context(model: ImageModel, name: str, value: Tensor | Encoded, most: int | None) -> Encoded:
+def checked_context(model: ImageModel, name: str, value: Tensor | Encoded, most: int | None) -> Encoded:
     """A context as the model reads it: (rows, n, c), and for SDXL the pooled text (rows, p), on its device.
 
     Args: name: for messages. value: a tensor (n, c) or (rows, n, c), or an `Encoded`. most: of the rows; None: any.

@@ -96,8 +96,8 @@ def check_contexts(request: Any) -> None:
     Raises: InputError for what is no tensor. Warns of options without effect.
     """
     for name in ("context", "negative_context"):
-        if (given := getattr(request, name)) is not None and not hasattr(getattr(given, "context", given), "ndim"):
-            raise InputError(f"{name} is {brief(given)}: expected a tensor (n, c) or (rows, n, c), or an Encoded")
+        if (value := getattr(request, name)) is not None and not hasattr(getattr(value, "context", value), "ndim"):
+            raise InputError(f"{name} is {brief(value)}: expected a tensor (n, c) or (rows, n, c), or an Encoded")
     unused = []
     if request.context is not None:
         unused += [("prompt", "a context is given")] if request.prompt else []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zs2.errors import InputError
-from zs2.guidance.contexts import given_context, joined, tokens_of
+from zs2.guidance.contexts import checked_context, joined, tokens_of
 from zs2.guidance.edits import image_channels, is_guided
 from zs2.guidance.sources import SourceLatents
 from zs2.guidance.steering import ReadText
@@ -82,7 +82,7 @@ class Conditioning:
     ) -> None:
         self.model, self.request, self.size, self.edited = model, request, size, edited
         self.chunks = chunks(model, request)
-        self.context, self.negative = given(model, request)
+        self.context, self.negative = own_contexts(model, request)
         self._texts: list[Shown] | None = None
         self._networks = (model.unet, *(model.controls if request.control else ()))
         self._projected: list[ReadText] = []  # of each network
@@ -171,12 +171,12 @@ def read(texts: Sequence[str], request: Request) -> list[Text]:
     return [parse(text) for text in texts] if request.prompt_syntax == A1111 else [*texts]
 
 
-def given(model: ImageModel, request: Request) -> tuple[Encoded | None, Encoded | None]:
+def own_contexts(model: ImageModel, request: Request) -> tuple[Encoded | None, Encoded | None]:
     """The contexts of the request: that of the prompt and that of the negative prompt. Raises: InputError."""
     context, negative = request.context, request.negative_context
     return (
-        None if context is None else given_context(model, "context", context, request.frames),
-        None if negative is None else given_context(model, "negative_context", negative, 1),
+        None if context is None else checked_context(model, "context", context, request.frames),
+        None if negative is None else checked_context(model, "negative_context", negative, 1),
     )
 
 
@@ -193,7 +193,7 @@ def chunks(model: ImageModel, request: Request) -> int:
 
     Raises: InputError for contexts that this model can't read, and for one that is shorter.
     """
-    lengths = [part.context.shape[1] // tokens_of(model) for part in given(model, request) if part is not None]
+    lengths = [part.context.shape[1] // tokens_of(model) for part in own_contexts(model, request) if part is not None]
     texts = request.texts if request.prompt_syntax == A1111 else []
     most = max([1, *lengths, *(model.text.chunks(text) for text in read([*dict.fromkeys(texts)], request))])
     if any(length < most for length in lengths):
