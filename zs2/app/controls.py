@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from zs2.app.clip_options import Limits
 from zs2.cli.derived_options import KINDS, READERS, parameter_reader, value_text
 from zs2.cli.values import size
 from zs2.errors import InputError
-from zs2.guidance.controls import ControlOptions
 from zs2.method import ATTENTION_KINDS, METHOD, NOISE_MODELS, PARAMETERS, Method, effects
-from zs2.sampling.request import CHOICES, DEFAULTS, OPTIONS
+from zs2.sampling.request import CHOICES, DEFAULTS, OF_CONTROLNETS, OPTIONS
 from zs2.sampling.solver import SOLVERS
 from zs2.system.options import Option
 
 FIRST = ("frames", "steps", "sampler", "guidance")  # the sampling options that show at once; the others are folded
 KNOWN = ("text", "whole", "number", "pair", "flag", "clip")  # the kinds of sampling options that a control can hold
-OF_CONTROLNETS = {field.name for field in fields(ControlOptions)}
 WIDEST = 360  # the largest value on a slider; other numbers are typed
 OPEN = ""  # in a choice: as the checkpoint says
 

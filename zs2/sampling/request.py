@@ -279,8 +279,8 @@ class Request(ControlOptions):
 # that came later the last ones, so that old and new files are alike.
 FIRST = ("negative_prompt", "frames", "steps", "sampler", "deep_cache", "guidance", "guidance_interval")
 _FIELDS = [one for one in fields(Request) if "option" in one.metadata]
-LAST = tuple(one.name for one in fields(ControlOptions))
-_FIELDS.sort(key=lambda one: FIRST.index(one.name) if one.name in FIRST else len(FIRST) + (one.name in LAST))
+OF_CONTROLNETS = tuple(one.name for one in fields(ControlOptions))
+_FIELDS.sort(key=lambda one: FIRST.index(one.name) if one.name in FIRST else len(FIRST) + (one.name in OF_CONTROLNETS))
 OPTIONS: dict[str, Option] = {one.name: one.metadata["option"] for one in _FIELDS}
 CHOICES = {
     "spacing": SPACINGS,
