@@ -20,9 +20,9 @@ _BRIEF.maxstring, _BRIEF.maxlong, _BRIEF.maxother = 80, 40, 80
 
 
 def brief(value: object) -> str:
-    """The `repr` of a value for a message. Only its ends, if it is long."""
+    """The `repr` of a value for a message, in one line. Only its ends, if it is long."""
     try:
-        return _BRIEF.repr(value)
+        return " ".join(_BRIEF.repr(value).split("\n"))  # that of an array has several lines
     except ValueError:  # Python writes no number of more than 4,300 digits
         return f"a number of {type(value).__name__} that is too long to show"
 

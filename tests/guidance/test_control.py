@@ -259,6 +259,12 @@ def test_a_control_of_another_family_is_refused(load: Any) -> None:
         ZS2.from_pretrained(load.folder("sd", False), device="cpu", controlnet=load.folder("xl", True))
 
 
+@pytest.mark.parametrize("place", [5, None, {"a": 1}])
+def test_a_control_that_is_no_place_is_refused(load: Any, place: Any) -> None:
+    with pytest.raises(InputError, match=r"controlnet is .*: expected a folder in the diffusers layout"):
+        ZS2.from_pretrained(load.folder("sd", False), device="cpu", controlnet=place)
+
+
 def test_the_settings_record_networks_and_hints(load: Any) -> None:
     clip = load("sd", "sd", "sd 1")(**OPTIONS | {"steps": 2}, frames=1, control=[hints(0), hints(1)], control_scale=2)
     settings = clip.settings

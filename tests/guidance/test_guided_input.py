@@ -130,4 +130,7 @@ def test_a_frame_that_becomes_nan_names_the_input(folders: dict[str, Path]) -> N
 def test_an_array_of_another_kind_is_refused() -> None:
     with pytest.raises(InputError, match=r"an array of float64 \(16, 24, 3\): expected uint8"):
         Request("a cat", source=PICTURE / 255)
+    with pytest.raises(InputError, match="expected a path, a Clip, a picture or an array") as error:
+        Request("a cat", source=[PICTURE, PICTURE])
+    assert "\n" not in str(error.value)
     assert tiny.PICTURE["height"] == SIZE["height"]

@@ -28,7 +28,7 @@ from zs2.checkpoints.locate import PICKLES, local_path, refuse_pickle
 from zs2.checkpoints.original_names import CONTROL, controlnet_tensors, count
 from zs2.checkpoints.single_file import contents
 from zs2.checkpoints.tensor_files import loading, read_tensors, weight_files
-from zs2.errors import InputError
+from zs2.errors import InputError, brief
 from zs2.models.controlnet import ControlNet, ControlNetConfig
 from zs2.models.temporal import Momentum
 from zs2.models.unet import UNet
@@ -118,7 +118,10 @@ def load_controlnets(
 
 
 def _several(places: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
-    return [places] if isinstance(places, str | Path) else places
+    found = [places] if isinstance(places, str | Path) else places
+    if not isinstance(found, list | tuple):
+        raise InputError(f"controlnet is {brief(places)}: expected {KINDS}, or a list of them")
+    return found
 
 
 def choose_control_files(names: Iterable[str], dtype: str, variant: str | None = None) -> list[str]:
