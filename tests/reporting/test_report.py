@@ -20,7 +20,7 @@ from studies import MARKS, PROMPTS, PROTOCOL, SCRIPT, changed, made_up_study, re
 
 from zs2.evaluation.metrics import METRICS
 from zs2.report import main
-from zs2.reporting.content import notes, warnings
+from zs2.reporting.content import notes, summary, warnings
 from zs2.reporting.findings import basis, findings
 from zs2.reporting.interval_plot import MARGIN, WIDTH, interval_plots
 from zs2.reporting.markdown import markdown
@@ -723,3 +723,15 @@ def test_a_clip_that_is_gone_or_broken(tmp_path, capsys):
     clip = clip_file(tmp_path / "study", "iid_tma-0.98_p00_s0")
     clip.write_bytes(clip.read_bytes()[:50])
     failed(capsys, tmp_path / "study", words=str(clip))
+
+
+def test_files_of_weights_are_named_by_the_beginning_of_their_digests(tmp_path):
+    study = made_up_study(tmp_path / "study", CELLS[:1], measured)
+    one: dict[str, object] = {"sha256": "0123456789abcdef"}
+    files = {"lora": [one | {"scale": 0.8}, one | {"scale": 1.0}], "embeddings": [one | {"token": "<toy>"}]}
+    changed(study, **files, controlnet=[one | {"config": "fedcba9876543210"}, {"sha256": 5}]).write(tmp_path / "study")
+    assert summary(Results.read(tmp_path / "study"))[-5:-2] == [
+        "LoRA: SHA-256 0123456789ab, scale 0.8; SHA-256 0123456789ab, scale 1.0",
+        "Embeddings: SHA-256 0123456789ab, token <toy>",
+        "ControlNets: SHA-256 0123456789ab, config fedcba987654; SHA-256 5",
+    ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from zs2.sampling.request import DEFAULTS
 from zs2.study.inputs import record_text
 from zs2.study.options import value_text
@@ -13,6 +16,12 @@ AUTHORS_CLIPS = (
     "measured in the clips that they published: 16 frames of 512×512, guided by poses, so that part of the motion is "
     "the pose's; λ at μ = 0.98, μ at λ = 0.1."
 )
+
+
+def _file(record: Mapping[str, Any]) -> str:
+    """A file of weights, as study.json records it, as words: its digests are cut."""
+    words = {name: str(value)[:12] if name in ("sha256", "config") else value for name, value in record.items()}
+    return ", ".join(f"{'SHA-256' if name == 'sha256' else name} {value}" for name, value in words.items())
 
 
 def summary(results: Results) -> list[str]:
@@ -32,12 +41,9 @@ def summary(results: Results) -> list[str]:
     for name in others:
         if study.sampling[name] != DEFAULTS[name]:
             lines.append(f"{name.replace('_', ' ').capitalize()}: {chosen[name]}")
-    if study.lora:
-        lines.append(f"LoRA: {', '.join(str(one) for one in study.lora)}")
-    if study.embeddings:
-        lines.append(f"Embeddings: {', '.join(str(one) for one in study.embeddings)}")
-    if study.controlnet:
-        lines.append(f"ControlNets: {', '.join(str(one) for one in study.controlnet)}")
+    for name, files in {"LoRA": study.lora, "Embeddings": study.embeddings, "ControlNets": study.controlnet}.items():
+        if files:
+            lines.append(f"{name}: {'; '.join(map(_file, files))}")
     if results.protocol:
         clip = results.protocol.get("clip")
         lines.append(f"Measured by zs2 {results.protocol.get('zs2')}, with the CLIP of {clip}")
