@@ -26,7 +26,7 @@ from PIL import Image
 from zs2.app.__main__ import INSTALL, main, read_visitors
 from zs2.app.clip_options import ClipOptions, Limits, title, with_and_without
 from zs2.app.controls import controls, defaults, keywords, read_size
-from zs2.app.files import KINDS, Recorded, write
+from zs2.app.files import KINDS, Recorded, folder, remove, write
 from zs2.app.film import film
 from zs2.app.lines import command_line, python_lines
 from zs2.app.making import Budget, make_clips, make_stream
@@ -40,6 +40,7 @@ from zs2.errors import InputError
 from zs2.method import METHOD, NOISE_MODELS, Method, NoiseModel
 from zs2.sampling.request import OPTIONS, usual
 from zs2.video.clip import Clip
+from zs2.video.formats import WRITERS
 
 MODEL = str(CHECKPOINT)
 OWN = OwnSettings.read(CHECKPOINT)
@@ -462,6 +463,18 @@ def test_files_of_a_clip_are_replayed(studio: Studio, tmp_path: Path) -> None:
     Path(paths[-1]).write_text(json.dumps(settings | {"frames": 65}))
     with pytest.raises(InputError, match="frames is 65: this page takes at most 64"):
         Recorded.of(paths[-1], studio, MODEL)
+
+
+def test_a_visitor_may_leave_while_files_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gif = WRITERS[".gif"]
+
+    def leave_first(*args: Any) -> None:
+        remove(tmp_path, "me")
+        write_gif(*args)
+
+    monkeypatch.setitem(WRITERS, ".gif", leave_first)
+    assert write(Clip(np.zeros((2, 8, 8, 3), np.uint8)), tmp_path, "me") == [None] * len(KINDS)
+    assert not folder(tmp_path, "me").exists()
 
 
 def test_a_format_that_can_not_hold_a_clip_is_left_out(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from zs2.app.clip_options import FPS_MAX
 from zs2.app.studio import Studio
 from zs2.cli.replay import replay_options
-from zs2.errors import InputError
+from zs2.errors import InputError, NotWritten
 from zs2.method import METHOD
 from zs2.sampling.request import INPUTS, OPTIONS
 from zs2.video.clip import Clip
@@ -37,16 +37,19 @@ def write(clip: Clip, root: Path, visitor: str) -> list[str | None]:
     """Write a clip's files into a folder of the visitor's, instead of those of the visitor's last clip.
 
     Returns: their paths in the order of KINDS; None for a format that can't hold the clip, or needs what is missing.
+        They are all None if the visitor left meanwhile, which removes the folder.
     """
     place = folder(root, visitor)
     shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)
     stem = name(clip)
     for ending in (".gif", ".webp", ".mp4"):
         try:
-            clip.save(place / f"{stem}{ending}", sheet=ending == ".gif", json=ending == ".gif")
+            clip.save(place / f"{stem}{ending}", sheet=ending == ".gif", json=ending == ".gif", overwrite=True)
         except InputError:  # an odd size, or no PyAV
             continue
+        except NotWritten:  # a full disk, or no folder any more
+            break
     paths = [place / f"{stem}{ending}" for ending in KINDS.values()]
     return [str(path) if path.exists() else None for path in paths]
 
