@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from studies import PROMPTS, made_up_study
 
 from zs2.reporting.experiments import HEADS, TITLE, experiment_rows
 from zs2.reporting.markdown import markdown
 from zs2.reporting.page import page
-from zs2.study.cells import preset
+from zs2.study.cells import preset, reference
 from zs2.study.experiments import EXPERIMENTS
 from zs2.study.results import Results
 from zs2.study.study import Job
@@ -44,6 +45,22 @@ def test_each_experiment_has_a_row(tmp_path: Path):
     assert f"## {TITLE}" in markdown(results)
     assert '<section id="experiments">' in (text := page(results, tmp_path / "study"))
     assert '<a href="#experiments">' in text
+
+
+@pytest.mark.parametrize(("lam", "mu"), [(0.15, 0.98), (0.1, 0.3), (0.1, (0.98, 0.5))])
+def test_each_experiment_is_found_whatever_its_values(lam, mu, tmp_path: Path):
+    cells = preset("reproduce", lam, mu)
+    full = reference(cells)
+    study = made_up_study(
+        tmp_path / "study",
+        [full, *(one for one in cells if one != full)],
+        lambda job: {"motion": 1.0},
+        PROMPTS[:1],
+        (0,),
+    )
+    assert study.full == full.id
+    rows = {row[0]: row[1] for row in experiment_rows(Results.read(tmp_path / "study"))}
+    assert rows == {one.name: "no" if one.missing else "yes" for one in EXPERIMENTS}
 
 
 def test_other_studies_have_no_such_table(tmp_path: Path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from zs2.method import PARAMETERS
 from zs2.reporting.findings import finding
 from zs2.reporting.numbers import number
@@ -21,7 +23,7 @@ def experiment_rows(results: Results) -> list[list[str]]:
         return []
     full = results.full
     lam = STUDY_LAM if full.lam is None else full.lam
-    mu = full.mu if isinstance(full.mu, float) else STUDY_MU
+    mu: Any = STUDY_MU if full.mu is None else full.mu  # a number, or one for each level
     return [_row(results, one, one.cells(lam, mu)) for one in EXPERIMENTS]
 
 
