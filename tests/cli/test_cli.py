@@ -249,7 +249,7 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("a --model no/such/model", ["no such model: 'no/such/model'", NO_MODEL, "weights/emoji64"]),
     (f"a --model {'m' * 300}", ["no such model", NO_MODEL]),
     ("a --model full", ["'full' is not a model folder", "unet/, vae/, text_encoder/, tokenizer/, scheduler/"]),
-    ("a --model ''", ["is not a model folder"]),
+    ("a --model ''", ["no such model: ''"]),
     ("a --model file", ["file"]),
     ("a --model model.safetensors", ["model.safetensors"]),
     ("a --model model.ckpt", ["model.ckpt is a pickle", "convert", "safetensors"]),
