@@ -15,6 +15,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 from helpers import CHECKPOINT
 from PIL import Image
 
+from zs2.app import making
 from zs2.app.__main__ import INSTALL, main, read_visitors
 from zs2.app.clip_options import ClipOptions, Limits, title, with_and_without
 from zs2.app.controls import controls, defaults, keywords, read_size
@@ -388,6 +390,25 @@ def test_clips_of_the_page_are_those_of_a_call(studio: Studio) -> None:
         np.testing.assert_array_equal(frames_of(html), expected.frames)
     assert re.fullmatch(r"left\nmotion 0\.\d{3}, identity [01]\.\d{3}", job.shown.captions[0])
     assert any("sampling starts from pure noise" in note for note in job.shown.notes)
+
+
+def test_the_time_left_counts_only_steps_that_are_done(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source leaves out the first steps. Here the clock moves by a second a step."""
+    clock, lefts = [0.0], []
+    monkeypatch.setattr(making, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    class Noting(Job):
+        def check(self) -> None:
+            clock[0] += 1
+
+        def publish(self, shown: Any) -> None:
+            super().publish(shown)
+            lefts.append(shown.left)
+
+    one = clip_options(source=np.full((8, 8, 3), 200, np.uint8), strength=0.5, steps=4)
+    job = Noting(partial(make_clips, studio, asked=[one], titles=[""], measured=False), 1)
+    assert not job.go_on()
+    assert (job.state, job.message, lefts[:2]) == (DONE, "", [1.0, 0.0])
 
 
 def test_a_clip_is_stopped_within_a_step(studio: Studio) -> None:

@@ -108,12 +108,13 @@ def _make(studio: Studio, job: Job, one: ClipOptions, index: int, more: float, s
     key, title = f"film{index}", shown.captions[index]
     start, budget = time.monotonic(), Budget()
     steps = plan.request.steps
+    first: int | None = None  # a source leaves out the steps before it
 
     def watch(i: int, latents: Tensor) -> None:
-        nonlocal shown
+        nonlocal shown, first
         job.check()
-        now = time.monotonic()
-        left = (now - start) / (i + 1) * (steps - i - 1 + more * steps / one.cost)
+        now, first = time.monotonic(), i if first is None else first
+        left = (now - start) / (i + 1 - first) * (steps - i - 1 + more * steps / one.cost)
         films = shown.films
         if budget.allows():
             html = film(loaded.preview(latents), one.fps, f"preview after step {i + 1}: {one.prompt}", key, rough=True)
