@@ -40,6 +40,22 @@ LATENTS = (_config("unet")["in_channels"],) + (_config("unet")["sample_size"],) 
 REDUCTION = 2 ** (len(_config("vae")["block_out_channels"]) - 1)  # pixels of a latent's side
 VOCABULARY = _config("text_encoder")["vocab_size"]
 
+# The settings of a clip, and of a study, that is made from a prompt alone.
+UNGUIDED: dict[str, Any] = {
+    "source": None,
+    "strength": 0.8,
+    "source_latents": "sample",
+    "first_frame": None,
+    "first_frame_noise": "inverted",
+    "image_guidance": 1.5,
+    "control": None,
+    "control_scale": None,
+    "control_interval": None,
+    "control_from": None,
+    "control_attn": None,
+    "controlnet": None,
+}
+
 MODULE = 1e-5  # relative tolerance of one module, float32
 CLIP = 1e-4  # of the latents of a whole sampling
 

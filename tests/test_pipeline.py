@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT, CLIP, LATENTS, REDUCTION, Fixture, assert_close
+from helpers import CHECKPOINT, CLIP, LATENTS, REDUCTION, UNGUIDED, Fixture, assert_close
 
 import zs2
 from zs2 import ZS2, Clip, Request
@@ -72,6 +72,7 @@ def test_a_clip(model):
     assert torch.equal(model.latents(PROMPT, frames=3, steps=4, seed=5), steps[-1].latents)
     assert np.array_equal(model.decode(steps[-1].latents), clip.frames)
     assert clip.settings == {
+        **UNGUIDED,
         "prompt": PROMPT,
         "negative_prompt": "",
         "frames": 3,
@@ -86,12 +87,6 @@ def test_a_clip(model):
         "final_alpha": "first",
         "prompt_syntax": None,
         "travel_mode": None,
-        "source": None,
-        "strength": 0.8,
-        "source_latents": "sample",
-        "first_frame": None,
-        "first_frame_noise": "inverted",
-        "image_guidance": 1.5,
         "seed": 5,
         "width": 64,
         "height": 64,
@@ -115,12 +110,6 @@ def test_a_clip(model):
         "latents": None,
         "context": None,
         "negative_context": None,
-        "control": None,
-        "control_scale": None,
-        "control_interval": None,
-        "control_from": None,
-        "control_attn": None,
-        "controlnet": None,
         "dtype": "float32",
         "device": "cpu",
         "compile": False,

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT, LATENTS, REDUCTION, TESTS
+from helpers import CHECKPOINT, LATENTS, REDUCTION, TESTS, UNGUIDED
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -696,6 +696,7 @@ def test_every_option_reaches_the_settings(zs2, here):
     assert settings.pop("weights").keys() == {"unet", "vae", "text_encoder", "config"}
     assert settings.pop("versions").keys() == {"zs2", "pillow", "torch", "python"}
     assert settings == {
+        **UNGUIDED,
         "prompt": "red apple",
         "negative_prompt": "blurry",
         "frames": 3,
@@ -710,17 +711,6 @@ def test_every_option_reaches_the_settings(zs2, here):
         "final_alpha": "first",
         "prompt_syntax": "a1111",
         "travel_mode": None,
-        "source": None,
-        "strength": 0.8,
-        "source_latents": "sample",
-        "first_frame": None,
-        "first_frame_noise": "inverted",
-        "image_guidance": 1.5,
-        "control": None,
-        "control_scale": None,
-        "control_interval": None,
-        "control_from": None,
-        "control_attn": None,
         "seed": 7,
         "width": 48,
         "height": 32,
@@ -751,7 +741,6 @@ def test_every_option_reaches_the_settings(zs2, here):
         "vae": None,
         "lora": None,
         "embeddings": None,
-        "controlnet": None,
     }
     assert frames(here / "clip.webp").shape == (3, 32, 48, 3)
 

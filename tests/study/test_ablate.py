@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT, REDUCTION, TESTS, assert_same_picture, write_clip
+from helpers import CHECKPOINT, REDUCTION, TESTS, UNGUIDED, assert_same_picture, write_clip
 from safetensors.torch import load_file, save_file
 
 from zs2 import ZS2
@@ -183,6 +183,7 @@ def test_study_json_says_what_was_asked(two):
     assert said.pop("weights").keys() == {"unet", "vae", "text_encoder", "config"}
     assert [cell["id"] for cell in said.pop("cells")] == ["dnm-0.1_tma-0.98", "iid_tma-0.98"]
     assert said == {
+        **UNGUIDED,
         "zs2": said["zs2"],
         "model": "weights/emoji64",
         "steps": 1,
@@ -196,17 +197,6 @@ def test_study_json_says_what_was_asked(two):
         "zero_snr": None,
         "final_alpha": None,
         "prompt_syntax": None,
-        "source": None,
-        "strength": 0.8,
-        "source_latents": "sample",
-        "first_frame": None,
-        "first_frame_noise": "inverted",
-        "image_guidance": 1.5,
-        "control": None,
-        "control_scale": None,
-        "control_interval": None,
-        "control_from": None,
-        "control_attn": None,
         "width": 16,
         "height": 16,
         "fps": 8,
@@ -218,7 +208,6 @@ def test_study_json_says_what_was_asked(two):
         "full": "dnm-0.1_tma-0.98",
         "lora": None,
         "embeddings": None,
-        "controlnet": None,
         "compile": False,
         "threads": 1,
     }

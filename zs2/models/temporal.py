@@ -97,8 +97,8 @@ class Momentum(ABC):
         return None
 
     def join(self, state: Tensor | None, share: Tensor, count: int) -> Tensor:
-        """The state after a process with so many frames that started from `state` and sent `share`."""
-        raise NotImplementedError
+        """The state after a process with `count` frames that started from `state`. A kind that shares needs it."""
+        raise NotImplementedError(f"{type(self).__name__} has a share, and neither join nor starts")
 
     def starts(self, shares: Sequence[Tensor], counts: Sequence[int], state: Tensor | None) -> list[Tensor | None]:
         """The states that the processes start from, in order, and last the state that the next chunk starts from.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
@@ -31,7 +32,7 @@ MOST_FILES = 10**6  # of a folder
 ORIENTATION = 0x0112  # in Exif
 
 
-class Decoder:
+class Decoder(ABC):
     """The frames of some files.
 
     Attributes:
@@ -44,9 +45,9 @@ class Decoder:
     shape: tuple[int, int]
     files: list[Path]
 
+    @abstractmethod
     def begin(self, index: int) -> tuple[int, Iterator[Frames]]:
         """Frames in order, uint8 (H, W, 3), and the index of the first of them, which is at most `index`."""
-        raise NotImplementedError
 
 
 class Pictures(Decoder):
