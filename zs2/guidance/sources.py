@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zs2.guidance.ranges import Ranges
 from zs2.models.vae import VAE
 from zs2.system.devices import overflow
 from zs2.system.modules import not_finite
@@ -42,22 +43,17 @@ def encode(vae: VAE, frames: NDArray[np.uint8], most: int, draw: Tensor | None =
     return latents
 
 
-class SourceLatents:
-    """The unscaled latents of a source, by frames. A range that was encoded is kept.
+class SourceLatents(Ranges):
+    """The unscaled latents of a source, by frames: float32 (count, c, h, w).
 
     Args:
-        read: reads frames. most: the largest number to encode together. draw: as in `encode`.
-        keep_all: whether all ranges are kept, or only the last one.
+        read: reads frames. most: the largest number to encode together. draw: as in `encode`. keep_all: as in `Ranges`.
     """
 
     def __init__(self, vae: VAE, read: Read, most: int, draw: Tensor | None, *, keep_all: bool) -> None:
-        self.vae, self.read, self.most, self.draw, self.keep_all = vae, read, most, draw, keep_all
-        self._kept: dict[tuple[int, int], Tensor] = {}
+        super().__init__(keep_all=keep_all)
+        self.vae, self.read, self.most, self.draw = vae, read, most, draw
 
-    def frames(self, first: int, count: int) -> Tensor:
-        """The latents of `count` frames from the frame `first` on, float32 (count, c, h, w)."""
-        if (first, count) not in self._kept:
-            if not self.keep_all:
-                self._kept.clear()
-            self._kept[first, count] = encode(self.vae, self.read(first, count), self.most, self.draw)
-        return self._kept[first, count]
+    def compute(self, first: int, count: int) -> Tensor:
+        """As in `Ranges`."""
+        return encode(self.vae, self.read(first, count), self.most, self.draw)

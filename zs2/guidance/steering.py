@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zs2.guidance.controls import Control
+from zs2.guidance.ranges import Ranges
 from zs2.models.attention import TextKV
 from zs2.models.controlnet import ControlNet, added_up
 from zs2.models.unet import Residuals, States
@@ -23,30 +24,24 @@ class ReadText:
     added: Tensor | None
 
 
-class Hints:
-    """The encoded hints of a control, by frames. A range that was encoded is kept.
+class Hints(Ranges):
+    """The encoded hints of a control, by frames: (count, c, h, w) on the network's device.
 
-    Args:
-        size: height and width in pixels. keep_all: whether all ranges are kept, or only the last one.
+    Args: size: height and width in pixels. keep_all: as in `Ranges`.
     """
 
     def __init__(self, network: ControlNet, control: Control, size: tuple[int, int], *, keep_all: bool) -> None:
-        self.network, self.control, self.size, self.keep_all = network, control, size, keep_all
-        self._kept: dict[tuple[int, int], Tensor] = {}
+        super().__init__(keep_all=keep_all)
+        self.network, self.control, self.size = network, control, size
 
-    def frames(self, first: int, count: int) -> Tensor:
-        """Those of `count` frames from the frame `first` on: (count, c, h, w) on the network's device."""
-        if (first, count) not in self._kept:
-            if not self.keep_all:
-                self._kept.clear()
-            device, still = self.network.conv_in.weight.device, self.control.clip.count is None
-            encoded = []
-            for i in range(first, first + (1 if still else count)):  # one at a time: they are large
-                frame = torch.from_numpy(self.control.frames(i, 1, self.size)).permute(0, 3, 1, 2)  # (1, 3, H, W)
-                encoded.append(self.network.encode_hints(frame.to(device).float().div(255)))
-            encoded *= count if still else 1
-            self._kept[first, count] = torch.cat(encoded)
-        return self._kept[first, count]
+    def compute(self, first: int, count: int) -> Tensor:
+        """As in `Ranges`."""
+        device, still = self.network.conv_in.weight.device, self.control.clip.count is None
+        encoded = []
+        for i in range(first, first + (1 if still else count)):  # one at a time: they are large
+            frame = torch.from_numpy(self.control.frames(i, 1, self.size)).permute(0, 3, 1, 2)  # (1, 3, H, W)
+            encoded.append(self.network.encode_hints(frame.to(device).float().div(255)))
+        return torch.cat(encoded * (count if still else 1))
 
 
 class Steering:
