@@ -18,6 +18,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import CHECKPOINT, TESTS
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
@@ -281,18 +282,30 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, muon):
         assert not torch.equal(whole.weight, other.weight)
 
 
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05)])
 @pytest.mark.parametrize("shape", [(16, 16), (16, 144), (64, 16)])
-def test_muon_steps_equally_far_in_all_directions(shape):
+def test_muon_steps_equally_far_in_all_directions(shape, dtype, error):
     """Against the singular value decomposition: the same directions, singular values near 1."""
     torch.manual_seed(0)
     matrix = torch.linspace(0.2, 1, shape[0])[:, None] * torch.randn(3, *shape)
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    found = u.mT @ orthogonal(matrix) @ v.mT
+    found = u.mT @ orthogonal(matrix, dtype=dtype) @ v.mT
     values = found.diagonal(dim1=1, dim2=2)
-    assert (found - torch.diag_embed(values)).abs().max() < 1e-3
+    assert (found - torch.diag_embed(values)).abs().max() < error
     assert values.min() > 0.6
     assert values.max() < 1.25
     assert torch.linalg.svdvals(matrix).min() < 0.5 * torch.linalg.svdvals(matrix).max()  # they were not, before
+
+
+def test_the_threads_of_muon_change_nothing():
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.randn(shape)) for shape in ((8, 8), (8, 4, 3, 3), (16, 8), (8, 8))]
+    copies = [nn.Parameter(w.detach().clone()) for w in weights]
+    for some, pieces in ((weights, 1), (copies, 2)):
+        for w in some:
+            w.grad = w.detach() ** 2
+        Muon(some, 0.1, pieces=pieces).step()
+    assert all(torch.equal(w, copy) for w, copy in zip(weights, copies, strict=True))
 
 
 def test_muon_moves_a_weight_as_far_as_its_rate_says():
@@ -525,6 +538,14 @@ def test_bfloat16_multiplies_and_float32_keeps(monkeypatch):
             y = layer(x)
         assert y.dtype == dtype
         assert torch.autograd.grad(y.float().sum(), layer.weight)[0].dtype == torch.float32
+
+
+def test_attention_stays_in_float32_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(training, "bfloat16_cpu", lambda: True)
+    x = torch.randn(1, 2, 8, 4)
+    with training.fast(x.device):
+        found = F.scaled_dot_product_attention(x.bfloat16(), x.bfloat16(), x, scale=0.3)
+    assert torch.equal(found, F.scaled_dot_product_attention(x.bfloat16().float(), x.bfloat16().float(), x, scale=0.3))
 
 
 def test_other_settings_in_the_same_folder_are_refused(made, loaded):
