@@ -11,6 +11,7 @@ from PIL import Image
 from zs2.errors import InputError
 from zs2.video.clip import Clip
 from zs2.video.reading import InputClip
+from zs2.video.resizing import resized
 
 
 def drawn(count: int = 7, height: int = 24, width: int = 32) -> np.ndarray:
@@ -151,6 +152,23 @@ def test_the_middle_is_taken_and_resized():
     assert clip.fitting((40, 160)) == "ndarray is 80x20: resized to 160x40"
     assert clip.fitting((20, 80)) == ""
     assert InputClip(half).frames(0, 1, (20, 80)).shape == (1, 20, 80, 3)
+
+
+@pytest.mark.parametrize("sides", [(29, 480, 448), (123, 1000, 448), (480, 58, 448)])  # at scale · side > height
+def test_the_middle_ends_where_the_picture_does(sides):
+    height, width, side = sides
+    assert InputClip(np.zeros((height, width, 3), np.uint8)).frames(0, 1, (side, side)).shape == (1, side, side, 3)
+
+
+@pytest.mark.parametrize("resample", Image.Resampling)
+@pytest.mark.parametrize("box", [None, (3.25, 1.5, 60.75, 30.5)])
+def test_two_passes_are_one_call_of_pillow(resample, box):
+    """Of pictures that every version of Pillow resizes in the order of version 12. Others: test_scorer.py."""
+    picture = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
+    if resample == Image.Resampling.NEAREST:
+        box = None
+    expected = np.asarray(Image.fromarray(picture).resize((20, 28), resample, box))
+    np.testing.assert_array_equal(resized(picture, (28, 20), resample, box), expected)
 
 
 def test_fewer_frames_than_the_clip_has():

@@ -1,7 +1,7 @@
 """From frames to the input of CLIP's vision tower: resized, cropped, normalised as by transformers' CLIPImageProcessor.
 
-That is the processor with Pillow (CLIPImageProcessorPil in transformers 5). The one with torchvision rounds differently
-when it resizes.
+That is the processor with Pillow (CLIPImageProcessorPil in transformers 5), below version 13 of Pillow: see
+video/resizing.py. The processor with torchvision rounds differently when it resizes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from zs2.errors import InputError, whole
 from zs2.system.json_files import Json, Reader
 from zs2.video.formats import Frames
+from zs2.video.resizing import resized
 
 # The defaults of CLIPImageProcessor: those of OpenAI's CLIP (Radford et al. 2021).
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -69,9 +70,8 @@ class ImageProcessor:
     def __call__(self, frames: Frames) -> Tensor:
         """uint8 (F, H, W, 3) → float32 (F, 3, h, w). Raises: InputError if the frames are smaller than the crop."""
         if self.size is not None:
-            height, width = _resized(self.size, *frames.shape[1:3])
-            resized = (Image.fromarray(frame).resize((width, height), self.resample) for frame in frames)
-            frames = np.stack([np.asarray(picture) for picture in resized])
+            size = _new_size(self.size, *frames.shape[1:3])
+            frames = np.stack([resized(frame, size, self.resample) for frame in frames])
         if self.crop is not None:
             top, left = ((have - keep) // 2 for have, keep in zip(frames.shape[1:3], self.crop, strict=True))
             if top < 0 or left < 0:
@@ -82,7 +82,7 @@ class ImageProcessor:
         return (pixels - mean) / std
 
 
-def _resized(size: tuple[int, int] | int, height: int, width: int) -> tuple[int, int]:
+def _new_size(size: tuple[int, int] | int, height: int, width: int) -> tuple[int, int]:
     """Height and width of a resized picture. Where the shape is kept, the longer side is rounded down."""
     if isinstance(size, tuple):
         return size

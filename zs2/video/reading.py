@@ -22,6 +22,7 @@ from zs2.errors import InputError, brief, counted
 from zs2.video.clip import Clip
 from zs2.video.decoders import PICTURES, VIDEOS, Decoder, Memory, decoder, rgb
 from zs2.video.formats import Frames
+from zs2.video.resizing import Box, resized
 
 Source: TypeAlias = str | os.PathLike[str] | Clip | Frames | Image.Image
 
@@ -224,10 +225,10 @@ def _memory(source: Any) -> Memory:
     return Memory(source, fps)
 
 
-def _middle(height: int, width: int, new_height: int, new_width: int) -> tuple[float, float, float, float]:
-    """The largest middle of a picture that has the shape of another: left, top, right, bottom."""
+def _middle(height: int, width: int, new_height: int, new_width: int) -> Box:
+    """The largest middle of a picture that has the shape of another."""
     scale = min(height / new_height, width / new_width)
-    left, top = (width - scale * new_width) / 2, (height - scale * new_height) / 2
+    left, top = max((width - scale * new_width) / 2, 0), max((height - scale * new_height) / 2, 0)  # rounded up
     return left, top, width - left, height - top
 
 
@@ -235,7 +236,7 @@ def _fitted(frame: Frames, size: tuple[int, int] | None) -> Frames:
     if size is None or frame.shape[:2] == size:
         return frame
     box = _middle(frame.shape[0], frame.shape[1], *size)
-    return np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.LANCZOS, box=box))
+    return resized(frame, size, Image.Resampling.LANCZOS, box)
 
 
 def _identity(file: Path) -> tuple[int, ...] | None:
