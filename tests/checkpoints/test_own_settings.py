@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -10,15 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from helpers import CHECKPOINT, TESTS
+from helpers import CHECKPOINT, TESTS, write_guided
 
 from zs2 import ZS2
 from zs2.ablate import main as ablate
+from zs2.checkpoints.checkpoint import Checkpoint
+from zs2.checkpoints.hub import DEFAULT_MODEL, STANDARD_CLIP
 from zs2.checkpoints.locate import full_name, local_path
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.model_list import main as models
 from zs2.errors import InputError
+from zs2.evaluation.clip_scorer import scoring_model
 from zs2.metrics import main as metrics
 from zs2.sample import main as sample
 
@@ -331,3 +337,76 @@ def test_all_that_without_torch():
     code = "import sys; from zs2.cli.model_list import main; main(['emoji64']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=TESTS.parent, capture_output=True, timeout=600)
     assert done.returncode == 0, done.stderr
+
+
+# --- a folder with some parts, and the model that has the others ------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`whole`, an editing model; `base`, the same with another UNet; `edit`, its UNet, which names the base."""
+    folder = tmp_path_factory.mktemp("parts")
+    write_guided(folder / "whole", "edit", "sd")
+    shutil.copytree(folder / "whole", folder / "base")
+    shutil.rmtree(folder / "base" / "unet")
+    write_guided(folder / "other", "source", "sd")
+    shutil.copytree(folder / "other" / "unet", folder / "base" / "unet")
+    shutil.copytree(folder / "whole" / "unet", folder / "edit" / "unet")
+    (folder / "edit" / "zs2.json").write_text('{"base": "base"}')
+    return folder
+
+
+def test_what_a_folder_lacks_is_taken_from_its_base(parts: Path) -> None:
+    source = np.arange(2 * 16 * 24 * 3, dtype=np.uint8).reshape(2, 16, 24, 3)
+    clips = []
+    for name in ("whole", "edit"):
+        model = ZS2.from_pretrained(parts / name, device="cpu")
+        clips.append(model("a cat", source=source, frames=2, steps=2, height=16, width=24, seed=1))
+    whole, edit = clips
+    assert np.array_equal(whole.frames, edit.frames)
+    assert edit.settings["model"] == "edit"
+    assert ZS2.from_pretrained(parts / "base", device="cpu").unet.config.in_channels == 4
+    digests = Checkpoint(parts / "whole").digests
+    assert Checkpoint(parts / "edit").digests == digests
+    assert Checkpoint(parts / "edit", vae=parts / "base" / "vae").digests == digests
+
+
+def test_a_model_s_clips_are_scored_by_its_base_s_clip(parts: Path) -> None:
+    assert scoring_model(parts / "edit") == STANDARD_CLIP
+    (parts / "base" / "image_encoder").mkdir()
+    assert scoring_model(parts / "edit") == str(parts / "base")
+
+
+NO_NAME = "expected a model's short name, or the name of a folder beside it"
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("..", NO_NAME),
+        ("../base", NO_NAME),
+        ("/tmp/base", NO_NAME),
+        ("owner/name", NO_NAME),
+        ("", NO_NAME),
+        (3, NO_NAME),
+        ("nothing", "needs the model 'nothing', and there is no folder"),
+        ("edit", "it has no vae/"),  # itself
+    ],
+)
+def test_a_base_is_the_name_of_a_model(parts: Path, tmp_path: Path, base: object, words: str) -> None:
+    shutil.copytree(parts / "edit", tmp_path / "edit")
+    (tmp_path / "edit" / "zs2.json").write_text(json.dumps({"base": base}))
+    with pytest.raises(InputError, match=re.escape(words)):
+        Checkpoint(tmp_path / "edit")
+
+
+def test_the_base_is_listed(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert models([str(parts / "edit")]) == 0
+    assert "its other parts are those of base" in capsys.readouterr().out
+
+
+def test_a_short_name_is_a_base(parts: Path, tmp_path: Path) -> None:
+    shutil.copytree(CHECKPOINT / "unet", tmp_path / "edit" / "unet")
+    name = Path(DEFAULT_MODEL).name
+    (tmp_path / "edit" / "zs2.json").write_text(json.dumps({"base": name}))
+    assert Checkpoint(tmp_path / "edit").digests == Checkpoint(CHECKPOINT).digests

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from zs2.checkpoints.diffusers_folder import Folder, rename
 from zs2.checkpoints.digests import ChangedFile, check_identity, identity, sha256
 from zs2.checkpoints.hub import WEIGHTS, choose_files, variants
-from zs2.checkpoints.locate import PICKLES, locate, refuse_pickle
+from zs2.checkpoints.locate import PICKLES, locate, locate_base, refuse_pickle
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.checkpoints.single_file import SingleFile, read_vae, vae_json
 from zs2.checkpoints.tensor_files import loading, read_tensors, stored_dtype, weight_files
@@ -132,19 +132,21 @@ class Checkpoint:
         choose = partial(choose_files, variant=variant, vae=own_vae)
         with loading(str(vae)):
             self.other_vae = None if vae is None else OtherVAE(Path(vae), wanted, variant)
-        path, name = locate(model, str(wanted).removeprefix("torch."), choose)
+        dtype_name = str(wanted).removeprefix("torch.")
+        path, name = locate(model, dtype_name, choose)
+        self.own_settings = own = OwnSettings.read(path, name)
+        base = None if own.base is None else locate_base(path, own.base, dtype_name, choose)
         self.source: Folder | SingleFile
         with loading(path.name):
             if path.is_dir():
-                self.source = Folder(path, wanted, name, variant, own_vae)
+                self.source = Folder(path, wanted, name, variant, own_vae, base)
             else:
                 self.source = SingleFile(path, prediction, own_vae)
-        self._loaded = [(part, files, identity(files)) for part, files in self._files(path).items()]
+        self._loaded = [(part, files, identity(files)) for part, files in self._files(path, base).items()]
         check_identity(single, before)
         half = dtype is None and wanted != torch.float32
         self.dtype = auto_dtype(self.device, stored_dtype(self.source.tensors("unet"))) if half else wanted
         self.name = self.source.name
-        self.own_settings = OwnSettings.read(path, self.name)
         if path.is_file() and variant is not None:
             warnings.warn("variant has no effect on a single file", stacklevel=3)
         if path.is_dir() and prediction is not None:
@@ -215,10 +217,11 @@ class Checkpoint:
                 found[part] = UNKNOWN
         return found
 
-    def _files(self, path: Path) -> dict[str, list[Path]]:
+    def _files(self, path: Path, base: Path | None) -> dict[str, list[Path]]:
         """The files that decide a clip, by part: weights, and configurations with vocabularies."""
         patterns = ("*.json", "*/*.json", "*/*.txt") if path.is_dir() else ()
-        config = sorted(file for pattern in patterns for file in path.glob(pattern))
+        folders = [folder for folder in (path, base) if folder is not None]
+        config = sorted(file for folder in folders for pattern in patterns for file in folder.glob(pattern))
         other = {} if self.other_vae is None else {"vae": self.other_vae.files}
         return self.source.files | other | {"config": config}
 

@@ -43,33 +43,44 @@ class Folder:
     Args:
         path: the folder. dtype: the dtype to compute in. name: by default that of the folder.
         variant: of the weights; see `find_weights` for the default, which depends on the dtype.
-        vae: whether its own VAE is used.
+        vae: whether its own VAE is used. base: another folder, which has the parts that are not there.
     Raises: InputError if parts or files are missing, or if model_index.json switches a part off.
     """
 
     def __init__(
-        self, path: Path, dtype: torch.dtype, name: str | None = None, variant: str | None = None, vae: bool = True
+        self,
+        path: Path,
+        dtype: torch.dtype,
+        name: str | None = None,
+        variant: str | None = None,
+        vae: bool = True,
+        base: Path | None = None,
     ) -> None:
-        optional = {"vae": vae, "text_encoder_2": (path / "text_encoder_2").is_dir()}  # SDXL has two towers
+        self.path, self.base = path, base
+        optional = {"vae": vae, "text_encoder_2": self.place("text_encoder_2").is_dir()}  # SDXL has two towers
         parts = {part: stem for part, stem in WEIGHTS.items() if optional.get(part, True)}
         self.towers = {part: part.replace("text_encoder", "tokenizer") for part in parts if part.startswith("text")}
         needed = (*parts, *self.towers.values(), "scheduler")
-        missing = [part for part in needed if not (path / part).is_dir()]
+        missing = [part for part in needed if not self.place(part).is_dir()]
         if missing:
             there = _contents(path, needed, missing)
             raise InputError(f"{str(path)!r} is not a model folder: it has no {'/, '.join(missing)}/{there}")
-        self.path = path
-        self.index = _index(path, needed)
+        self.index = _index(self.place("model_index.json"), needed)
         self.name = name or path.resolve().name
-        files = {part: {file.name for file in (path / part).iterdir()} for part in parts}
+        files = {part: {file.name for file in self.place(part).iterdir()} for part in parts}
         check_variant(variant, {part: variants(files[part], stem) for part, stem in parts.items()})
-        self.files = {part: weight_files(path / part, stem, dtype, variant) for part, stem in parts.items()}
+        self.files = {part: weight_files(self.place(part), stem, dtype, variant) for part, stem in parts.items()}
         _check_scheduler(self.index, self.json("scheduler"))
+
+    def place(self, part: str) -> Path:
+        """Where a part or a file is: here, or else in the base if there is one."""
+        own = self.path / part
+        return own if self.base is None or own.exists() else self.base / part
 
     @property
     def own_vae(self) -> Json:
         """The configuration of its own VAE, whether that is used or not; empty if there is none."""
-        return self.json("vae") if (self.path / "vae" / "config.json").is_file() else {}
+        return self.json("vae") if (self.place("vae") / "config.json").is_file() else {}
 
     @property
     def scaling_factor(self) -> float:
@@ -80,7 +91,7 @@ class Folder:
 
     def json(self, part: str) -> Json:
         """The configuration of a part, or of the scheduler."""
-        return read_json(self.path / part / ("scheduler_config.json" if part == "scheduler" else "config.json"))
+        return read_json(self.place(part) / ("scheduler_config.json" if part == "scheduler" else "config.json"))
 
     def tensors(self, part: str) -> dict[str, Tensor]:
         """The weights of a part, memory-mapped, by their names in the diffusers layout."""
@@ -88,7 +99,7 @@ class Folder:
 
     def tokenizer(self, tower: str, max_length: int) -> Tokenizer:
         """The tokenizer of a text tower, for prompts of at most `max_length` tokens."""
-        return Tokenizer.from_folder(self.path / self.towers[tower], max_length)
+        return Tokenizer.from_folder(self.place(self.towers[tower]), max_length)
 
     @property
     def zero_empty(self) -> bool:
@@ -112,12 +123,11 @@ def _contents(path: Path, needed: Sequence[str], missing: Sequence[str]) -> str:
     return f": it has single files ({', '.join(files[:3])}): give one of them" if files else ""
 
 
-def _index(path: Path, parts: Sequence[str]) -> Json:
+def _index(file: Path, parts: Sequence[str]) -> Json:
     """The content of model_index.json, if there is one. Raises: InputError if it says that a needed part is not there.
 
     Parts that zs2 does not use may be missing, or [null, null], but diffusers' pipelines fail with a plain null.
     """
-    file = path / "model_index.json"
     index = read_json(file) if file.exists() else {}
     unused = ("feature_extractor", "image_encoder", *(("safety_checker",) if "text_encoder_2" not in parts else ()))
     Reader(file.name, index, {}, {"_class_name", *parts, *unused})

@@ -9,19 +9,25 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from zs2.checkpoints.hub import DEFAULT_MODEL, Choose, choose_files, fetch, is_hub_id, parse
+from zs2.checkpoints.hub import DEFAULT_MODEL, SHORT_NAMES, Choose, choose_files, fetch, is_hub_id, parse
 from zs2.errors import InputError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Of a LoRA in a folder: PEFT's files, and that of diffusers.
 ADAPTER, CONFIG, DIFFUSERS = "adapter_model.safetensors", "adapter_config.json", "pytorch_lora_weights.safetensors"
+# What comes with zs2, and what it is, the default checkpoint apart.
+BUNDLED = {
+    DEFAULT_MODEL: "",
+    f"{DEFAULT_MODEL}-edges": ": its ControlNet of edges",
+    f"{DEFAULT_MODEL}-edit": ": edits by instructions",
+}
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 
 def full_name(model: str) -> str:
-    """The name that a model is recorded by: the default checkpoint's short name, `emoji64`, becomes its path."""
-    short = model == Path(DEFAULT_MODEL).name and not Path(model).exists()
-    return DEFAULT_MODEL if short else model
+    """The name that a model is recorded by: the short name of one that comes with zs2 becomes its path."""
+    bundled = {Path(path).name: path for path in BUNDLED}
+    return bundled[model] if model in bundled and not Path(model).exists() else model
 
 
 def local_path(model: str | Path) -> Path | None:
@@ -65,6 +71,21 @@ def locate(model: str | Path, dtype: str, choose: Choose = choose_files) -> tupl
     if path.is_file() and path.suffix.lower() in PICKLES:
         raise InputError(refuse_pickle(path))
     return path, None
+
+
+def locate_base(folder: Path, base: str, dtype: str, choose: Choose = choose_files) -> Path:
+    """The folder of the model that has the parts which a folder lacks, as its zs2.json says.
+
+    base: the name of a folder beside it, or a short name.
+
+    Raises: InputError if there is none.
+    """
+    beside = folder.resolve().parent / base
+    if beside.is_dir():
+        return beside
+    if base not in (*SHORT_NAMES, Path(DEFAULT_MODEL).name):
+        raise InputError(f"{str(folder)!r} needs the model {base!r}, and there is no folder {str(beside)!r}")
+    return locate(base, dtype, choose)[0]
 
 
 def refuse_pickle(path: Path) -> str:

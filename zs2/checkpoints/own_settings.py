@@ -4,6 +4,8 @@ An example of the file, in which every key is optional:
 
     {"steps": 25, "guidance": 5.0, "lam": 0.15,
      "prompts": ["red apple on a yellow background"], "open_prompts": ["", "rocket"], "things": ["red apple", "rocket"]}
+
+A folder that has a part of a model, such as a UNet alone, names the model that has the others: {"base": "emoji64"}.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.checkpoints.locate import full_name, local_path, locate
-from zs2.errors import InputError, counted
+from zs2.errors import InputError, brief, counted
 from zs2.method import PARAMETERS
 from zs2.system.json_files import Reader, read_json
 
@@ -27,6 +29,7 @@ FILE = "zs2.json"
 OF_REQUEST, OF_METHOD = ("steps", "guidance"), ("lam",)  # the keywords of each
 MOST_BYTES, MOST_TEXTS, MOST_CHARACTERS = 2**20, 10_000, 1_000  # limits of the file, of a list, of a text
 NEAREST = 3  # the number of names in a warning
+NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,96}")  # of a folder, without a path
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class OwnSettings:
         prompts: examples that name a thing and a background. The first one is the example of `zs2 sample`.
         open_prompts: examples that leave the look to the noise.
         things: the names of all things that the checkpoint knows; empty if these are too many for a list.
+        base: the model that has the parts which this folder lacks; see `locate_base`.
     """
 
     name: str = ""
@@ -49,6 +53,7 @@ class OwnSettings:
     prompts: tuple[str, ...] = ()
     open_prompts: tuple[str, ...] = ()
     things: tuple[str, ...] = ()
+    base: str | None = None
 
     @classmethod
     def read(cls, path: Path, name: str | None = None) -> OwnSettings:
@@ -74,6 +79,7 @@ class OwnSettings:
             steps=None if json.get("steps") is None else reader.whole("steps", None),
             guidance=None if json.get("guidance") is None else float(reader.number("guidance", 0)),
             lam=lam,
+            base=_base(file, json.get("base")),
             **{key: _texts(file, key, json.get(key)) for key in ("prompts", "open_prompts", "things")},
         )
 
@@ -145,3 +151,12 @@ def _texts(file: Path, key: str, value: object) -> tuple[str, ...]:
             limit = f"one line, at most {MOST_CHARACTERS} characters"
             raise InputError(f"{file}: {key} has {str(text)[:40]!r}: expected a text of {limit}")
     return tuple(texts)
+
+
+def _base(file: Path, value: object) -> str | None:
+    """Check the name of another model, and return it. It is no path, so that it means the same on every machine."""
+    if value is None or (isinstance(value, str) and NAME.fullmatch(value)):
+        return value
+    raise InputError(
+        f"{file}: base is {brief(value)}: expected a model's short name, or the name of a folder beside it"
+    )

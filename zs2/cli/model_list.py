@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zs2.checkpoints.hub import DEFAULT_MODEL, SHORT_NAMES
-from zs2.checkpoints.locate import locate
+from zs2.checkpoints.locate import BUNDLED, local_path, locate
 from zs2.checkpoints.own_settings import FILE, OF_METHOD, OF_REQUEST, OwnSettings
 from zs2.cli.command import command, parser
 from zs2.errors import InputError, counted
@@ -27,8 +27,9 @@ def run(options: dict[str, Any]) -> None:
     if "model" in options:
         print_own_settings(options["model"])
         return
-    default = (Path(DEFAULT_MODEL).name, (DEFAULT_MODEL, "MIT; comes with zs2"))
-    rows = [("name", "model", "licence"), *((name, *row) for name, row in (*SHORT_NAMES.items(), default))]
+    there = [(model, what) for model, what in BUNDLED.items() if local_path(model) is not None]
+    bundled = [(Path(model).name, model, f"MIT; comes with zs2{what}") for model, what in there]
+    rows = [("name", "model", "licence"), *((name, *row) for name, row in SHORT_NAMES.items()), *bundled]
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
     for name, model, licence in rows:
         show(f"{name:<{first}}  {model:<{second}}  {licence}")
@@ -55,6 +56,8 @@ def print_own_settings(model: str) -> None:
     for title, prompts in (("prompts", own.prompts), ("prompts that leave the look open", own.open_prompts)):
         if prompts:
             show("", f"{title}:", *(f'  "{prompt}"' for prompt in prompts))
+    if own.base is not None:
+        show("", f"its other parts are those of {own.base}")
     if own.things:
         names = textwrap.wrap(", ".join(own.things), WIDTH, break_on_hyphens=False)
         show("", f"it knows {counted(len(own.things), 'thing')}:", *(f"  {line}" for line in names))

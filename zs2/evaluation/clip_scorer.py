@@ -29,6 +29,7 @@ from zs2.checkpoints.diffusers_folder import rename
 from zs2.checkpoints.digests import check_identity, identity, sha256
 from zs2.checkpoints.hub import STANDARD_CLIP, TOKENIZER, choose_weights
 from zs2.checkpoints.locate import full_name, local_path, locate
+from zs2.checkpoints.own_settings import OwnSettings
 from zs2.checkpoints.tensor_files import loading, read_tensors, weight_files
 from zs2.errors import InputError
 from zs2.evaluation.image_processor import ImageProcessor
@@ -44,9 +45,17 @@ BATCH = 32  # frames encoded at once; fixed, so that the last bits of scores do 
 
 
 def scoring_model(model: str | Path) -> str:
-    """The CLIP that scores a model's clips by default: its own, in image_encoder/, or OpenAI's."""
+    """The CLIP that scores a model's clips by default: its own, in image_encoder/, or its base's, or OpenAI's."""
+    if _has_clip(model):
+        return str(model)
+    base = OwnSettings.of(model).base
+    other = None if base is None else Path(full_name(str(model))).parent / base
+    return STANDARD_CLIP if other is None or not _has_clip(other) else str(other)
+
+
+def _has_clip(model: str | Path) -> bool:
     folder = local_path(model)
-    return str(model) if folder is not None and (folder / "image_encoder").is_dir() else STANDARD_CLIP
+    return folder is not None and (folder / "image_encoder").is_dir()
 
 
 class Scorer:
