@@ -26,14 +26,17 @@ from simulated_device import AVAILABLE
 from torch import nn
 
 from weights.recipe import __main__ as recipe
-from weights.recipe import contrastive, denoiser, judge, layout, looks, measure, pictures, scenes, training
+from weights.recipe import contrastive, denoiser, edits, judge, layout, looks, measure, pictures, scenes, training
+from weights.recipe.base import Base
 from weights.recipe.muon import Muon, orthogonal
-from weights.recipe.settings import QUICK, Schedule, Stage
+from weights.recipe.settings import QUICK, Guided, Schedule, Stage
 from weights.recipe.training import Clock, OutOfTime, _optimizers, generator, gradients, rate, train
 from zs2 import ZS2
+from zs2.checkpoints.controlnets import ControlNetFiles
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.errors import InputError
 from zs2.models.config import ScheduleConfig, UNetConfig
+from zs2.models.temporal import SelfAttention
 from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
 from zs2.sampling import schedule as sampling
@@ -451,6 +454,140 @@ def test_stopped_after_every_piece_it_ends_with_the_same_weights(made, loaded, t
         pytest.fail("it never came to an end")
     stopped = weights(tmp_path)
     assert all(torch.equal(tensor, stopped[key]) for key, tensor in weights(made).items())
+
+
+# --- models that go with the checkpoint -------------------------------------------------------------------------------
+
+TINY_GUIDED = Guided(6, SHORT, hint_channels=(8, 8, 8, 8))
+
+
+def guided(command: str, made: Path, own: Path, work: Path, clock: Clock, settings: Guided = TINY_GUIDED) -> Path:
+    """Train a model for the tiny checkpoint, in float32 on any processor. Returns: its folder."""
+    with patch.object(training, "bfloat16_cpu", lambda: False):
+        return recipe.guide(command, made / "checkpoint", NAMES, own, settings, work, clock)
+
+
+@pytest.fixture(scope="module")
+def with_guides(made, own, tmp_path_factory) -> Path:
+    """The tiny checkpoint, its ControlNet and its editing UNet, beside each other."""
+    folder = tmp_path_factory.mktemp("guides")
+    shutil.copytree(made / "checkpoint", folder / "checkpoint")
+    for command in recipe.GUIDED:
+        shutil.move(guided(command, made, own, folder / command, Clock()), folder)
+    return folder
+
+
+def test_the_models_that_go_with_a_checkpoint_sample(with_guides):
+    hints = np.zeros((2, SIZE, SIZE, 3), np.uint8)
+    hints[:, 16:48, 16] = 255
+    model = ZS2.from_pretrained(with_guides / "checkpoint", controlnet=with_guides / "checkpoint-edges")
+    frames = [model("disc", frames=2, steps=2, control=hints, control_scale=scale).frames for scale in (0, 1)]
+    assert frames[0].shape == (2, SIZE, SIZE, 3)
+    assert not np.array_equal(*frames)
+    edit = ZS2.from_pretrained(with_guides / "checkpoint-edit")
+    assert edit.own_settings.base == "checkpoint"
+    assert edit("make it golden", frames=2, steps=2, source=hints).frames.shape == (2, SIZE, SIZE, 3)
+    assert sorted(file.name for file in (with_guides / "checkpoint-edit").iterdir()) == ["unet", "zs2.json"]
+
+
+@pytest.mark.parametrize("command", recipe.GUIDED)
+def test_before_a_step_they_do_what_the_checkpoint_does(command, made, own, tmp_path):
+    """ControlNets add nothing, and an editing UNet ignores its source. Afterwards it is another."""
+    torch.manual_seed(0)
+    idle = guided(command, made, own, tmp_path, Clock(), replace(TINY_GUIDED, schedule=replace(SHORT, steps=0)))
+    base = Base(made / "checkpoint", torch.device("cpu"))
+    x, context = torch.randn(2, 4, 8, 8), base.texts(["disc", "a red background"])
+    plain = base.unet()(x, 5, context, frames=2).prediction
+    if command == "edges":
+        control = ControlNetFiles(idle, torch.float32).network(torch.device("cpu"), torch.float32, SelfAttention())
+        own_weights = dict(base.unet().state_dict())
+        copied = [name for name in control.state_dict() if name in own_weights]
+        assert {name.partition(".")[0] for name in copied} >= {"conv_in", "time_embedding", "down_blocks", "mid_block"}
+        assert all(torch.equal(control.state_dict()[name], own_weights[name]) for name in copied)
+        residuals, _ = control(x, 5, context, control.encode_hints(torch.rand(2, 3, SIZE, SIZE)), frames=2)
+        found = base.unet()(x, 5, context, frames=2, residuals=residuals).prediction
+    else:
+        config = json.loads((idle / "unet" / "config.json").read_text())
+        unet = UNet(UNetConfig.from_json(config), attn="sa")
+        unet.load_state_dict(layout.read_part(idle / "unet"))
+        found = unet(torch.cat([x, torch.randn(x.shape)], dim=1), 5, context, frames=2).prediction
+    assert torch.allclose(found, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("command", recipe.GUIDED)
+def test_stopped_they_end_with_the_same_weights_and_leave_the_checkpoint(command, with_guides, made, own, tmp_path):
+    before = weights(made)
+    for _ in range(20):
+        try:
+            out = guided(command, made, own, tmp_path, Clock(0))
+            break
+        except OutOfTime:
+            continue
+    else:
+        pytest.fail("it never came to an end")
+    found, whole = (
+        layout.read_part(folder / ("unet" if command == "edit" else "."))
+        for folder in (out, with_guides / f"checkpoint-{command}")
+    )
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(tensor, whole[key]) for key, tensor in found.items())
+    assert all(tensor.dtype == torch.float16 for tensor in found.values())
+    assert all(torch.equal(tensor, before[key]) for key, tensor in weights(made).items())
+    with pytest.raises(InputError, match="other settings or pictures, or for another checkpoint"):
+        guided(command, made, own, tmp_path, Clock(), replace(TINY_GUIDED, seed=1))
+
+
+def test_a_guide_needs_a_whole_checkpoint(tmp_path, capsys):
+    (tmp_path / "unet").mkdir()
+    assert recipe.main(["edges", str(tmp_path)]) == 1
+    assert "is no checkpoint: it has no vae/, text_encoder/, tokenizer/, scheduler/" in capsys.readouterr().err
+
+
+def test_silhouettes_are_where_the_things_are(loaded):
+    """Against the scenes themselves, drawn on white."""
+    drawn = scenes.draw(40, 3, generator(0, "silhouettes", 0))
+    drawn = replace(drawn, background=torch.full((40,), list(scenes.COLOURS).index("white")), look=0 * drawn.look)
+    seen = (scenes.render(drawn, loaded, SIZE) < 0).any(1, keepdim=True)
+    shape = scenes.silhouettes(drawn, loaded, SIZE)
+    assert shape.shape == (40, 1, SIZE, SIZE)
+    assert (seen != shape).float().mean() < 0.01
+    assert 0.1 < shape.float().mean() < 0.7
+    lines = scenes.edges(shape)
+    assert lines.shape == (40, 3, SIZE, SIZE)
+    assert set(lines.unique().tolist()) == {0.0, 1.0}
+    assert not (lines.bool() & shape).any()  # outside
+    assert torch.equal(F.max_pool2d(shape.float(), 3, stride=1, padding=1).bool(), shape | lines[:, :1].bool())
+
+
+def test_pairs_differ_in_what_their_instruction_says_and_stay_in_place():
+    before, after, kind = edits.pairs(3000, 3, generator(0, "pairs", 0))
+    texts = edits.instructions(NAMES, after, kind)
+    assert torch.equal(before.chance, after.chance)
+    for number, name in enumerate(edits.KINDS):
+        rows = kind == number
+        assert 0.3 < rows.float().mean() < 0.37
+        for field in edits.KINDS:
+            if field != name:
+                assert torch.equal(getattr(before, field)[rows], getattr(after, field)[rows])
+    looks = kind == edits.KINDS.index("look")
+    assert (after.look[looks] > 0).all()
+    assert (after.look[looks] != before.look[looks]).all()
+    assert len(after.look[looks].unique()) == len(scenes.LOOKS) - 1
+    never = scenes.held_out(after.thing)
+    assert not ((after.background == never[0]) | (after.background == never[1]))[kind == 1].any()
+    colours = [f"on a {colour} background" for colour in scenes.COLOURS]
+    assert {*texts} == {
+        *(f"make it {look}" for look in scenes.LOOKS[1:]),
+        *(f"turn it into a {name}" for name in NAMES),
+        *colours,
+        *scenes.SETTINGS,
+    }
+
+
+def test_a_share_of_the_pairs_has_no_text_or_no_source_or_neither():
+    silent, blind = edits.dropped(20_000, 0.05, generator(0, "dropped", 0))
+    shares = [(silent & ~blind), (silent & blind), (~silent & blind)]
+    assert [float(share.float().mean()) for share in shares] == pytest.approx([0.05] * 3, abs=0.006)
 
 
 def test_shards_load_and_are_joined_again(made, tmp_path):

@@ -2,11 +2,13 @@
 
     python -m weights.recipe train                     # out/recipe/checkpoint, in hours on two cores
     python -m weights.recipe train --quick             # a small one in minutes, to see that everything works
+    python -m weights.recipe edges                     # a ControlNet for the finished checkpoint, in an hour
+    python -m weights.recipe edit                      # an editing UNet that starts from the checkpoint's, in an hour
     python -m weights.recipe judge                     # train the classifier that judges the pictures
     python -m weights.recipe measure weights/emoji64   # the share of prompts whose picture shows the right thing
     python -m weights.recipe looks weights/emoji64     # whether attention keeps a look that the prompt leaves open
 
-You can stop `train` at any moment: started again, it goes on where it was. `--minutes` stops it by itself.
+You can stop a training at any moment: started again, it goes on where it was. `--minutes` stops it by itself.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,9 +28,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from weights.recipe import autoencoder, bpe, contrastive, curves, denoiser, judge, layout, looks, measure, pictures
-from weights.recipe.settings import FULL, QUICK, Settings
+from weights.recipe import (
+    autoencoder,
+    bpe,
+    contrastive,
+    curves,
+    denoiser,
+    edges,
+    edits,
+    judge,
+    layout,
+    looks,
+    measure,
+    pictures,
+)
+from weights.recipe.base import Base
+from weights.recipe.settings import EDGES, EDIT, FULL, QUICK, QUICK_EDGES, QUICK_EDIT, Guided, Settings
 from weights.recipe.training import Clock, OutOfTime
+from zs2.checkpoints.hub import DEFAULT_MODEL
+from zs2.checkpoints.locate import local_path
+from zs2.checkpoints.own_settings import OwnSettings
 from zs2.errors import InputError, whole
 from zs2.method import SEED_MAX
 from zs2.system.devices import choose_device
@@ -35,6 +55,9 @@ from zs2.system.own_files import check_own
 from zs2.video.metadata import PNG_MARK, png_text
 
 FETCHED = Path("out/fetched")
+GUIDED = {"edges": (edges.learn, EDGES, QUICK_EDGES), "edit": (edits.learn, EDIT, QUICK_EDIT)}
+WORK = {"train": "out/recipe", "judge": "out/recipe", "edges": "out/recipe-edges", "edit": "out/recipe-edit"}
+TRAININGS = tuple(WORK)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     commands = p.add_subparsers(dest="command", required=True)
     for name, help_ in (
         ("train", "tokenizer, CLIP, VAE and UNet, in this order"),
+        ("edges", "a ControlNet that reads the outlines of things"),
+        ("edit", "a UNet that edits by instructions"),
         ("judge", "the classifier of `measure`"),
         ("measure", "judge checkpoints"),
         ("pack", "write the pictures of things.json into one file, for a machine that can fetch nothing"),
@@ -52,10 +77,10 @@ def main(argv: list[str] | None = None) -> int:
         ("looks", "how far the colours of later frames are from frame 0's, for each μ"),
     ):
         q = commands.add_parser(name, help=help_)
-        if name in ("train", "judge"):
+        if name in TRAININGS:
             q.add_argument("--quick", action="store_true", help="a few things, small parts, few steps")
             q.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes, to go on later")
-            q.add_argument("--work", type=Path, metavar="DIR", help="default: out/recipe, or out/recipe-quick")
+            q.add_argument("--work", type=Path, metavar="DIR", help=f"default: {WORK[name]}, or {WORK[name]}-quick")
             q.add_argument("--device", default="cpu", help="default: cpu; cuda takes minutes instead of hours")
         if name == "train":
             q.add_argument(
@@ -65,7 +90,14 @@ def main(argv: list[str] | None = None) -> int:
             q.add_argument("checkpoint", type=Path, help="a folder of --shards, whose parts then have one file each")
         if name == "pack":
             q.add_argument("file", type=Path, help="0.6 MB, for --pictures")
-        if name in ("train", "judge", "measure"):
+        if name in GUIDED:
+            q.add_argument(
+                "checkpoint",
+                type=Path,
+                nargs="?",
+                help=f"the folder of the finished checkpoint (default {DEFAULT_MODEL})",
+            )
+        if name in (*TRAININGS, "measure"):
             q.add_argument(
                 "--pictures",
                 type=Path,
@@ -121,13 +153,20 @@ def run(args: argparse.Namespace) -> None:
             args.out.parent.mkdir(parents=True, exist_ok=True)
         report(args.checkpoint, classifier, load, things, seed, args.out)
         return
+    work, device = args.work or Path(f"{WORK[args.command]}{'-quick' * args.quick}"), choose_device(args.device)
+    clock = Clock(None if args.minutes is None else 60 * args.minutes)
+    if args.command in GUIDED:
+        place = args.checkpoint or local_path(DEFAULT_MODEL) or Path(DEFAULT_MODEL)
+        known = OwnSettings.read(place).things or tuple(pictures.things())
+        _, full, quick = GUIDED[args.command]
+        names = [*known[: QUICK.things if args.quick else None]]
+        guide(args.command, place, names, args.pictures, quick if args.quick else full, work, clock, device)
+        return
     settings = QUICK if args.quick else FULL
     names = pictures.things(settings.things)
     if args.pictures is not None and not args.pictures.is_file():
         names = sorted(file.stem for file in args.pictures.glob("*.png"))
     loaded = pictures.load(names, FETCHED, args.pictures, settings.size)
-    work, device = args.work or Path("out/recipe-quick" if args.quick else "out/recipe"), choose_device(args.device)
-    clock = Clock(None if args.minutes is None else 60 * args.minutes)
     if args.command == "train":
         train(names, loaded, settings, work, clock, device)
         if args.shards:
@@ -139,12 +178,44 @@ def run(args: argparse.Namespace) -> None:
     print(f"{file}: right of held-out scenes: {json.dumps(judge.accuracy(judge.Judge.load(file), loaded, 0))}")
 
 
-def begin(work: Path, settings: Settings, names: list[str], loaded: Tensor) -> None:
+def guide(
+    command: str,
+    checkpoint: Path,
+    names: list[str],
+    own: Path | None,
+    settings: Guided,
+    work: Path,
+    clock: Clock,
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+) -> Path:
+    """Train a model that goes with a checkpoint. own: pictures, as `pictures.load` has them. Returns: its folder.
+
+    Raises: InputError if a part of the checkpoint is missing.
+    """
+    base = Base(checkpoint, device)
+    loaded = pictures.load(names, FETCHED, own, base.size)
+    begin(work, settings, names, loaded, {"checkpoint": base.digest})
+    out = work / f"{checkpoint.resolve().name}-{command}"
+    GUIDED[command][0](names, loaded.to(device), settings, base, out, work, clock)
+    taken = sum(line["seconds"] for line in curves.lines(work, command)[-1:])
+    print(f"{out}: trained in {taken / 60:.0f} minutes")
+    return out
+
+
+def begin(
+    work: Path,
+    settings: Settings | Guided,
+    names: list[str],
+    loaded: Tensor,
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Record the inputs of a training in its work folder. Raises: InputError if it was begun with other inputs."""
     file = work / "settings.json"
     inputs = {"settings": repr(settings), "things": names, "pictures": sha256(loaded.numpy().tobytes()).hexdigest()}
+    inputs |= more
     if file.exists() and json.loads(file.read_text(encoding="utf-8")) != inputs:
-        raise InputError(f"{work} was begun with other settings or pictures: remove it, or give another --work")
+        other = "settings or pictures, or for another checkpoint" if more else "settings or pictures"
+        raise InputError(f"{work} was begun with other {other}: remove it, or give another --work")
     layout.write(file, inputs)
 
 

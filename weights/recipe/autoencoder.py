@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -62,41 +63,47 @@ def learn(pictures: Tensor, settings: Settings, folder: Path, work: Path, clock:
     train("vae", vae, settings.vae, loss, seed=settings.seed, folder=work, clock=clock)
     things = len(pictures[: settings.unet[0].things])
     count = min(PIECE, settings.unet[0].scenes)
-    mean, deviation, _ = encoded(vae, pictures, settings, things, numbered("latents", 0), 0, count)
+    scenes = mild(draw(count, things, generator(settings.seed, numbered("latents", 0), 0)))
+    mean, deviation = latents(vae, pictures, settings.size, scenes)
     scale = float((mean**2 + deviation**2).double().mean()) ** -0.5
     layout.write_part(folder, "vae", layout.vae(settings, scale), vae, "diffusion_pytorch_model")
 
 
 @torch.no_grad()
-def encoded(
-    vae: VAE, pictures: Tensor, settings: Settings, things: int, name: str, number: int, count: int
-) -> tuple[Tensor, Tensor, Scenes]:
-    """Mean and deviation of the latents of mild scenes, (count, c, h, w) each, and the scenes."""
-    scenes = mild(draw(count, things, generator(settings.seed, name, number)))
+def latents(vae: VAE, pictures: Tensor, size: int, scenes: Scenes) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the latents of scenes, (b, c, h, w) each."""
     found = []
-    for part in batches(count, BATCH):
-        pixels = render(scenes[part], pictures, settings.size)
+    for part in batches(len(scenes), BATCH):
+        pixels = render(scenes[part], pictures, size)
         with fast(pixels.device):
             found.append(moments(vae, pixels))
     mean, log_variance = (torch.cat(each).cpu() for each in zip(*found, strict=True))
-    return mean, (log_variance / 2).exp(), scenes
+    return mean, (log_variance / 2).exp()
 
 
-def encode(pictures: Tensor, settings: Settings, stage: int, folder: Path, work: Path, clock: Clock) -> Path:
-    """Encode the scenes that the UNet learns from in a stage, once, into files in half precision, with the VAE that was
-    written. Returns: their folder."""
-    vae = load(folder).to(pictures.device)
-    name, of = numbered("latents", stage), settings.unet[stage]
-    things, pieces = len(pictures[: of.things]), list(batches(of.scenes, PIECE))
+def encode(
+    vae: VAE,
+    pictures: Tensor,
+    size: int,
+    scenes: Callable[[int, int], Scenes],
+    total: int,
+    folder: Path,
+    clock: Clock,
+) -> Path:
+    """Encode `total` scenes, once, into files in half precision, each with what its scenes were drawn from.
+
+    scenes: (number of a file, how many scenes) → its scenes. Returns: the folder.
+    """
+    pieces = list(batches(total, PIECE))
     for i, piece in enumerate(progress(pieces, len(pieces), "encoding")):
-        file = work / name / f"{i:04}.safetensors"
+        file = folder / f"{i:04}.safetensors"
         if file.exists():
             continue
-        mean, deviation, scenes = encoded(vae, pictures, settings, things, name, i, piece.stop - piece.start)
-        contents = {name: getattr(scenes, name) for name in ("thing", "background", "look")}
-        save(file, {"mean": mean.half(), "deviation": deviation.half(), **contents})
+        these = scenes(i, piece.stop - piece.start)
+        mean, deviation = latents(vae, pictures, size, these)
+        save(file, {"mean": mean.half(), "deviation": deviation.half(), **vars(these)})
         clock.check()
-    return work / name
+    return folder
 
 
 def load(folder: Path) -> VAE:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from weights.recipe import autoencoder, contrastive, layout
-from weights.recipe.scenes import COLOURS, LOOKS, SETTINGS, Labels, Scenes, caption, label
+from weights.recipe.scenes import COLOURS, LOOKS, SETTINGS, Labels, Scenes, caption, draw, label, mild
 from weights.recipe.settings import Settings
-from weights.recipe.training import Clock, fast, numbered, train
+from weights.recipe.training import Clock, fast, generator, numbered, train
 from zs2.models.config import ScheduleConfig, UNetConfig
 from zs2.models.tokenizer import Tokenizer
 from zs2.models.unet import UNet
@@ -31,7 +31,7 @@ class Latents:
         joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
         self.mean, self.deviation = joined["mean"].float() * scale, joined["deviation"].float() * scale
         nothing = torch.zeros(len(self.mean), 0)
-        self.scenes = Scenes(joined["thing"], joined["background"], joined["look"], nothing)
+        self.scenes = Scenes(joined["thing"], joined["background"], joined["look"], joined.get("chance", nothing))
 
 
 def start(unet: UNet) -> None:
@@ -52,6 +52,43 @@ def weight(prediction: str, a: Tensor) -> Tensor:
     most GAMMA (Hang et al. 2023, arXiv 2303.09556). a: ᾱ."""
     snr = a / (1 - a)
     return snr.clamp(max=GAMMA) / (snr if prediction == "epsilon" else snr + 1)
+
+
+def denoising(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    mean: Tensor,
+    deviation: Tensor,
+    cumprod: Tensor,
+    prediction: str,
+    generator: torch.Generator,
+    device: torch.device,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a batch, and the error that is logged.
+
+    Args:
+        predict: (noisy latents, timesteps) → what the UNet predicts. mean, deviation: of the latents, scaled.
+    """
+    noise = torch.randn(2, *mean.shape, generator=generator)
+    clean = mean + deviation * noise[0]
+    t = torch.randint(len(cumprod), (len(mean),), generator=generator)
+    a = cumprod[t][:, None, None, None]
+    noisy, wanted = a.sqrt() * clean + (1 - a).sqrt() * noise[1], target(prediction, clean, noise[1], a)
+    with fast(device):
+        predicted = predict(noisy.to(device), t.to(device)).float()
+    error = ((predicted - wanted.to(device)) ** 2).mean((1, 2, 3))
+    return (error * weight(prediction, cumprod[t]).to(device)).mean(), {"error": error.mean().detach()}
+
+
+def encode(pictures: Tensor, settings: Settings, stage: int, folder: Path, work: Path, clock: Clock) -> Path:
+    """Encode the scenes of a stage, once, with the VAE that was written. Returns: their folder."""
+    name, of = numbered("latents", stage), settings.unet[stage]
+    things = len(pictures[: of.things])
+
+    def scenes(number: int, count: int) -> Scenes:
+        return mild(draw(count, things, generator(settings.seed, name, number)))
+
+    vae = autoencoder.load(folder).to(pictures.device)
+    return autoencoder.encode(vae, pictures, settings.size, scenes, of.scenes, work / name, clock)
 
 
 def learn(names: Sequence[str], pictures: Tensor, settings: Settings, folder: Path, work: Path, clock: Clock) -> None:
@@ -84,20 +121,18 @@ def learn(names: Sequence[str], pictures: Tensor, settings: Settings, folder: Pa
         rows = torch.randint(len(data.mean), (batch,), generator=generator)
         scenes = data.scenes[rows]
         context = contexts(label(scenes, generator, settings.empty))
-        noise = torch.randn(2, *data.mean[rows].shape, generator=generator)
-        clean = data.mean[rows] + data.deviation[rows] * noise[0]
-        t = torch.randint(len(cumprod), (len(rows),), generator=generator)
-        a = cumprod[t][:, None, None, None]
-        noisy, wanted = a.sqrt() * clean + (1 - a).sqrt() * noise[1], target(settings.prediction, clean, noise[1], a)
-        with fast(device):
-            predicted = unet(noisy.to(device), t.to(device), context, frames=1).prediction.float()
-        error = ((predicted - wanted.to(device)) ** 2).mean((1, 2, 3))
-        return (error * weight(settings.prediction, cumprod[t]).to(device)).mean(), {"error": error.mean().detach()}
+
+        def predict(noisy: Tensor, t: Tensor) -> Tensor:
+            return unet(noisy, t, context, frames=1).prediction
+
+        return denoising(
+            predict, data.mean[rows], data.deviation[rows], cumprod, settings.prediction, generator, device
+        )
 
     for number, stage in enumerate(settings.unet):
         name = numbered("unet", number)
         if not layout.is_there(work, name):
-            data = Latents(autoencoder.encode(pictures, settings, number, folder, work, clock), scale)
+            data = Latents(encode(pictures, settings, number, folder, work, clock), scale)
             of_stage = partial(loss, data, stage.schedule.piece)
             train(name, unet, stage.schedule, of_stage, seed=settings.seed, folder=work, clock=clock)
             layout.write_part(work, name, layout.unet(settings), unet, "diffusion_pytorch_model")

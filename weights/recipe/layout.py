@@ -10,10 +10,11 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from weights.recipe.settings import EXAMPLES, GUIDANCE, LAM, OPEN_EXAMPLES, STEPS, TOKENS, Settings
+from weights.recipe.settings import EDITS, EXAMPLES, GUIDANCE, LAM, OPEN_EXAMPLES, STEPS, TOKENS, Settings
 from weights.recipe.training import save
 from zs2.models.tokenizer import Tokenizer
 
+STEM = "diffusion_pytorch_model"  # of the files of networks, text towers apart
 HEADER = 1 << 16  # bytes that are left for the names of the tensors in a file
 DIFFUSERS = "0.42.1"  # the version of diffusers whose layout this is
 
@@ -136,6 +137,23 @@ def unet(settings: Settings) -> dict[str, Any]:
         "norm_num_groups": 32,
         "sample_size": settings.size // 2 ** (len(settings.vae_widths) - 1),
     }
+
+
+def controlnet(unet: Mapping[str, Any], hint_channels: Sequence[int]) -> dict[str, Any]:
+    """The configuration of a ControlNet for a UNet with this configuration."""
+    left_out = ("up_block_types", "out_channels", "sample_size")
+    return {key: value for key, value in unet.items() if key not in left_out} | {
+        "_class_name": "ControlNetModel",
+        "conditioning_channels": 3,
+        "conditioning_embedding_out_channels": list(hint_channels),
+        "controlnet_conditioning_channel_order": "rgb",
+        "global_pool_conditions": False,
+    }
+
+
+def editing_settings(base: str) -> dict[str, Any]:
+    """The contents of an editing model's zs2.json. base: the name of the checkpoint that its other parts are from."""
+    return {"base": base, "steps": STEPS, "guidance": GUIDANCE, "lam": LAM, "prompts": list(EDITS)}
 
 
 def own_settings(things: Sequence[str]) -> dict[str, Any]:

@@ -57,6 +57,12 @@ def held_out(thing: Tensor) -> tuple[Tensor, Tensor]:
     return (5 * thing) % count, (5 * thing + 7) % count
 
 
+def allowed(thing: Tensor, background: Tensor) -> Tensor:
+    """Backgrounds (b,), in which the next colour takes the place of one that the thing is never seen on."""
+    never = held_out(thing)
+    return torch.where((background == never[0]) | (background == never[1]), (background + 1) % len(COLOURS), background)
+
+
 def draw(count: int, things: int, generator: torch.Generator) -> Scenes:
     """Draw `count` scenes at random, with the first `things` things."""
     chance = torch.rand(count, 16, generator=generator)
@@ -65,11 +71,10 @@ def draw(count: int, things: int, generator: torch.Generator) -> Scenes:
     setting = len(COLOURS) + torch.randint(len(SETTINGS), (count,), generator=generator)
     look = torch.randint(1, len(LOOKS), (count,), generator=generator)
     which = torch.rand(count, 2, generator=generator)
-    never = held_out(thing)
-    colour = torch.where((colour == never[0]) | (colour == never[1]), (colour + 1) % len(COLOURS), colour)
+    background = torch.where(which[:, 0] < PLAIN, colour, setting)
     return Scenes(
         thing,
-        torch.where(which[:, 0] < PLAIN, colour, setting),
+        allowed(thing, background),
         torch.where(which[:, 1] < OWN_LOOK, torch.zeros_like(look), look),
         chance,
     )
@@ -99,11 +104,34 @@ def render(scenes: Scenes, pictures: Tensor, size: int) -> Tensor:
 
     They are drawn at twice the size and averaged, so that edges are smooth.
     """
-    x = scenes.chance
     side = 2 * size
-    picture = pictures[scenes.thing]
-    if picture.shape[-1] >= 2 * side:  # it would be drawn with gaps
-        picture = F.avg_pool2d(picture, picture.shape[-1] // side)
+    thing = placed(dress(of_size(pictures[scenes.thing], side), scenes), scenes, side)
+    pixels = thing[:, :3] + (1 - thing[:, 3:]) * backgrounds(scenes, side, pictures.device)
+    return 2 * F.avg_pool2d(pixels, 2) - 1
+
+
+def silhouettes(scenes: Scenes, pictures: Tensor, size: int) -> Tensor:
+    """Where the things of scenes are: bool (b, 1, size, size)."""
+    return placed(of_size(pictures[scenes.thing, 3:], size), scenes, size) > 0.5
+
+
+def edges(silhouettes: Tensor) -> Tensor:
+    """The outlines of silhouettes (b, 1, h, w), one pixel wide, outside of them: a ControlNet's hints, white on black.
+
+    Returns: (b, 3, h, w) in [0, 1].
+    """
+    inside = silhouettes.float()
+    return (F.max_pool2d(inside, 3, stride=1, padding=1) - inside).expand(-1, 3, -1, -1)
+
+
+def of_size(pictures: Tensor, side: int) -> Tensor:
+    """Pictures for scenes of `side` pixels: twice as large ones would be drawn with gaps."""
+    return F.avg_pool2d(pictures, pictures.shape[-1] // side) if pictures.shape[-1] >= 2 * side else pictures
+
+
+def placed(pictures: Tensor, scenes: Scenes, side: int) -> Tensor:
+    """Pictures (b, c, h, w) turned, mirrored and moved as in their scenes: (b, c, side, side)"""
+    x = scenes.chance
     turn, scale = (x[:, 0] - 0.5) * math.radians(30), 0.68 + 0.22 * x[:, 1]  # of the picture's side
     mirror = torch.where(x[:, 2] < 0.5, -1.0, 1.0)
     room = 1 - scale  # the thing's square stays within the scene, except for its turned corners
@@ -116,10 +144,8 @@ def render(scenes: Scenes, pictures: Tensor, size: int) -> Tensor:
         ],
         dim=1,
     )
-    grid = F.affine_grid(affine.to(pictures.device), [len(scenes), 4, side, side], align_corners=False)
-    thing = F.grid_sample(dress(picture, scenes), grid, align_corners=False)
-    pixels = thing[:, :3] + (1 - thing[:, 3:]) * backgrounds(scenes, side, pictures.device)
-    return 2 * F.avg_pool2d(pixels, 2) - 1
+    grid = F.affine_grid(affine.to(pictures.device), [*pictures.shape[:2], side, side], align_corners=False)
+    return F.grid_sample(pictures, grid, align_corners=False)
 
 
 def dress(picture: Tensor, scenes: Scenes) -> Tensor:

@@ -20,6 +20,8 @@ EXAMPLES = {
 }  # things, each on a background of this colour
 OPEN_EXAMPLES = ("fox face", "turtle", "cactus", "hamburger", "airplane", "butterfly", "soccer ball")  # things alone
 
+EDITS = ("make it golden", "on a red background", "turn it into a panda face", "make it striped")  # instructions
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -105,3 +107,20 @@ QUICK = Settings(
     ),
     judge=Schedule(steps=200, batch=16, rate=1e-3, warmup=10, muon=1e-2, average=0.9),
 )
+
+
+@dataclass(frozen=True)
+class Guided:
+    """The training of a model that goes with a finished checkpoint: its ControlNet of edges, or its editing UNet."""
+
+    scenes: int  # how many are encoded once; of the editing UNet, pairs of them
+    schedule: Schedule
+    seed: int = 0
+    hint_channels: tuple[int, ...] = (16, 32, 64, 96)  # of the ControlNet's encoder of hints
+    dropped: float = 0.05  # of the editing UNet: the shares of pairs without text, without a source, and without both
+
+
+EDGES = Guided(16_000, Schedule(6_000, 32, 5e-4, muon=5e-3, hold=0.08, average=0.999, pieces=2))
+EDIT = Guided(16_000, Schedule(6_000, 32, 4e-4, muon=8e-3, hold=0.08, average=0.999, pieces=2))
+QUICK_EDGES = Guided(256, Schedule(60, 16, 1e-3, warmup=10, average=0.9), hint_channels=(8, 16, 16, 32))
+QUICK_EDIT = Guided(256, Schedule(60, 16, 1e-3, warmup=10, average=0.9))
