@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from studies import PROMPTS, made_up_study
+from studies import PROMPTS, changed, made_up_study
 
 from zs2.reporting.experiments import HEADS, TITLE, experiment_rows
 from zs2.reporting.markdown import markdown
@@ -61,6 +62,26 @@ def test_each_experiment_is_found_whatever_its_values(lam, mu, tmp_path: Path):
     assert study.full == full.id
     rows = {row[0]: row[1] for row in experiment_rows(Results.read(tmp_path / "study"))}
     assert rows == {one.name: "no" if one.missing else "yes" for one in EXPERIMENTS}
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"), [("control", {}), ("source", {}), ("source", {"inputs": (("source", "0" * 64),)})]
+)
+def test_a_guided_study_has_the_rows_of_its_input(name, inputs, tmp_path: Path):
+    """Of clips and prompts that have it; of the other input, the row says what is missing."""
+    study = made_up_study(tmp_path / "study", CELLS, measured, [replace(PROMPTS[0], **inputs)], (0,))
+    if not inputs:
+        record = {"sha256": "0" * 64, "range": None}
+        changed(study, **{name: [record] if name == "control" else record}).write(tmp_path / "study")
+    results = Results.read(tmp_path / "study")
+    rows = {row[0]: row[1:] for row in experiment_rows(results)}
+    for one in EXPERIMENTS:
+        if one.needs == name:
+            assert rows[one.name][0] == "yes"
+            assert rows[one.name][1].startswith("without DNM: i.i.d. noise + TMA: Motion rises from 0.1000 to 0.5000")
+        elif one.needs:
+            assert rows[one.name] == ["no", one.missing]
+    assert f"every clip has an input: {name}" in page(results, tmp_path / "study")
 
 
 def test_other_studies_have_no_such_table(tmp_path: Path):

@@ -128,6 +128,9 @@ def test_a_study_at_equal_motion_is_searched_once_and_ranked(tmp_path: Path, cap
         else:
             assert moved[one.id] == pytest.approx(0.06, rel=0.05)
             assert one.alpha in [entry["value"] for entry in found.values()]
+    assert ablate([*line[:-1], "0.05"]) == 2
+    assert "has variants at 0.06, which are ranked together: give another --out" in capsys.readouterr().err
+    assert Study.read(out) == results.study
     text = markdown(results)
     assert [f"({n})" in text for n in (1, 2, 3)] == [True, True, False]  # those at their own motion have no rank
     assert any("At equal motion" in note for note in notes(results))

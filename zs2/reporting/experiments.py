@@ -7,10 +7,12 @@ from typing import Any
 from zs2.method import PARAMETERS
 from zs2.reporting.findings import finding
 from zs2.reporting.numbers import number
+from zs2.sampling.request import INPUTS
 from zs2.study.cells import STUDY_LAM, STUDY_MU, Cell
 from zs2.study.experiments import EXPERIMENTS, Experiment
 from zs2.study.results import EVERY, Results
 from zs2.study.stats import mean
+from zs2.study.study import Study
 
 HEADS = ["experiment", "done here", "what it showed"]
 TITLE = "The paper's experiments, one by one"
@@ -27,8 +29,21 @@ def experiment_rows(results: Results) -> list[list[str]]:
     return [_row(results, one, one.cells(lam, mu)) for one in EXPERIMENTS]
 
 
+def has_input(study: Study, name: str) -> bool:
+    """Whether all clips of a study have an input, shared or their prompt's own."""
+    own = (any(key == name for key, _ in prompt.inputs) for prompt in study.prompts)
+    return study.sampling.get(name) is not None or all(own)
+
+
+def experiments_caption(results: Results) -> str:
+    """The title of the table: how many prompts it is over, and what guides all clips."""
+    inputs = [name.replace("_", " ") for name in INPUTS if has_input(results.study, name)]
+    guided = f"; every clip has an input: {', '.join(inputs)}" if inputs else ""
+    return f"All prompts ({len(results.study.prompts)}){guided}"
+
+
 def _row(results: Results, one: Experiment, wanted: list[Cell]) -> list[str]:
-    if one.missing:
+    if one.missing and not (one.needs and has_input(results.study, one.needs)):
         return [one.name, "no", one.missing]
     labels = {cell.id: cell for cell in results.study.cells}
     cells = [labels.get(cell.id, cell) for cell in wanted]

@@ -8,7 +8,7 @@ from zs2.evaluation.metrics import METRICS
 from zs2.reporting.content import AUTHORS_CLIPS, notes, prompt_list, summary, warnings
 from zs2.reporting.experiments import HEADS as EXPERIMENT_HEADS
 from zs2.reporting.experiments import TITLE as EXPERIMENTS_TITLE
-from zs2.reporting.experiments import experiment_rows
+from zs2.reporting.experiments import experiment_rows, experiments_caption
 from zs2.reporting.findings import QUESTION, basis, findings
 from zs2.reporting.tables import (
     DIFFERENCES,
@@ -53,7 +53,8 @@ def markdown(results: Results) -> str:
         parts += ["", *_list(meaning(results, metric) for metric in results.metrics)]
     parts += _sweeps(results)
     if rows := experiment_rows(results):
-        parts += ["", f"## {EXPERIMENTS_TITLE}", "", *_table(EXPERIMENT_HEADS, rows, "---")]
+        parts += ["", f"## {EXPERIMENTS_TITLE}", "", _escaped(f"{experiments_caption(results)}.")]
+        parts += ["", *_table(EXPERIMENT_HEADS, rows, "---")]
     if rows := noise_rows(results):
         parts += ["", "## Correlation of consecutive initial noises", "", *_table(noise_heads(results), rows)]
     if results.measures:

@@ -17,7 +17,7 @@ from typing import Any
 from zs2.reporting.content import AUTHORS_CLIPS, notes, prompt_list, size, summary, warnings
 from zs2.reporting.experiments import HEADS as EXPERIMENT_HEADS
 from zs2.reporting.experiments import TITLE as EXPERIMENTS_TITLE
-from zs2.reporting.experiments import experiment_rows
+from zs2.reporting.experiments import experiment_rows, experiments_caption
 from zs2.reporting.findings import QUESTION, basis, findings
 from zs2.reporting.page_clips import LARGE, page_data
 from zs2.reporting.page_tables import (
@@ -83,7 +83,7 @@ def _experiments(results: Results) -> str:
     rows = [html_row(row[:1], map(escape, row[1:])) for row in experiment_rows(results)]
     if not rows:
         return ""
-    table = html_table(EXPERIMENT_HEADS, rows, f"All prompts ({len(results.study.prompts)})", "words")
+    table = html_table(EXPERIMENT_HEADS, rows, experiments_caption(results), "words")
     return f'<section id="experiments"><h2>{EXPERIMENTS_TITLE}</h2>{table}</section>'
 
 

@@ -24,7 +24,7 @@ COLUMNS = (
 )  # how each such table begins, the older ones unquoted
 # The columns of the table of differences. Their names, in quotes, are how it begins.
 DIFFERENCES = ("prompts", "variant", "control", "clips", "metric", "mean", "difference", "low", "high", "seen")
-OF_CELL = ("noise", "lam", "alpha", "attn", "mu", "frozen", "mu_end")
+OF_CELL = ("noise", "lam", "alpha", "attn", "mu", "frozen", "mu_end", "lam_high", "cutoff")
 # Columns of the settings, in the order that the file has always had. Newer sampling options follow.
 FIRST = (
     *("model", "steps", "frames", "guidance", "width", "height", "fps", "dtype"),

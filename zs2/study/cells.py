@@ -16,11 +16,13 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from zs2.errors import InputError
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS, PARAMETERS, Method, same_attention
 from zs2.system.registry import Registry, load
 
 STUDY_LAM, STUDY_MU = 0.1, 0.98  # the authors' λ in their sweep of μ, because clips of their text's 0.01 hardly move
-NUMBERS = ("lam", "alpha", "mu", "mu_end")  # the parameters that a cell has
+NUMBERS = ("lam", "alpha", "mu", "mu_end", "lam_high", "cutoff")  # the parameters that a cell has
+PREFIXES = {"mu_end": "to-", "lam_high": "high-", "cutoff": "cutoff-"}  # of numbers in an id; absent at their defaults
 Number = float | tuple[float, ...]  # of several: one for each level
 FULL = Method(noise="dnm", lam=STUDY_LAM, attn="tma", mu=STUDY_MU)  # the full method
 WITHOUT_NOISE, WITHOUT_ATTENTION = "iid", "sa"  # what stands where one of the two parts is taken away
@@ -41,7 +43,8 @@ class Cell:
         id: its name in the names of files.
         label: its name in tables.
         noise, attn: the noise model and the attention kind.
-        lam, alpha, mu, mu_end: their parameters; None where one has no effect.
+        lam, alpha, mu, mu_end, lam_high, cutoff: their parameters; None where one has no effect. The last three are
+            also None at their defaults.
         frozen: its clips are frame 0 of the variant, repeated: the control that shows what a still picture scores.
         presets: those that hold it; () for a cell of a grid.
     """
@@ -56,6 +59,8 @@ class Cell:
     frozen: bool = False
     presets: tuple[str, ...] = ()
     mu_end: Number | None = None
+    lam_high: float | None = None
+    cutoff: float | None = None
 
     @property
     def method(self) -> dict[str, Any]:
@@ -76,7 +81,14 @@ class Cell:
 
 
 def cell(
-    noise: str, lam: float, attn: str, mu: Number, alpha: float | None = None, mu_end: Number | None = None
+    noise: str,
+    lam: float,
+    attn: str,
+    mu: Number,
+    alpha: float | None = None,
+    mu_end: Number | None = None,
+    lam_high: float | None = None,
+    cutoff: float | None = None,
 ) -> Cell:
     """The cell of a variant, whose values are in range.
 
@@ -84,10 +96,13 @@ def cell(
     equals a simpler one at these values becomes that one.
     """
     mu_end = None if mu_end == mu else mu_end
-    method = Method(same_attention(attn, {"mu": mu, "mu_end": mu_end}), mu, noise, lam, alpha, mu_end=mu_end)
-    kinds = [(method.noise, _numbers(method.noise_parameters)), (method.attn, _numbers(method.attention_parameters))]
+    attn = same_attention(attn, {"mu": mu, "mu_end": mu_end})
+    method = Method(attn, mu, noise, lam, alpha, mu_end=mu_end, lam_high=lam_high, cutoff=cutoff)
+    defaults = NOISE_MODELS[noise].defaults
+    own = {key: x for key, x in method.noise_parameters.items() if key not in PREFIXES or x != defaults[key]}
+    kinds = [(noise, _numbers(own)), (attn, _numbers(method.attention_parameters))]
     identity = "_".join(
-        kind + "".join(f"-{'to-' * (name == 'mu_end')}{number(x)}" for name, x in own.items()) for kind, own in kinds
+        kind + "".join(f"-{PREFIXES.get(name, '')}{number(x)}" for name, x in own.items()) for kind, own in kinds
     )
     label = " + ".join(
         kind + "".join(f" {PARAMETERS[name].symbol}={number(x, ',')}" for name, x in own.items()) for kind, own in kinds
@@ -95,7 +110,7 @@ def cell(
     values: dict[str, Any] = dict.fromkeys(NUMBERS)
     for _, own in kinds:
         values.update(own)
-    return Cell(identity, label, noise=method.noise, attn=method.attn, **values)
+    return Cell(identity, label, noise=noise, attn=attn, **values)
 
 
 def _numbers(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +132,8 @@ def number(x: Number, separator: str = "-") -> str:
 
 
 def paper(lam: float = STUDY_LAM, mu: float = STUDY_MU) -> list[Cell]:
-    """The two ablations that the paper lacks, the two baselines and the controls."""
+    """The two ablations that the paper lacks, the two baselines and the controls. At a μ where momentum is another kind
+    of attention, the cells with momentum are left out."""
     rows = (
         ("dnm", "tma", "full method: DNM + TMA"),
         ("iid", "tma", "without DNM: i.i.d. noise + TMA"),
@@ -131,7 +147,8 @@ def paper(lam: float = STUDY_LAM, mu: float = STUDY_MU) -> list[Cell]:
         ("mixed", "tma", "mixed noise (PYoCo) + TMA"),
         ("progressive", "tma", "progressive noise (PYoCo) + TMA"),
     )
-    cells = [replace(one, label=label + unusual(one)) for one, label in ((cell(n, lam, a, mu), x) for n, a, x in rows)]
+    named = ((cell(n, lam, a, mu), a, label) for n, a, label in rows)
+    cells = [replace(one, label=label + unusual(one)) for one, attn, label in named if one.attn == attn]
     # Frame 0 is the same in every variant: this one has no value that would have no effect.
     still = replace(cell("shared", lam, "sa", mu), id="frozen", label="frozen frame: frame 0, repeated", frozen=True)
     return [*cells, still]
@@ -202,8 +219,14 @@ PRESETS: Registry[Preset] = Registry(
 def preset(name: str, lam: float = STUDY_LAM, mu: float = STUDY_MU) -> list[Cell]:
     """The cells of a preset at this λ and μ, if it takes them. A cell of `paper` has its label in all presets.
 
-    Raises: InputError for an unknown name.
+    Raises: InputError for an unknown name, and for `paper` and what includes it at a μ where its momentum is none.
     """
+    simpler = cell(FULL.noise, lam, FULL.attn, mu).attn
+    if simpler != FULL.attn and "paper" in (name, *PRESETS[name].includes):
+        raise InputError(
+            f"mu is {mu:g}: there {FULL.attn} is {simpler}, with which the preset {name} compares it: expected a μ "
+            "above 0 and below 1, or the preset mu, which sweeps it"
+        )
     row, labels = PRESETS[name], {one.id: one.label for one in paper(lam, mu)}
     cells = [replace(one, label=labels.get(one.id, one.label), presets=(name,)) for one in load(row.cells)(lam, mu)]
     return merge([*cells, *(one for other in row.includes for one in preset(other, lam, mu))])
@@ -216,9 +239,12 @@ def grid(
     mu: Sequence[Number],
     alpha: Sequence[float | None] = (None,),
     mu_end: Sequence[Number | None] = (None,),
+    lam_high: Sequence[float | None] = (None,),
+    cutoff: Sequence[float | None] = (None,),
 ) -> list[Cell]:
     """The product of noise models, attention kinds and parameters. Cells that amount to the same are one."""
-    return merge(cell(n, x, a, m, y, e) for n, y, x, a, m, e in product(noise, alpha, lam, attn, mu, mu_end))
+    every = product(noise, alpha, lam, lam_high, cutoff, attn, mu, mu_end)
+    return merge(cell(n, x, a, m, y, e, high, part) for n, y, x, high, part, a, m, e in every)
 
 
 def merge(cells: Iterable[Cell]) -> list[Cell]:

@@ -23,7 +23,7 @@ from zs2.study.cells import NUMBERS, Cell, cell, merge, reference, unusual
 from zs2.study.inputs import Inputs
 from zs2.study.results import EQUAL_MOTION
 from zs2.study.runner import request
-from zs2.study.study import Job, Study, study_file
+from zs2.study.study import ANOTHER, Job, Study, study_file
 from zs2.system.atomic import write_json
 from zs2.system.json_files import read_json
 from zs2.video.formats import Frames
@@ -37,14 +37,17 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
     """The study with its cells at the target motion.
 
     Args: inputs: the study's, open.
-    Raises: InputError for a target that is no motion, or a motion.json that zs2 did not write.
+    Raises: InputError for a target that is no motion, for another one than the study's, since variants are ranked at
+        one motion, and for a motion.json that zs2 did not write.
     """
     check_target(target)
     if study.frames < 2:
         raise InputError("motion_target with one frame: expected two frames or more")
     file = folder / "motion.json"
     known, search = read_json(file) if file.exists() else {}, _digest(study)
-    if not study_file(folder).exists() and known.get(SEARCH) != search:
+    if study_file(folder).exists():
+        _check_same_target(file, known, target)
+    elif known.get(SEARCH) != search:
         known = {}  # of a search for other settings, which ended early
     cells = []
     for one in study.cells:
@@ -62,6 +65,16 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
             raise InputError(f"{file}: {key}: {error}: remove the file, and it is searched again") from error
     cells = merge(cells)
     return replace(study, cells=tuple(cells), full=reference(cells).id)
+
+
+def _check_same_target(file: Path, known: dict[str, Any], target: float) -> None:
+    """Refuse another target than that of the searches in a study's motion.json."""
+    targets = {key.rpartition(" at ")[2] for key in known if key != SEARCH}
+    if targets - {f"{target:g}"}:
+        raise InputError(
+            f"motion_target is {target:g}, and {file.parent} has variants at {', '.join(sorted(targets))}, which are "
+            f"ranked together: {ANOTHER}"
+        )
 
 
 def _digest(study: Study) -> str:
@@ -102,7 +115,7 @@ def _at(one: Cell, name: str, found: Any) -> Cell:
 def _with(one: Cell, name: str, value: Any) -> Cell:
     """A cell with another value of a parameter."""
     numbers = {key: getattr(one, key) for key in NUMBERS} | {name: value}
-    return cell(one.noise, numbers.pop("lam"), one.attn, numbers.pop("mu"), **numbers)
+    return cell(one.noise, attn=one.attn, **numbers)
 
 
 def _own(one: Cell) -> Cell:

@@ -1,7 +1,7 @@
 """The experiments of the paper and of the authors' page, one by one: which cells of a study each takes. No torch here.
 
-The preset `reproduce` has all of their cells. Experiments that need what a plain prompt has not (poses, edges, depth, a
-clip to edit) are rows without cells, with the reason.
+The preset `reproduce` has all of their cells. Experiments that need more than a prompt (edges, a clip to edit) are done
+in a study that has it; in any other study, their rows say what is missing.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ class Experiment:
         cells: λ and μ of the study → its cells, in the order of a sweep. Others are compared with the full method.
         swept: the parameter that it sweeps, or empty.
         missing: why it has no cells here, or empty.
+        needs: an input of all of the study's clips that it needs, or empty. Without it, `missing` says how to get it.
     """
 
     name: str
     cells: Callable[[float, float], list[Cell]] = lambda lam, mu: []
     swept: str = ""
     missing: str = ""
+    needs: str = ""
 
 
 def _of_paper(*kinds: tuple[str, str]) -> Callable[[float, float], list[Cell]]:
@@ -47,7 +49,9 @@ def _of_paper(*kinds: tuple[str, str]) -> Callable[[float, float], list[Cell]]:
     return lambda lam, mu: [one for one in paper(lam, mu) if (one.noise, one.attn) in kinds and not one.frozen]
 
 
-CONTROL = "needs a hint for each frame and a ControlNet, for a study of its own: zs2 ablate --control MODEL CLIP"
+WITHOUT_A_PART = _of_paper(("iid", "tma"), ("dnm", "sa"))
+OWN_STUDY = "for a study of its own: zs2 ablate --preset reproduce"
+CONTROL = f"needs a hint for each frame and a ControlNet, {OWN_STUDY} --control MODEL CLIP"
 EXPERIMENTS = (
     Experiment(
         "λ from one noise to independent noises",
@@ -71,10 +75,12 @@ EXPERIMENTS = (
         missing="needs no clip: docs/method.md has the curve, by benchmarks/search.py",
     ),
     Experiment("clips guided by poses, with λ and μ", missing=CONTROL),
-    Experiment("clips guided by edges and depth", missing=CONTROL),
+    Experiment("clips guided by edges or depth", WITHOUT_A_PART, missing=CONTROL, needs="control"),
     Experiment(
-        "clips edited by an instruction",
-        missing="needs a clip and a model that edits, for a study of its own: zs2 ablate --model MODEL --source CLIP",
+        "clips edited by an instruction, or from another clip",
+        WITHOUT_A_PART,
+        missing=f"needs a clip and a model that edits, {OWN_STUDY} --model MODEL --source CLIP",
+        needs="source",
     ),
     Experiment("other Stable Diffusion models", missing="one study a model: zs2 ablate --model MODEL --prompts FILE"),
 )

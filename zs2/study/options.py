@@ -16,7 +16,7 @@ from zs2.errors import InputError, choose
 from zs2.evaluation.measure import LPIPS_HELP
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS, PARAMETERS
 from zs2.sampling.request import INPUTS, OPTIONS
-from zs2.study.cells import FULL, PRESETS, STUDY_LAM, STUDY_MU, kinds_with
+from zs2.study.cells import FULL, NUMBERS, PRESETS, STUDY_LAM, STUDY_MU, kinds_with
 from zs2.study.inputs import OWN, digest
 from zs2.study.prompts import Prompt, checked
 from zs2.system.devices import COMPILE_HELP, DTYPE_HELP
@@ -28,17 +28,7 @@ MOTION_HELP = (
     "find λ or a of each cell, so that its clips have this motion (mean change of pixels, such as 0.03), by halving on "
     "short clips of the first prompts; others stand at their own motion (default preset: motion)"
 )
-MANY = (
-    "preset",
-    "noise",
-    "attn",
-    "lam",
-    "mu",
-    "alpha",
-    "mu_end",
-    "lora",
-    "embedding",
-)  # options that take several values
+MANY = ("preset", "noise", "attn", *NUMBERS, "lora", "embedding")  # options that take several values
 FLAGS = ["compile", *(name for name, option in OPTIONS.items() if option.kind == "flag")]
 JOINED = ("seeds", *(name for name, option in OPTIONS.items() if option.kind == "pair"))  # lists that are one value
 EACH = tuple(name for name, option in OPTIONS.items() if option.several)  # given once for each ControlNet
@@ -84,6 +74,9 @@ then: """
     g.add_argument("--motion-target", type=float, metavar="M", help=MOTION_HELP)
     owners = f"of {', '.join(kinds_with('mu_end'))}, in a grid: μ of the last step (default: μ stays)"
     g.add_argument("--mu-end", nargs="+", type=_reader("mu_end"), metavar="μ₁", help=owners)
+    for name, symbol in (("lam_high", "λₕ"), ("cutoff", "C")):
+        owners = f"of {', '.join(kinds_with(name))} noise, in a grid: {PARAMETERS[name].help}"
+        g.add_argument(flag(name), nargs="+", type=float, metavar=symbol, help=owners)
 
     g = p.add_argument_group("prompts and seeds: every cell is made for each pair")
     g.add_argument(

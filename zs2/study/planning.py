@@ -15,9 +15,21 @@ from zs2.checkpoints.locate import full_name, local_path, locate
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.derived_options import flag
 from zs2.errors import InputError, choose, whole
-from zs2.method import ATTENTION_KINDS, NOISE_MODELS, Method
+from zs2.method import ATTENTION_KINDS, NOISE_MODELS, PARAMETERS, Method
 from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, Request, usual
-from zs2.study.cells import FULL, PRESETS, STUDY_LAM, STUDY_MU, Cell, grid, kinds_with, merge, preset, reference
+from zs2.study.cells import (
+    FULL,
+    NUMBERS,
+    PRESETS,
+    STUDY_LAM,
+    STUDY_MU,
+    Cell,
+    grid,
+    kinds_with,
+    merge,
+    preset,
+    reference,
+)
 from zs2.study.experiments import SHARED_PROMPTS
 from zs2.study.inputs import opened
 from zs2.study.prompts import default_prompts, read_prompts
@@ -26,7 +38,7 @@ from zs2.system.devices import AUTO, DTYPES, auto_dtype, choose_device, choose_d
 from zs2.version import __version__
 from zs2.video.encoding import FPS_MAX
 
-METHOD = ("preset", "noise", "attn", "lam", "mu", "alpha", "mu_end", "motion_target")  # the options that choose cells
+METHOD = ("preset", "noise", "attn", *NUMBERS, "motion_target")  # the options that choose cells
 
 
 def cells(options: Mapping[str, Any], lam: float = STUDY_LAM) -> list[Cell]:
@@ -43,15 +55,16 @@ def cells(options: Mapping[str, Any], lam: float = STUDY_LAM) -> list[Cell]:
         _check_searched(options, presets)
     noise, attn = options.get("noise", [FULL.noise]), options.get("attn", [FULL.attn])
     lams, mu = options.get("lam", [lam]), options.get("mu", [STUDY_MU])
-    alpha, mu_end = options.get("alpha", [None]), options.get("mu_end", [None])
-    for a, m, n, x, y, e in product(attn, mu, noise, lams, alpha, mu_end):
-        Method(a, m, n, x, y, mu_end=e)  # checks them
+    more = {name: options.get(name, [None]) for name in NUMBERS if name not in ("lam", "mu")}
+    for a, m, n, x, *values in product(attn, mu, noise, lams, *more.values()):
+        Method(a, m, n, x, **dict(zip(more, values, strict=True)))  # checks them
     for name, values in (("lam", lams), ("mu", mu)):
         if presets and len(values) > 1:
             hint = "a run of its own for the grid" if in_grid else "--noise or --attn, for a grid"
             raise InputError(f"{name} has {len(values)} values: a preset takes one; give {hint}")
-    for name, option in (("alpha", "--noise"), ("mu_end", "--attn")):
+    for name in more:
         if name in options and not in_grid:
+            option = "--attn" if PARAMETERS[name].of == "attention" else "--noise"
             hint = " or ".join(f"{option} {kind}" for kind in kinds_with(name))
             raise InputError(f"{name} is of a grid: give {hint}, too")
     found = [cell for name in presets for cell in preset(name, lams[0], mu[0])]
@@ -60,10 +73,10 @@ def cells(options: Mapping[str, Any], lam: float = STUDY_LAM) -> list[Cell]:
         effect.update(
             *(NOISE_MODELS[name].defaults for name in noise), *(ATTENTION_KINDS[name].defaults for name in attn)
         )
-    for name in ("lam", "mu", "alpha", "mu_end"):
+    for name in NUMBERS:
         if name in options and name not in effect:
             warnings.warn(f"{name} has no effect on these cells", stacklevel=2)
-    return merge([*found, *(grid(noise, attn, lams, mu, alpha, mu_end) if in_grid else [])])
+    return merge([*found, *(grid(noise, attn, lams, mu, **more) if in_grid else [])])
 
 
 def _check_searched(options: Mapping[str, Any], presets: Sequence[str]) -> None:

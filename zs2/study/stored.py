@@ -123,7 +123,7 @@ def _cell(read: Reader) -> Cell:
     _no_others(read, {*Cell.__dataclass_fields__})
     method = Method(**one.method)  # checks it
     if not one.frozen:
-        wanted = cell(one.noise, one.lam, one.attn, one.mu, one.alpha, one.mu_end)  # type: ignore[arg-type]
+        wanted = cell(one.noise, attn=one.attn, **{name: getattr(one, name) for name in NUMBERS})
         if any(getattr(one, name) != getattr(wanted, name) for name in ("id", "noise", "attn", *NUMBERS)):
             raise InputError(f"{read.what}: {one.id} is not the id of {method.noise} and {method.attn} at its values")
     return one
