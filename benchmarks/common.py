@@ -127,6 +127,14 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} … {max(values):.{digits}f})"
 
 
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> None:
+    """Print a table in Markdown. texts: how many columns, the first ones, are texts and not numbers."""
+    print(f"| {' | '.join(heads)} |")
+    print("|" + "---|" * texts + "--:|" * (len(heads) - texts))
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
 def bar(name: str, value: float, limit: float, *, least: bool) -> str:
     """A line that says whether a value meets a bar: at least, or at most, the limit."""
     met = value >= limit if least else value <= limit
