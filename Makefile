@@ -88,7 +88,7 @@ bench-tried: $(READY)  ## what could make a step faster and was tried; where the
 	@$(RUN) benchmarks/parts.py --json out/bench/parts.json
 
 bench-length: $(READY)  ## what a long clip costs: memory, speed, and scaling over processes
-	@$(RUN) benchmarks/length.py memory emoji64
+	@$(RUN) benchmarks/length.py memory default
 	@$(RUN) benchmarks/length.py memory sd15
 	@$(RUN) benchmarks/length.py speed
 	@$(RUN) benchmarks/scaling.py

@@ -45,7 +45,9 @@ from common import (
     turns,
 )
 
-DEFAULT = Path(__file__).resolve().parent.parent / "weights" / "emoji64"
+from zs2.checkpoints.hub import DEFAULT_MODEL
+
+DEFAULT = Path(__file__).resolve().parent.parent / DEFAULT_MODEL
 PROMPT = "panda face on a sky blue background"
 MU, LAM = 0.98, 0.1
 PEERS = {"zs2": "diffusers tma", "zs2 text2video-zero": "diffusers text2video-zero"}

@@ -38,8 +38,10 @@ from common import (
     turns,
 )
 
+from zs2.checkpoints.hub import DEFAULT_MODEL
+
 PROMPT = "a photograph of an astronaut riding a horse"
-DEFAULT = Path(__file__).resolve().parent.parent / "weights" / "emoji64"
+DEFAULT = Path(__file__).resolve().parent.parent / DEFAULT_MODEL
 WAYS = (
     "torch",
     *("zs2 default", "diffusers default"),

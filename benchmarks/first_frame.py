@@ -1,7 +1,7 @@
 """Measure clips whose first frame is a picture: where its noise comes from, at which guidance.
 
     python benchmarks/first_frame.py                  # the default checkpoint: its closed prompts, drawn as scenes
-    python benchmarks/first_frame.py --model weights/emoji64 --scenes 4 --guidance 1.5 2
+    python benchmarks/first_frame.py --scenes 4 --guidance 1.5 2
 
 The pictures are scenes that the recipe's renderer draws; it fetches them once. Means over the scenes:
 

@@ -1,10 +1,10 @@
 """Measure the cost of a long clip: its memory against a short clip's, the accuracy of the plan, and the time per frame.
 
 Every figure of memory is the peak of a process of its own, with the loading of the model (VmHWM in /proc/self/status,
-so this needs Linux). `emoji64` is the default checkpoint. `sd15` has Stable Diffusion 1.5's size, random weights in
+so this needs Linux). `default` is the default checkpoint. `sd15` has Stable Diffusion 1.5's size, random weights in
 bfloat16 and a small text tower, at 256². The two lengths are timed in turn, in chunks, after a warm-up.
 
-    python benchmarks/length.py memory emoji64      256 frames in chunks of 8 against 8 frames: at most 1.10 times
+    python benchmarks/length.py memory default      256 frames in chunks of 8 against 8 frames: at most 1.10 times
     python benchmarks/length.py memory sd15         32 frames in chunks of 8 against 8 frames, 2 steps
     python benchmarks/length.py speed               frames a second at 256 frames in chunks of 8, and at 8 frames
 """
@@ -37,9 +37,9 @@ from zs2.system.modules import assign, without_weights
 PROMPT = "red apple on a sky blue background"
 SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}  # diffusers' other defaults are those of SD 1.5
 SD_VAE = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
-LENGTHS = {"emoji64": (8, 256), "sd15": (8, 32)}
+LENGTHS = {"default": (8, 256), "sd15": (8, 32)}
 REQUESTS = {
-    "emoji64": {"steps": 2},
+    "default": {"steps": 2},
     "sd15": {"steps": 2, "height": 256, "width": 256},
 }
 
@@ -49,7 +49,7 @@ def random_weights(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, tor
 
 
 def load(which: str) -> ZS2:
-    if which == "emoji64":
+    if which == "default":
         return ZS2.from_pretrained(DEFAULT_MODEL, device="cpu")
     torch.manual_seed(0)
     small, cpu = Checkpoint(DEFAULT_MODEL), torch.device("cpu")
@@ -98,7 +98,7 @@ def memory(which: str) -> None:
 
 def speed(rounds: int) -> None:
     """Print the time per frame. A round has 256 frames in chunks and, before and after, 8 frames several times."""
-    model, ratios = load("emoji64"), []
+    model, ratios = load("default"), []
 
     def seconds(frames: int) -> float:
         start = time.perf_counter()
@@ -120,7 +120,7 @@ def speed(rounds: int) -> None:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("what", choices=["memory", "speed", "one"])
-    p.add_argument("model", nargs="?", choices=list(LENGTHS), default="emoji64")
+    p.add_argument("model", nargs="?", choices=list(LENGTHS), default="default")
     p.add_argument("frames", nargs="?", type=int, help="for `one`, which is a measurement of `memory`")
     p.add_argument("--stream", action="store_true", help="for `one`")
     p.add_argument("--rounds", type=int, default=5, help="for `speed`")

@@ -20,6 +20,8 @@ from statistics import median
 
 from common import add_json, bar, machine, ratio, save, sentence, spread
 
+from zs2.checkpoints.hub import DEFAULT_MODEL
+
 PROMPT = "panda face on a sky blue background"
 BAR_FIRST, BAR_CLIP = 0.5, 1.10  # seconds beyond a step; relative to the call
 WATCH = """() => {
@@ -43,7 +45,7 @@ WATCH = """() => {
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--model", default=str(Path(__file__).resolve().parent.parent / "weights" / "emoji64"))
+    p.add_argument("--model", default=DEFAULT_MODEL)
     add_json(p)
     args = p.parse_args(argv)
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}

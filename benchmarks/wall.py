@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from zs2 import ZS2, Clip
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.errors import InputError
 from zs2.video.outputs import check_output
 
@@ -40,7 +41,7 @@ INK, PAPER, PALE = "#1b1f24", "#ffffff", "#8a939d"
 
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--model", default="weights/emoji64")
+    p.add_argument("--model", default=DEFAULT_MODEL)
     p.add_argument("--prompt", default="panda face")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--lam", type=float, default=0.15)

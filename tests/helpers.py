@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zs2 import ZS2
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.models.clip import TextEncoder, VisionEncoder
 from zs2.models.clip_config import TextConfig, VisionConfig
 from zs2.models.config import UNetConfig, VAEConfig
@@ -28,7 +29,8 @@ from zs2.models.unet import UNet
 from zs2.models.vae import VAE
 
 TESTS = Path(__file__).resolve().parent
-CHECKPOINT = TESTS.parent / "weights" / "emoji64"
+CHECKPOINT = TESTS.parent / DEFAULT_MODEL
+NAME = CHECKPOINT.name  # the short name of the default checkpoint
 
 
 def _config(part: str) -> dict[str, Any]:
@@ -38,6 +40,7 @@ def _config(part: str) -> dict[str, Any]:
 # Of that checkpoint, so that another one does as well.
 LATENTS = (_config("unet")["in_channels"],) + (_config("unet")["sample_size"],) * 2  # channels, height, width
 REDUCTION = 2 ** (len(_config("vae")["block_out_channels"]) - 1)  # pixels of a latent's side
+SIDE = LATENTS[1] * REDUCTION  # of its pictures, in pixels
 VOCABULARY = _config("text_encoder")["vocab_size"]
 
 # The settings of a clip, and of a study, that is made from a prompt alone.
@@ -168,7 +171,15 @@ def write_guided(folder: Path, way: str, kind: str) -> Path:
 
 
 NARROW: dict[str, dict[str, Any]] = {
-    "unet": {"block_out_channels": [16, 32], "norm_num_groups": 8, "attention_head_dim": 2, "cross_attention_dim": 16},
+    "unet": {
+        "block_out_channels": [16, 32],
+        "down_block_types": ["CrossAttnDownBlock2D"] * 2,
+        "up_block_types": ["CrossAttnUpBlock2D"] * 2,
+        "sample_size": 8,  # pictures of 64×64
+        "norm_num_groups": 8,
+        "attention_head_dim": 2,
+        "cross_attention_dim": 16,
+    },
     "vae": {"block_out_channels": [8, 8, 8, 8], "norm_num_groups": 4},
     "text_encoder": {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1},
     "image_encoder": {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1},
@@ -184,9 +195,9 @@ NETWORKS: dict[str, tuple[Callable[[Any], nn.Module], Callable[[dict[str, Any]],
 
 
 def write_narrow(folder: Path) -> Path:
-    """The default checkpoint with few channels and random weights, for tests in which no value counts.
+    """The default checkpoint with few levels, few channels and random weights, for tests in which no value counts.
 
-    Its pictures, latents and texts have the same sizes; a step takes a third of the time.
+    Its texts have the same size, its pictures 64×64 pixels.
     """
     shutil.copytree(CHECKPOINT, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ import numpy as np
 from helpers import CHECKPOINT
 
 from zs2.ablate import main as ablate
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.evaluation.metrics import METRICS
 from zs2.sampling.request import DEFAULTS, OPTIONS
 from zs2.study.cells import Cell
@@ -49,7 +50,7 @@ def made_up_study(
     """A study whose first cell is the reference, of 4 frames of 16×16 in one colour each: see `colour`."""
     study = Study(
         zs2="0.1.0",
-        model="weights/emoji64",
+        model=DEFAULT_MODEL,
         weights={"unet": "0123456789abcdef"},
         sampling=DEFAULTS | {"steps": 1, "frames": 4, "guidance": 5.0},
         width=16,

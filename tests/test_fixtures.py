@@ -5,9 +5,10 @@ from __future__ import annotations
 import lzma
 from pathlib import Path
 
+import helpers
 import pytest
 import torch
-from fixtures.store import SUFFIX, Drawn, read, scramble, write
+from fixtures.store import CHECKPOINT, SUFFIX, Drawn, read, scramble, write
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -38,6 +39,10 @@ def assert_same(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
 
 def named(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"net/weights/{name}": tensor for name, tensor in weights.items()}
+
+
+def test_fixtures_are_from_the_default_checkpoint():
+    assert helpers.CHECKPOINT == CHECKPOINT
 
 
 def test_tensors_and_config_are_read_as_they_were_written(path):

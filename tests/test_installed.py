@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import CHECKPOINT, TESTS
+from helpers import CHECKPOINT, NAME, TESTS
 
 from zs2.__main__ import COMMANDS
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.version import __version__
 
 ROOT = TESTS.parent
@@ -85,8 +86,8 @@ def test_the_wheel_holds_the_package_and_the_default_checkpoint(wheel):
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         entries = configparser.ConfigParser()
         entries.read_string(archive.read(f"zs2-{__version__}.dist-info/entry_points.txt").decode())
-    checkpoint = {f"zs2/weights/emoji64/{name}" for name in files(CHECKPOINT)}
-    assert "zs2/weights/emoji64/unet/diffusion_pytorch_model.safetensors" in checkpoint
+    checkpoint = {f"zs2/{DEFAULT_MODEL}/{name}" for name in files(CHECKPOINT)}
+    assert f"zs2/{DEFAULT_MODEL}/unet/diffusion_pytorch_model.safetensors" in checkpoint
     assert names == {f"zs2/{name}" for name in files(ROOT / "zs2")} | checkpoint
     assert dict(entries["console_scripts"]) == {"zs2": "zs2.__main__:main"}
 
@@ -110,7 +111,7 @@ def test_a_clip_where_it_is_installed(run, installed, tmp_path):
     assert installed.parent in where.parents
     assert run("zs2", "sample", *BRIEF, "--out", "c.webp").split() == ["c.webp", "c.webp.sheet.png", "c.webp.json"]
     settings = json.loads((tmp_path / "c.webp.json").read_text())
-    assert (settings["model"], settings["prompt"]) == ("emoji64", "panda face on a sky blue background")
+    assert (settings["model"], settings["prompt"]) == (NAME, "panda face on a sky blue background")
 
 
 @pytest.mark.slow
@@ -129,7 +130,7 @@ def test_each_command_works_where_it_is_installed(run, tmp_path):
             call = ["zs2", name] if way == "zs2" else ["python", "-m", f"zs2.{name}"]
             printed.setdefault(way, []).append(run(*call, *arguments).replace(f"{way}/", ""))
     assert [text.replace("python -m zs2.", "zs2 ") for text in printed["python"]] == printed["zs2"]
-    assert "CLIP: weights/emoji64, which came with a model" in printed["zs2"][1]
+    assert f"CLIP: {DEFAULT_MODEL}, which came with a model" in printed["zs2"][1]
     written, again = ({name: (tmp_path / way / name).read_bytes() for name in files(tmp_path / way)} for way in printed)
     assert written == again
     assert {"clip.webp", "study/report.html", "study/study.json"} < written.keys()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from helpers import CHECKPOINT
+from helpers import CHECKPOINT, NAME, SIDE
 
 import zs2
 from zs2 import ZS2
@@ -56,8 +56,8 @@ def test_dir_is_the_api() -> None:
 
 
 def test_a_model_says_what_it_is(model: ZS2) -> None:
-    assert repr(model) == "<ZS2('emoji64', attn='tma', mu=0.98, noise='dnm', lam=0.15): 64x64, float32 on cpu>"
+    assert repr(model) == f"<ZS2('{NAME}', attn='tma', mu=0.98, noise='dnm', lam=0.15): {SIDE}x{SIDE}, float32 on cpu>"
     other = repr(model.variant(attn="sa", noise="mixed"))
-    assert other == "<ZS2('emoji64', attn='sa', noise='mixed', alpha=1.0): 64x64, float32 on cpu>"
+    assert other == f"<ZS2('{NAME}', attn='sa', noise='mixed', alpha=1.0): {SIDE}x{SIDE}, float32 on cpu>"
     parts = ZS2(model.unet, model.vae, model.text, model.schedule)
-    assert repr(parts) == "<ZS2(…, attn='tma', mu=0.98, noise='dnm', lam=0.01): 64x64, float32 on cpu>"
+    assert repr(parts) == f"<ZS2(…, attn='tma', mu=0.98, noise='dnm', lam=0.01): {SIDE}x{SIDE}, float32 on cpu>"

@@ -7,10 +7,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT, CLIP, LATENTS, REDUCTION, UNGUIDED, Fixture, assert_close
+from helpers import CHECKPOINT, CLIP, LATENTS, NAME, REDUCTION, SIDE, UNGUIDED, Fixture, assert_close
 
 import zs2
 from zs2 import ZS2, Clip, Request
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.errors import InputError
 from zs2.method import LAM_MAX, NOISE_MODELS
 from zs2.models.temporal import momentum
@@ -37,7 +38,7 @@ VARIANTS = [
 
 def test_frame_0_is_the_image_of_diffusers(model):
     """The picture is StableDiffusionPipeline's own, with its DDIM, for the same prompt and seed: to one grey level."""
-    fixture = Fixture("emoji64_images")
+    fixture = Fixture("checkpoint_images")
     request = min(fixture.config["images"], key=lambda image: image["steps"])
     want = fixture[f"{fixture.config['images'].index(request)}/picture"].numpy()
     clip = model.variant(noise="dnm", attn="tma")(**request, frames=2)
@@ -66,7 +67,7 @@ def test_a_clip(model):
     clip = model(PROMPT, frames=3, steps=4, seed=5, fps=12, callback=steps.append)
     assert isinstance(clip, Clip)
     assert clip.frames.dtype == np.uint8
-    assert clip.frames.shape == (3, 64, 64, 3)
+    assert clip.frames.shape == (3, SIDE, SIDE, 3)
     assert [step.index for step in steps] == [0, 1, 2, 3]
     assert [step.timestep for step in steps] == [751, 501, 251, 1]
     assert torch.equal(model.latents(PROMPT, frames=3, steps=4, seed=5), steps[-1].latents)
@@ -88,8 +89,8 @@ def test_a_clip(model):
         "prompt_syntax": None,
         "travel_mode": None,
         "seed": 5,
-        "width": 64,
-        "height": 64,
+        "width": SIDE,
+        "height": SIDE,
         "fps": 12,
         "chunk": 3,
         "processes": 1,
@@ -113,7 +114,7 @@ def test_a_clip(model):
         "dtype": "float32",
         "device": "cpu",
         "compile": False,
-        "model": "emoji64",
+        "model": NAME,
         "vae": None,
         "lora": None,
         "embeddings": None,
@@ -235,8 +236,8 @@ def test_any_size_that_the_vae_divides(model, width, height):
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        ({"width": 66}, f"size 66x64: expected multiples of {REDUCTION}"),
-        ({"height": 63}, f"size 64x63: expected multiples of {REDUCTION}"),
+        ({"width": 66}, f"size 66x{SIDE}: expected multiples of {REDUCTION}"),
+        ({"height": 63}, f"size {SIDE}x63: expected multiples of {REDUCTION}"),
         ({"height": 0}, f"height is 0: expected from {REDUCTION}"),
         ({"width": 64.0}, "width is 64.0: expected a whole number"),
     ],
@@ -397,5 +398,5 @@ def test_a_device_that_is_not_there(device):
 
 def test_the_readme_example(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    clip = ZS2.from_pretrained("weights/emoji64")(PROMPT, frames=2, steps=2)
+    clip = ZS2.from_pretrained(DEFAULT_MODEL)(PROMPT, frames=2, steps=2)
     assert clip.save("apple.gif")[0].exists()

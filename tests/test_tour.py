@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from helpers import TESTS
+from helpers import SIDE, TESTS
 
 TOUR = TESTS.parent / "docs" / "tour.ipynb"
 
@@ -32,7 +32,7 @@ def test_the_tour_runs() -> None:
     text = "".join(output.text for output in streams)
     assert "\rsampling █" in text
     assert "sampling 25/25 in " in text
-    assert first.outputs[-1].data["text/plain"] == "Clip(8 frames of 64x64 at 8 fps)"
+    assert first.outputs[-1].data["text/plain"] == f"Clip(8 frames of {SIDE}x{SIDE} at 8 fps)"
     assert "image/png" in first.outputs[-1].data
     plots = [cell for cell in cells if "plt." in cell.source and "import" not in cell.source.split("\n")[0]]
     assert len(plots) >= 2

@@ -70,11 +70,11 @@ def networks(stage: Stage, dtype: torch.dtype) -> Iterator[Case]:
 def samplings(stage: Stage) -> Iterator[Case]:
     """The fixtures of whole samplings with the default checkpoint, in float32."""
     model = ZS2.from_pretrained(CHECKPOINT, device=stage.device, dtype="float32")
-    f = Fixture("emoji64_images")
+    f = Fixture("checkpoint_images")
     for number in range(1 if stage.tiny else 4):
         latents = model.latents(**f.config["images"][number], frames=1)
         yield f"image {number}", latents, f[f"{number}/latents"]
-    f = Fixture("emoji64_clip")
+    f = Fixture("checkpoint_clip")
     arguments = dict(f.config["clip"])
     momentum = model.variant(attn="tma", mu=arguments.pop("mu"))
     yield "clip", momentum.latents(**arguments, latents=f["noise"]), f["latents"]

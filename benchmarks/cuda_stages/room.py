@@ -15,13 +15,14 @@ import torch
 from cuda_stages.models import PROMPT, half, model
 from cuda_stages.stage import Stage, error, exact_float32
 from zs2 import ZS2, Request
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.errors import InputError, OutOfMemory
 from zs2.sampling.decoding import decode_frames
 from zs2.sampling.sampler import Sampler
 from zs2.system.free_memory import free_memory
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
-CHECKPOINT = BENCHMARKS.parent / "weights" / "emoji64"
+CHECKPOINT = BENCHMARKS.parent / DEFAULT_MODEL
 NEAR = 0.15  # how far the peak may be from the plan
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT
+from helpers import CHECKPOINT, SIDE
 from PIL import Image
 
 from zs2.app import making
@@ -150,7 +150,7 @@ def test_a_larger_clip_than_the_page_allows_is_refused(options: dict[str, Any], 
 
 @pytest.mark.parametrize(
     ("limits", "words"),
-    [(Limits(frames=2), "frames is 8"), (Limits(steps=2), "steps is "), (Limits(size=8), "width is 64")],
+    [(Limits(frames=2), "frames is 8"), (Limits(steps=2), "steps is "), (Limits(size=8), f"width is {SIDE}")],
 )
 def test_what_a_visitor_leaves_to_the_checkpoint_is_limited_too(
     studio: Studio, limits: Limits, words: str, monkeypatch: pytest.MonkeyPatch

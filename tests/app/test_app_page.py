@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import CHECKPOINT, TESTS
+from helpers import CHECKPOINT, SIDE, TESTS
 from PIL import Image
 
 from zs2 import ZS2
@@ -87,7 +87,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, broken: Path) -> Iterator[Server]:
     pytest.importorskip("gradio", reason="pip install -e '.[app]', or make test-page")
-    limits = ("--max-frames", "8", "--max-steps", "40", "--max-size", "64", "--queue", "4")
+    limits = ("--max-frames", "8", "--max-steps", "40", "--max-size", str(SIDE), "--queue", "4")
     server = Server(tmp_path_factory.mktemp("server"), "--models", str(CHECKPOINT), str(broken), *limits)
     yield server
     assert server.end() == 128 + signal.SIGINT
@@ -204,7 +204,7 @@ def test_a_clip_is_made_seen_and_kept(visit: Any, tmp_path: Path) -> None:
     assert clip.settings == expected.settings
     assert json.loads(download(tab, "JSON", tmp_path).read_text()) == expected.settings
     assert Image.open(download(tab, "GIF", tmp_path)).n_frames == 3
-    assert Image.open(download(tab, "contact sheet", tmp_path)).width > 3 * 64
+    assert Image.open(download(tab, "contact sheet", tmp_path)).width > 3 * SIDE
     assert download(tab, "MP4", tmp_path).stat().st_size > 100
 
     tab.get_by_text("The same by command line and in Python").click()
@@ -349,7 +349,7 @@ def test_limits_and_wrong_values_are_messages_on_the_page(visit: Any) -> None:
     tab = visit()
     put(tab, frames=1, steps=1)
     for label, text, words in (
-        ("size", "128x64", "width is 128: this page takes at most 64 (--max-size of the server)"),
+        ("size", f"{2 * SIDE}x64", f"width is {2 * SIDE}: this page takes at most {SIDE} (--max-size of the server)"),
         ("size", "wide", "size: 'wide' is no size: expected WIDTHxHEIGHT"),
         ("size", "60x60", "60x60"),
     ):

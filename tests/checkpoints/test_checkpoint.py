@@ -22,6 +22,7 @@ from torch import Tensor
 
 from zs2 import ZS2
 from zs2.checkpoints.checkpoint import Checkpoint
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.errors import InputError
 from zs2.models.tokenizer import Tokenizer
 
@@ -190,12 +191,12 @@ def test_digests_are_those_of_the_files(folder):
 
 def test_a_folder_here_comes_before_the_one_beside_the_package(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    beside = Checkpoint("weights/emoji64").digests
+    beside = Checkpoint(DEFAULT_MODEL).digests
     assert beside == Checkpoint(CHECKPOINT).digests
     change(folder, "vae", lambda tensors: tensors["decoder.conv_out.bias"].add_(1))
     Path("weights").mkdir()
-    folder.rename("weights/emoji64")
-    here = Checkpoint("weights/emoji64").digests
+    folder.rename(DEFAULT_MODEL)
+    here = Checkpoint(DEFAULT_MODEL).digests
     assert [part for part in here if here[part] != beside[part]] == ["vae"]
 
 

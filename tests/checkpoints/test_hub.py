@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CHECKPOINT, TESTS, write_clip
+from helpers import CHECKPOINT, NAME, TESTS, write_clip
 from hub_server import READER, STRANGER, Hub
 from safetensors.torch import load_file, save, save_file
 
@@ -223,7 +223,7 @@ def test_the_list(capsys):
     for line, (name, row) in zip(lines[1:], SHORT_NAMES.items(), strict=False):
         assert line.split(maxsplit=2) == [name, *row]
     assert len({line.index(row[1]) for line, row in zip(lines[1:], SHORT_NAMES.values(), strict=False)}) == 1
-    assert lines[len(SHORT_NAMES) + 1].split(maxsplit=2) == ["emoji64", DEFAULT_MODEL, "MIT; comes with zs2"]
+    assert lines[len(SHORT_NAMES) + 1].split(maxsplit=2) == [NAME, DEFAULT_MODEL, "MIT; comes with zs2"]
     assert "owner/name@revision" in "".join(lines[len(SHORT_NAMES) + 1 :])
 
 

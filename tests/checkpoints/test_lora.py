@@ -127,7 +127,7 @@ def test_every_naming(
     assert sum(len(changed(state, m)) for m, state in others) == 1
 
 
-# An original name of each kind of layer, by what the SD 1 layout says; emoji64 has two levels of one block.
+# An original name of each kind of layer, by what the SD 1 layout says; the checkpoint has two levels of one block.
 ORIGINAL = (
     ("input_blocks_0_0", "conv_in"),
     ("time_embed_2", "time_embedding.linear_2"),

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import CHECKPOINT, TESTS, write_guided
+from helpers import CHECKPOINT, NAME, TESTS, write_guided
 
 from zs2 import ZS2
 from zs2.ablate import main as ablate
@@ -29,7 +29,7 @@ from zs2.metrics import main as metrics
 from zs2.sample import main as sample
 
 BRIEF = ("--steps", "2", "--frames", "2", "--size", "16x16", "--spacing", "trailing")  # the cheapest clip
-DEFAULT = OwnSettings.of("weights/emoji64")
+DEFAULT = OwnSettings.of(DEFAULT_MODEL)
 Write = Callable[..., Path]
 
 
@@ -60,10 +60,10 @@ def settings(file: str) -> dict[str, Any]:
 
 
 def test_the_default_checkpoint():
-    assert (DEFAULT.name, DEFAULT.request, DEFAULT.method) == ("emoji64", {"steps": 25, "guidance": 5.0}, {"lam": 0.15})
-    assert len(DEFAULT.things) == len({*DEFAULT.things}) == 86
+    assert (DEFAULT.name, DEFAULT.request, DEFAULT.method) == (NAME, {"steps": 25, "guidance": 5.0}, {"lam": 0.15})
+    assert len(DEFAULT.things) == len({*DEFAULT.things}) >= 86
     assert len(DEFAULT.prompts) == len(DEFAULT.open_prompts) == 8
-    assert OwnSettings.of("emoji64") == OwnSettings.of(CHECKPOINT) == DEFAULT
+    assert OwnSettings.of(NAME) == OwnSettings.of(CHECKPOINT) == DEFAULT
 
 
 @pytest.mark.parametrize("content", [None, {}])
@@ -194,7 +194,7 @@ def test_an_option_wins_then_replay_then_the_checkpoint_then_the_paper(write, he
 def test_what_has_an_effect_is_said_in_one_line(here, capsys, line, shown):
     assert sample(["rose", "--frames", "2", "--size", "16x16", *line.split()]) == 0
     said = [one for one in capsys.readouterr().err.splitlines() if one.startswith("zs2: ")]
-    assert said == ([f"zs2: emoji64's own settings: {shown} (zs2.json)"] if shown else [])
+    assert said == ([f"zs2: {NAME}'s own settings: {shown} (zs2.json)"] if shown else [])
 
 
 def test_a_study_takes_them_and_goes_on_with_its_own(write, here, capsys):
@@ -244,7 +244,7 @@ def test_one_step_is_one(steps: int, words: str) -> None:
     ],
 )
 def test_a_prompt_that_names_nothing_known_is_a_warning_with_the_three_nearest(prompt, near):
-    with pytest.warns(UserWarning, match="names none of the 86 things that emoji64 knows") as caught:
+    with pytest.warns(UserWarning, match=f"names none of the {len(DEFAULT.things)} things that {NAME} knows") as caught:
         DEFAULT.warn_of_unknown_things(prompt)
     (warning,) = caught
     assert str(warning.message).count("'") == 8  # those of the prompt and of three names
@@ -269,27 +269,35 @@ def test_every_thing_and_example_is_known():
 
 def test_the_warning_reaches_python_and_the_commands(here, capsys):
     model, brief = ZS2.from_pretrained(CHECKPOINT), {"steps": 1, "frames": 2, "height": 16, "width": 16}
-    with pytest.warns(UserWarning, match="'zeppelin' names none of the 86"):
+    with pytest.warns(UserWarning, match=f"'zeppelin' names none of the {len(DEFAULT.things)}"):
         model("zeppelin", **brief)
-    with pytest.warns(UserWarning, match="'zeppelin' names none of the 86"):
+    with pytest.warns(UserWarning, match=f"'zeppelin' names none of the {len(DEFAULT.things)}"):
         model.latents(["rose", "zeppelin"], **brief)
     Path("p.txt").write_text("rose\nzeppelin\n")
     for line in (["zeppelin"], ["--prompts", "p.txt"], ["--travel", "p.txt"]):
         assert sample([*line, *BRIEF, "--out", "a.gif", "--overwrite"]) == 0
-        assert capsys.readouterr().err.count("warning: the prompt 'zeppelin' names none of the 86 things") == 1
+        assert (
+            capsys.readouterr().err.count(
+                f"warning: the prompt 'zeppelin' names none of the {len(DEFAULT.things)} things"
+            )
+            == 1
+        )
     assert ablate([*BRIEF, "--noise", "dnm", "--seeds", "0", "--prompts", "p.txt", "--out", "s", "--dry-run"]) == 0
-    assert capsys.readouterr().err.count("warning: the prompt 'zeppelin' names none of the 86 things") == 1
+    assert (
+        capsys.readouterr().err.count(f"warning: the prompt 'zeppelin' names none of the {len(DEFAULT.things)} things")
+        == 1
+    )
     assert sample(["--replay", "a.gif.json", "--out", "b.gif"]) == 0
     assert "warning" not in capsys.readouterr().err
 
 
 def test_the_list_of_what_it_knows(capsys):
-    assert models(["emoji64"]) == models(["weights/emoji64"]) == models([str(CHECKPOINT)]) == 0
+    assert models([NAME]) == models([DEFAULT_MODEL]) == models([str(CHECKPOINT)]) == 0
     out = capsys.readouterr().out
     assert out == out[: len(out) // 3] * 3
-    assert out.startswith("emoji64's own settings: 25 steps, guidance 5, λ 0.15 (zs2.json)\n")
+    assert out.startswith(f"{NAME}'s own settings: 25 steps, guidance 5, λ 0.15 (zs2.json)\n")
     words = " ".join(out[: len(out) // 3].split())
-    assert "it knows 86 things: " + ", ".join(DEFAULT.things) in words
+    assert f"it knows {len(DEFAULT.things)} things: " + ", ".join(DEFAULT.things) in words
     assert all(f'"{prompt}"' in words for prompt in (*DEFAULT.prompts, *DEFAULT.open_prompts))
 
 
@@ -305,36 +313,36 @@ def test_a_model_without_a_list(write, folder, capsys):
 
 def test_the_short_name_is_the_path(here, capsys):
     for name in ("a", "b"):
-        model = {"a": [], "b": ["--model", "emoji64"]}[name]
+        model = {"a": [], "b": ["--model", NAME]}[name]
         assert sample(["rose", *BRIEF, *model, "--out", f"{name}.webp"]) == 0
     assert Path("a.webp").read_bytes() == Path("b.webp").read_bytes()
     capsys.readouterr()
     line = ["--noise", "dnm", *BRIEF, "--seeds", "0", "--out", "s", "--prompts", "p.txt"]
     Path("p.txt").write_text("rose\n")
-    assert ablate([*line, "--model", "emoji64", "--clip", "emoji64"]) == 0
+    assert ablate([*line, "--model", NAME, "--clip", NAME]) == 0
     assert ablate(line) == 0  # the same study
-    assert settings("s/study.json")["model"] == "weights/emoji64"
-    assert settings("s/measures/dnm-0.15_tma-0.98_p00_s0.json")["protocol"]["clip"] == "weights/emoji64"
-    assert metrics(["a.webp", "--clip", "emoji64"]) == 0
-    assert "CLIP: weights/emoji64" in capsys.readouterr().out
+    assert settings("s/study.json")["model"] == DEFAULT_MODEL
+    assert settings("s/measures/dnm-0.15_tma-0.98_p00_s0.json")["protocol"]["clip"] == DEFAULT_MODEL
+    assert metrics(["a.webp", "--clip", NAME]) == 0
+    assert f"CLIP: {DEFAULT_MODEL}" in capsys.readouterr().out
 
 
 def test_what_is_here_comes_first(here):
-    assert full_name("emoji64") == "weights/emoji64"
-    Path("emoji64").mkdir()
-    assert full_name("emoji64") == "emoji64"
-    assert local_path("emoji64") == Path("emoji64")
+    assert full_name(NAME) == DEFAULT_MODEL
+    Path(NAME).mkdir()
+    assert full_name(NAME) == NAME
+    assert local_path(NAME) == Path(NAME)
 
 
 @pytest.mark.parametrize(
-    "name", ["", "zs2", "tests", "models", "zs2/models", "setup.cfg", "../weights/emoji64", "weights/nothing"]
+    "name", ["", "zs2", "tests", "models", "zs2/models", "setup.cfg", f"../{DEFAULT_MODEL}", "weights/nothing"]
 )
 def test_nothing_else_of_the_clone_or_the_package_is_a_model(here, name):
     assert local_path(name) is None
 
 
 def test_all_that_without_torch():
-    code = "import sys; from zs2.cli.model_list import main; main(['emoji64']); sys.exit('torch' in sys.modules)"
+    code = f"import sys; from zs2.cli.model_list import main; main(['{NAME}']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=TESTS.parent, capture_output=True, timeout=600)
     assert done.returncode == 0, done.stderr
 

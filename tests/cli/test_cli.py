@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT, LATENTS, REDUCTION, TESTS, UNGUIDED
+from helpers import CHECKPOINT, LATENTS, NAME, REDUCTION, SIDE, TESTS, UNGUIDED
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import zs2.checkpoints.locate as zs2_locate
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.sample_options import fast
 from zs2.sample import main
@@ -246,7 +247,7 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("--step 3", ["--step", "did you mean '--steps'?"]),  # not taken for --steps
     ("red apple --steps 3", ["unrecognized arguments: apple", 'quote the prompt: "red apple"']),
     # models
-    ("a --model no/such/model", ["no such model: 'no/such/model'", NO_MODEL, "weights/emoji64"]),
+    ("a --model no/such/model", ["no such model: 'no/such/model'", NO_MODEL, DEFAULT_MODEL]),
     (f"a --model {'m' * 300}", ["no such model", NO_MODEL]),
     ("a --model full", ["'full' is not a model folder", "unet/, vae/, text_encoder/, tokenizer/, scheduler/"]),
     ("a --model ''", ["no such model: ''"]),
@@ -424,7 +425,7 @@ def test_help_names_every_option_and_its_default(zs2):
     assert result.err == ""
     for option in HELP.split():
         assert f"--{option}" in result.out
-    for default in ("the checkpoint's own example", "weights/emoji64", "0.98", "0.01", "7.5", "default 50"):
+    for default in ("the checkpoint's own example", DEFAULT_MODEL, "0.98", "0.01", "7.5", "default 50"):
         assert default in " ".join(result.out.split())
 
 
@@ -524,7 +525,7 @@ def test_a_disk_that_is_full(here):
     assert result.status == 1
     assert result.out == ""
     own, sampled, error = result.err.splitlines()
-    assert own == "zs2: emoji64's own settings: guidance 5, λ 0.15 (zs2.json)"
+    assert own == f"zs2: {NAME}'s own settings: guidance 5, λ 0.15 (zs2.json)"
     assert sampled.startswith("sampling 1/1")
     assert error.startswith("zs2: error: ")
     assert files(here) == {}
@@ -577,7 +578,7 @@ def test_ctrl_c_keeps_what_was_finished_and_nothing_half_written(here):
     assert err.splitlines()[-1] == "zs2: stopped: what was finished before is kept"
     assert sorted(out.decode().split()) == sorted(["c-s0.png", "c-s0.png.sheet.png", "c-s0.png.json"])
     assert sorted(path.name for path in here.iterdir()) == sorted(out.decode().split())
-    assert frames(here / "c-s0.png").shape == (1, 64, 64, 3)
+    assert frames(here / "c-s0.png").shape == (1, SIDE, SIDE, 3)
 
 
 # --- warnings ---------------------------------------------------------------------------------------------------------
@@ -648,13 +649,13 @@ def test_the_default_command(tmp_path):
     assert result.written == names
     assert sorted(files(tmp_path)) == sorted(names)
     own, *_, sampled = result.err.splitlines()  # on a slow machine there are lines between
-    assert own == "zs2: emoji64's own settings: guidance 5, λ 0.15 (zs2.json)"
+    assert own == f"zs2: {NAME}'s own settings: guidance 5, λ 0.15 (zs2.json)"
     assert sampled.startswith("sampling 8/8 in ")
     clip = frames(tmp_path / "out/00001.gif")
-    assert clip.shape == (2, 64, 64, 3)
+    assert clip.shape == (2, SIDE, SIDE, 3)
     with Image.open(tmp_path / "out/00001.gif.sheet.png") as sheet:
-        assert sheet.width > 2 * 64
-        assert sheet.height > 64
+        assert sheet.width > 2 * SIDE
+        assert sheet.height > SIDE
     settings = text(tmp_path / "out/00001.gif.json")
     assert settings == read_settings(tmp_path / "out/00001.gif") == read_settings(tmp_path / "out/00001.gif.sheet.png")
     expected = {"prompt": EXAMPLE, "frames": 2, "steps": 8, "seed": 0, "attn": "tma", "noise": "dnm", "fps": 8}
@@ -737,7 +738,7 @@ def test_every_option_reaches_the_settings(zs2, here):
         "dtype": "bfloat16",
         "device": "cpu",
         "compile": False,
-        "model": "emoji64",
+        "model": NAME,
         "vae": None,
         "lora": None,
         "embeddings": None,
@@ -1081,4 +1082,4 @@ def test_replay_with_another_schedule_is_refused(zs2, folder):
 def test_the_default_model_is_never_asked_of_the_hub(zs2, monkeypatch):
     """Where it has not come with the code, another's model of that name must not take its place."""
     monkeypatch.setattr(zs2_locate, "PACKAGE", Path("/nowhere/zs2"))
-    failed(zs2(), "weights/emoji64 is not here", "comes with the repository")
+    failed(zs2(), f"{DEFAULT_MODEL} is not here", "comes with the repository")

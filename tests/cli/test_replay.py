@@ -11,7 +11,7 @@ SETTINGS = {
     **{"prompt": "rose", "negative_prompt": "", "frames": 2, "steps": 4, "guidance": 3.0, "seed": 1, "latents": None},
     **{"width": 16, "height": 16, "fps": 8, "chunk": 2, "processes": 1, "dtype": "float32", "device": "cpu"},
     **{"attn": "sa", "mu": None, "noise": "dnm", "lam": 0.2, "alpha": None, "motion": None, "renoise": None},
-    **{"model": "emoji64", "weights": {}, "vae": None, "lora": None, "embeddings": None, "versions": {}},
+    **{"model": "checkpoint", "weights": {}, "vae": None, "lora": None, "embeddings": None, "versions": {}},
 }
 
 

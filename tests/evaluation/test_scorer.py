@@ -18,7 +18,7 @@ from helpers import CHECKPOINT, MODULE, VOCABULARY, Fixture, assert_close, write
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from zs2.checkpoints.hub import STANDARD_CLIP
+from zs2.checkpoints.hub import DEFAULT_MODEL, STANDARD_CLIP
 from zs2.errors import InputError
 from zs2.evaluation.clip_scorer import BATCH, Scorer, scoring_model
 from zs2.evaluation.image_processor import ImageProcessor
@@ -304,7 +304,7 @@ def test_a_processor_json_without_the_images_leaves_it_to_the_other_file(clip, s
 def test_the_models_own_clip_scores_its_clips(folder, monkeypatch, tmp_path):
     assert scoring_model(CHECKPOINT) == str(CHECKPOINT)
     monkeypatch.chdir(tmp_path)
-    assert scoring_model("weights/emoji64") == "weights/emoji64"
+    assert scoring_model(DEFAULT_MODEL) == DEFAULT_MODEL
     for other in (folder, "sd15", "no/such/model"):
         assert scoring_model(other) == STANDARD_CLIP
     (folder / "image_encoder").mkdir()

@@ -18,7 +18,7 @@ def test_the_default_guidance_does_not_jump(monkeypatch: pytest.MonkeyPatch) -> 
     """At most 1.5 times the median of the later changes: the median of some pictures of diffusers' pipeline."""
     monkeypatch.syspath_prepend(str(CHECKPOINT.parents[1] / "benchmarks"))
     jump = benchmark("first_frame").jump
-    fixture, model = Fixture("emoji64_images"), ZS2.from_pretrained(CHECKPOINT, device="cpu")
+    fixture, model = Fixture("checkpoint_images"), ZS2.from_pretrained(CHECKPOINT, device="cpu")
 
     def jumps(**more: Any) -> list[float]:
         made = []

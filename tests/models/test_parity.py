@@ -218,14 +218,14 @@ def test_text_encoder(name: str) -> None:
 
 def unet_of(name: str, model: ZS2, attn: str, mu: float) -> UNet:
     """The UNet of an attention fixture, under one kind of attention."""
-    if name == "attention_emoji64":
+    if name == "attention_checkpoint":
         return model.variant(attn=attn, mu=mu if attn.startswith("tma") else None).unet
     weights = fixture("unet_sd1")
     return weights.load(UNet(UNetConfig.from_json(weights.config), attn=attn, mu=mu), "model")
 
 
 @pytest.mark.parametrize(("attn", "mu"), KINDS)
-@pytest.mark.parametrize("name", ["attention_tiny", "attention_emoji64"])
+@pytest.mark.parametrize("name", ["attention_tiny", "attention_checkpoint"])
 def test_attention_over_frames(model: ZS2, name: str, attn: str, mu: float) -> None:
     f = fixture(name)
     unet, x, t, context = unet_of(name, model, attn, mu), f["x"], int(f["t"]), f["context"]
@@ -238,7 +238,7 @@ def test_attention_over_frames(model: ZS2, name: str, attn: str, mu: float) -> N
 
 @pytest.mark.parametrize("chunks", [(1, 3), (2, 2), (1, 1, 1, 1)])
 @pytest.mark.parametrize(("attn", "mu"), KINDS)
-@pytest.mark.parametrize("name", ["attention_tiny", "attention_emoji64"])
+@pytest.mark.parametrize("name", ["attention_tiny", "attention_checkpoint"])
 def test_attention_over_chunks_of_frames(model: ZS2, name: str, attn: str, mu: float, chunks: tuple[int, ...]) -> None:
     f = fixture(name)
     unet, x, t, context = unet_of(name, model, attn, mu), f["x"].unflatten(0, (2, 4)), int(f["t"]), f["context"]
@@ -277,19 +277,19 @@ def test_tokenizer_warns_of_a_cut() -> None:
 # --- the real checkpoint ----------------------------------------------------------------------------------------------
 
 
-def test_emoji64_text(model: ZS2) -> None:
-    f = fixture("emoji64_parts")
+def test_checkpoint_text(model: ZS2) -> None:
+    f = fixture("checkpoint_parts")
     assert_close(model.text_encoder(f["text/ids"]), f["text/last"], MODULE)
     assert_close(model.text_encoder.embed(f["text/ids"]), f["text/embed"], MODULE)
 
 
 @pytest.mark.parametrize("t", [1, 401, 981])
-def test_emoji64_unet(model: ZS2, t: int) -> None:
-    f, case = fixture("emoji64_parts"), f"unet t={t}"
+def test_checkpoint_unet(model: ZS2, t: int) -> None:
+    f, case = fixture("checkpoint_parts"), f"unet t={t}"
     assert_close(model.unet(f[f"{case}/x"], t, f[f"{case}/context"], frames=1).prediction, f[f"{case}/out"], MODULE)
 
 
 @pytest.mark.parametrize("way", ["encode", "decode"])
-def test_emoji64_vae(model: ZS2, way: str) -> None:
-    f = fixture("emoji64_parts")
+def test_checkpoint_vae(model: ZS2, way: str) -> None:
+    f = fixture("checkpoint_parts")
     assert_close(getattr(model.vae, way)(f[f"{way}/x"]), f[f"{way}/out"], MODULE)

@@ -77,17 +77,17 @@ def model() -> ZS2:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_emoji64_image(model: ZS2, number: int) -> None:
+def test_checkpoint_image(model: ZS2, number: int) -> None:
     """Frame 0 is the picture that StableDiffusionPipeline makes for the same seed."""
-    f = fixture("emoji64_images")
+    f = fixture("checkpoint_images")
     arguments = f.config["images"][number]
     latents = model.latents(**arguments, frames=1)
     assert_close(latents, f[f"{number}/latents"], CLIP)
     assert_same_picture(torch.from_numpy(model.decode(latents))[0], f[f"{number}/picture"])
 
 
-def test_emoji64_clip(model: ZS2) -> None:
-    f, steps = fixture("emoji64_clip"), []
+def test_checkpoint_clip(model: ZS2) -> None:
+    f, steps = fixture("checkpoint_clip"), []
     arguments = dict(f.config["clip"])
     momentum = model.variant(attn="tma", mu=arguments.pop("mu"))
     clip = momentum(**arguments, latents=f["noise"], callback=steps.append)

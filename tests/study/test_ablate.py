@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT, REDUCTION, TESTS, UNGUIDED, assert_same_picture, write_clip
+from helpers import CHECKPOINT, NAME, REDUCTION, TESTS, UNGUIDED, assert_same_picture, write_clip
 from safetensors.torch import load_file, save_file
 
 from zs2 import ZS2
 from zs2.ablate import main
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.evaluation.clip_scorer import Scorer
 from zs2.evaluation.measure import measure, rounded
 from zs2.evaluation.metrics import METRICS, Metric
@@ -185,7 +186,7 @@ def test_study_json_says_what_was_asked(two):
     assert said == {
         **UNGUIDED,
         "zs2": said["zs2"],
-        "model": "weights/emoji64",
+        "model": DEFAULT_MODEL,
         "steps": 1,
         "sampler": "ddim",
         "deep_cache": 1,
@@ -243,7 +244,7 @@ def test_measures_are_those_of_the_clip_with_their_protocol(two):
         assert (said["cell"], said["prompt"], said["seed"]) == (name.split("_p")[0], int(name[-4]), 0)
         protocol = said["protocol"]
         assert protocol["clip_sha256"] == scorer.digests
-        assert (protocol["clip"], protocol["comparable"]) == ("weights/emoji64", False)
+        assert (protocol["clip"], protocol["comparable"]) == (DEFAULT_MODEL, False)
         assert protocol.keys() == {"clip", "clip_sha256", "comparable", "opencv", "lpips", "zs2", "metrics"}
         assert protocol["metrics"] == list(METRICS)
 
@@ -428,7 +429,7 @@ def test_help_and_wrong_arguments_answer_without_torch(here):
 def test_help_names_every_preset_and_default(zs2):
     result = succeeded(zs2("--help"))
     said = " ".join(result.out.split())
-    for word in ("paper, lambda, mu", "weights/emoji64", "0.98", "default 0.1", "7.5", "text2video-zero", "out/study"):
+    for word in ("paper, lambda, mu", DEFAULT_MODEL, "0.98", "default 0.1", "7.5", "text2video-zero", "out/study"):
         assert word in said
 
 
@@ -840,7 +841,7 @@ def test_a_signal_keeps_what_is_finished(zs2, here, prompts, number, by):
         process.wait()
     own, *others, stopped = err.splitlines()
     assert not others, others
-    assert own == "zs2: emoji64's own settings: guidance 5 (zs2.json)"
+    assert own == f"zs2: {NAME}'s own settings: guidance 5 (zs2.json)"
     kept = f"zs2: stopped{by}: what was finished before is kept"
     assert (process.returncode, out, stopped) == (128 + number, "", kept)
     assert 1 <= len(names(here / "s")) < 8

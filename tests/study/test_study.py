@@ -54,10 +54,10 @@ def write(name: str, text: str) -> str:
     return name
 
 
-EMOJI64 = default_prompts(OwnSettings.of(CHECKPOINT))
+OWN_PROMPTS = default_prompts(OwnSettings.of(CHECKPOINT))
 
 
-@pytest.mark.parametrize("prompts", [EMOJI64, GENERAL])
+@pytest.mark.parametrize("prompts", [OWN_PROMPTS, GENERAL])
 def test_eight_closed_and_eight_open_prompts_by_default(prompts):
     assert [prompt.set for prompt in prompts] == ["closed"] * 8 + ["open"] * 8
     assert len(set(prompts)) == 16
@@ -67,7 +67,7 @@ def test_eight_closed_and_eight_open_prompts_by_default(prompts):
 def test_the_default_prompts_are_what_the_default_checkpoint_knows():
     things = OwnSettings.of(CHECKPOINT).things
     colours = (CHECKPOINT / "README.md").read_text()
-    for prompt in EMOJI64:
+    for prompt in OWN_PROMPTS:
         thing, _, background = prompt.text.partition(" on a ")
         assert thing in ("", *things)
         assert background.removesuffix(" background") in colours
@@ -77,7 +77,10 @@ def test_the_default_prompts_are_those_of_studies_that_were_begun_before():
     closed = ("panda face on a sky blue", "red apple on a yellow", "rocket on a black", "octopus on a white")
     closed += ("sunflower on a purple", "penguin on a orange", "sailboat on a green", "birthday cake on a pink")
     alone = ("", "fox face", "turtle", "cactus", "hamburger", "airplane", "butterfly", "soccer ball")
-    assert (*(Prompt(f"{text} background") for text in closed), *(Prompt(text, "open") for text in alone)) == EMOJI64
+    assert (
+        *(Prompt(f"{text} background") for text in closed),
+        *(Prompt(text, "open") for text in alone),
+    ) == OWN_PROMPTS
 
 
 def test_a_file_of_prompts():
@@ -316,7 +319,7 @@ def test_an_environment_that_is_not_torchruns(monkeypatch, rank, world):
 def test_the_default_study():
     study = planned()
     assert study.cells == tuple(preset("paper", lam=0.15))  # λ is of its own zs2.json
-    assert (study.prompts, study.seeds) == (EMOJI64, (0, 1))
+    assert (study.prompts, study.seeds) == (OWN_PROMPTS, (0, 1))
     assert study.sampling == DEFAULTS | {"steps": 25, "guidance": 5.0}  # its own zs2.json
     assert (study.model, study.dtype, study.fps) == (DEFAULT_MODEL, "auto", 8)
     assert study.full == "dnm-0.15_tma-0.98"

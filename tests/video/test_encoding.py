@@ -30,7 +30,7 @@ SETTINGS: dict[str, Any] = {
     "width": 32,
     "height": 16,
     "fps": 8,
-    "model": "emoji64",
+    "model": "checkpoint",
     "weights": {"unet": "0123456789abcdef"},
     "clip_skip": 1,
     "versions": {"zs2": "0.1.0"},
@@ -241,7 +241,7 @@ def test_pingpong_of_equal_frames_opens_as_it_was(tmp_path: Path) -> None:
 )
 def test_parameters_are_the_text_of_a1111(changes: dict[str, Any], lines: list[str]) -> None:
     end = (
-        "Steps: 25, Sampler: DPM++ 2M, CFG scale: 5, Seed: 3, Size: 32x16, Model hash: 0123456789, Model: emoji64, "
+        "Steps: 25, Sampler: DPM++ 2M, CFG scale: 5, Seed: 3, Size: 32x16, Model hash: 0123456789, Model: checkpoint, "
         "Clip skip: 2, Version: zs2 0.1.0"
     )
     assert parameters(SETTINGS | changes).split("\n") == [*lines, end]
@@ -295,7 +295,7 @@ def test_a_public_parser_reads_parameters(tmp_path: Path, name: str) -> None:
     (sampler,) = info.samplers
     assert sampler.name == "DPM++ 2M"
     assert sampler.parameters == {"cfg_scale": "5", "seed": "3", "steps": "25"}
-    assert (sampler.model.name, sampler.model.hash) == ("emoji64", "0123456789")
+    assert (sampler.model.name, sampler.model.hash) == ("checkpoint", "0123456789")
     assert [prompt.value for prompt in info.prompts] == ["熊猫, (x:1.2)\nred"]
     assert [prompt.value for prompt in info.negative_prompts] == ["blurry"]
     assert info.metadata == {"Size": "32x16", "Clip skip": "2", "Version": "zs2 0.1.0"}
@@ -311,7 +311,7 @@ def test_without_metadata_no_file_has_the_prompt(tmp_path: Path, name: str) -> N
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     for file in files:
         content = file.read_bytes()
-        assert not any(word in content for word in (b"zs2", b"apple", b"emoji64", b"Steps", b"a\0p\0p\0l", b"tEXt"))
+        assert not any(word in content for word in (b"zs2", b"apple", b"checkpoint", b"Steps", b"a\0p\0p\0l", b"tEXt"))
     with pytest.raises(InputError, match="no settings of zs2 in it"):
         read_settings(tmp_path / name)
     assert len(files) == (6 if name == "clip" else 2)

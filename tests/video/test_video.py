@@ -155,7 +155,7 @@ def psnr(frames, others):
 
 def test_a_gif_is_as_close_as_ffmpegs(tmp_path):
     """Pictures of the default checkpoint, at their own size and enlarged. ffmpeg's palettes reach 36 to 38 dB."""
-    fixture = Fixture("emoji64_images")
+    fixture = Fixture("checkpoint_images")
     pictures = [fixture[f"{index}/picture"].numpy() for index in range(3)]
     for side in (64, 256):
         frames = np.stack(

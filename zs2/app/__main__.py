@@ -81,7 +81,7 @@ def options_parser() -> Parser:
         "Open a page to play with: make clips and look at them in the browser, side by side, or without end.",
         """examples:
   %(prog)s                                    the default checkpoint, for this machine's browser
-  %(prog)s --models weights/emoji64 sd15 --host 0.0.0.0 --auth visitors.txt --max-frames 16
+  %(prog)s --models sd15 sd21 --host 0.0.0.0 --auth visitors.txt --max-frames 16
 Nothing leaves this machine but what visitors load from it.""",
     )
     g = p.add_argument_group("models")

@@ -105,7 +105,7 @@ class OwnSettings:
         return {name: value for name in OF_METHOD if (value := getattr(self, name)) is not None}
 
     def summary(self, names: Sequence[str]) -> str:
-        """One line about the settings of these names, such as `emoji64's own settings: 25 steps`. All must be set."""
+        """One line about the settings of these names, such as `sd15's own settings: 25 steps`. All must be set."""
         values = {"guidance": "guidance {:g}", "lam": "λ {:g}"}
         shown = [counted(self.steps or 0, "step")] if "steps" in names else []
         shown += [text.format(getattr(self, key)) for key, text in values.items() if key in names]

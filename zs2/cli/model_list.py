@@ -71,5 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "settings, example prompts, and the things that it knows.",
         TAKES,
     )
-    p.add_argument("model", nargs="?", metavar="MODEL", help=f"one whose {FILE} is shown, such as emoji64")
+    p.add_argument(
+        "model", nargs="?", metavar="MODEL", help=f"one whose {FILE} is shown, such as {Path(DEFAULT_MODEL).name}"
+    )
     return command(p, run, argv)

@@ -5,7 +5,7 @@ Two layouts are read, safetensors only:
     transformers' CLIPModel   one model.safetensors with both towers, config.json, preprocessor_config.json and the
                               tokenizer's files; a folder, or on the hub, such as openai/clip-vit-large-patch14
     a model folder            image_encoder/, text_encoder/ (with text_projection), tokenizer/ and
-                              feature_extractor/preprocessor_config.json, such as weights/emoji64
+                              feature_extractor/preprocessor_config.json, such as the default checkpoint
 
 In both, preprocessor_config.json says how frames become pixels: size, mean, deviation. A folder without that file is an
 error, because a wrong mean would go unnoticed.

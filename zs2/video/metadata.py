@@ -2,7 +2,7 @@
 
     red apple on a table
     Negative prompt: blurry
-    Steps: 25, Sampler: DDIM, CFG scale: 5, Seed: 0, Size: 64x64, Model hash: 0123456789, Model: emoji64, Version: …
+    Steps: 25, Sampler: DDIM, CFG scale: 5, Seed: 0, Size: 512x512, Model hash: 0123456789, Model: sd15, Version: …
 
 is that text, which the web UI makes the picture of frame 0 from. A PNG has it in a text chunk of that name, a WebP in
 the user comment of its EXIF.
