@@ -22,7 +22,10 @@ STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 10)
 # The starts of `make bench-speed`; with FULL=1 also from a single file, and --fast at SD 1.5's size.
 STARTS := "zs2 default" "diffusers default" "zs2 folder" "diffusers folder"
 
-.PHONY: sample app weights test test-slow fuzz test-cuda test-reference test-page lint bench bench-study bench-speed bench-steps bench-tried bench-length fixtures clean help
+# The fixtures of make.py that depend on the default checkpoint's weights.
+OF_DEFAULT := attention_checkpoint checkpoint_parts checkpoint_images checkpoint_clip text2video_zero
+
+.PHONY: sample app weights test test-slow fuzz test-cuda test-reference test-page lint bench bench-study bench-speed bench-steps bench-tried bench-length fixtures fixtures-default clean help
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -104,6 +107,12 @@ fixtures: $(READY)  ## make the tests' reference outputs again (installs the lib
 	@$(RUN) tests/fixtures/make_prompt_tokens.py
 	@$(RUN) tests/fixtures/make_controlnet.py
 	@$(RUN) tests/fixtures/make_guided.py
+
+fixtures-default: $(READY)  ## only those that depend on the default checkpoint's weights, after it changed
+	@$(RUN) -m pip install -q -e ".[reference]"
+	@$(RUN) tests/fixtures/make.py $(OF_DEFAULT)
+	@$(RUN) tests/fixtures/make_lora.py
+	@$(RUN) tests/fixtures/make_metrics.py
 
 clean:  ## remove the environment, caches and outputs
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

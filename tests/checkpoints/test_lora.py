@@ -30,6 +30,9 @@ from zs2.models.unet import UNet
 
 Tensors = dict[str, Tensor]
 UNET, TEXT = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", "encoder.layers.2.self_attn.q_proj"
+# How wide the first level of the UNet is, and the one of that layer.
+FIRST, WIDTH, *_ = json.loads((CHECKPOINT / "unet" / "config.json").read_text())["block_out_channels"]
+HALF = WIDTH // 2
 KOHYA = ("lora_unet_" + UNET.replace(".", "_"), "lora_te_text_model_" + TEXT.replace(".", "_"))
 
 
@@ -127,7 +130,7 @@ def test_every_naming(
     assert sum(len(changed(state, m)) for m, state in others) == 1
 
 
-# An original name of each kind of layer, by what the SD 1 layout says; the checkpoint has two levels of one block.
+# An original name of each kind of layer, by what the SD 1 layout says; the checkpoint has levels of one block.
 ORIGINAL = (
     ("input_blocks_0_0", "conv_in"),
     ("time_embed_2", "time_embedding.linear_2"),
@@ -607,15 +610,18 @@ WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
     "no up": (lambda t: t.pop(U), (D, "no up matrix")),
     "no down": (lambda t: t.pop(D), (U, "no down matrix")),
     "alpha alone": (lambda t: (t.pop(D), t.pop(U)), (A, "no down matrix")),
-    "wide": (lambda t: t.update({D: noise(3, 99)}), (D, "(3, 99)", "(192, 3)", "(192, 192)", f"unet.{UNET}")),
-    "tall": (lambda t: t.update({U: noise(99, 3)}), (D, "(99, 3)", "(192, 192)")),
-    "ranks": (lambda t: t.update({U: noise(192, 4)}), (D, "(3, 192)", "(192, 4)")),
-    "rank 0": (lambda t: t.update({D: noise(0, 192), U: noise(192, 0)}), (D, "(0, 192)")),
+    "wide": (
+        lambda t: t.update({D: noise(3, 99)}),
+        (D, "(3, 99)", f"({WIDTH}, 3)", f"({WIDTH}, {WIDTH})", f"unet.{UNET}"),
+    ),
+    "tall": (lambda t: t.update({U: noise(99, 3)}), (D, "(99, 3)", f"({WIDTH}, {WIDTH})")),
+    "ranks": (lambda t: t.update({U: noise(WIDTH, 4)}), (D, f"(3, {WIDTH})", f"({WIDTH}, 4)")),
+    "rank 0": (lambda t: t.update({D: noise(0, WIDTH), U: noise(WIDTH, 0)}), (D, f"(0, {WIDTH})")),
     "a number": (lambda t: t.update({D: torch.tensor(1.0)}), (D, "()")),
-    "a vector": (lambda t: t.update({U: noise(192)}), (D, "(192,)")),
-    "3×3 for a linear layer": (lambda t: t.update({D: noise(3, 192, 3, 3)}), (D, "(3, 192, 3, 3)")),
+    "a vector": (lambda t: t.update({U: noise(WIDTH)}), (D, f"({WIDTH},)")),
+    "3×3 for a linear layer": (lambda t: t.update({D: noise(3, WIDTH, 3, 3)}), (D, f"(3, {WIDTH}, 3, 3)")),
     "two alphas": (lambda t: t.update({A: torch.ones(2)}), (A, "one number")),
-    "whole numbers": (lambda t: t.update({D: torch.ones(3, 192, dtype=torch.int8)}), (D, "int8", "floating point")),
+    "whole numbers": (lambda t: t.update({D: torch.ones(3, WIDTH, dtype=torch.int8)}), (D, "int8", "floating point")),
     "NaN": (lambda t: t[D].fill_(math.nan), (D, "not finite")),
     "infinite alpha": (lambda t: t.update({A: torch.tensor(math.inf)}), (A, "not finite")),
     "unknown layer": (
@@ -635,72 +641,93 @@ WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("text_encoder_2", "this model (unet, text_encoder)"),
     ),
     "one layer twice": (
-        lambda t: t.update(kohya(f"unet.{UNET}", noise(3, 192), noise(192, 3))),
+        lambda t: t.update(kohya(f"unet.{UNET}", noise(3, WIDTH), noise(WIDTH, 3))),
         (f"unet.{UNET}.lora_down.weight", D, "the same layer"),
     ),
     "rank 20000": (
-        lambda t: t.update({D: torch.zeros(1, 192).expand(20000, 192), U: torch.zeros(192, 1).expand(192, 20000)}),
+        lambda t: t.update(
+            {D: torch.zeros(1, WIDTH).expand(20000, WIDTH), U: torch.zeros(WIDTH, 1).expand(WIDTH, 20000)}
+        ),
         (D, "the rank is 20000, expected at most 16384"),
     ),
     "complex alpha": (lambda t: t.update({A: torch.tensor(1j)}), (A, "complex64")),
-    "a norm": (lambda t: t.update({"lora_unet_conv_norm_out.w_norm": noise(95)}), ("norm_out.w_norm (95,)", "(96,)")),
-    "a norm's bias": (lambda t: t.update({"lora_unet_conv_norm_out.b_norm": noise(95)}), ("(95,)", "has a bias (96,)")),
-    "a norm of a linear layer": (lambda t: replace(t, w_norm=noise(192)), ("w_norm (192,) does not fit", "(192, 192)")),
-    "a LoRA of a norm": (
-        lambda t: t.update(kohya("lora_unet_conv_norm_out", noise(3, 96), noise(96, 3))),
-        ("lora_unet_conv_norm_out.lora_down.weight", "unet.conv_norm_out, whose weight is (96,)"),
+    "a norm": (
+        lambda t: t.update({"lora_unet_conv_norm_out.w_norm": noise(FIRST - 1)}),
+        (f"norm_out.w_norm ({FIRST - 1},)", f"({FIRST},)"),
     ),
-    "a bias": (lambda t: t.update({f"{KOHYA[0]}.lora_up.bias": noise(192)}), ("lora_up.bias is a LoRA with a bias",)),
-    "a bias that is not there": (lambda t: t.update({f"{KOHYA[0]}.diff_b": noise(192)}), ("diff_b", "has no bias")),
+    "a norm's bias": (
+        lambda t: t.update({"lora_unet_conv_norm_out.b_norm": noise(FIRST - 1)}),
+        (f"({FIRST - 1},)", f"has a bias ({FIRST},)"),
+    ),
+    "a norm of a linear layer": (
+        lambda t: replace(t, w_norm=noise(WIDTH)),
+        (f"w_norm ({WIDTH},) does not fit", f"({WIDTH}, {WIDTH})"),
+    ),
+    "a LoRA of a norm": (
+        lambda t: t.update(kohya("lora_unet_conv_norm_out", noise(3, FIRST), noise(FIRST, 3))),
+        ("lora_unet_conv_norm_out.lora_down.weight", f"unet.conv_norm_out, whose weight is ({FIRST},)"),
+    ),
+    "a bias": (lambda t: t.update({f"{KOHYA[0]}.lora_up.bias": noise(WIDTH)}), ("lora_up.bias is a LoRA with a bias",)),
+    "a bias that is not there": (lambda t: t.update({f"{KOHYA[0]}.diff_b": noise(WIDTH)}), ("diff_b", "has no bias")),
     "two biases": (
-        lambda t: t.update({f"{KOHYA[0]}.diff_b": noise(192), f"{KOHYA[0]}.b_norm": noise(192)}),
+        lambda t: t.update({f"{KOHYA[0]}.diff_b": noise(WIDTH), f"{KOHYA[0]}.b_norm": noise(WIDTH)}),
         ("diff_b", "b_norm are for the same layer"),
     ),
-    "DoRA": (lambda t: t.update({f"{KOHYA[0]}.dora_scale": noise(191, 1)}), ("dora_scale (191, 1) does not fit",)),
+    "DoRA": (
+        lambda t: t.update({f"{KOHYA[0]}.dora_scale": noise(WIDTH - 1, 1)}),
+        (f"dora_scale ({WIDTH - 1}, 1) does not fit",),
+    ),
     "DoRA in a square": (lambda t: t.update({f"{KOHYA[0]}.dora_scale": noise(16, 12)}), ("dora_scale (16, 12)",)),
     "DoRA, nothing": (lambda t: t.update({f"{KOHYA[0]}.dora_scale": torch.zeros(())}), ("dora_scale ()",)),
-    "DoRA alone": (lambda t: replace(t, dora_scale=noise(192, 1)), ("dora_scale has no down matrix",)),
+    "DoRA alone": (lambda t: replace(t, dora_scale=noise(WIDTH, 1)), ("dora_scale has no down matrix",)),
     "DoRA of PEFT": (
-        lambda t: t.update({f"unet.{UNET}.lora_magnitude_vector": noise(193)}), ("lora_magnitude_vector (193,)",),
+        lambda t: t.update({f"unet.{UNET}.lora_magnitude_vector": noise(WIDTH + 1)}),
+        (f"lora_magnitude_vector ({WIDTH + 1},)",),
     ),
     "DoRA twice": (
         lambda t: t.update(
-            {f"unet.{UNET}.lora_magnitude_vector": noise(192), f"{KOHYA[0]}.dora_scale": noise(192, 1)}
+            {f"unet.{UNET}.lora_magnitude_vector": noise(WIDTH), f"{KOHYA[0]}.dora_scale": noise(WIDTH, 1)}
         ),
-        ("dora_scale (192, 1)", "DoRA has one number a row"),
+        (f"dora_scale ({WIDTH}, 1)", "DoRA has one number a row"),
     ),
     "DoRA of a difference": (
-        lambda t: replace(t, diff=noise(192, 192), dora_scale=noise(192, 1)),
-        ("dora_scale (192, 1)", "full difference"),
+        lambda t: replace(t, diff=noise(WIDTH, WIDTH), dora_scale=noise(WIDTH, 1)),
+        (f"dora_scale ({WIDTH}, 1)", "full difference"),
     ),
-    "LoRA and LoHa": (lambda t: t.update({f"{KOHYA[0]}.hada_w1_a": noise(192, 1)}), (D, "hada_w1_a", "same layer")),
+    "LoRA and LoHa": (lambda t: t.update({f"{KOHYA[0]}.hada_w1_a": noise(WIDTH, 1)}), (D, "hada_w1_a", "same layer")),
     "LoHa": (
-        lambda t: replace(t, hada_w1_a=noise(192, 1), hada_w1_b=noise(1, 192), hada_w2_a=noise(192, 1)),
+        lambda t: replace(t, hada_w1_a=noise(WIDTH, 1), hada_w1_b=noise(1, WIDTH), hada_w2_a=noise(WIDTH, 1)),
         ("hada_w1_a has no hada_w2_b",),
     ),
     "LoHa, a core": (
         lambda t: replace(
-            t, hada_w1_a=noise(1, 192), hada_w1_b=noise(1, 192), hada_w2_a=noise(1, 192), hada_w2_b=noise(1, 192),
+            t, hada_w1_a=noise(1, WIDTH), hada_w1_b=noise(1, WIDTH),
+            hada_w2_a=noise(1, WIDTH), hada_w2_b=noise(1, WIDTH),
             hada_t1=noise(1, 1, 3, 3),
         ),
         ("hada_t1 has no hada_t2",),
     ),
     "LoHa, other ranks": (
         lambda t: replace(
-            t, hada_w1_a=noise(192, 1), hada_w1_b=noise(1, 192), hada_w2_a=noise(192, 2), hada_w2_b=noise(2, 192)
+            t, hada_w1_a=noise(WIDTH, 1), hada_w1_b=noise(1, WIDTH),
+            hada_w2_a=noise(WIDTH, 2), hada_w2_b=noise(2, WIDTH)
         ),
-        ("hada_w1_a (192, 1)", "hada_w2_b (2, 192) do not fit"),
+        (f"hada_w1_a ({WIDTH}, 1)", f"hada_w2_b (2, {WIDTH}) do not fit"),
     ),
     "LoHa, the other way round": (
         lambda t: replace(
-            t, hada_w1_a=noise(96, 1), hada_w1_b=noise(1, 384), hada_w2_a=noise(96, 1), hada_w2_b=noise(1, 384)
+            t, hada_w1_a=noise(HALF, 1), hada_w1_b=noise(1, 2 * WIDTH),
+            hada_w2_a=noise(HALF, 1), hada_w2_b=noise(1, 2 * WIDTH)
         ),
-        ("hada_w1_b (1, 384)", "(192, 192)"),
+        (f"hada_w1_b (1, {2 * WIDTH})", f"({WIDTH}, {WIDTH})"),
     ),
-    "LoKr": (lambda t: replace(t, lokr_w1=noise(2, 2), lokr_w2=noise(96, 95)), ("lokr_w2 (96, 95)", "(192, 192)")),
+    "LoKr": (
+        lambda t: replace(t, lokr_w1=noise(2, 2), lokr_w2=noise(HALF, HALF - 1)),
+        (f"lokr_w2 ({HALF}, {HALF - 1})", f"({WIDTH}, {WIDTH})"),
+    ),
     "LoKr, half": (lambda t: replace(t, lokr_w1=noise(2, 2)), ("lokr_w1 has no lokr_w2 with it",)),
     "LoKr, a factor twice": (
-        lambda t: replace(t, lokr_w1=noise(2, 2), lokr_w1_a=noise(2, 1), lokr_w2=noise(96, 96)),
+        lambda t: replace(t, lokr_w1=noise(2, 2), lokr_w1_a=noise(2, 1), lokr_w2=noise(HALF, HALF)),
         ("lokr_w1 (2, 2), ", "lokr_w1_a (2, 1)", "are for the same layer"),
     ),
     "LoKr, vast": (
@@ -712,7 +739,7 @@ WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
         ),
         ("lokr_w1 (2000, 2000)", "do not fit"),
     ),
-    "LoKr, a vector": (lambda t: replace(t, lokr_w1=noise(2), lokr_w2=noise(96, 96)), ("lokr_w1 (2,)",)),
+    "LoKr, a vector": (lambda t: replace(t, lokr_w1=noise(2), lokr_w2=noise(HALF, HALF)), ("lokr_w1 (2,)",)),
     "LoKr, a core of the first": (
         lambda t: replace(t, lokr_t1=noise(1, 1, 3, 3)), ("lokr_t1 is a LoKr whose first factor is a convolution",),
     ),
@@ -720,10 +747,13 @@ WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
     "LoCon, other ranks": (
         lambda t: t.update({f"{KOHYA[0]}.lora_mid.weight": noise(4, 3)}), ("lora_mid.weight (4, 3)", "do not fit"),
     ),
-    "a whole difference": (lambda t: replace(t, diff=noise(192, 191)), ("diff (192, 191) does not fit", "(192, 192)")),
+    "a whole difference": (
+        lambda t: replace(t, diff=noise(WIDTH, WIDTH - 1)),
+        (f"diff ({WIDTH}, {WIDTH - 1}) does not fit", f"({WIDTH}, {WIDTH})"),
+    ),
     **{
         f"{name} by name": (
-            lambda t, tensor=tensor: t.update({f"{KOHYA[0]}.{tensor}": noise(192, 1)}),
+            lambda t, tensor=tensor: t.update({f"{KOHYA[0]}.{tensor}": noise(WIDTH, 1)}),
             (f"{KOHYA[0]}.{tensor} is {name}", "expected one of LoRA, LoHa, LoKr"),
         )
         for tensor, name in (
@@ -742,7 +772,7 @@ WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
 @pytest.mark.parametrize("case", WRONG)
 def test_files_that_do_not_fit(case: str, loaded: ZS2, tmp_path: Path) -> None:
     change, words = WRONG[case]
-    tensors = kohya(KOHYA[1], *halves(noise(192, 192))) | kohya(KOHYA[0], *halves(noise(192, 192)), 2.0)
+    tensors = kohya(KOHYA[1], *halves(noise(192, 192))) | kohya(KOHYA[0], *halves(noise(WIDTH, WIDTH)), 2.0)
     change(tensors)
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     unet, text = loaded.unet, loaded.text_encoder
@@ -762,7 +792,7 @@ def test_files_that_do_not_fit(case: str, loaded: ZS2, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("dtype", "alpha"), [(torch.float32, 1e38), (torch.float16, 1e6)], ids=str)
 def test_a_merged_weight_is_finite(dtype: torch.dtype, alpha: float, unet: UNet, tmp_path: Path) -> None:
-    down, up = halves(noise(192, 192))
+    down, up = halves(noise(WIDTH, WIDTH))
     with pytest.raises(InputError, match=rf"style\.safetensors: merged, the weight of unet\.{UNET} is not finite in "):
         merge(write(tmp_path, kohya(KOHYA[0], 100 * down, up, alpha)), 1.0, copy.deepcopy(unet).to(dtype), [])
 
@@ -783,7 +813,7 @@ def test_a_model_is_not_a_lora(part: str, words: str, unet: UNet, tmp_path: Path
 
 
 def test_files_that_are_not_even_safetensors(unet: UNet, tmp_path: Path) -> None:
-    whole = write(tmp_path, kohya(KOHYA[0], *halves(noise(192, 192)))).read_bytes()
+    whole = write(tmp_path, kohya(KOHYA[0], *halves(noise(WIDTH, WIDTH)))).read_bytes()
     for name, content, words in (
         ("cut", whole[:-5], "not a whole safetensors file"),
         ("pickle", b"PK\x03\x04" + bytes(40), "pickle"),
@@ -802,7 +832,7 @@ def test_files_that_are_not_even_safetensors(unet: UNet, tmp_path: Path) -> None
 @pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
 def test_a_scale_is_finite(scale: float, unet: UNet, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"the scale is {scale}"):
-        merge(write(tmp_path, kohya(KOHYA[0], *halves(noise(192, 192)))), scale, unet, [])
+        merge(write(tmp_path, kohya(KOHYA[0], *halves(noise(WIDTH, WIDTH)))), scale, unet, [])
 
 
 # --- names and arguments ----------------------------------------------------------------------------------------------
