@@ -26,7 +26,19 @@ from simulated_device import AVAILABLE
 from torch import nn
 
 from weights.recipe import __main__ as recipe
-from weights.recipe import contrastive, denoiser, edits, judge, layout, looks, measure, pictures, scenes, training
+from weights.recipe import (
+    contrastive,
+    denoiser,
+    edits,
+    judge,
+    layout,
+    looks,
+    measure,
+    measure_guided,
+    pictures,
+    scenes,
+    training,
+)
 from weights.recipe.base import Base
 from weights.recipe.muon import Muon, orthogonal
 from weights.recipe.settings import QUICK, Guided, Schedule, Stage
@@ -904,6 +916,89 @@ def test_figures_judge_each_prompt_by_its_own_picture(made, loaded, monkeypatch,
     (tmp_path / "c" / "zs2.json").write_text(json.dumps({"things": NAMES[:1]}))
     found, _ = measure.figures(str(tmp_path / "c"), SeesTheFirst(), loaded, NAMES)
     assert (found["thing"][0], found["thing, those it lists"][0]) == (pytest.approx(1 / 3), 1)
+
+
+class ByCorner(nn.Module):
+    """Sees the colour of a picture's corner and, by the colour of its middle, which of NAMES it shows."""
+
+    things, size = NAMES, SIZE
+
+    def forward(self, pixels):
+        palette = torch.tensor(list(scenes.COLOURS.values()), dtype=torch.float32)
+        middle = pixels[:, :, SIZE // 2 - 2 : SIZE // 2 + 2, SIZE // 2 - 2 : SIZE // 2 + 2].mean((2, 3))
+        return middle, -torch.cdist((pixels[:, :, 0, 0] + 1) * 127.5, palette)
+
+
+def test_outlines_are_followed_by_pictures_that_follow_them(with_guides, loaded, monkeypatch):
+    """In the model's place the renderer draws with hints what they outline, and without them a thing in the middle."""
+    where, asked = {}, measure_guided.standing_out(loaded, 3, SIZE)[0]
+
+    def draws(model, prompts, what, seed, size, clips=None):
+        where[bool(clips)] = clips
+        middle = scenes.Scenes(asked.thing, asked.background, asked.look, torch.full((6, 16), 0.5))
+        return measure.as_bytes(scenes.render(asked if clips else middle, loaded, size))
+
+    monkeypatch.setattr(measure_guided, "drawn", draws)
+    names = [str(with_guides / name) for name in ("checkpoint-edges", "checkpoint")]
+    found, sheet = measure_guided.of_edges(*names, ByCorner(), lambda size: loaded, NAMES, 0)
+    assert sheet.shape == (3 * 12, SIZE, SIZE, 3)
+    assert found["prompts"] == 6
+    good, free, gained, best = (
+        found[f"IoU, {what}"] for what in ("with the ControlNet", "without", "gained", "rendered scenes")
+    )
+    assert good == pytest.approx(best)
+    assert good[0] > 0.95
+    assert free[0] < 0.9
+    assert gained[0] == pytest.approx(good[0] - free[0])
+    assert gained[1] > 0
+    hints = where[True]["control"]
+    assert {*np.unique(hints)} == {0, 255}
+    inside = scenes.silhouettes(asked, loaded, SIZE)[:, 0].numpy()
+    assert not hints[inside].any()
+
+
+def test_edits_that_are_right_are_seen_to_be(with_guides, loaded, monkeypatch):
+    """In the model's place the renderer draws each scene after its edit: its figures are those of rendered scenes."""
+    _, after, _ = measure_guided.asked_edits(3)
+
+    def draws(model, prompts, what, seed, size, clips=None):
+        assert prompts[:3] == ["make it golden", "on a yellow background", "turn it into a square"]
+        assert clips["source"].shape == (9, SIZE, SIZE, 3)
+        return measure.as_bytes(scenes.render(after, loaded, size))
+
+    monkeypatch.setattr(measure_guided, "drawn", draws)
+    folder = str(with_guides / "checkpoint-edit")
+    found, sheet = measure_guided.of_edit(folder, ByCorner(), lambda size: loaded, NAMES, 0)
+    assert sheet.shape == (2 * 12, SIZE, SIZE, 3)
+    for name in edits.KINDS:
+        assert found[f"{name} done, edited"] == found[f"{name} done, rendered"]
+        assert found[f"{name} done, edited"][0] == 1
+        assert found[f"{name} done, not edited"][0] == 0
+        assert found[f"{name}: the rest stays, not edited"][0] == 1
+    assert found["background: the rest stays, edited"][0] == found["thing: the rest stays, edited"][0] == 1
+    assert found["place, IoU, edited"] == found["place, IoU, rendered"]
+
+
+def test_figures_of_guides_that_know_nothing(with_guides, own, tmp_path, monkeypatch, capsys):
+    """The command, with the tiny models: it finds out what each folder is, and each prompt has its own input."""
+    monkeypatch.setattr(measure, "STEPS", 2)
+    monkeypatch.setattr(judge, "accuracy", lambda *_, **__: {})
+    monkeypatch.setattr(measure, "BATCH", 5)
+    file = tmp_path / "judge.safetensors"
+    half = {"things": json.dumps(NAMES), "size": str(SIZE // 2)}  # it sees larger pictures made smaller
+    save_file(judge.Judge(NAMES, SIZE // 2).state_dict(), file, half)
+    places = [str(with_guides / f"checkpoint-{command}") for command in recipe.GUIDED]
+    line = ["--pictures", str(own), "--judge", str(file), "--things", "2", "--out", str(tmp_path / "figures.json")]
+    assert recipe.main(["measure", *places, *line]) == 0
+    found = json.loads((tmp_path / "figures.json").read_text())
+    for place in places:
+        shares = [value for value in found[place].values() if isinstance(value, list)]
+        assert len(shares) > 5
+        assert all(low <= value <= high for value, low, high in shares)
+        assert (tmp_path / f"figures-{Path(place).name}.png").exists()
+    said = capsys.readouterr().out
+    assert "IoU, with the ControlNet" in said
+    assert "look done, edited" in said
 
 
 def test_the_checkpoint_that_is_shipped_draws_what_it_is_asked_for():

@@ -6,6 +6,7 @@
     python -m weights.recipe edit                      # an editing UNet that starts from the checkpoint's, in an hour
     python -m weights.recipe judge                     # train the classifier that judges the pictures
     python -m weights.recipe measure weights/emoji64   # the share of prompts whose picture shows the right thing
+    python -m weights.recipe measure weights/emoji128-edges weights/emoji128-edit    # whether they do what they are for
     python -m weights.recipe looks weights/emoji64     # whether attention keeps a look that the prompt leaves open
 
 You can stop a training at any moment: started again, it goes on where it was. `--minutes` stops it by itself.
@@ -40,6 +41,7 @@ from weights.recipe import (
     layout,
     looks,
     measure,
+    measure_guided,
     pictures,
 )
 from weights.recipe.base import Base
@@ -106,6 +108,9 @@ def main(argv: list[str] | None = None) -> int:
             )
         if name == "measure":
             q.add_argument("checkpoint", nargs="+", help="folders, or any other models that zs2 loads")
+            q.add_argument(
+                "--base", metavar="MODEL", help="of ControlNets: what they guide (default: NAME of NAME-edges)"
+            )
             q.add_argument("--things", type=int, default=49, metavar="N", help="first N of things.json (default 49)")
             q.add_argument("--seed", type=int, default=0, metavar="S", help="the seed of all pictures (default 0)")
             q.add_argument(
@@ -151,7 +156,7 @@ def run(args: argparse.Namespace) -> None:
             drawn = [(picture(args.out, checkpoint), (PNG_MARK,)) for checkpoint in args.checkpoint]
             check_own([(args.out, ('{\n  "judge": {',)), *drawn])
             args.out.parent.mkdir(parents=True, exist_ok=True)
-        report(args.checkpoint, classifier, load, things, seed, args.out)
+        report(args.checkpoint, classifier, load, things, seed, args.out, args.base)
         return
     work, device = args.work or Path(f"{WORK[args.command]}{'-quick' * args.quick}"), choose_device(args.device)
     clock = Clock(None if args.minutes is None else 60 * args.minutes)
@@ -271,25 +276,36 @@ def report(
     things: int,
     seed: int,
     out: Path | None,
+    base: str | None = None,
 ) -> None:
-    """Print the figures of checkpoints, and write them to `out` if it is not None. load: pictures for a size."""
+    """Print the figures of checkpoints, and write them to `out` if it is not None.
+
+    load: pictures for a size. base: the model that a ControlNet guides; None: that of its name without `-edges`.
+    """
     loaded = load(classifier.size)
     known = judge.accuracy(classifier, loaded, seed=0)
     print("the judge on real scenes that it never saw: " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in known.items()))
     figures: dict[str, Any] = {"judge": known}
     names = classifier.things[:things]
     for checkpoint in checkpoints:
-        if measure.vae_alone(Path(checkpoint)):
-            found, shown = measure.of_vae(Path(checkpoint), load)
-            print(f"\n{checkpoint}: a VAE alone")
+        folder = Path(checkpoint)
+        if measure.vae_alone(folder):
+            found, shown = measure.of_vae(folder, load)
+        elif measure_guided.is_controlnet(folder):
+            base = checkpoint.removesuffix("-edges") if base is None else base
+            found, shown = measure_guided.of_edges(checkpoint, base, classifier, load, names, seed)
+        elif measure_guided.is_editing(folder):
+            found, shown = measure_guided.of_edit(checkpoint, classifier, load, names, seed)
         else:
             found, shown = measure.figures(checkpoint, classifier, loaded[: len(names)], names, seed)
-            print(f"\n{checkpoint}: {found['prompts']} prompts")
+        what = f"{found['prompts']} prompts" if "prompts" in found else "a VAE alone"
+        print(f"\n{checkpoint}: {what}")
         figures[checkpoint] = found
         for key, value in found.items():
             if isinstance(value, list):
-                print(f"  {key:28}{100 * value[0]:6.1f} %  [{100 * value[1]:.1f}, {100 * value[2]:.1f}]")
-        print(f"  {'VAE, PSNR':28}{found['psnr']:6.2f} dB\n  {'VAE, SSIM':28}{found['ssim']:7.3f}")
+                print(f"  {key:40}{100 * value[0]:6.1f} %  [{100 * value[1]:.1f}, {100 * value[2]:.1f}]")
+        if "psnr" in found:
+            print(f"  {'VAE, PSNR':28}{found['psnr']:6.2f} dB\n  {'VAE, SSIM':28}{found['ssim']:7.3f}")
         by_thing = found.get("by thing", {})
         if by_thing:
             often = sum(share > 0.85 for share in by_thing.values())

@@ -48,14 +48,19 @@ def colours(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
     background, or of the middle if there are none.
     """
     lab = cielab(frame)
-    inner = np.ones(frame.shape[:2], dtype=bool)
-    inner[BORDER:-BORDER, BORDER:-BORDER] = False
-    background = np.median(lab[inner], axis=0)
-    thing = np.linalg.norm(lab - background, axis=2) > FAR
+    background, thing = stands_out(lab)
     if not thing.any():
         h, w = thing.shape
         thing[h // 4 : -h // 4, w // 4 : -w // 4] = True
     return np.stack([background, lab[thing].mean(0)])
+
+
+def stands_out(lab: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The colour of a frame's background (3,), and which pixels are FAR from it (H, W). The frame is in CIELAB."""
+    edge = np.ones(lab.shape[:2], dtype=bool)
+    edge[BORDER:-BORDER, BORDER:-BORDER] = False
+    background = np.median(lab[edge], axis=0)
+    return background, np.linalg.norm(lab - background, axis=2) > FAR
 
 
 def cielab(srgb: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from weights.recipe import autoencoder
 from weights.recipe.judge import Judge
@@ -53,19 +55,26 @@ def figures(
     by_thing = {name: float(right[asked == i].mean()) for i, name in enumerate(names)}
     return {
         "prompts": len(prompts),
-        "thing": _share(right),
-        **({"thing, those it lists": _share(right[listed])} if listed.any() else {}),
-        "background": _share(right_colour),
-        "thing, seen pairs": _share(right[~held]),
-        "thing, held-out pairs": _share(right[held]),
-        "background, seen pairs": _share(right_colour[~held]),
-        "background, held-out pairs": _share(right_colour[held]),
+        "thing": share(right),
+        **({"thing, those it lists": share(right[listed])} if listed.any() else {}),
+        "background": share(right_colour),
+        "thing, seen pairs": share(right[~held]),
+        "thing, held-out pairs": share(right[held]),
+        "background, seen pairs": share(right_colour[~held]),
+        "background, held-out pairs": share(right_colour[held]),
         **restored(model.vae, pictures, judge.size),
         "by thing": dict(sorted(by_thing.items(), key=lambda item: item[1])),
     }, shown
 
 
-def drawn(model: ZS2, prompts: Sequence[str], what: str, seed: int, size: int) -> NDArray[np.uint8]:
+def drawn(
+    model: ZS2,
+    prompts: Sequence[str],
+    what: str,
+    seed: int,
+    size: int,
+    clips: Mapping[str, Any] = MappingProxyType({}),
+) -> NDArray[np.uint8]:
     """Frame 0 of each prompt: uint8 (prompts, size, size, 3).
 
     Frame 0 does not depend on the number of frames, the noise model or the attention. So a batch of prompts is sampled
@@ -73,12 +82,13 @@ def drawn(model: ZS2, prompts: Sequence[str], what: str, seed: int, size: int) -
 
     Args:
         model: one without attention between frames (`sa`). what: the label of the progress bar.
+        clips: keywords of a call that take a clip, with a frame for each prompt.
     Raises: InputError for a checkpoint that makes pictures of another size.
     """
-    plan = model.plan(Request(prompts[0], seed=seed))
+    plan = model.plan(Request(prompts[0], seed=seed, frames=1, **{name: clip[:1] for name, clip in clips.items()}))
     height, width = plan.size
     if (height, width) != (size, size):
-        raise InputError(f"{what}: they are {width}x{height}, but the judge knows pictures of {size}x{size}")
+        raise InputError(f"{what}: they are {width}x{height}, but expected are {size}x{size}, as the judge knows them")
     first = next(plan.noises())
     frames = []
     parts = list(batches(len(prompts), BATCH))
@@ -87,19 +97,24 @@ def drawn(model: ZS2, prompts: Sequence[str], what: str, seed: int, size: int) -
         for part in progress(parts, len(parts), what):
             count = part.stop - part.start
             latents = first.expand(count, -1, -1, -1).contiguous()
-            frames.append(model(prompts[part], frames=count, latents=latents, steps=STEPS, guidance=GUIDANCE).frames)
+            inputs = {name: clip[part] for name, clip in clips.items()}
+            clip = model(prompts[part], frames=count, latents=latents, steps=STEPS, guidance=GUIDANCE, **inputs)
+            frames.append(clip.frames)
     return np.concatenate(frames)
 
 
 def seen(judge: Judge, pictures: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    """The things and the colours that the judge sees in pictures: indices, (pictures,) each."""
+    """The things and the colours that the judge sees in pictures: indices, (pictures,) each. It sees those that are a
+    multiple of its own size made smaller."""
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    if pixels.shape[-1] > judge.size:
+        pixels = F.avg_pool2d(pixels, pixels.shape[-1] // judge.size)
     scores = [judge(pixels[part]) for part in batches(len(pixels), BATCH)]
     thing, colour = (torch.cat(each).argmax(1) for each in zip(*scores, strict=True))
     return thing, colour
 
 
-def _share(right: Tensor) -> list[float]:
+def share(right: Tensor) -> list[float]:
     """A share with its 95 % interval (Wilson 1927)."""
     z, n, p = 1.96, len(right), float(right.mean())
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
