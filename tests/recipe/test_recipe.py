@@ -372,8 +372,9 @@ def test_weight_decay_holds_the_queries_and_keys_of_cross_attention():
     assert min(largest.values()) > 1.4
 
 
+@pytest.mark.parametrize("floor", [0.0, 1.0])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_what_the_unet_learns_is_what_sampling_takes_it_for(prediction):
+def test_what_the_unet_learns_is_what_sampling_takes_it_for(prediction, floor):
     clean, noise = torch.randn(2, 1, 4, 8, 8, generator=generator(0, "clean and noise", 0))
     config = ScheduleConfig.from_json(layout.scheduler(replace(TINY, prediction=prediction)))
     schedule = sampling.Schedule(config)
@@ -387,8 +388,8 @@ def test_what_the_unet_learns_is_what_sampling_takes_it_for(prediction):
             assert torch.allclose(found, want, atol=1e-4)
         # an error of the prediction is one of the clean latents, which weighs as much whatever is predicted
         off = schedule.denoised(noisy, t, denoiser.target(prediction, clean, noise, a) + 1)[0] - clean
-        ratio = float(denoiser.weight(prediction, a) / off.square().mean())
-        assert ratio == pytest.approx(min(float(a / (1 - a)), denoiser.GAMMA), rel=1e-3)
+        ratio = float(denoiser.weight(prediction, a, floor) / off.square().mean())
+        assert ratio == pytest.approx(min(float(a / (1 - a)) + floor, denoiser.GAMMA), rel=1e-3)
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):

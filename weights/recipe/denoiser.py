@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from weights.recipe import autoencoder, contrastive, layout
 from weights.recipe.scenes import COLOURS, LOOKS, SETTINGS, Labels, Scenes, caption, draw, label, mild
-from weights.recipe.settings import Settings
+from weights.recipe.settings import Settings, Stage
 from weights.recipe.training import Clock, fast, generator, numbered, train
 from zs2.models.config import ScheduleConfig, UNetConfig
 from zs2.models.tokenizer import Tokenizer
@@ -47,11 +47,14 @@ def target(prediction: str, clean: Tensor, noise: Tensor, a: Tensor) -> Tensor:
     return noise if prediction == "epsilon" else a.sqrt() * noise - (1 - a).sqrt() * clean
 
 
-def weight(prediction: str, a: Tensor) -> Tensor:
-    """The weight of a prediction's squared error. In the clean latents' error it is the signal-to-noise ratio, but at
-    most GAMMA (Hang et al. 2023, arXiv 2303.09556). a: ᾱ."""
+def weight(prediction: str, a: Tensor, floor: float = 1.0) -> Tensor:
+    """The weight of a prediction's squared error. In the clean latents' error it is the signal-to-noise ratio and
+    `floor`, but at most GAMMA (Hang et al. 2023, arXiv 2303.09556, whose floor is 0). a: ᾱ.
+
+    Without a floor the UNet hardly learns from the noisiest latents, where a thing gets its outline.
+    """
     snr = a / (1 - a)
-    return snr.clamp(max=GAMMA) / (snr if prediction == "epsilon" else snr + 1)
+    return (snr + floor).clamp(max=GAMMA) / (snr if prediction == "epsilon" else snr + 1)
 
 
 def denoising(
@@ -62,11 +65,13 @@ def denoising(
     prediction: str,
     generator: torch.Generator,
     device: torch.device,
+    floor: float = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a batch, and the error that is logged.
 
     Args:
         predict: (noisy latents, timesteps) → what the UNet predicts. mean, deviation: of the latents, scaled.
+        floor: of the errors' weights.
     """
     noise = torch.randn(2, *mean.shape, generator=generator)
     clean = mean + deviation * noise[0]
@@ -76,7 +81,7 @@ def denoising(
     with fast(device):
         predicted = predict(noisy.to(device), t.to(device)).float()
     error = ((predicted - wanted.to(device)) ** 2).mean((1, 2, 3))
-    return (error * weight(prediction, cumprod[t]).to(device)).mean(), {"error": error.mean().detach()}
+    return (error * weight(prediction, cumprod[t], floor).to(device)).mean(), {"error": error.mean().detach()}
 
 
 def encode(pictures: Tensor, settings: Settings, stage: int, folder: Path, work: Path, clock: Clock) -> Path:
@@ -117,23 +122,22 @@ def learn(names: Sequence[str], pictures: Tensor, settings: Settings, folder: Pa
             encoded[thing] = text(tokenizer.encode(captions).to(device)).unflatten(0, (len(where), len(looks)))
         return torch.stack([encoded[thing][background, look] for thing, background, look in rows])
 
-    def loss(data: Latents, batch: int, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        rows = torch.randint(len(data.mean), (batch,), generator=generator)
+    def loss(data: Latents, stage: Stage, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        rows = torch.randint(len(data.mean), (stage.schedule.piece,), generator=generator)
         scenes = data.scenes[rows]
         context = contexts(label(scenes, generator, settings.empty))
 
         def predict(noisy: Tensor, t: Tensor) -> Tensor:
             return unet(noisy, t, context, frames=1).prediction
 
-        return denoising(
-            predict, data.mean[rows], data.deviation[rows], cumprod, settings.prediction, generator, device
-        )
+        mean, deviation = data.mean[rows], data.deviation[rows]
+        return denoising(predict, mean, deviation, cumprod, settings.prediction, generator, device, stage.floor)
 
     for number, stage in enumerate(settings.unet):
         name = numbered("unet", number)
         if not layout.is_there(work, name):
             data = Latents(encode(pictures, settings, number, folder, work, clock), scale)
-            of_stage = partial(loss, data, stage.schedule.piece)
+            of_stage = partial(loss, data, stage)
             train(name, unet, stage.schedule, of_stage, seed=settings.seed, folder=work, clock=clock)
             layout.write_part(work, name, layout.unet(settings), unet, "diffusion_pytorch_model")
         unet.load_state_dict(layout.read_part(work / name))

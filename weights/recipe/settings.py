@@ -51,6 +51,7 @@ class Stage:
     things: int | None  # how many of things.json, from its start; None: all
     scenes: int  # the number of scenes of those things, which are encoded once
     schedule: Schedule
+    floor: float = 1.0  # of the errors' weights (see denoiser.weight)
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,14 @@ class Settings:
     unet_heads: int = 4
     # few things first: in the same time they are learnt better, and the others build on them
     unet: tuple[Stage, ...] = (
-        Stage(49, 16_000, Schedule(steps=12_000, batch=32, rate=1e-3, muon=2e-2, hold=0.08, average=0.9995, pieces=2)),
         Stage(
-            None, 32_000, Schedule(steps=12_000, batch=32, rate=4e-4, muon=8e-3, hold=0.08, average=0.9995, pieces=2)
+            49,
+            16_000,
+            Schedule(steps=12_000, batch=32, rate=1e-3, muon=2e-2, hold=0.08, average=0.9995, pieces=2),
+            floor=0.0,
+        ),
+        Stage(
+            None, 32_000, Schedule(steps=14_000, batch=32, rate=7e-4, muon=1.4e-2, hold=0.08, average=0.9995, pieces=2)
         ),
     )
     empty: float = 0.12  # share of empty captions
