@@ -73,7 +73,6 @@ class ZS2:
         lora: Sequence[dict[str, Any]] = (),
         embeddings: Sequence[dict[str, Any]] = (),
         controls: Sequence[ControlNet] = (),
-        control_files: Sequence[ControlNetFiles] = (),
     ) -> None:
         self.image_model = ImageModel(unet, vae, text, schedule, tuple(controls))
         self.vae, self.text, self.schedule = vae, text, schedule
@@ -81,7 +80,7 @@ class ZS2:
         self.checkpoint = checkpoint
         self.lora = list(lora)  # the LoRAs that were merged into the weights: for the settings
         self.embeddings = list(embeddings)  # the textual inversions that were added, likewise
-        self.control_files = list(control_files)  # those of the ControlNets, likewise
+        self.control_files: list[ControlNetFiles] = []  # those of the ControlNets, likewise
         self._use(Method() if method is None else method)
 
     def _use(self, method: Method) -> None:
@@ -139,19 +138,19 @@ class ZS2:
         chosen = replace(chosen, **{name: value for name, value in own.items() if getattr(chosen, name) is None})
         unet, text = checkpoint.unet(momentum(chosen.attn, **chosen.attention_parameters)), checkpoint.text()
         digests, added = adapters.apply(unet, text)
-        own_vae = checkpoint.vae()
-        controls, control_files = load_controlnets(controlnet, unet, own_vae.config.reduction, variant)
-        for network in (unet, *controls) if compile else ():
+        parts = unet, checkpoint.vae(), text, checkpoint.schedule()
+        found = cls(*parts, method=chosen, checkpoint=checkpoint, lora=digests, embeddings=added)
+        found = found.with_controlnet(controlnet, variant)
+        for network in (found.unet, *found.image_model.controls) if compile else ():
             network.compile()
-        return cls(
-            *(unet, own_vae, text, checkpoint.schedule()),
-            method=chosen,
-            checkpoint=checkpoint,
-            lora=digests,
-            embeddings=added,
-            controls=controls,
-            control_files=control_files,
-        )
+        return found
+
+    def with_controlnet(self, controlnet: str | Path | Sequence[str | Path], variant: str | None = None) -> ZS2:
+        """This model with other ControlNets, which shares all its weights. Arguments and errors: `from_pretrained`."""
+        controls, files = load_controlnets(controlnet, self.unet, self.vae.config.reduction, variant)
+        other = copy(self)
+        other.image_model, other.control_files = replace(self.image_model, controls=controls), list(files)
+        return other
 
     def variant(self, **method: Any) -> ZS2:
         """A model with other settings of `Method`, which shares this one's weights. An absent setting stays."""

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT, SIDE
+from helpers import CHECKPOINT, SIDE, Fixture, tiny, write_tiny
 from PIL import Image
 
+from zs2 import ZS2
 from zs2.app import making
 from zs2.app.__main__ import INSTALL, main, read_visitors
 from zs2.app.clip_options import ClipOptions, Limits, title, with_and_without
@@ -40,7 +41,7 @@ from zs2.cli.sample_options import parser
 from zs2.cli.sample_requests import clip_requests
 from zs2.errors import InputError
 from zs2.method import METHOD, NOISE_MODELS, Method, NoiseModel
-from zs2.sampling.request import OPTIONS, usual
+from zs2.sampling.request import OF_CONTROLNETS, OPTIONS, usual
 from zs2.video.clip import Clip
 from zs2.video.formats import WRITERS
 
@@ -74,13 +75,50 @@ def ended(job: Job, seconds: float = 60) -> Job:
 def test_every_setting_is_a_control_and_has_the_default_of_the_command_line() -> None:
     found = controls(Limits(), OWN_KEYWORDS)
     names = [one.name for one in found]
-    controlnets = {"control", "control_scale", "control_interval", "control_from", "control_attn"}
-    assert sorted(names) == sorted({*METHOD, *OPTIONS} - controlnets)
+    assert sorted(names) == sorted({*METHOD, *OPTIONS} - {*OF_CONTROLNETS})
     method, options = keywords(found, [one.default for one in found])
     plain = Method(lam=OWN.lam)
     assert Method(**method).settings(25, False) == plain.settings(25, False)
     mine, theirs = clip_options(method, **options), dict(clip_requests({"prompt": "fox face", "seed": [3]}, OWN))
     assert replace(mine, options=options).request() == next(iter(theirs.values()))
+
+
+def test_controls_of_a_controlnet_show_where_there_is_one() -> None:
+    found = controls(Limits(), OWN_KEYWORDS, ["/srv/canny", "owner/depth"])
+    assert sorted(one.name for one in found) == sorted({*METHOD, *OPTIONS, "controlnet"})
+    of_one = {one.name: one for one in found if one.of_controlnet}
+    assert of_one.keys() == {*OF_CONTROLNETS, "controlnet"}
+    assert of_one["controlnet"].choices == (("canny", "/srv/canny"), ("owner/depth", "owner/depth"))
+    _, options = keywords(found, [one.default for one in found])
+    assert {name for name in options if name in of_one} == {"controlnet"}  # the others are empty
+
+
+@pytest.mark.parametrize(
+    ("name", "recorded", "shown", "read"),
+    [
+        ("control_scale", [0.5], "0.5", 0.5),
+        ("control_interval", [[0, 0.5]], "0,0.5", (0.0, 0.5)),
+        ("control_from", ["canny"], "canny", "canny"),
+        ("control_from", ["frames"], "", None),
+        ("control_attn", "sa", "sa", "sa"),
+        ("control_scale", [0.5, 1], "control_scale has 2 values", None),
+    ],
+)
+def test_a_controlnet_of_a_clip_is_shown(name: str, recorded: Any, shown: str, read: Any) -> None:
+    control = next(one for one in controls(Limits(), {}, ["canny"]) if one.name == name)
+    if "2 values" in shown:
+        with pytest.raises(InputError, match=f"{shown}: this page takes one"):
+            control.shown(recorded)
+    else:
+        assert control.shown(recorded) == shown
+        assert control.read(shown) == read
+
+
+def test_edges_are_a_choice_if_opencv_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, values in ((object(), ["", "canny"]), (None, [""])):
+        monkeypatch.setattr("zs2.app.controls.find_spec", lambda name, there=there: there)
+        control = next(one for one in controls(Limits(), {}, ["canny"]) if one.name == "control_from")
+        assert [value for _, value in control.choices] == values
 
 
 def test_a_new_noise_model_is_a_choice_without_a_word_here() -> None:
@@ -240,6 +278,45 @@ def test_a_picture_is_frame_0_and_goes_by_its_name(studio: Studio, tmp_path: Pat
         Recorded.of(str(paths[0]), studio, MODEL)
     assert Recorded.of(str(paths[0]), studio, MODEL, {"first_frame": str(file)}).notes == ()
     assert without_folders(f"{paths[0]}: none", tmp_path / "root") == "fox-face-s3.gif: none"
+
+
+@pytest.fixture(scope="module")
+def steered(tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    """A page with a tiny model and its ControlNet."""
+    place = tmp_path_factory.mktemp("models")
+    network = tiny.write_control(place / "control", "sd", Fixture("controlnet").weights("sd"))
+    return Studio([str(write_tiny(place / "sd", "sd"))], Limits(), {"device": "cpu"}, MODEL, [str(network)])
+
+
+def test_a_clip_by_a_controlnet(steered: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hints = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    Clip(hints).save(tmp_path / "my walk.webp", sheet=False, json=False)
+    model, network = steered.names[0], steered.networks[0]
+    more = {"control": str(tmp_path / "my walk.webp"), "control_scale": 2.0, "control_interval": (0.0, 0.5)}
+    small = {"frames": 2, "steps": 2, "width": 64, "height": 64}
+    one = ClipOptions(model, "fox", 0, 8, {"attn": "tma", "noise": "dnm"}, small | more, controlnet=network)
+    work = partial(make_clips, steered, asked=[one], titles=["clip"], measured=False)
+    job = ended(steered.submit("me", Job(work)))
+    assert (job.state, job.message) == (DONE, "")
+    other = ZS2.from_pretrained(model, device="cpu", controlnet=network)
+    expected = other("fox", **small, control=[hints], control_scale=2.0, control_interval=(0.0, 0.5))
+    clip = job.shown.clips[0]
+    np.testing.assert_array_equal(clip.frames, expected.frames)
+    assert clip.settings["controlnet"] == expected.settings["controlnet"]
+    assert steered.loaded(model).model.image_model.controls == ()  # clips without a control load none
+
+    monkeypatch.chdir(tmp_path)
+    options = vars(parser().parse_args(shlex.split(command_line(one))[2:]))
+    assert (options["model"], options["controlnet"], options["control"]) == (model, [network], ["my walk.webp"])
+    ((_, request),) = clip_requests(options, OwnSettings())
+    mine = one.request()
+    assert {name: request.stored(name) for name in OPTIONS} == {name: mine.stored(name) for name in OPTIONS}
+    assert f"controlnet={network!r}" in python_lines(one)
+    assert "control='my walk.webp'" in python_lines(one)
+    paths = write(clip, tmp_path / "root", "me")
+    found = Recorded.of(str(paths[0]), steered, model, {"control": "my walk.webp"})
+    assert found.notes == ("made with a ControlNet: expected the same here, or the clip will differ",)
+    assert found.options["control_scale"] == [2.0]
 
 
 # --- the line of jobs -------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def run(options: dict[str, Any]) -> None:
 
         loading = {"device": options.get("device"), "dtype": options.get("dtype", AUTO)}
         default = chosen_model({})
-        studio = Studio(names, limits, loading, default)
+        studio = Studio(names, limits, loading, default, options.get("controls", ()))
         show(f"loading {names[0]}")
         close, address = serve(studio, Path(folder), options.get("host", HOST), port, visitors, BYTES_MAX)
         show(f"the page is at {address} (Ctrl-C ends it)")
@@ -87,6 +87,12 @@ Nothing leaves this machine but what visitors load from it.""",
     g = p.add_argument_group("models")
     add_model(g)
     g.add_argument("--models", nargs="+", metavar="NAME", help="what visitors may choose from, as --model takes it")
+    g.add_argument(
+        "--controls",
+        nargs="+",
+        metavar="MODEL",
+        help="ControlNets that visitors may choose from, as zs2 sample --control takes them (default: none)",
+    )
     g.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the first there is of cuda, mps, cpu)")
     g.add_argument("--dtype", metavar="DTYPE", help=DTYPE_HELP)
     g = p.add_argument_group("server")

@@ -54,6 +54,7 @@ class ClipOptions:
         model: its name, as the command line takes it. prompt, seed, fps: of the clip.
         method: keywords of `Method`. options: the other keywords of `Request`, also width and height.
         own: the checkpoint's own settings, which are defaults. is_default_model: whether commands need no model.
+        controlnet: the ControlNet that the option `control` is for; empty without one.
     Raises: InputError for values that make no sense.
     """
 
@@ -65,6 +66,7 @@ class ClipOptions:
     options: Mapping[str, Any]
     own: Mapping[str, Any] = field(default_factory=dict)
     is_default_model: bool = False
+    controlnet: str = ""
 
     def __post_init__(self) -> None:
         Method(**self.method)

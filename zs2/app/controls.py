@@ -6,8 +6,10 @@ A new row of zs2/method.py, or a new field of `Request`, is a control without a 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from zs2.app.clip_options import Limits
@@ -15,14 +17,21 @@ from zs2.cli.derived_options import KINDS, READERS, parameter_reader, value_text
 from zs2.cli.values import size
 from zs2.errors import InputError
 from zs2.method import ATTENTION_KINDS, METHOD, NOISE_MODELS, PARAMETERS, Method, effects
-from zs2.sampling.request import CHOICES, DEFAULTS, OF_CONTROLNETS, OPTIONS
+from zs2.sampling.request import CHOICES, DEFAULTS, HINTS, OF_CONTROLNETS, OPTIONS
 from zs2.sampling.solver import SOLVERS
-from zs2.system.options import Option
 
 FIRST = ("frames", "steps", "sampler", "guidance")  # the sampling options that show at once; the others are folded
 KNOWN = ("text", "whole", "number", "pair", "flag", "clip")  # the kinds of sampling options that a control can hold
 WIDEST = 360  # the largest value on a slider; other numbers are typed
 OPEN = ""  # in a choice: as the checkpoint says
+NETWORK = "controlnet"  # the control that chooses a ControlNet; it is no keyword of `Request`
+HELP = {  # of options that are written in another way on a page than on a command line
+    "source": "begin from this clip; an editing model edits it",
+    "control": "follow the hints of this clip",
+    "control_scale": "a factor of what the ControlNet adds (empty: 1)",
+    "control_interval": "the share of the steps in which it is on (empty: 0,1)",
+    "control_from": "frames: the clip holds the hints; canny: they are the edges of its frames",
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Control:
             `flag` (a choice of yes and no), or `clip` (a file that is dropped).
         label, help: the words beside it. default: its value at first; None if it is empty.
         choices: the values of a choice, each with its words. low, high: the range of a number; then it is a slider.
-        folded: whether it is among the rarer ones.
+        folded: whether it is among the rarer ones. several: whether the keyword takes several values.
         reader: of a list, what reads it, as on the command line.
     """
 
@@ -48,12 +57,18 @@ class Control:
     low: float | None = None
     high: float | None = None
     folded: bool = False
+    several: bool = False
     reader: Callable[[str], Any] = str
 
     @property
     def of_method(self) -> bool:
         """Whether it is a setting of `Method`."""
         return self.name in METHOD
+
+    @property
+    def of_controlnet(self) -> bool:
+        """Whether it belongs to a ControlNet."""
+        return self.name == NETWORK or self.name in OF_CONTROLNETS
 
     def read(self, value: Any) -> Any:
         """The keyword's value; None if the control is empty. Raises: InputError for a text that can't be read."""
@@ -67,6 +82,8 @@ class Control:
 
     def shown(self, value: Any) -> Any:
         """What the control shows for a keyword's value. Raises: InputError for several numbers where one fits."""
+        if self.several and isinstance(value, list | tuple):
+            value = self._only(value)
         if value is None:
             return OPEN if self.kind in ("choice", "flag", "text", "list") else None
         if self.kind == "list":
@@ -74,8 +91,13 @@ class Control:
         if self.kind == "flag":
             return "yes" if value else "no"
         if isinstance(value, list | tuple):
-            raise InputError(f"{self.name} has {len(value)} values: this page takes one")
-        return value
+            return self._only(value)
+        return dict(self.choices).get(value, value)  # what an open choice stands for is the open one
+
+    def _only(self, values: Sequence[Any]) -> Any:
+        if len(values) != 1:
+            raise InputError(f"{self.name} has {len(values)} values: this page takes one")
+        return values[0]
 
 
 def reading(read: Callable[[str], Any], text: str, name: str) -> Any:
@@ -86,19 +108,29 @@ def reading(read: Callable[[str], Any], text: str, name: str) -> Any:
         raise InputError(f"{name}: {error}") from None
 
 
-def controls(limits: Limits, own: Mapping[str, Any]) -> list[Control]:
-    """All controls, in their order on the page. own: the checkpoint's own settings."""
+def controls(limits: Limits, own: Mapping[str, Any], networks: Sequence[str] = ()) -> list[Control]:
+    """All controls, in their order on the page.
+
+    own: the checkpoint's own settings. networks: the ControlNets to choose from; without any there is no control of
+        theirs.
+    """
     found = [_kind(name) if name in KINDS else _parameter(name, own) for name in METHOD]
     first = [name for name in METHOD if name in KINDS or PARAMETERS[name].of == "attention"]
     found.sort(key=lambda one: (one.name == "noise" or one.name not in first, METHOD.index(one.name)))
-    options = [_option(name, limits, own) for name, row in OPTIONS.items() if has_control(name, row)]
+    options = [
+        _option(name, limits, own)
+        for name, row in OPTIONS.items()
+        if row.kind in KNOWN and (networks or name not in OF_CONTROLNETS)
+    ]
     options.sort(key=lambda one: FIRST.index(one.name) if one.name in FIRST else len(FIRST))
-    return found + options
+    choices = tuple((shown_name(one), one) for one in networks)
+    network = Control(NETWORK, "choice", "ControlNet", "which one reads the hints", next(iter(networks), None), choices)
+    return found + options + [network] * bool(networks)
 
 
-def has_control(name: str, row: Option) -> bool:
-    """Whether a sampling option is on the page. Those of ControlNets are not: the page loads none."""
-    return row.kind in KNOWN and name not in OF_CONTROLNETS
+def shown_name(name: str) -> str:
+    """The name of a model on the page: without the folders of the server."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _kind(name: str) -> Control:
@@ -118,7 +150,14 @@ def _parameter(name: str, own: Mapping[str, Any]) -> Control:
     start = defaults(Method().attn, Method().noise, own)
     low, high = row.ends if row.ends and row.ends[1] <= WIDEST and not as_text else (None, None)
     found = Control(
-        name, kind, f"{row.symbol} ({name})", row.help, None, (), low, high, bool(row.unset), parameter_reader(name)
+        name,
+        kind,
+        f"{row.symbol} ({name})",
+        row.help,
+        low=low,
+        high=high,
+        folded=bool(row.unset),
+        reader=parameter_reader(name),
     )
     return replace(found, default=found.shown(start.get(name)))
 
@@ -126,19 +165,28 @@ def _parameter(name: str, own: Mapping[str, Any]) -> Control:
 def _option(name: str, limits: Limits, own: Mapping[str, Any]) -> Control:
     row, default = OPTIONS[name], own.get(name, DEFAULTS[name])
     label = name.replace("_", " ")
-    choices = tuple((one, one) for one in (SOLVERS if name == "sampler" else CHOICES.get(name, ())))
+    choices = tuple((one, one) for one in _choices(name))
     if row.kind == "flag":
         choices = (("yes", "yes"), ("no", "no"))
     if choices and default is None:
-        choices = ((row.unset, OPEN), *choices)
+        choices = ((row.unset, OPEN), *(one for one in choices if one != (row.unset, row.unset)))
     kind = row.kind if row.kind == "flag" or not choices else "choice"
     low, high = (row.least, limits.most(name, row.most)) if row.kind == "whole" else (None, None)
-    text = row.help.partition(";")[0] if choices else row.help
+    text = HELP.get(name, row.help.partition(";")[0] if choices else row.help)
     kind = "list" if kind == "pair" or (kind in ("whole", "number") and default is None) else kind
-    found = Control(name, kind, label, text, None, choices, low, high, name not in FIRST, READERS.get(row.kind, str))
+    reader = READERS.get(row.kind, str)
+    found = Control(name, kind, label, text, None, choices, low, high, name not in FIRST, row.several, reader)
     if high is None:
         found = replace(found, low=None)
     return replace(found, default=found.shown(default if high is None or default is None else min(default, high)))
+
+
+def _choices(name: str) -> Iterable[str]:
+    """The values of a sampling option that has a list of them. Edges need OpenCV."""
+    if name == "control_from":
+        return HINTS if find_spec("cv2") else HINTS[:1]
+    tables: dict[str, Iterable[str]] = {"sampler": SOLVERS, "control_attn": ATTENTION_KINDS, **CHOICES}
+    return tables.get(name, ())
 
 
 def defaults(attn: str, noise: str, own: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from zs2.errors import InputError, NotWritten
 from zs2.method import METHOD
 from zs2.sampling.request import INPUTS, OPTIONS
 from zs2.video.clip import Clip
-from zs2.video.reading import input_clip
+from zs2.video.reading import opened
 
 KINDS = {  # the words on the button, and the end of the file's name
     "GIF": ".gif",
@@ -113,7 +113,10 @@ def notes(recorded: dict[str, Any], studio: Studio, model: str, inputs: Mapping[
     checkpoint = None if loaded is None else loaded.model.checkpoint
     if checkpoint is not None and recorded["weights"] != checkpoint.digests:
         found.append(f"made with other weights, those of {recorded['model']}: the clip will differ")
+    if recorded["controlnet"]:
+        found.append("made with a ControlNet: expected the same here, or the clip will differ")
     for name in INPUTS:
-        if recorded[name] != (input_clip(inputs[name]).record if name in inputs else None):
+        record = opened(inputs[name], several=OPTIONS[name].several).record if name in inputs else None
+        if recorded[name] != record:
             found.append(f"made with another {name.replace('_', ' ')}: the clip will differ")
     return tuple(found)

@@ -21,6 +21,8 @@ def command_line(clip: ClipOptions) -> str:
     size = [options.pop(name, None) for name in ("width", "height")]
     if None not in size:
         options["size"] = "{}x{}".format(*size)
+    if clip.controlnet:
+        words.append(f"--control {shlex.quote(clip.controlnet)} {shlex.quote(options.pop('control'))}")
     for name, value in (options | {"seed": clip.seed}).items():
         words.append(_option(name, value))
     if clip.fps != 8:
@@ -43,7 +45,8 @@ def _short(value: float) -> float | str:
 
 def python_lines(clip: ClipOptions) -> str:
     """The same in Python."""
-    method, options = clip.method_that_differs, {**clip.options_that_differ, "seed": clip.seed}
+    network = {"controlnet": clip.controlnet} if clip.controlnet else {}
+    method, options = network | clip.method_that_differs, {**clip.options_that_differ, "seed": clip.seed}
     if clip.fps != 8:
         options["fps"] = clip.fps
     return "\n".join(

@@ -141,7 +141,7 @@ def planned(
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        model = loaded.model.variant(**one.method)
+        model = loaded.steered(one.controlnet).variant(**one.method)
         asked = one.request(**request)
         if asked.guidance != 0:
             model.own_settings.warn_of_unknown_things(asked.words)

@@ -15,7 +15,7 @@ import gradio as gr
 from zs2.app import files
 from zs2.app.bench import POLL, Bench, Update
 from zs2.app.clip_options import BASELINE, FPS_MAX, ClipOptions, title, with_and_without
-from zs2.app.controls import controls, keywords, read_size
+from zs2.app.controls import NETWORK, controls, keywords, read_size, shown_name
 from zs2.app.lines import command_line, python_lines
 from zs2.app.making import load_model, make_clips, make_stream
 from zs2.app.panel import QUIET, Panel
@@ -28,7 +28,7 @@ from zs2.sampling.request import INPUTS
 
 CHIPS = 8  # examples of the checkpoint
 SLOTS = 4  # clips side by side, at most
-SHARED = ("frames", *INPUTS)  # the settings that clips side by side share, with prompt, seed and size
+SHARED = ("frames", *INPUTS, NETWORK)  # the settings that clips side by side share, with prompt, seed and size
 MAKING: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
 NEW_SEED = "() => Math.floor(Math.random() * 2 ** 32)"
 
@@ -42,9 +42,10 @@ class Page:
     def __init__(self, studio: Studio, root: Path) -> None:
         self.studio, self.root = studio, root
         loaded = studio.loaded(studio.names[0])
-        self.found = controls(studio.limits, loaded.own)
+        self._controls = partial(controls, studio.limits, networks=studio.networks)
+        self.found = self._controls(loaded.own)
         prompts = loaded.examples(CHIPS)
-        names = [(Path(name).name if Path(name).is_absolute() else name, name) for name in studio.names]
+        names = [(shown_name(name), name) for name in studio.names]
         self.model = gr.Dropdown(names, value=studio.names[0], label="model", filterable=False, render=False)
         with gr.Blocks(title="zs2", analytics_enabled=False, delete_cache=(3600, 3 * 3600)) as self.blocks:
             gr.HTML(HEADER)
@@ -143,16 +144,16 @@ class Page:
         model, prompt, seed, size, fps, *others = values
         method, options = keywords(panel.controls, others)
         options |= read_size(size)
+        network = options.pop(NETWORK, "")
+        network = self.studio.check_controlnet(network) if "control" in options else ""
         self.studio.limits.check(prompt, options)
         asked = ClipOptions(
-            self.studio.check(model),
-            prompt,
-            seed or 0,
-            int(fps),
+            *(self.studio.check(model), prompt, seed or 0, int(fps)),
             method,
             options,
             self.studio.own(model),
             self.studio.is_default(model),
+            network,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are shown when the clip is made
@@ -258,7 +259,7 @@ class Page:
         inputs = {name: path for name, path in zip(self.panel.inputs, dropped, strict=True) if path}
         try:
             recorded = files.Recorded.of(file, self.studio, self.studio.check(model), inputs)
-            found = controls(self.studio.limits, self.studio.own(model))
+            found = self._controls(self.studio.own(model))
             updates = self.panel.filled(found, recorded.method, recorded.options)
         except InputError as error:
             return {self.message: message(without_folders(str(error), self.root), wrong=True)}
@@ -286,7 +287,7 @@ class Page:
             yield {self.message: message(job.message or "stopped", wrong=True)}
             return
         loaded = self.studio.loaded(model)
-        found, prompts = controls(self.studio.limits, loaded.own), loaded.examples(CHIPS)
+        found, prompts = self._controls(loaded.own), loaded.examples(CHIPS)
         update: Update = {self.message: message(f"{model} is loaded")}
         for chip, text in zip(self.chips, (*prompts, *[""] * (CHIPS - len(prompts))), strict=True):
             update[chip] = gr.update(value=text, visible=bool(text))

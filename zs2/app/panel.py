@@ -14,7 +14,7 @@ from zs2.cli.derived_options import KINDS
 from zs2.method import PARAMETERS, Method
 from zs2.sampling.request import DEFAULTS, usual
 
-FILES = "Begin from a picture or a clip"
+FILES, NETWORKS = "Begin from a picture or a clip", "Follow a clip by a ControlNet"
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -31,14 +31,14 @@ class Panel:
     def __init__(
         self, found: Sequence[Control], start: Method, folded: str, own: Callable[[str], dict[str, Any]], model: Any
     ) -> None:
-        groups: list[list[Control]] = [[], [], []]  # at once, folded, files
+        groups: list[list[Control]] = [[], [], [], []]  # at once, folded, files, those of a ControlNet
         for control in found:
-            groups[2 if control.kind == "clip" else control.folded].append(control)
+            groups[3 if control.of_controlnet else 2 if control.kind == "clip" else control.folded].append(control)
         self.controls = [control for group in groups for control in group]
         self.components: list[Any] = []
         shown = defaults(start.attn, start.noise, {})
         self._add(groups[0], start, shown)
-        for text, group in ((folded, groups[1]), (FILES, groups[2])):
+        for text, group in zip((folded, FILES, NETWORKS), groups[1:], strict=True):
             if group:
                 with gr.Accordion(text, open=False):
                     self._add(group, start, shown)
@@ -47,7 +47,7 @@ class Panel:
         for name in KINDS:
             inputs = [model, *(self[kind] for kind in KINDS)]
             self[name].input(partial(self._chosen, name), inputs, outputs, **QUIET)
-        for name in self.inputs:
+        for name in filter(lambda name: usual({name: name}), self.inputs):
             self[name].change(partial(self._dropped, name), [model, self[name]], self["guidance"], **QUIET)
 
     @property

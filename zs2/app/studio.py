@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from zs2.app.clip_options import ClipOptions, Limits
@@ -26,6 +27,13 @@ class Loaded:
     def __init__(self, name: str, model: ZS2) -> None:
         self.name, self.model = name, model
         self.preview = Preview(model)
+        self._steered = {"": model}  # by ControlNet
+
+    def steered(self, controlnet: str) -> ZS2:
+        """The model with a ControlNet, loaded at its first use; an empty name is none. Raises: InputError."""
+        if controlnet not in self._steered:
+            self._steered[controlnet] = self.model.with_controlnet(controlnet)
+        return self._steered[controlnet]
 
     @property
     def own(self) -> dict[str, Any]:
@@ -57,11 +65,19 @@ class Studio:
 
     Args:
         names: of the models to choose from. limits: of a clip. loading: keywords of `ZS2.from_pretrained`.
-        default: the model that commands use without --model.
+        default: the model that commands use without --model. networks: the ControlNets to choose from.
     """
 
-    def __init__(self, names: Sequence[str], limits: Limits, loading: Mapping[str, Any], default: str = "") -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        limits: Limits,
+        loading: Mapping[str, Any],
+        default: str = "",
+        networks: Sequence[str] = (),
+    ) -> None:
         self.names, self.limits, self.loading, self.default = tuple(names), limits, loading, default
+        self.networks = tuple(networks)
         self.worker = Worker(limits.queue)
         self._loaded: dict[str, Loaded] = {}
         self._jobs: dict[str, Job] = {}
@@ -82,9 +98,13 @@ class Studio:
         """The name, if it is one of the page's models. Raises: InputError."""
         return choose("model", name, self.names)
 
+    def check_controlnet(self, name: str) -> str:
+        """The name, if it is one of the page's ControlNets. Raises: InputError."""
+        return choose("ControlNet", name, self.networks)
+
     def is_default(self, name: str) -> bool:
-        """Whether commands without --model use this model."""
-        return self.default == name
+        """Whether commands without --model use this model, also by its path."""
+        return bool(self.default) and Path(name).absolute() == Path(self.default).absolute()
 
     def ready(self, name: str) -> Loaded | None:
         """A model, if it is loaded."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from zs2.errors import InputError, brief, choose, whole
+from zs2.guidance.controls import HINTS as HINTS
 from zs2.guidance.controls import ControlOptions
 from zs2.guidance.inputs import IMAGE_GUIDANCE, SOURCE_LATENTS, STRENGTH, check_contexts, check_inputs
 from zs2.guidance.interval import GUIDED, checked_interval
