@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import CHECKPOINT, SIDE, TESTS
+from helpers import CHECKPOINT, SIDE, TESTS, Fixture, tiny, write_guided
 from PIL import Image
 
 from zs2 import ZS2
@@ -321,6 +321,55 @@ def test_a_picture_that_is_dropped_is_frame_0(visit: Any, tmp_path: Path) -> Non
     expected = model(prompt, frames=2, steps=2, first_frame=picture)
     np.testing.assert_array_equal(clip.frames, expected.frames)
     assert clip.settings["first_frame"]["sha256"]
+
+
+def test_an_editing_model_and_a_controlnet_follow_a_clip(browser: Any, tmp_path: Path) -> None:
+    models = {way: write_guided(tmp_path / way, way, "sd") for way in ("source", "edit")}
+    network = tiny.write_control(tmp_path / "network", "sd", Fixture("controlnet").weights("sd"))
+    names = [str(models[way]) for way in ("source", "edit")]
+    frames = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    Clip(frames).save(tmp_path / "walk.webp", sheet=False, json=False)
+    small: dict[str, Any] = {"frames": 2, "steps": 2, "width": 64, "height": 64}
+    server = Server(tmp_path, "--models", *names, "--controls", str(network))
+    try:
+        tab = browser.new_context(viewport=WIDE, accept_downloads=True).new_page()
+        tab.set_default_timeout(SECONDS)
+        tab.goto(server.address)
+        tab.get_by_label("prompt").fill("fox")
+        tab.get_by_label("size").fill("64x64")
+        put(tab, frames=2, steps=2)
+        settings = tab.locator("#settings")
+        settings.get_by_text("Follow a clip by a ControlNet").click()
+        settings.locator(".control-control input[type=file]").set_input_files(tmp_path / "walk.webp")
+        settings.locator(".control-control").get_by_text("walk").first.wait_for()
+        settings.locator(".control-control_scale input").fill("2")
+        make(tab)
+        steered = ZS2.from_pretrained(models["source"], device="cpu", controlnet=network)
+        clip = Clip.open(download(tab, "WebP (lossless)", tmp_path))
+        expected = steered("fox", **small, control=[frames], control_scale=2.0)
+        np.testing.assert_array_equal(clip.frames, expected.frames)
+        tab.get_by_text("The same by command line and in Python").click()
+        shell = tab.locator("#shell .cm-content").inner_text().replace("\n", "")
+        assert f"--control {network} walk.webp" in shell
+        settings.locator(".control-control button[aria-label='Clear']").click()
+
+        tab.get_by_label("model", exact=True).click()
+        tab.get_by_role("option", name="edit", exact=True).click()
+        tab.locator("#message", has_text="is loaded").wait_for()
+        tab.get_by_label("prompt").fill("fox")
+        put(tab, frames=2, steps=2)
+        tab.get_by_role("button", name="Make a clip").click()
+        tab.locator("#one-status [role=alert]", has_text="give the clip as source").wait_for()
+        settings.get_by_text("Begin from a picture or a clip").click()
+        settings.locator(".control-source input[type=file]").set_input_files(tmp_path / "walk.webp")
+        settings.locator(".control-source").get_by_text("walk").first.wait_for()
+        tab.get_by_role("button", name="Make a clip").click()
+        status(tab, "one", "^done$")
+        clip = Clip.open(download(tab, "WebP (lossless)", tmp_path))
+        expected = ZS2.from_pretrained(models["edit"], device="cpu")("fox", **small, source=frames)
+        np.testing.assert_array_equal(clip.frames, expected.frames)
+    finally:
+        server.end()
 
 
 def test_a_prompt_of_a_script_is_a_text(visit: Any) -> None:
