@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -13,10 +14,12 @@ import torch
 from fixtures import tiny
 from helpers import CLIP, Fixture, assert_close, assert_same_picture, write_tiny
 
-from zs2 import ZS2
+from zs2 import ZS2, Clip, Request
+from zs2.ablate import main as ablate
 from zs2.errors import InputError
 from zs2.guidance.controls import Control, edges
 from zs2.guidance.steering import Hints
+from zs2.sample import main as sample
 from zs2.sampling.memory import blocks, planned_memory
 from zs2.video.reading import InputClip
 
@@ -177,10 +180,20 @@ def test_canny() -> None:
     assert np.array_equal(clip.frames(1, 1, (24, 32))[0], found[1])
 
 
-def test_canny_without_opencv_names_the_extra(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_canny_without_opencv_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When the options are read, before any model is."""
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(InputError, match=r"control_from canny needs OpenCV: pip install 'zs2\[control\]'"):
-        load("sd", "sd").latents(**OPTIONS, frames=1, control=hints(0), control_from="canny")
+    words = "control_from canny needs OpenCV: pip install 'zs2[control]'"
+    with pytest.raises(InputError, match=re.escape(words)):
+        Request("a", frames=1, control=hints(0), control_from="canny")
+    Clip(hints(0), 8).save(tmp_path / "hints.png")
+    line = ["--control", "nothing", str(tmp_path / "hints.png"), "--control-from", "canny", "--frames", "1"]
+    assert sample(["rose", *line, "--out", str(tmp_path / "clip.gif")]) == 2
+    assert words in capsys.readouterr().err
+    assert ablate(["--noise", "dnm", *line, "--out", str(tmp_path / "study")]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_the_memory_plan_counts_controls(load: Any) -> None:

@@ -58,14 +58,20 @@ def edges(frames: Frames) -> Frames:
 
     Raises: InputError if OpenCV is not installed.
     """
+    import numpy as np
+
+    cv2 = opencv()
+    found = [cv2.Canny(np.ascontiguousarray(frame), *CANNY_THRESHOLDS) for frame in frames]
+    return np.stack([np.asarray(one, np.uint8) for one in found])[..., None].repeat(3, axis=3)
+
+
+def opencv() -> Any:
+    """The module cv2. Raises: InputError if it is not installed."""
     try:
         import cv2
     except ImportError as error:
         raise InputError("control_from canny needs OpenCV: pip install 'zs2[control]'") from error
-    import numpy as np
-
-    found = [cv2.Canny(np.ascontiguousarray(frame), *CANNY_THRESHOLDS) for frame in frames]
-    return np.stack([np.asarray(one, np.uint8) for one in found])[..., None].repeat(3, axis=3)
+    return cv2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +124,8 @@ class ControlOptions:
     def check_controls(self, steps: int) -> None:
         """Check the values together, and make them one for each ControlNet. Warns of those without effect.
 
-        Raises: InputError for values out of range, another number of them, and an interval without a step.
+        Raises: InputError for values out of range, another number of them, an interval without a step, and edges
+            without OpenCV.
         """
         count = len(self.control or ())
         if self.control is not None and not count:
@@ -135,6 +142,8 @@ class ControlOptions:
             object.__setattr__(self, "control_attn", None)
         for control in self.controls:
             choose("control_from", control.kind, HINTS)
+            if control.kind == CANNY:
+                opencv()  # here, not at the first hint
             if control.is_unused(range(steps), steps):
                 start, end = control.interval
                 raise InputError(
