@@ -843,6 +843,30 @@ def test_figures_of_a_checkpoint_that_can_do_nothing_are_those_of_chance(made, l
         assert len({row[what][0] for row in rows}) > 1  # μ has an effect
 
 
+def test_things_are_listed_that_are_seen_often_enough(made, tmp_path, monkeypatch, own):
+    shutil.copytree(made / "checkpoint", tmp_path / "here")
+    shares = {"disc": 0.8, "square": 0.85, "star face": 11 / 12}
+    found = {"thing": [0.8, 0.7, 0.9], "by thing": shares}
+    monkeypatch.setattr(recipe, "report", lambda checkpoints, *_: {checkpoints[0]: found})
+    file = tmp_path / "judge.safetensors"
+    save_file(judge.Judge(NAMES, SIZE).state_dict(), file, {"things": json.dumps(NAMES), "size": str(SIZE)})
+    line = ["measure", str(tmp_path / "here"), "--judge", str(file), "--things", "3", "--list"]
+    assert recipe.main(line) == 0
+    assert json.loads((tmp_path / "here" / "zs2.json").read_text()) == layout.own_settings(["star face"])
+    assert measure.listed(found, NAMES) == ["star face"]
+
+
+def test_the_sheet_has_scenes_over_reconstructions_over_samples(made, own, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "STEPS", 2)
+    out = tmp_path / "new" / "sheet.png"
+    assert recipe.main(["sheet", str(made / "checkpoint"), "--pictures", str(own), "--out", str(out)]) == 0
+    rows = np.asarray(Image.open(out)).reshape(3, SIZE, 12, SIZE, 3).swapaxes(1, 2)
+    vae = ZS2.from_pretrained(made / "checkpoint").vae
+    pixels = torch.from_numpy(rows[0].copy()).permute(0, 3, 1, 2) / 127.5 - 1
+    assert np.abs(measure.as_bytes(vae.decode(vae.encode(pixels))).astype(int) - rows[1]).max() <= 8  # of rounded ones
+    assert len({row.tobytes() for row in rows[0]}) == len({row.tobytes() for row in rows[2]}) == 12
+
+
 def test_figures_of_a_vae_alone_need_no_other_part(made, own, tmp_path, monkeypatch, capsys):
     """The sheet has scenes over their reconstructions, and the figures are those of the whole checkpoint."""
     (tmp_path / "alone").mkdir()

@@ -7,6 +7,7 @@
     python -m weights.recipe judge                     # train the classifier that judges the pictures
     python -m weights.recipe measure weights/emoji64   # the share of prompts whose picture shows the right thing
     python -m weights.recipe measure weights/emoji128-edges weights/emoji128-edit    # whether they do what they are for
+    python -m weights.recipe sheet weights/emoji64     # scenes, their reconstructions, and samples: out/sheet.png
     python -m weights.recipe looks weights/emoji64     # whether attention keeps a look that the prompt leaves open
 
 You can stop a training at any moment: started again, it goes on where it was. `--minutes` stops it by itself.
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -74,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         ("edit", "a UNet that edits by instructions"),
         ("judge", "the classifier of `measure`"),
         ("measure", "judge checkpoints"),
+        ("sheet", "scenes of twelve things, what the VAE makes of them, and samples for the same prompts"),
         ("pack", "write the pictures of things.json into one file, for a machine that can fetch nothing"),
         ("join", "undo --shards"),
         ("looks", "how far the colours of later frames are from frame 0's, for each μ"),
@@ -99,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
                 nargs="?",
                 help=f"the folder of the finished checkpoint (default {DEFAULT_MODEL})",
             )
-        if name in (*TRAININGS, "measure"):
+        if name in (*TRAININGS, "measure", "sheet"):
             q.add_argument(
                 "--pictures",
                 type=Path,
@@ -118,6 +121,17 @@ def main(argv: list[str] | None = None) -> int:
             )
             q.add_argument(
                 "--out", type=Path, metavar="FILE", help="write the figures as JSON, and pictures as FILE-NAME.png"
+            )
+            q.add_argument(
+                "--list",
+                action="store_true",
+                help=f"zs2.json lists those things that more than {100 * measure.OFTEN:.0f} %% of their pictures show",
+            )
+        if name == "sheet":
+            q.add_argument("checkpoint", help="a folder, or any other model that zs2 loads")
+            q.add_argument("--seed", type=int, default=0, metavar="S", help="the seed of the samples (default 0)")
+            q.add_argument(
+                "--out", type=Path, metavar="FILE", default=Path("out/sheet.png"), help="default: %(default)s"
             )
         if name == "looks":
             q.add_argument("checkpoint", help="a folder, or any other model that zs2 loads")
@@ -156,7 +170,18 @@ def run(args: argparse.Namespace) -> None:
             drawn = [(picture(args.out, checkpoint), (PNG_MARK,)) for checkpoint in args.checkpoint]
             check_own([(args.out, ('{\n  "judge": {',)), *drawn])
             args.out.parent.mkdir(parents=True, exist_ok=True)
-        report(args.checkpoint, classifier, load, things, seed, args.out, args.base)
+        figures = report(args.checkpoint, classifier, load, things, seed, args.out, args.base)
+        for checkpoint in args.checkpoint if args.list else ():
+            if "by thing" in figures[checkpoint]:
+                names = measure.listed(figures[checkpoint], classifier.things[:things])
+                layout.write(Path(checkpoint) / "zs2.json", layout.own_settings(names))
+        return
+    if args.command == "sheet":
+        names = names_of(args.pictures, None)
+        check_own([(args.out, (PNG_MARK,))])
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        load = partial(pictures.load, names, FETCHED, args.pictures)
+        save_sheet(args.out, measure.sheet(args.checkpoint, load, names, whole("seed", args.seed, 0, SEED_MAX)))
         return
     work, device = args.work or Path(f"{WORK[args.command]}{'-quick' * args.quick}"), choose_device(args.device)
     clock = Clock(None if args.minutes is None else 60 * args.minutes)
@@ -168,9 +193,7 @@ def run(args: argparse.Namespace) -> None:
         guide(args.command, place, names, args.pictures, quick if args.quick else full, work, clock, device)
         return
     settings = QUICK if args.quick else FULL
-    names = pictures.things(settings.things)
-    if args.pictures is not None and not args.pictures.is_file():
-        names = sorted(file.stem for file in args.pictures.glob("*.png"))
+    names = names_of(args.pictures, settings.things)
     loaded = pictures.load(names, FETCHED, args.pictures, settings.size)
     if args.command == "train":
         train(names, loaded, settings, work, clock, device)
@@ -264,6 +287,13 @@ def print_looks(checkpoint: str, names: list[str], seeds: int, frames: int) -> N
         print(f"  mu {row['mu']:4}  {both}")
 
 
+def names_of(own: Path | None, count: int | None) -> list[str]:
+    """The names of the things: those of a folder of own pictures, or the first `count` of things.json (None: all)."""
+    if own is not None and not own.is_file():
+        return sorted(file.stem for file in own.glob("*.png"))
+    return pictures.things(count)
+
+
 def picture(out: Path, checkpoint: str) -> Path:
     """The file of a checkpoint's pictures, beside that of the figures."""
     return out.with_name(f"{out.stem}-{Path(checkpoint).name}.png")
@@ -277,8 +307,8 @@ def report(
     seed: int,
     out: Path | None,
     base: str | None = None,
-) -> None:
-    """Print the figures of checkpoints, and write them to `out` if it is not None.
+) -> dict[str, Any]:
+    """Print and return the figures of checkpoints, and write them to `out` if it is not None.
 
     load: pictures for a size. base: the model that a ControlNet guides; None: that of its name without `-edges`.
     """
@@ -308,15 +338,23 @@ def report(
             print(f"  {'VAE, PSNR':28}{found['psnr']:6.2f} dB\n  {'VAE, SSIM':28}{found['ssim']:7.3f}")
         by_thing = found.get("by thing", {})
         if by_thing:
-            often = sum(share > 0.85 for share in by_thing.values())
-            print(f"  seen in more than 85 % of their pictures: {often} of {len(by_thing)} things")
+            often = len(measure.listed(found, names))
+            print(
+                f"  seen in more than {100 * measure.OFTEN:.0f} % of their pictures: {often} of {len(by_thing)} things"
+            )
             worst = list(by_thing.items())[:8]
             print("  least often seen: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in worst))
         if out is not None:
-            side = shown.shape[1]
-            grid = shown.reshape(-1, 12, side, side, 3).swapaxes(1, 2).reshape(-1, 12 * side, 3)
-            Image.fromarray(np.ascontiguousarray(grid)).save(picture(out, checkpoint), pnginfo=png_text("{}"))
+            save_sheet(picture(out, checkpoint), shown)
             layout.write(out, figures)
+    return figures
+
+
+def save_sheet(file: Path, shown: NDArray[np.uint8]) -> None:
+    """Write pictures, uint8 (12 · rows, size, size, 3), as one PNG with twelve in a row."""
+    side = shown.shape[1]
+    grid = shown.reshape(-1, 12, side, side, 3).swapaxes(1, 2).reshape(-1, 12 * side, 3)
+    Image.fromarray(np.ascontiguousarray(grid)).save(file, pnginfo=png_text("{}"))
 
 
 if __name__ == "__main__":

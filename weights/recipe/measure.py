@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from weights.recipe import autoencoder
 from weights.recipe.judge import Judge
-from weights.recipe.scenes import COLOURS, caption, draw, held_out, render
+from weights.recipe.scenes import COLOURS, Scenes, caption, draw, held_out, mild, render
 from weights.recipe.settings import GUIDANCE, STEPS
 from weights.recipe.training import batches, generator
 from zs2 import ZS2
@@ -29,7 +29,8 @@ from zs2.system.json_files import read_json
 from zs2.system.progress import progress
 
 BATCH = 36
-SHOWN = 12  # pictures in the sheet of a VAE
+SHOWN = 12  # pictures in a row of a sheet
+OFTEN = 0.85  # a thing is listed if more of its pictures show it
 
 
 def figures(
@@ -119,6 +120,33 @@ def share(right: Tensor) -> list[float]:
     z, n, p = 1.96, len(right), float(right.mean())
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return [p, *((x / (1 + z * z / n)) for x in (middle - half, middle + half))]
+
+
+def listed(found: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """The names of the things that are seen in more than OFTEN of their pictures, by what `figures` found."""
+    return [name for name in names if found["by thing"][name] > OFTEN]
+
+
+def sheet(checkpoint: str, load: Callable[[int], Tensor], names: Sequence[str], seed: int = 0) -> NDArray[np.uint8]:
+    """Scenes of SHOWN things, one on each colour; what the VAE makes of them; and samples for their captions.
+
+    Args:
+        load: pictures of `names` for a size. The things are spread evenly over those that the checkpoint lists, or
+            over all if it lists none.
+    Returns: uint8 (3 · SHOWN, size, size, 3).
+    Raises: InputError for a checkpoint that makes no square pictures.
+    """
+    model = ZS2.from_pretrained(checkpoint, dtype="float32", attn="sa", noise="iid")
+    size = model.plan(Request("")).size[1]
+    known = [index for index, name in enumerate(names) if name in model.own_settings.things] or [*range(len(names))]
+    thing = torch.tensor([known[i * len(known) // SHOWN] for i in range(SHOWN)])
+    colour, source = torch.arange(SHOWN) % len(COLOURS), generator(0, "scenes of the sheet", 0)
+    scenes = mild(Scenes(thing, colour, torch.zeros_like(thing), torch.rand(SHOWN, 16, generator=source)))
+    pixels = render(scenes, load(size), size)
+    with torch.no_grad():
+        rows = [as_bytes(pixels), as_bytes(model.vae.decode(model.vae.encode(pixels)))]
+    prompts = [caption(names, int(t), int(c), 0) for t, c in zip(thing, colour, strict=True)]
+    return np.concatenate([*rows, drawn(model, prompts, f"samples of {Path(checkpoint).name}", seed, size)])
 
 
 def vae_alone(folder: Path) -> bool:
