@@ -10,10 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from helpers import REDUCTION
 
+from weights.recipe import layout
 from zs2 import Clip
 from zs2.ablate import main as ablate
+from zs2.models.controlnet import ControlNet, ControlNetConfig
 from zs2.report import main as report
+from zs2.reporting.tables import RANKS
 
 SOURCE = np.stack([np.full((20, 30, 3), 40 * i, np.uint8) for i in range(4)])
 TOML = """
@@ -85,3 +90,24 @@ def test_a_prompt_may_have_inputs_of_its_own(
         assert "prompts with inputs of their own: give their file again" in capsys.readouterr().err
         Path("study.toml").write_text(text.replace("@2:", "@1:"))
         assert ablate(["study.toml", "--out", "s"]) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*names none")
+def test_the_authors_sweeps_under_a_control(tmp_path: Path, narrow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their clips are guided, too: the presets, a ControlNet and a moving clip of hints; the report has the ranks."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    config = layout.controlnet(
+        json.loads((narrow / "unet" / "config.json").read_text()), (4,) * (REDUCTION.bit_length())
+    )
+    layout.write_part(tmp_path, "edges", config, ControlNet(ControlNetConfig.from_json(config)), layout.STEM)
+    Clip(SOURCE[:2, :16, :16], 8, {"fps": 8}).save("path.webp")
+    line = "--preset lambda mu --control edges path.webp --frames 2 --steps 1 --size 16x16 --seeds 0 --spacing trailing"
+    Path("prompts.txt").write_text("rose\n")
+    words = ["--model", str(narrow), "--device", "cpu", "--prompts", "prompts.txt", "--out", "s"]
+    assert ablate([*line.split(), *words]) == 0
+    study = json.loads(Path("s/study.json").read_text())
+    assert len(study["controlnet"]) == len(study["control"]) == 1
+    assert report(["s"]) == 0
+    text = Path("s/report.md").read_text()
+    assert text.count(RANKS) == 2

@@ -1026,6 +1026,24 @@ def test_figures_of_guides_that_know_nothing(with_guides, own, tmp_path, monkeyp
     assert "look done, edited" in said
 
 
+@pytest.mark.parametrize("what", ["outline", "path", "edit", "first-frame"])
+def test_the_pictures_of_the_page_on_guidance(what, with_guides, own, tmp_path, monkeypatch):
+    """The input over the clip. Outlines go round, and come to where they began."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import guided as script
+
+    line = f"--model {with_guides / 'checkpoint'} --thing disc --pictures {own} --size {SIZE} --frames 4 --steps 2"
+    assert script.main([what, *line.split(), "--scale", "1", "--out", str(tmp_path / "out.webp")]) == 0
+    frames = Clip.open(tmp_path / "out.webp").frames
+    assert frames.shape == (4, SIZE if what == "outline" else 2 * SIZE + script.GAP, SIZE, 3)
+    if what == "outline":
+        assert set(np.unique(frames)) == {0, 255}
+        places = np.stack([np.argwhere(frame[..., 0]).mean(0) for frame in frames])
+        middle = places.mean(0)
+        assert np.abs(middle - SIZE / 2).max() < 1
+        assert np.linalg.norm(places - middle, axis=1) == pytest.approx([0.15 * SIZE] * 4, rel=0.1)
+
+
 def test_the_checkpoint_that_is_shipped_draws_what_it_is_asked_for():
     """One of the 12 prompts that `measure` has for each thing; every third thing on a colour that it never had."""
     classifier, names = judge.Judge.load(judge.FILE), OwnSettings.of(CHECKPOINT).things

@@ -1,0 +1,130 @@
+"""The moving pictures of docs/guidance.md: each input over the clip that it led to.
+
+    python benchmarks/guided.py outline --out out/outline.webp    hints alone: a thing's outline goes round once
+    python benchmarks/guided.py path                              docs/guided-path.webp: a clip that follows them
+    python benchmarks/guided.py edit                              docs/guided-edit.webp: a clip, and the same edited
+    python benchmarks/guided.py first-frame                       docs/guided-first-frame.webp: a picture comes alive
+
+Outlines and the first frame are drawn by the recipe's renderer, which fetches its pictures once. The clips have the
+model's own settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from weights.recipe import pictures, scenes
+from weights.recipe.measure import as_bytes
+from zs2 import ZS2, Clip
+from zs2.checkpoints.hub import DEFAULT_MODEL
+from zs2.errors import InputError
+from zs2.video.formats import Frames
+from zs2.video.outputs import check_output
+
+LOOPS, GAP = 1, 8  # times that the outline goes round; pixels between input and clip
+EDIT = "make it golden"
+
+
+def main(argv: list[str] | None = None) -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("what", choices=("outline", *MADE))
+    p.add_argument("--model", default=DEFAULT_MODEL)
+    p.add_argument("--control", metavar="MODEL", help="of path: the ControlNet (default: MODEL-edges)")
+    p.add_argument("--editor", metavar="MODEL", help="of edit: the editing model (default: MODEL-edit)")
+    p.add_argument("--thing", default="rocket")
+    p.add_argument("--colour", default="sky blue", choices=scenes.COLOURS, help="of the background")
+    p.add_argument("--instruction", default=EDIT, help=f"of edit (default {EDIT})")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--frames", type=int, default=16)
+    p.add_argument("--steps", type=int, help="default: the model's")
+    p.add_argument("--size", type=int, default=128, help="of outlines and the first frame, in pixels (default 128)")
+    p.add_argument("--scale", type=int, default=2, help="pixels of the picture for each pixel of a clip (default 2)")
+    p.add_argument("--fps", type=int, default=8)
+    p.add_argument("--pictures", type=Path, metavar="PATH", help="as those of python -m weights.recipe")
+    p.add_argument("--out", metavar="FILE", help="default: docs/guided-WHAT.webp")
+    p.add_argument("--overwrite", action="store_true", help="replace a picture that is there")
+    args = p.parse_args(argv)
+    out = args.out or f"docs/guided-{args.what}.webp"
+    try:
+        check_output(out, args.fps, overwrite=args.overwrite)
+        if args.what == "outline":
+            frames = outlines(args)
+        else:
+            rows = [row.repeat(args.scale, axis=1).repeat(args.scale, axis=2) for row in MADE[args.what](args)]
+            gap = np.full((args.frames, GAP, *rows[0].shape[2:]), 255, np.uint8)
+            frames = np.concatenate([rows[0], gap, rows[1]], axis=1)
+    except InputError as error:
+        p.error(str(error))
+    (file,) = Clip(frames, args.fps, {}).save(out, json=False, overwrite=args.overwrite)
+    print(f"{file}: {frames.shape[2]}x{frames.shape[1]} pixels, {file.stat().st_size / 1e6:.2f} MB")
+    return 0
+
+
+def drawn(args: argparse.Namespace) -> tuple[scenes.Scenes, torch.Tensor]:
+    """The thing on its background, upright, going round in a circle: scenes, a frame each, and their pictures."""
+    turn = torch.arange(args.frames) * (2 * math.pi * LOOPS / args.frames)
+    chance = torch.full((args.frames, 16), 0.5)
+    chance[:, 1], chance[:, 2] = 0.1, 0.75  # small, so that it has room; not mirrored
+    chance[:, 3], chance[:, 4] = 0.5 - 0.5 * turn.cos(), 0.5 - 0.5 * turn.sin()
+    zero = torch.zeros(args.frames, dtype=torch.int64)
+    colour = zero + list(scenes.COLOURS).index(args.colour)
+    return scenes.Scenes(zero, colour, zero, chance), pictures.load(
+        [args.thing], Path("out/fetched"), args.pictures, args.size
+    )
+
+
+def outlines(args: argparse.Namespace) -> Frames:
+    """The hints: white outlines on black, uint8 (f, h, w, 3)"""
+    moving, shown = drawn(args)
+    return as_bytes(2 * scenes.edges(scenes.silhouettes(moving, shown, args.size)) - 1)
+
+
+def path(args: argparse.Namespace) -> tuple[Frames, Frames]:
+    """Outlines, and the clip that follows them."""
+    hints = outlines(args)
+    control = args.control or f"{args.model}-edges"
+    return hints, sampled(args, args.model, prompt(args), control=hints, controlnet=control)
+
+
+def edit(args: argparse.Namespace) -> tuple[Frames, Frames]:
+    """A clip, and the same after an instruction."""
+    source = sampled(args, args.model, prompt(args))
+    return source, sampled(args, args.editor or f"{args.model}-edit", args.instruction, source=source)
+
+
+def first_frame(args: argparse.Namespace) -> tuple[Frames, Frames]:
+    """A picture, repeated, and the clip that it is frame 0 of."""
+    moving, shown = drawn(args)
+    picture = as_bytes(scenes.render(moving[:1], shown, args.size))
+    return picture.repeat(args.frames, axis=0), sampled(args, args.model, prompt(args), first_frame=picture[0])
+
+
+def sampled(
+    args: argparse.Namespace, place: str, words: str, controlnet: str | None = None, **inputs: Frames
+) -> Frames:
+    """The frames of a clip by the model's own settings."""
+    model = ZS2.from_pretrained(place, dtype="float32", controlnet=controlnet or ())
+    steps = {} if args.steps is None else {"steps": args.steps}
+    return model(words, frames=args.frames, seed=args.seed, **steps, **inputs).frames
+
+
+def prompt(args: argparse.Namespace) -> str:
+    """What a clip shows."""
+    return f"{args.thing} on a {args.colour} background"
+
+
+MADE: dict[str, Callable[[argparse.Namespace], tuple[Frames, Frames]]] = {
+    "path": path,
+    "edit": edit,
+    "first-frame": first_frame,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
