@@ -1060,6 +1060,29 @@ def test_the_checkpoint_that_is_shipped_draws_what_it_is_asked_for():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", recipe.GUIDED)
+def test_the_quick_guides_of_the_default_checkpoint(command, tmp_path):
+    """`--quick`, then its figures. They say little after so few steps; those of rendered scenes say that they can."""
+    line = [sys.executable, "-m", "weights.recipe"]
+    shutil.copytree(CHECKPOINT, tmp_path / "base")
+    words = [command, str(tmp_path / "base"), "--quick", "--work", str(tmp_path / "work")]
+    subprocess.run([*line, *words], cwd=ROOT, check=True, timeout=1200)
+    out = tmp_path / f"base-{command}"
+    shutil.move(tmp_path / "work" / out.name, out)
+    log = [json.loads(row) for row in (tmp_path / "work" / f"{command}.log.jsonl").open()]
+    assert [row["step"] for row in log] == [20, 40, 60]
+    words = ["measure", str(out), "--things", "4", "--out", str(tmp_path / "figures.json")]
+    subprocess.run([*line, *words], cwd=ROOT, check=True, timeout=1200)
+    found = json.loads((tmp_path / "figures.json").read_text())[str(out)]
+    print(found)
+    if command == "edges":
+        assert found["IoU, rendered scenes"][0] > 0.9
+    else:
+        assert found["look done, rendered"][0] == 1
+        assert found["look done, not edited"][0] == 0
+
+
+@pytest.mark.slow
 def test_the_quick_recipe_with_the_real_pictures(tmp_path):
     """All of `make weights QUICK=1`, then its figures."""
 

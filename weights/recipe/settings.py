@@ -126,7 +126,7 @@ class Guided:
     dropped: float = 0.05  # of the editing UNet: the shares of pairs without text, without a source, and without both
 
 
-EDGES = Guided(16_000, Schedule(6_000, 32, 5e-4, muon=5e-3, hold=0.08, average=0.999, pieces=2))
-EDIT = Guided(16_000, Schedule(6_000, 32, 4e-4, muon=8e-3, hold=0.08, average=0.999, pieces=2))
+EDGES = Guided(16_000, Schedule(5_000, 32, 5e-4, muon=5e-3, hold=0.08, average=0.999, pieces=2))
+EDIT = Guided(12_000, Schedule(5_000, 32, 4e-4, muon=8e-3, hold=0.08, average=0.999, pieces=2))
 QUICK_EDGES = Guided(256, Schedule(60, 16, 1e-3, warmup=10, average=0.9), hint_channels=(8, 16, 16, 32))
 QUICK_EDIT = Guided(256, Schedule(60, 16, 1e-3, warmup=10, average=0.9))
