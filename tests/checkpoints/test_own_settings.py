@@ -398,7 +398,7 @@ NO_NAME = "expected a model's short name, or the name of a folder beside it"
         ("", NO_NAME),
         (3, NO_NAME),
         ("nothing", "needs the model 'nothing', and there is no folder"),
-        ("edit", "it has no vae/"),  # itself
+        ("edit", "scheduler/, nor has its base"),  # itself
     ],
 )
 def test_a_base_is_the_name_of_a_model(parts: Path, tmp_path: Path, base: object, words: str) -> None:

@@ -318,12 +318,12 @@ def report(
     figures: dict[str, Any] = {"judge": known}
     names = classifier.things[:things]
     for checkpoint in checkpoints:
-        folder = Path(checkpoint)
+        folder = local_path(checkpoint) or Path(checkpoint)
         if measure.vae_alone(folder):
             found, shown = measure.of_vae(folder, load)
         elif measure_guided.is_controlnet(folder):
-            base = checkpoint.removesuffix("-edges") if base is None else base
-            found, shown = measure_guided.of_edges(checkpoint, base, classifier, load, names, seed)
+            guided = checkpoint.removesuffix("-edges") if base is None else base
+            found, shown = measure_guided.of_edges(checkpoint, guided, classifier, load, names, seed)
         elif measure_guided.is_editing(folder):
             found, shown = measure_guided.of_edit(checkpoint, classifier, load, names, seed)
         else:

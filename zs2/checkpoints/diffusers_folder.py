@@ -63,7 +63,7 @@ class Folder:
         needed = (*parts, *self.towers.values(), "scheduler")
         missing = [part for part in needed if not self.place(part).is_dir()]
         if missing:
-            there = _contents(path, needed, missing)
+            there = _contents(path, needed, missing) if base is None else f", nor has its base, {str(base)!r}"
             raise InputError(f"{str(path)!r} is not a model folder: it has no {'/, '.join(missing)}/{there}")
         self.index = _index(self.place("model_index.json"), needed)
         self.name = name or path.resolve().name
