@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CHECKPOINT, LATENTS, VOCABULARY
+from helpers import CHECKPOINT, LATENTS, VOCABULARY, write_tiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -28,6 +28,7 @@ from zs2.models.tokenizer import Tokenizer
 
 PROMPT = "red apple on a sky blue background"
 WIDTHS = json.loads((CHECKPOINT / "unet" / "config.json").read_text())["block_out_channels"]
+LEVELS, EPSILON = len(WIDTHS), {"prediction_type": "epsilon"}
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 Change = Callable[[dict[str, Tensor]], None]
 
@@ -346,7 +347,6 @@ def with_old_attention(tensors: dict[str, Tensor]) -> None:
         ("text_encoder", without_prefix),
         ("text_encoder", with_position_ids),
         ("text_encoder", with_position_ids_without_prefix),
-        ("vae", with_old_attention),
     ],
 )
 def test_older_names_give_the_same_model(folder, original, part, how):
@@ -355,6 +355,16 @@ def test_older_names_give_the_same_model(folder, original, part, how):
     assert_same(model, original)
     pixels = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
     assert torch.equal(model.vae.encode(pixels), original.vae.encode(pixels))
+
+
+def test_older_names_of_a_vae_s_attention_give_the_same_model(tmp_path):
+    original = load(write_tiny(tmp_path / "new", "sd")).vae
+    folder = write_tiny(tmp_path / "old", "sd")
+    change(folder, "vae", with_old_attention)
+    vae = load(folder).vae
+    assert all(map(torch.equal, vae.state_dict().values(), original.state_dict().values()))
+    pixels = torch.linspace(-1, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
+    assert torch.equal(vae.encode(pixels), original.encode(pixels))
 
 
 def test_a_text_encoder_without_projection(folder, original):
@@ -376,7 +386,7 @@ def test_two_names_of_one_tensor(folder):
 
 TENSORS = [
     ("unet", "mid_block.attentions.0.transformer_blocks.0.attn1.to_k.weight"),
-    ("vae", "decoder.mid_block.attentions.0.to_q.bias"),
+    ("vae", "decoder.mid_block.resnets.0.conv1.bias"),
     ("text_encoder", "text_model.final_layer_norm.weight"),
 ]
 parts = pytest.mark.parametrize(("part", "name"), TENSORS, ids=list(STEMS))
@@ -428,7 +438,7 @@ def test_all_that_is_wrong_is_told_at_once_and_counted(folder):
         ("unet", {"layers_per_block": 2}, ["missing", "down_blocks.0.resnets.1."]),
         ("unet", {"use_linear_projection": True}, ["of another shape", "proj_in.weight"]),
         ("vae", {"use_quant_conv": False}, ["not expected", "quant_conv.weight"]),
-        ("vae", {"mid_block_add_attention": False}, ["not expected", "mid_block.attentions.0"]),
+        ("vae", {"layers_per_block": 2}, ["missing", "down_blocks.0.resnets.1."]),
         ("text_encoder", {"num_hidden_layers": 5}, ["missing", "text_model.encoder.layers.4."]),
         ("text_encoder", {"max_position_embeddings": 77}, ["position_embedding.weight (32, 192) instead of (77, 192)"]),
     ],
@@ -631,7 +641,7 @@ def test_another_architecture(folder, part, key, value):
         ("unet", {"in_channels": "4"}),
         ("unet", {"layers_per_block": None}),
         ("unet", {"layers_per_block": "one"}),
-        ("unet", {"layers_per_block": [1, 1, 1]}),
+        ("unet", {"layers_per_block": [1] * (LEVELS + 1)}),
         ("unet", {"norm_eps": "small"}),
         ("unet", {"norm_num_groups": None}),
         ("unet", {"sample_size": "16"}),
@@ -657,7 +667,7 @@ def test_another_architecture(folder, part, key, value):
         ("text_encoder", {"vocab_size": -1}),
         ("scheduler", {"num_train_timesteps": 0}),
         ("scheduler", {"trained_betas": [0.1]}),
-        ("scheduler", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}),  # with ε prediction
+        ("scheduler", EPSILON | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}),
     ],
     ids=str,
 )
@@ -669,15 +679,15 @@ def test_a_configuration_that_makes_no_sense(folder, part, changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"up_block_types": ["UpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"]},
+        {"up_block_types": ["UpBlock2D"] * LEVELS + ["CrossAttnUpBlock2D"]},
         {"up_block_types": ["CrossAttnUpBlock2D"]},
-        {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]},
+        {"down_block_types": ["CrossAttnDownBlock2D"] * (LEVELS - 1) + ["DownBlock2D"]},
     ],
     ids=str,
 )
 def test_blocks_that_do_not_mirror_each_other(folder, changes):
     edit(config(folder, "unet"), **changes)
-    refused(folder, "unet/config.json", "2 levels", "mirror")
+    refused(folder, "unet/config.json", f"{LEVELS} levels", "mirror")
 
 
 @pytest.mark.parametrize("part", ["unet", "vae"])

@@ -245,14 +245,16 @@ def test_mu_out_of_range(mu):
 
 
 def test_a_momentum_for_each_level_needs_as_many(parts):
+    levels = len(parts[0].unet("sa").config.block_out_channels)
+    mus = (0.9, 0.5, 0.1, 0.3)[:levels]
     with pytest.raises(
-        InputError, match=r"mu is \(0.9, 0.5, 0.1\): expected one number, or one for each of the UNet's 2"
+        InputError, match=rf"mu is \({', '.join(map(str, mus))}, 0.2\): .* one for each of the UNet's {levels}"
     ):
-        variant(parts, "tma", (0.9, 0.5, 0.1))
-    blocks = variant(parts, "tma", (0.9, 0.5)).transformer_blocks()
+        variant(parts, "tma", (*mus, 0.2))
+    blocks = variant(parts, "tma", mus).transformer_blocks()
     assert {block.attn1.to_q.in_features: block.momentum.mu for block in blocks} == {
         size: mu
-        for size, mu in zip(parts[0].unet("sa").config.block_out_channels, (0.9, 0.5), strict=True)
+        for size, mu in zip(parts[0].unet("sa").config.block_out_channels, mus, strict=True)
         if size in {block.attn1.to_q.in_features for block in blocks}
     }
 
