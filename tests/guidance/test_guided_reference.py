@@ -1,4 +1,4 @@
-"""Sources and edits live, by models of SD 1.5's size with random weights: frame 0 is that of diffusers' pipelines.
+"""Sources, edits and ControlNets live, by random models of SD 1.5's size: frame 0 is that of diffusers' pipelines.
 
 Deselected by default, as tests/test_reference.py is.
 """
@@ -25,8 +25,14 @@ PROMPT = "red apple on a table"
 WAYS: dict[str, tuple[int, dict[str, Any]]] = {  # channels of the UNet, and options in zs2's words
     "source": (4, {"strength": 0.7, "guidance": 5.0}),
     "edit": (8, {"image_guidance": 1.8, "guidance": 5.0}),
+    "control": (4, {"control_scale": 0.8, "guidance": 5.0}),
 }
-NAMES = {"guidance": "guidance_scale", "image_guidance": "image_guidance_scale", "steps": "num_inference_steps"}
+NAMES = {
+    "guidance": "guidance_scale",
+    "image_guidance": "image_guidance_scale",
+    "control_scale": "controlnet_conditioning_scale",
+    "steps": "num_inference_steps",
+}
 
 
 def reference(folder: Path, way: str, channels: int, options: dict[str, Any], picture: torch.Tensor) -> dict[str, Any]:
@@ -34,8 +40,16 @@ def reference(folder: Path, way: str, channels: int, options: dict[str, Any], pi
     import diffusers as d
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    kind = {"source": d.StableDiffusionImg2ImgPipeline, "edit": d.StableDiffusionInstructPix2PixPipeline}[way]
+    kind = {
+        "source": d.StableDiffusionImg2ImgPipeline,
+        "edit": d.StableDiffusionInstructPix2PixPipeline,
+        "control": d.StableDiffusionControlNetPipeline,
+    }[way]
+    left_out = ("sample_size", "out_channels", "up_block_types")
+    shared = {key: value for key, value in SD15_UNET.items() if key not in left_out}
+    more = {"controlnet": scramble(d.ControlNetModel(**shared), 20)} if way == "control" else {}
     parts = kind(
+        **more,
         unet=scramble(d.UNet2DConditionModel(**SD15_UNET | {"in_channels": channels}), 10),
         vae=scramble(d.AutoencoderKL(**VAE), 11),
         text_encoder=scramble(CLIPTextModel(CLIPTextConfig(**SD15_TEXT | {"vocab_size": VOCABULARY})), 12),
@@ -69,8 +83,9 @@ def test_frame_0_at_full_size(way: str, tmp_path: Path) -> None:
     picture = (smooth * 60 + 128).clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0).contiguous()
     want = reference(tmp_path / "model", way, channels, options, picture)
     gc.collect()
-    model = ZS2.from_pretrained(tmp_path / "model", device="cpu")
-    clip = torch.stack([picture, picture.flip(0)]).numpy()
-    latents = model.latents(PROMPT, seed=4, frames=2, source=clip, height=SIZE, width=SIZE, **options)
+    networks = tmp_path / "model" if way == "control" else ()
+    model = ZS2.from_pretrained(tmp_path / "model", device="cpu", controlnet=networks)
+    clip = {"control" if way == "control" else "source": torch.stack([picture, picture.flip(0)]).numpy()}
+    latents = model.latents(PROMPT, seed=4, frames=2, height=SIZE, width=SIZE, **options, **clip)
     assert_close(latents[:1], want["latents"], CLIP)
     assert_same_picture(torch.from_numpy(model.decode(latents[:1]))[0], want["picture"])
