@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers import TESTS
+from helpers import TESTS, benchmark
 
 from zs2.sampling.request import Request
 from zs2.sampling.solver import SOLVERS
+from zs2.study.cells import AUTHORS
+from zs2.study.results import Results, sweeps
 
 
 @pytest.fixture
@@ -91,3 +94,19 @@ def test_the_search_and_its_steps(benchmarks, tmp_path, capsys):
         assert rows["listing"][:10] == rows["random"][:10]
         assert rows["listing"][-1] < rows["random"][-1] / 10
     assert len(capsys.readouterr().out.splitlines()) == 2 + 4 * 4
+
+
+def test_the_tables_of_a_study_are_those_of_its_report(tmp_path):
+    benchmark("study_tables").main([str(TESTS / "fixtures" / "study"), "--out", str(tmp_path)])
+    with (tmp_path / "sweep-lambda.csv").open() as file:
+        rows = [*csv.reader(file)]
+    (sweep,) = sweeps(Results.read(TESTS / "fixtures" / "study"))
+    assert rows[0] == ["prompts", "lam", "motion", "low", "high"]
+    assert [[at, motion] for who, at, motion, *_ in rows if who == "authors"] == [
+        [f"{at:g}", f"{AUTHORS['lambda'][at]:.4f}"] for at in sweep.at
+    ]
+    for prompts, motion in sweep.motion.items():
+        found = [float(row[2]) for row in rows if row[0] == prompts]
+        assert found == pytest.approx([estimate.value for estimate in motion], rel=1e-2)
+    assert (tmp_path / "study-prompts.csv").read_text() == "number,kind,prompt\n00,closed,red apple\n01,open,rocket\n"
+    assert (tmp_path / "ablation.csv").read_text().startswith('"prompts","variant","control","clips","metric"')
