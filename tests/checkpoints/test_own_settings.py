@@ -20,7 +20,7 @@ from zs2 import ZS2
 from zs2.ablate import main as ablate
 from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.checkpoints.hub import DEFAULT_MODEL, STANDARD_CLIP
-from zs2.checkpoints.locate import full_name, local_path
+from zs2.checkpoints.locate import BUNDLED, full_name, local_path
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.model_list import main as models
 from zs2.errors import InputError
@@ -418,3 +418,17 @@ def test_a_short_name_is_a_base(parts: Path, tmp_path: Path) -> None:
     name = Path(DEFAULT_MODEL).name
     (tmp_path / "edit" / "zs2.json").write_text(json.dumps({"base": name}))
     assert Checkpoint(tmp_path / "edit").digests == Checkpoint(CHECKPOINT).digests
+
+
+def test_what_comes_with_zs2_is_listed_where_it_is_there(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By its short name it is found, too."""
+    for model, what in BUNDLED.items():
+        Path(model).mkdir(parents=True, exist_ok=True)
+        assert models([]) == 0
+        rows = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+        assert [Path(model).name, model, f"MIT; comes with zs2{what}"] in rows
+        assert local_path(Path(model).name) == Path(model)
+        Path(model).rmdir()
+    assert models([]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "MIT; comes with zs2" in line]
+    assert listed == [Path(model).name for model in BUNDLED if (TESTS.parent / model).exists()]
