@@ -25,7 +25,7 @@ STARTS := "zs2 default" "diffusers default" "zs2 folder" "diffusers folder"
 # The fixtures of make.py that depend on the default checkpoint's weights.
 OF_DEFAULT := attention_checkpoint checkpoint_parts checkpoint_images checkpoint_clip text2video_zero
 
-.PHONY: sample app weights test test-slow fuzz test-cuda test-reference test-page lint bench bench-study bench-speed bench-steps bench-tried bench-length fixtures fixtures-default clean help
+.PHONY: sample app weights test test-slow fuzz test-cuda test-reference test-page lint bench bench-study bench-speed bench-steps bench-tried bench-length bench-findings fixtures fixtures-default clean help
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -95,6 +95,17 @@ bench-length: $(READY)  ## what a long clip costs: memory, speed, and scaling ov
 	@$(RUN) benchmarks/length.py memory sd15
 	@$(RUN) benchmarks/length.py speed
 	@$(RUN) benchmarks/scaling.py
+
+STUDIES := reproduce motion frequencies levels steps
+
+bench-findings: $(READY)  ## the studies behind the findings, their reports, and the figures of docs/questions.md: hours
+	@for study in $(STUDIES); do $(RUN) -m zs2.ablate benchmarks/studies/$$study.toml || exit; done
+	@for study in $(filter-out steps,$(STUDIES)); do $(RUN) -m zs2.report out/$$study || exit; done
+	@$(RUN) benchmarks/questions.py drift --csv docs/data/drift.csv --plot docs/drift.svg --sheet docs/drift.webp
+	@$(RUN) benchmarks/questions.py diversity out/motion --csv docs/data/diversity.csv
+	@$(RUN) benchmarks/questions.py divergence
+	@$(RUN) benchmarks/questions.py votes
+	@$(RUN) benchmarks/search.py
 
 fixtures: $(READY)  ## make the tests' reference outputs again (installs the libraries that they are from)
 	@$(RUN) -m pip install -q -e ".[reference]"

@@ -70,7 +70,7 @@ def add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--out", default="out/drift", metavar="DIR", help="the folder of the figures")
     p.add_argument("--csv", metavar="FILE", help="also write the table of all windows")
     p.add_argument("--plot", metavar="FILE.svg", help="also draw the curves")
-    p.add_argument("--sheet", metavar="FILE.png", help="also draw frames of the first open prompt")
+    p.add_argument("--sheet", metavar="FILE.webp", help="also draw frames of the first open prompt")
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -85,7 +85,9 @@ def test_the_search_and_its_steps(benchmarks, tmp_path, capsys):
 
     file = tmp_path / "figures.json"
     search.main(["--pairs", "2", "--json", str(file)])
-    found = json.loads(file.read_text())["errors"]
+    figures = json.loads(file.read_text())
+    found, seconds = figures["errors"], figures["seconds"]
+    assert 0 < seconds["dnm"] < seconds["dnm-search"]
     assert list(found) == ["0.01", "0.1", "0.25", "1"]
     for rows in found.values():
         assert [len(values) for values in rows.values()] == [25, 25, 25, 1]
@@ -93,7 +95,7 @@ def test_the_search_and_its_steps(benchmarks, tmp_path, capsys):
             assert rows[way] == sorted(rows[way], reverse=True)  # the least error so far
         assert rows["listing"][:10] == rows["random"][:10]
         assert rows["listing"][-1] < rows["random"][-1] / 10
-    assert len(capsys.readouterr().out.splitlines()) == 2 + 4 * 4
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 4 * 4 + 2
 
 
 def test_the_tables_of_a_study_are_those_of_its_report(tmp_path):

@@ -23,7 +23,7 @@ from zs2.video.clip import Clip
 from zs2.video.formats import Frames
 
 CAPTION = ("clip-score", "motion")  # the metrics below a clip
-SMALL = 128  # pixels: frames up to this are shown with square pixels
+SMALL = 64  # pixels: frames up to this are shown with square pixels; larger ones would have uneven ones
 LARGE = 256  # larger frames are reduced to this, and stored as lossy WebP
 WIDEST = 8192  # of a picture of all frames
 
