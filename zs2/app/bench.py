@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from zs2.app.worker import DONE, FAILED, WAITING, Job, Worker
 from zs2.errors import counted
 
 POLL = 0.03  # seconds between looks at the work
+EACH = 0.25  # seconds between updates while a clip is made: each takes time from the work
 Update = dict[Any, Any]  # components → their values, or gr.update
 
 
@@ -52,14 +54,15 @@ class Bench:
             **{button: gr.update(interactive=False) for button in self.go},
             self.stop: gr.update(interactive=True),
         }
-        status, seen = "", 0
+        status, seen, updated = "", 0, -EACH
         while not (ended := job.ended) or job.version != seen:
             if job.state == WAITING and (line := waiting(worker.ahead(job), worker.seconds(job))) != status:
                 status = line
                 values[self.status] = progress(line)
                 yield dict(values)
-            if job.version != seen:
-                seen, shown = job.version, job.shown
+            soon = job.ended or (job.shown is not None and job.shown.frames)  # the parts of a stream wait for the page
+            if job.version != seen and (soon or time.monotonic() - updated >= EACH):
+                seen, shown, updated = job.version, job.shown, time.monotonic()
                 values[self.status] = progress(working(shown), shown.step, shown.steps)
                 for slot, film, caption in zip(self.slots, shown.films, shown.captions, strict=False):
                     if film:

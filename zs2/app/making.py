@@ -109,17 +109,19 @@ def _make(studio: Studio, job: Job, one: ClipOptions, index: int, more: float, s
     start, budget = time.monotonic(), Budget()
     steps = plan.request.steps
     first: int | None = None  # a source leaves out the steps before it
+    previewed = 0  # the version with the last preview: the next one is made when the page has taken it
 
     def watch(i: int, latents: Tensor) -> None:
-        nonlocal shown, first
+        nonlocal shown, first, previewed
         job.check()
         now, first = time.monotonic(), i if first is None else first
         left = (now - start) / (i + 1 - first) * (steps - i - 1 + more * steps / one.cost)
         films = shown.films
-        if budget.allows():
+        if budget.allows() and job.seen >= previewed:
             html = film(loaded.preview(latents), one.fps, f"preview after step {i + 1}: {one.prompt}", key, rough=True)
             films = (*films[:index], html, *films[index + 1 :])
             budget.spent(time.monotonic() - now)
+            previewed = job.version + 1
         shown = replace(shown, films=films, step=i + 1, steps=steps, left=left, notes=notes)
         job.publish(shown)
 

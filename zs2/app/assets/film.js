@@ -2,6 +2,7 @@
 // Gradio changes the elements of a film in place, so what plays is kept here, by the key of the film.
 (() => {
   "use strict";
+  const LOOK = 50; // milliseconds between looks at what came; frames of the screen are asked for only to draw
   const MOST = 8; // parts of a film without end that wait to be played, while it is paused
   const films = new Map();
   let paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -57,11 +58,18 @@
     canvas.shown = { index, id: one.id, part: one.part }; // for tests
   };
 
-  const tick = (time) => {
-    for (const film of document.querySelectorAll(".film")) draw(film, paused ? frozen : time);
+  // Look again when the next frame of a film is due.
+  const tick = () => {
+    const now = paused ? frozen : performance.now();
+    let wait = LOOK;
+    for (const film of document.querySelectorAll(".film")) {
+      draw(film, now);
+      const each = 1000 / film.dataset.fps;
+      wait = Math.min(wait, each - (now % each) + 1);
+    }
     const text = paused ? "Play" : "Pause";
     for (const button of document.querySelectorAll(".play")) if (button.textContent !== text) button.textContent = text;
-    requestAnimationFrame(tick);
+    setTimeout(tick, wait);
   };
 
   document.addEventListener("click", (event) => {
@@ -71,5 +79,5 @@
     frozen = now;
     paused = !paused;
   });
-  requestAnimationFrame(tick);
+  tick();
 })();
