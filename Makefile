@@ -25,7 +25,7 @@ STARTS := "zs2 default" "diffusers default" "zs2 folder" "diffusers folder"
 # The fixtures of make.py that depend on the default checkpoint's weights.
 OF_DEFAULT := attention_checkpoint checkpoint_parts checkpoint_images checkpoint_clip text2video_zero
 
-.PHONY: sample app weights test test-slow fuzz test-cuda test-reference test-page lint bench bench-study bench-speed bench-steps bench-tried bench-length bench-findings fixtures fixtures-default clean help
+.PHONY: sample app weights test test-slow fuzz test-cuda test-reference test-page page-picture lint bench bench-study bench-speed bench-steps bench-tried bench-length bench-findings fixtures fixtures-default clean help
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -63,6 +63,12 @@ fuzz: $(READY)  ## read 2,000 damaged files of each kind, with another seed in e
 test-page: $(READY)  ## test the report and the app in a real browser: needs Chromium (Debian's package chromium)
 	@$(RUN) -m pip install -q -e ".[page,app]"
 	@$(RUN) -m pytest -m page
+
+page-picture: $(READY)  ## make the picture of the app in docs/guide.md again: docs/page.png (needs Chromium)
+	@$(RUN) -m pip install -q -e ".[page,app]"
+	@$(RUN) -m pytest -m page tests/app/test_app_page.py -k wall
+	@$(RUN) -c "from PIL import Image; wall = Image.open('out/page/wall.png').convert('RGB'); \
+	wall.quantize(128).save('docs/page.png', optimize=True)"
 
 lint: $(READY)  ## check format, style and types
 	@$(RUN) -m ruff format --check .
