@@ -469,6 +469,25 @@ def test_clips_of_the_page_are_those_of_a_call(studio: Studio) -> None:
     assert any("sampling starts from pure noise" in note for note in job.shown.notes)
 
 
+def test_a_preview_is_made_when_the_page_has_taken_the_last_one(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Budget, "allows", lambda self: True)
+    films = []
+
+    class Noting(Job):
+        def publish(self, shown: Any) -> None:
+            super().publish(shown)
+            films.append(shown.films[0])
+            if shown.step == 3:
+                self.seen = self.version
+
+    work = partial(make_clips, studio, asked=[clip_options(steps=5)], titles=["clip"], measured=False)
+    assert ended(studio.submit("me", Noting(work))).state == DONE
+    found = [int(re.search(r"preview after step (\d)", film)[1]) for film in films[:-1]]
+    assert found == [1, 1, 1, 4, 4]
+
+
 def test_the_time_left_counts_only_steps_that_are_done(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     """A source leaves out the first steps. Here the clock moves by a second a step."""
     clock, lefts = [0.0], []
