@@ -26,7 +26,8 @@ WIDEST = 360  # the largest value on a slider; other numbers are typed
 OPEN = ""  # in a choice: as the checkpoint says
 NETWORK = "controlnet"  # the control that chooses a ControlNet; it is no keyword of `Request`
 HELP = {  # of options that are written in another way on a page than on a command line
-    "source": "begin from this clip; an editing model edits it",
+    "source": "begin from this clip, or edit it",
+    "first_frame": "this picture is frame 0",
     "control": "follow the hints of this clip",
     "control_scale": "a factor of what the ControlNet adds (empty: 1)",
     "control_interval": "the share of the steps in which it is on (empty: 0,1)",
@@ -125,7 +126,7 @@ def controls(limits: Limits, own: Mapping[str, Any], networks: Sequence[str] = (
     options.sort(key=lambda one: FIRST.index(one.name) if one.name in FIRST else len(FIRST))
     choices = tuple((shown_name(one), one) for one in networks)
     network = Control(NETWORK, "choice", "ControlNet", "which one reads the hints", next(iter(networks), None), choices)
-    return found + options + [network] * bool(networks)
+    return [*found, *[network] * bool(networks), *options]
 
 
 def shown_name(name: str) -> str:

@@ -72,7 +72,7 @@ class Page:
                         self.model.render()
                     self.panel = Panel(self.found, Method(), "More settings", studio.own, self.model)
                     with gr.Row():
-                        self.size = gr.Textbox("", label="size", info="such as 64x64; empty: as trained", max_lines=1)
+                        self.size = gr.Textbox("", label="size", info="as WIDTHxHEIGHT; empty: as trained", max_lines=1)
                         self.fps = gr.Slider(1, FPS_MAX, value=8, step=1, label="frames per second", info="of the film")
                     self.file = gr.File(label="Replay: drop a file that zs2 made", elem_id="replay", height=150)
                     self.message = gr.HTML("", elem_id="message")
