@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from zs2.evaluation.measure import measure, rounded
 from zs2.evaluation.metrics import METRICS, Metric
 from zs2.report import main as report
 from zs2.reporting.content import summary
+from zs2.reporting.page_clips import page_data
 from zs2.sample import main as sample
 from zs2.study.planning import plan
 from zs2.study.results import Results
@@ -221,6 +223,16 @@ def test_a_clip_is_what_the_library_makes(two):
     made = Clip.open(two / "clips" / "iid_tma-0.98_p00_s0.webp")
     assert np.array_equal(made.frames, clip.frames)
     assert (made.fps, made.settings) == (clip.fps, clip.settings)
+
+
+def test_a_study_has_any_frame_rate_of_a_clip(zs2, here):
+    (here / "one.toml").write_text('fps = "24000/1001"\nprompts = ["red apple"]\nseeds = [0]\nnoise = "iid"\n')
+    succeeded(zs2("--attn", "tma", *BRIEF, "one.toml"))
+    assert json.loads((here / "s" / "study.json").read_text())["fps"] == "24000/1001"
+    (clip,) = (here / "s" / "clips").glob("iid*.webp")
+    assert Clip.open(clip).fps == Fraction(24000, 1001)
+    succeeded(zs2("--dry-run", "one.toml"))  # goes on
+    assert page_data(Results.read(here / "s"), here / "s")["fps"] == pytest.approx(23.976, abs=1e-3)
 
 
 def test_a_clip_and_its_record_are_what_zs2_sample_writes(two, here):
@@ -497,6 +509,7 @@ def test_a_part_of_a_study_may_be_asked_for(zs2, here, two):
         ("--size 16x32", ["height is 16 in this study, now 32"]),
         ("--size 32x16", ["width is 16 in this study, now 32"]),
         ("--fps 12", ["fps is 8 in this study, now 12"]),
+        ("--fps 29.97", ["fps is 8 in this study, now '2997/100'"]),
         ("--dtype bfloat16", ["dtype is 'float32' in this study, now 'bfloat16'"]),
         ("--negative-prompt bad", ["negative_prompt is '' in this study, now 'bad'"]),
         ("--prompts reordered.txt", ["prompt 0 is 'red apple' (closed) in this study, now '' (open)"]),

@@ -126,6 +126,8 @@ attn = ["sa", "cfa"]
 lam = 0.2
 mu = [0.5, "0.9,0.5"]
 mu-end = [0.3]
+lam-high = [0.5, 1]
+cutoff = [0.25]
 lpips = "l.safetensors"
 motion-target = 0.03
 seeds = "0..2"
@@ -178,7 +180,7 @@ LINE = [
     *("--chunk", "2", "--compile", "--clip-skip", "1", "--embedding", "a.safetensors:<toy>"),
     *("--spacing", "trailing", "--no-zero-snr", "--final-alpha", "one", "--prompt-syntax", "plain"),
     *("--vae", "other", "--variant", "bf16"),
-    *("--mu-end", "0.3", "--lpips", "l.safetensors"),
+    *("--mu-end", "0.3", "--lam-high", "0.5", "1", "--cutoff", "0.25", "--lpips", "l.safetensors"),
     *("--source", "a.webp@2:", "--strength", "0.5", "--source-latents", "mean"),
     *("--first-frame", "b.png", "--first-frame-noise", "drawn", "--image-guidance", "2"),
     *("--motion-target", "0.03"),
@@ -369,6 +371,7 @@ def test_a_grid_and_a_preset_together():
         ("--guidance nan", "guidance is nan"),
         ("--fps 0", "fps is 0"),
         ("--fps 1001", "fps is 1001"),
+        ("--fps fast", "fps is fast"),
         ("--dtype fp16", "unknown dtype 'fp16'"),
         ("--seeds -1", "seed is -1"),
         ("--seeds 4294967296", "seed is 4294967296"),

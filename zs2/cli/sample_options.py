@@ -9,7 +9,7 @@ from zs2.cli.values import drawn_seeds, size
 from zs2.sampling.prompt_syntax import CUT, LINEAR
 from zs2.sampling.request import FAST
 from zs2.system.devices import COMPILE_HELP, DTYPE_HELP
-from zs2.video.encoding import CRF, PINGPONG
+from zs2.video.encoding import CRF, FPS_HELP, PINGPONG
 
 
 def parser() -> command.Parser:
@@ -119,7 +119,7 @@ def parser() -> command.Parser:
         "step so far)",
     )
     g.add_argument("--dry-run", action="store_true", help="print the memory that this is expected to need, and stop")
-    g.add_argument("--fps", metavar="N", help="frames a second, whole, or such as 29.97, 24000/1001 or 0.5 (default 8)")
+    g.add_argument("--fps", metavar="N", help=FPS_HELP)
     g.add_argument("--quality", type=int, metavar="N", help="of .webp, 0 to 100: lossy and smaller (default lossless)")
     g.add_argument("--crf", type=int, metavar="N", help=f"of .mp4, 0 to 51: more is smaller and worse (default {CRF})")
     g.add_argument(

@@ -20,6 +20,7 @@ from zs2.study.results import Results
 from zs2.study.study import Job, clip_file
 from zs2.system.progress import progress
 from zs2.video.clip import Clip
+from zs2.video.encoding import frame_rate
 from zs2.video.formats import Frames
 
 CAPTION = ("clip-score", "motion")  # the metrics below a clip
@@ -65,7 +66,7 @@ def page_data(results: Results, folder: Path) -> dict[str, Any]:
     return {
         "digest": results.digest,
         "full": study.full,
-        "fps": study.fps,
+        "fps": float(frame_rate(study.fps)),
         "frames": study.frames,
         "square": max(study.width, study.height) <= SMALL,
         "inputs": [{"id": name, "label": f"input: {name.replace('_', ' ')}"} for name in inputs],

@@ -21,6 +21,7 @@ from zs2.study.inputs import OWN, digest
 from zs2.study.prompts import Prompt, checked
 from zs2.system.devices import COMPILE_HELP, DTYPE_HELP
 from zs2.system.regular_files import read_text
+from zs2.video.encoding import FPS_HELP
 from zs2.video.reading import opened
 
 OUT = "out/study"
@@ -106,7 +107,7 @@ then: """
         "whose scores compare only with themselves, else the standard one); another one measures all clips again",
     )
     g.add_argument("--lpips", metavar="FILE", help=f"{LPIPS_HELP}; other weights measure all clips again")
-    g.add_argument("--fps", type=int, metavar="N", help="frames a second of the clips (default 8)")
+    g.add_argument("--fps", metavar="N", help=FPS_HELP)
     g.add_argument("--out", metavar="DIR", help=f"the study's folder; a study that is there grows (default {OUT})")
     g.add_argument("--shard", type=shard, metavar="I/N", help="make only the I-th of N parts of the clips")
     g.add_argument("--dry-run", action="store_true", help="only print the cells, and how many clips are there")

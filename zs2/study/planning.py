@@ -36,7 +36,7 @@ from zs2.study.prompts import default_prompts, read_prompts
 from zs2.study.study import Study
 from zs2.system.devices import AUTO, DTYPES, auto_dtype, choose_device, choose_dtype, own_device
 from zs2.version import __version__
-from zs2.video.encoding import FPS_MAX
+from zs2.video.encoding import rate_text
 
 METHOD = ("preset", "noise", "attn", *NUMBERS, "motion_target")  # the options that choose cells
 
@@ -145,7 +145,7 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         | {name: inputs.shared[name].record if name in inputs.shared else None for name in INPUTS},
         width=width,
         height=height,
-        fps=whole("fps", settings["fps"], 1, FPS_MAX),
+        fps=rate_text(settings["fps"]),
         dtype=choose("dtype", settings["dtype"], DTYPES),
         chunk=min(frames, whole("chunk", options.get("chunk", known.chunk if known else frames), 1)),
         prompts=tuple(prompts),

@@ -29,6 +29,7 @@ from zs2.system.atomic import write_json
 from zs2.system.devices import own_device
 from zs2.system.json_files import read_json
 from zs2.video.clip import Clip
+from zs2.video.encoding import frame_rate
 from zs2.video.formats import Frames
 
 
@@ -46,7 +47,7 @@ def load(options: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
     for cell in study.cells:
         if isinstance(cell.mu, tuple) or isinstance(cell.mu_end, tuple):
             model.variant(**cell.method)  # raises if the UNet has another number of levels
-    settings = model.settings(resolve(model.image_model, model.method, first), study.fps)
+    settings = model.settings(resolve(model.image_model, model.method, first), frame_rate(study.fps))
     study = replace(
         study,
         model=public_name(study.model, settings["model"]),

@@ -21,7 +21,7 @@ from zs2.study.prompts import Prompt, checked
 from zs2.system.devices import DTYPES
 from zs2.system.json_files import LARGE_BYTES, MOST_PIXELS, Reader, is_number, read_json
 from zs2.system.options import Option
-from zs2.video.encoding import FPS_MAX
+from zs2.video.encoding import rate_text
 
 MOST_CELLS, MOST_PROMPTS, MOST_SEEDS = 10_000, 100_000, 100_000
 MOST_CLIPS = 1_000_000
@@ -51,7 +51,7 @@ def read_study(file: Path) -> dict[str, Any]:
         "sampling": sampling,
         "width": read.whole("width", None, 0, MOST_PIXELS),
         "height": read.whole("height", None, 0, MOST_PIXELS),
-        "fps": read.whole("fps", None, 1, FPS_MAX),
+        "fps": rate_text(read.json.get("fps")),
         "dtype": read.name("dtype", None, DTYPES),
         "chunk": read.whole("chunk", None, 1, MOST_FRAMES),
         "prompts": checked(prompts, read.what),

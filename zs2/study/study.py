@@ -54,7 +54,7 @@ class Study:
         zs2: the version that began it.
         model: its name. weights: the SHA-256 of each part; None before the model is loaded.
         sampling: the sampling options of all clips, by name: see OPTIONS in sampling/request.py.
-        width, height: of the pictures, in pixels. fps: frames a second of the clips.
+        width, height: of the pictures, in pixels. fps: frames a second of the clips, see `rate_text`.
         dtype: of the networks; `auto` before the model is loaded.
         chunk: how many frames are sampled at once.
         prompts, seeds, cells: each cell is sampled for each prompt and seed.
@@ -71,7 +71,7 @@ class Study:
     sampling: dict[str, Any]
     width: int
     height: int
-    fps: int
+    fps: int | str
     dtype: str
     chunk: int
     prompts: tuple[Prompt, ...]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 FPS_MAX = 1000  # WebP counts time in whole milliseconds
 FPS_MIN = Fraction(1, 100)  # GIF and animated PNG have 16 bits for the time of a picture
 TERM_MAX = 10**6  # of a rate as a fraction: MP4 has 32 bits for its unit of time
+FPS_HELP = "frames a second, whole, or such as 29.97, 24000/1001 or 0.5 (default 8)"
 CRF = 17  # of an MP4 by default
 LOOPS = PINGPONG, *_ = ("pingpong",)
 ENDINGS = {"quality": (".webp",), "crf": (".mp4",), "loop": (".gif", ".webp", ".png", ".apng", ".mp4")}  # of an option
@@ -40,6 +41,12 @@ def frame_rate(fps: Any) -> Rate:
         shown = brief(fps).strip("'")
         raise InputError(f"fps is {shown}: expected frames a second from 0.01 to {FPS_MAX}, such as 8 or 24000/1001")
     return int(rate) if rate.denominator == 1 else rate
+
+
+def rate_text(fps: Any) -> int | str:
+    """A frame rate as JSON has it: a whole number, or a text such as `24000/1001`. Raises: as `frame_rate`."""
+    rate = frame_rate(fps)
+    return rate if isinstance(rate, int) else str(rate)
 
 
 @dataclass(frozen=True)
