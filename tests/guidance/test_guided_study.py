@@ -64,6 +64,26 @@ def test_a_study_of_a_source(tmp_path: Path, narrow: Path, monkeypatch: pytest.M
     assert {"source 0 0", "source 0 1"} < data["clips"].keys()
 
 
+@pytest.mark.filterwarnings("ignore:.*is resized to|.*names none")
+def test_cells_that_a_source_rules_out(
+    tmp_path: Path, narrow: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A preset leaves them out and says so; a grid is refused before any clip is made."""
+    monkeypatch.chdir(tmp_path)
+    Clip(SOURCE, 8, {"fps": 8}).save("clip.webp")
+    Path("study.toml").write_text(TOML.format(model=narrow).replace('noise = ["dnm", "iid"]', 'preset = "reproduce"'))
+    assert ablate(["study.toml", "--out", "s"]) == 0
+    assert "Text2Video-Zero is left out: source with text2video-zero noise" in capsys.readouterr().err
+    assert report(["s"]) == 0
+    rows = {line.split(" | ")[0]: line for line in Path("s/report.md").read_text().splitlines()}
+    assert "| yes | without DNM: i.i.d. noise + TMA: " in rows["| clips edited by an instruction, or from another clip"]
+    assert "| no | not measured yet |" in rows["| Text2Video-Zero"]
+    Path("study.toml").write_text(TOML.format(model=narrow).replace('"dnm", "iid"', '"dnm", "text2video-zero"'))
+    assert ablate(["study.toml", "--out", "t"]) == 2
+    assert "source with text2video-zero noise, which makes frames from frame 0" in capsys.readouterr().err
+    assert not Path("t/clips").exists()
+
+
 def test_a_prompt_may_have_inputs_of_its_own(
     tmp_path: Path, narrow: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from zs2.checkpoints.hub import DEFAULT_MODEL, is_hub_id
+from zs2.cli.command import say
 from zs2.cli.derived_options import loading
 from zs2.errors import InputError
 from zs2.evaluation.clip_scorer import Scorer, scoring_model
@@ -22,6 +24,7 @@ from zs2.method import NOISE_MODELS
 from zs2.pipeline import ZS2
 from zs2.sampling.plan import resolve
 from zs2.sampling.request import Request
+from zs2.study.cells import Cell, reference
 from zs2.study.inputs import Inputs, opened
 from zs2.study.lock import Workplace
 from zs2.study.study import Job, Study, clip_file, is_finished, measures_file
@@ -44,19 +47,43 @@ def load(options: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
     asked = [Request(**request(study, job, inputs)) for job in jobs]
     first = asked[0]
     model.text.warn_of_unused([text for one in asked for text in one.texts])
-    for cell in study.cells:
-        if isinstance(cell.mu, tuple) or isinstance(cell.mu_end, tuple):
-            model.variant(**cell.method)  # raises if the UNet has another number of levels
     settings = model.settings(resolve(model.image_model, model.method, first), frame_rate(study.fps))
+    cells = possible_cells(model, study, inputs)
     study = replace(
         study,
         model=public_name(study.model, settings["model"]),
+        cells=tuple(cells),
+        full=reference(cells).id,
         threads=torch.get_num_threads() if model.device.type == "cpu" else None,
         **{
             name: settings[name] for name in ("weights", "lora", "embeddings", "controlnet", "width", "height", "dtype")
         },
     )
     return model, study
+
+
+def possible_cells(model: ZS2, study: Study, inputs: Inputs) -> list[Cell]:
+    """The cells that the model can sample from the study's inputs. Another one of a preset is left out, with a note.
+
+    Raises: InputError if the full method, or a cell of a grid, is such another one.
+    """
+    prompts = {tuple(inputs.of(i)): i for i in range(len(study.prompts))}.values()  # one for each kind of inputs
+    found = []
+    for cell in study.cells:
+        try:
+            variant = model.variant(**cell.method)
+            with warnings.catch_warnings():  # those of the clips come when they are made
+                warnings.simplefilter("ignore")
+                for prompt in prompts:
+                    asked = Request(**request(study, Job(cell, prompt, study.seeds[0]), inputs))
+                    resolve(variant.image_model, variant.method, asked)
+        except InputError as error:
+            if not cell.presets or cell.id == study.full:
+                raise
+            say(f"{cell.label} is left out: {error}")
+        else:
+            found.append(cell)
+    return found
 
 
 def choose_scorer(
