@@ -49,13 +49,13 @@ def test_frame_0_is_the_image_of_diffusers(model):
 @pytest.fixture(scope="module")
 def image(model: ZS2) -> torch.Tensor:
     """The latents of one image of two steps, without attention between frames or noise that frames share."""
-    return model.variant(noise="iid", attn="sa").latents(PROMPT, frames=1, steps=2, seed=4)
+    return model.variant(noise="iid", attn="sa").latents(PROMPT, frames=1, steps=2, seed=4, height=64, width=64)
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
 def test_frame_0_is_the_image_of_the_model_whatever_the_variant(model, image, settings):
     variant = model.variant(**settings)
-    latents = variant.latents(PROMPT, frames=2, steps=2, seed=4)
+    latents = variant.latents(PROMPT, frames=2, steps=2, seed=4, height=64, width=64)
     assert_close(latents[:1], image, 1e-5)
     if settings["noise"] != "shared" and settings.get("lam") != 0:
         first, second = variant.decode(latents).astype(int)

@@ -301,7 +301,7 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("--latents nan.safetensors", ["latents", "NaN"]),
     ("--latents noise.safetensors --frames 3", [str((2, *LATENTS)), f"expected torch.float32 {(3, *LATENTS)}"]),
     (
-        "--latents noise.safetensors --size 32x64",
+        f"--latents noise.safetensors --size {SIDE // 2}x{SIDE}",
         [str((2, *LATENTS)), f"expected torch.float32 {(2, *LATENTS[:2], LATENTS[2] // 2)}"],
     ),
     # clips to replay
@@ -598,8 +598,8 @@ def test_ctrl_c_keeps_what_was_finished_and_nothing_half_written(here):
         ("star --guidance 0", ["prompt", "no effect", "guidance 0"]),
         ("--frames 1 --attn cfa", ["attn", "no effect", "single frame"]),
         ("--frames 1 --lam 0.5", ["lam", "no effect", "single frame"]),
-        ("--latents noise.safetensors --size 64x64 --seed 3", ["seed", "no effect", "latents"]),
-        ("--latents noise.safetensors --size 64x64 --noise iid", ["noise", "no effect", "latents"]),
+        (f"--latents noise.safetensors --size {SIDE}x{SIDE} --seed 3", ["seed", "no effect", "latents"]),
+        (f"--latents noise.safetensors --size {SIDE}x{SIDE} --noise iid", ["noise", "no effect", "latents"]),
         ("--travel-mode cut", ["travel_mode", "no effect"]),
         ("--fps 12 --out folder", ["fps", "no effect", "folder"]),
         (f"'{'very ' * 40}red apple'", ["84 tokens", "32", "cut off", "very very red apple'"]),
