@@ -499,7 +499,7 @@ def test_nan_latents_stop_the_clip(zs2, here, folder):
 
 def test_infinite_latents_stop_the_clip(zs2, here):
     result = zs2("--guidance", "1e38", "--steps", "2", *BRIEF[-2:], "--frames", "2", "--lam", "0.01")
-    failed(result, "infinite", "after step 2 of 2", "float32", "smaller guidance than 1e+38", status=1)
+    failed(result, "infinite", "after step ", " of 2 ", "float32", "smaller guidance than 1e+38", status=1)
     assert "try float32" not in result.err  # it was
     assert files(here) == {}
 
