@@ -34,8 +34,6 @@ def run(options: dict[str, Any]) -> None:
     options = with_file(options)
     folder = Path(options.setdefault("out", OUT))
     index, count = division(options)
-    if not options["out"]:
-        raise InputError(f"--out '' names no folder: expected one such as {OUT}")
     if "dry_run" not in options:
         check_folder(folder)
     known = existing(folder)

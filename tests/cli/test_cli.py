@@ -26,9 +26,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import zs2.checkpoints.locate as zs2_locate
+from zs2 import ZS2
+from zs2.ablate import main as ablate
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.sample_options import fast
+from zs2.errors import InputError
+from zs2.metrics import main as metrics
+from zs2.report import main as report
 from zs2.sample import main
 from zs2.sampling.request import FAST
 from zs2.video.clip import read_settings
@@ -250,7 +255,8 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("a --model no/such/model", ["no such model: 'no/such/model'", NO_MODEL, DEFAULT_MODEL]),
     (f"a --model {'m' * 300}", ["no such model", NO_MODEL]),
     ("a --model full", ["'full' is not a model folder", "unet/, vae/, text_encoder/, tokenizer/, scheduler/"]),
-    ("a --model ''", ["no such model: ''"]),
+    ("a --control '' ''", ["--control: '' is empty: expected MODEL CLIP"]),
+    ("a --model '' --vae ''", ["--model: '' is empty: expected PATH"]),
     ("a --model file", ["file"]),
     ("a --model model.safetensors", ["model.safetensors"]),
     ("a --model model.ckpt", ["model.ckpt is a pickle", "convert", "safetensors"]),
@@ -282,7 +288,6 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("--out file", ["file", "choose a new name"]),
     ("--out file/clip.gif", ["file/clip.gif", "file is not a folder", "choose"]),
     ("--out file/deep/clip.gif", ["file/deep/clip.gif", "choose"]),
-    ("--out ''", ["''", "names no file", "clip.gif"]),
     ("--out .", ["'.'", "names no file", "clip.gif"]),
     ("--out ..", ["'..'", "names no file", "clip.gif"]),
     ("--out .gif", ["'.gif'", "names no file", "clip.gif"]),
@@ -1083,3 +1088,31 @@ def test_the_default_model_is_never_asked_of_the_hub(zs2, monkeypatch):
     """Where it has not come with the code, another's model of that name must not take its place."""
     monkeypatch.setattr(zs2_locate, "PACKAGE", Path("/nowhere/zs2"))
     failed(zs2(), f"{DEFAULT_MODEL} is not here", "comes with the repository")
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (main, "--model --vae --lora --embedding --source --first-frame --latents --prompts --travel --out"),
+        (main, "--replay"),
+        (ablate, "--model --vae --lora --embedding --source --first-frame --prompts --clip --lpips --out"),
+        (metrics, "--clip --lpips --features --vbench"),
+        (report, "--out"),
+        (ablate, "STUDY.toml"),
+        (metrics, "CLIP"),
+        (report, "DIR"),
+    ],
+)
+def test_an_empty_path_is_an_error_that_names_its_option(capsys, command, options):
+    """As a path it would be the current folder."""
+    for option in options.split():
+        with pytest.raises(SystemExit) as end:
+            command([option, ""] if option.startswith("-") else [""])
+        assert end.value.code == 2
+        assert f"zs2: error: argument {option}: '' is empty: expected " in capsys.readouterr().err
+
+
+def test_an_empty_vae_is_not_the_current_folder(monkeypatch):
+    monkeypatch.chdir(CHECKPOINT)
+    with pytest.raises(InputError, match="vae is ''"):
+        ZS2.from_pretrained(CHECKPOINT, vae="")

@@ -130,6 +130,8 @@ class Checkpoint:
         before = identity(single)
         own_vae = vae is None
         choose = partial(choose_files, variant=variant, vae=own_vae)
+        if vae == "":  # as a Path it would be the current folder
+            raise InputError("vae is '': expected a folder, a file, or a model with a VAE")
         with loading(str(vae)):
             self.other_vae = None if vae is None else OtherVAE(Path(vae), wanted, variant)
         dtype_name = str(wanted).removeprefix("torch.")

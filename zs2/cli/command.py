@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import io
+import re
 import signal
 import sys
 import warnings
@@ -20,6 +21,7 @@ from zs2.version import __version__
 
 P = ParamSpec("P")
 NO_MEMORY = "out of memory: try fewer --frames, a smaller --size, or half precision (--dtype)"
+PLACES = re.compile("PATH|FILE|DIR|CLIP|IMAGE|MODEL|toml")  # in the metavar of an option that takes a file or a folder
 
 
 class Failure(Exception):
@@ -37,6 +39,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         say(f"error: {self.where}{message}")
         sys.exit(2)
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """The value of an option. An empty path is an error, because it would be the current folder."""
+        metavar = action.metavar if isinstance(action.metavar, str) else " ".join(action.metavar or ())
+        if "" in arg_strings and PLACES.search(metavar):
+            raise argparse.ArgumentError(action, f"'' is empty: expected {metavar}")
+        return super()._get_values(action, arg_strings)
 
     def _print_message(self, message: str, file: Any = None) -> None:  # the help, and the version
         show(*message.splitlines(), to=file, most=None)
