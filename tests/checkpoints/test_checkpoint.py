@@ -448,6 +448,12 @@ def test_weights_of_another_configuration(folder, part, changes, words):
     refused(folder, part, *words, alone=part)
 
 
+def test_a_vae_whose_configuration_has_no_attention(tmp_path):
+    folder = write_tiny(tmp_path / "model", "sd")
+    edit(config(folder, "vae"), mid_block_add_attention=False)
+    refused(folder, "vae", "not expected", "mid_block.attentions.0", alone="vae")
+
+
 def test_weights_of_another_part(folder):
     shutil.copy(weights(CHECKPOINT, "vae"), folder / "unet" / "x")
     (folder / "unet" / "x").replace(weights(folder, "unet"))

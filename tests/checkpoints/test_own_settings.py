@@ -385,6 +385,15 @@ def test_a_model_s_clips_are_scored_by_its_base_s_clip(parts: Path) -> None:
     assert scoring_model(parts / "edit") == str(parts / "base")
 
 
+def test_a_short_name_s_clip_scores_too(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(parts / "edit", tmp_path / "edit")
+    (tmp_path / "edit" / "zs2.json").write_text(json.dumps({"base": NAME}))
+    assert scoring_model(tmp_path / "edit") == DEFAULT_MODEL
+    monkeypatch.chdir(parts / "edit")
+    (parts / "base" / "image_encoder").mkdir(exist_ok=True)
+    assert scoring_model(".") == str(Path("../base"))
+
+
 NO_NAME = "expected a model's short name, or the name of a folder beside it"
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from zs2.checkpoints.diffusers_folder import rename
 from zs2.checkpoints.digests import check_identity, identity, sha256
 from zs2.checkpoints.hub import WEIGHTS, choose_weights, fetch, is_hub_id, parse, variants
-from zs2.checkpoints.locate import PICKLES, local_path, refuse_pickle
+from zs2.checkpoints.locate import PICKLES, local_path, refuse_missing, refuse_pickle
 from zs2.checkpoints.original_names import CONTROL, controlnet_tensors, count
 from zs2.checkpoints.single_file import contents
 from zs2.checkpoints.tensor_files import loading, read_tensors, weight_files
@@ -53,6 +53,8 @@ class ControlNetFiles:
 
     def __init__(self, place: str | Path, dtype: torch.dtype, variant: str | None = None) -> None:
         path, self.name = local_path(place), str(place)
+        if path is None:
+            refuse_missing(place)
         if path is None and is_hub_id(self.name):
             choose = partial(choose_control_files, variant=variant)
             path = fetch(self.name, str(dtype).removeprefix("torch."), choose)

@@ -52,10 +52,8 @@ def locate(model: str | Path, dtype: str, choose: Choose = choose_files) -> tupl
     Raises: InputError if there is no such model, or if it is a pickle.
     """
     path = local_path(model)
-    if path is None and Path(full_name(str(model))) == Path(DEFAULT_MODEL):
-        raise InputError(
-            f"{DEFAULT_MODEL} is not here: it comes with the repository and its wheel; clone it, or give another model"
-        )
+    if path is None:
+        refuse_missing(model)
     if path is None and is_hub_id(str(model)):
         try:
             return fetch(str(model), dtype, choose), parse(str(model))[0]
@@ -86,6 +84,15 @@ def locate_base(folder: Path, base: str, dtype: str, choose: Choose = choose_fil
     if base not in (*SHORT_NAMES, Path(DEFAULT_MODEL).name):
         raise InputError(f"{str(folder)!r} needs the model {base!r}, and there is no folder {str(beside)!r}")
     return locate(base, dtype, choose)[0]
+
+
+def refuse_missing(model: str | Path) -> None:
+    """Raise InputError for a model that comes with zs2, where it is not: on the hub its name would be another's."""
+    name = str(Path(full_name(str(model))))
+    if name in BUNDLED:
+        raise InputError(
+            f"{name} is not here: it comes with the repository and its wheel; clone it, or give another model"
+        )
 
 
 def refuse_pickle(path: Path) -> str:

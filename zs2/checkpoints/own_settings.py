@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zs2.checkpoints.hub import DEFAULT_MODEL
-from zs2.checkpoints.locate import full_name, local_path, locate
+from zs2.checkpoints.locate import local_path, refuse_missing
 from zs2.errors import InputError, brief, counted
 from zs2.method import PARAMETERS
 from zs2.system.json_files import Reader, read_json
@@ -87,11 +86,11 @@ class OwnSettings:
     def of(cls, model: str | Path) -> OwnSettings:
         """The settings of a model, if it is on this machine; else none.
 
-        Raises: InputError as `read` does, and if the default checkpoint is missing.
+        Raises: InputError as `read` does, and for a model that comes with zs2, where it is not.
         """
         path = local_path(model)
-        if path is None and Path(full_name(str(model))) == Path(DEFAULT_MODEL):
-            locate(model, "float32")  # raises
+        if path is None:
+            refuse_missing(model)
         return cls(Path(model).name) if path is None else cls.read(path)
 
     @property

@@ -14,6 +14,7 @@ error, because a wrong mean would go unnoticed.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -49,8 +50,8 @@ def scoring_model(model: str | Path) -> str:
     if _has_clip(model):
         return str(model)
     base = OwnSettings.of(model).base
-    other = None if base is None else Path(full_name(str(model))).parent / base
-    return STANDARD_CLIP if other is None or not _has_clip(other) else str(other)
+    places = [] if base is None else [os.path.normpath(Path(full_name(str(model)), "..", base)), full_name(base)]
+    return next(filter(_has_clip, places), STANDARD_CLIP)
 
 
 def _has_clip(model: str | Path) -> bool:
