@@ -24,7 +24,7 @@ from weights.recipe import pictures, scenes
 from weights.recipe.measure import as_bytes
 from zs2 import ZS2, Clip
 from zs2.checkpoints.hub import DEFAULT_MODEL
-from zs2.errors import InputError
+from zs2.errors import InputError, whole
 from zs2.video.formats import Frames
 from zs2.video.outputs import check_output
 
@@ -34,13 +34,13 @@ EDIT = "make it golden"
 
 def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=("outline", *MADE))
+    p.add_argument("what", choices=("outline", *CLIPS))
     p.add_argument("--model", default=DEFAULT_MODEL)
     p.add_argument("--control", metavar="MODEL", help="of path: the ControlNet (default: MODEL-edges)")
     p.add_argument("--editor", metavar="MODEL", help="of edit: the editing model (default: MODEL-edit)")
     p.add_argument("--thing", default="rocket")
     p.add_argument("--colour", default="sky blue", choices=scenes.COLOURS, help="of the background")
-    p.add_argument("--instruction", default=EDIT, help=f"of edit (default {EDIT})")
+    p.add_argument("--instruction", help=f"of edit (default {EDIT})")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--frames", type=int, default=16)
     p.add_argument("--steps", type=int, help="default: the model's")
@@ -53,11 +53,16 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     out = args.out or f"docs/guided-{args.what}.webp"
     try:
+        for name, most in (("frames", 1000), ("size", 1024), ("scale", 16)):
+            whole(f"--{name}", getattr(args, name), 1, most)
+        for name, kind in (("control", "path"), ("editor", "edit"), ("instruction", "edit")):
+            if getattr(args, name) is not None and args.what != kind:
+                raise InputError(f"--{name} is of {kind}, not of {args.what}")
         check_output(out, args.fps, overwrite=args.overwrite)
         if args.what == "outline":
             frames = outlines(args)
         else:
-            rows = [row.repeat(args.scale, axis=1).repeat(args.scale, axis=2) for row in MADE[args.what](args)]
+            rows = [row.repeat(args.scale, axis=1).repeat(args.scale, axis=2) for row in CLIPS[args.what](args)]
             gap = np.full((args.frames, GAP, *rows[0].shape[2:]), 255, np.uint8)
             frames = np.concatenate([rows[0], gap, rows[1]], axis=1)
     except InputError as error:
@@ -96,7 +101,7 @@ def path(args: argparse.Namespace) -> tuple[Frames, Frames]:
 def edit(args: argparse.Namespace) -> tuple[Frames, Frames]:
     """A clip, and the same after an instruction."""
     source = sampled(args, args.model, prompt(args))
-    return source, sampled(args, args.editor or f"{args.model}-edit", args.instruction, source=source)
+    return source, sampled(args, args.editor or f"{args.model}-edit", args.instruction or EDIT, source=source)
 
 
 def first_frame(args: argparse.Namespace) -> tuple[Frames, Frames]:
@@ -120,7 +125,7 @@ def prompt(args: argparse.Namespace) -> str:
     return f"{args.thing} on a {args.colour} background"
 
 
-MADE: dict[str, Callable[[argparse.Namespace], tuple[Frames, Frames]]] = {
+CLIPS: dict[str, Callable[[argparse.Namespace], tuple[Frames, Frames]]] = {
     "path": path,
     "edit": edit,
     "first-frame": first_frame,
