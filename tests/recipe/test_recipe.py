@@ -856,7 +856,24 @@ def test_things_are_listed_that_are_seen_often_enough(made, tmp_path, monkeypatc
     assert measure.listed(found, NAMES) == ["star face"]
 
 
-def test_the_sheet_has_scenes_over_reconstructions_over_samples(made, own, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("checkpoint --things 2 --list", "--list with --things 2: it would leave out the others: give --things 3"),
+        ("checkpoint-edges --things 3 --list", "is no folder of a whole checkpoint, and lists no things"),
+        ("nothing --things 3 --list", "is no folder of a whole checkpoint, and lists no things"),
+        ("checkpoint --things 3 --base a", "--base is of ControlNets, and there is none"),
+    ],
+)
+def test_options_of_measure_that_would_do_harm_or_nothing(line, words, with_guides, tmp_path, capsys):
+    file = tmp_path / "judge.safetensors"
+    save_file(judge.Judge(NAMES, SIZE).state_dict(), file, {"things": json.dumps(NAMES), "size": str(SIZE)})
+    assert recipe.main(["measure", *f"{with_guides}/{line}".split(), "--judge", str(file)]) == 1
+    assert words in capsys.readouterr().err
+    assert not (with_guides / "nothing").exists()
+
+
+def test_the_sheet_has_scenes_over_reconstructions_over_samples(made, own, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "STEPS", 2)
     out = tmp_path / "new" / "sheet.png"
     assert recipe.main(["sheet", str(made / "checkpoint"), "--pictures", str(own), "--out", str(out)]) == 0
@@ -865,6 +882,10 @@ def test_the_sheet_has_scenes_over_reconstructions_over_samples(made, own, tmp_p
     pixels = torch.from_numpy(rows[0].copy()).permute(0, 3, 1, 2) / 127.5 - 1
     assert np.abs(measure.as_bytes(vae.decode(vae.encode(pixels))).astype(int) - rows[1]).max() <= 8  # of rounded ones
     assert len({row.tobytes() for row in rows[0]}) == len({row.tobytes() for row in rows[2]}) == 12
+    (tmp_path / "empty").mkdir()
+    line = ["sheet", str(made / "checkpoint"), "--pictures", str(tmp_path / "empty"), "--out", str(out)]
+    assert recipe.main(line) == 1
+    assert "no pictures in" in capsys.readouterr().err
 
 
 def test_figures_of_a_vae_alone_need_no_other_part(made, own, tmp_path, monkeypatch, capsys):
@@ -1012,7 +1033,7 @@ def test_figures_of_guides_that_know_nothing(with_guides, own, tmp_path, monkeyp
     file = tmp_path / "judge.safetensors"
     half = {"things": json.dumps(NAMES), "size": str(SIZE // 2)}  # it sees larger pictures made smaller
     save_file(judge.Judge(NAMES, SIZE // 2).state_dict(), file, half)
-    places = [str(with_guides / f"checkpoint-{command}") for command in recipe.GUIDED]
+    places = [f"{with_guides}/checkpoint-{command}/" for command in recipe.GUIDED]  # as a shell completes them
     line = ["--pictures", str(own), "--judge", str(file), "--things", "2", "--out", str(tmp_path / "figures.json")]
     assert recipe.main(["measure", *places, *line]) == 0
     found = json.loads((tmp_path / "figures.json").read_text())
@@ -1042,6 +1063,25 @@ def test_the_pictures_of_the_page_on_guidance(what, with_guides, own, tmp_path, 
         middle = places.mean(0)
         assert np.abs(middle - SIZE / 2).max() < 1
         assert np.linalg.norm(places - middle, axis=1) == pytest.approx([0.15 * SIZE] * 4, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("outline --frames 0", "--frames is 0: expected"),
+        ("path --scale -1", "--scale is -1: expected"),
+        ("outline --size 100000", "--size is 100000: expected"),
+        ("path --instruction x", "--instruction is of edit, not of path"),
+    ],
+)
+def test_options_that_the_pictures_can_t_have(line, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import guided as script
+
+    with pytest.raises(SystemExit) as ended:
+        script.main([*line.split(), "--out", str(tmp_path / "out.webp")])
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 def test_the_checkpoint_that_is_shipped_draws_what_it_is_asked_for():

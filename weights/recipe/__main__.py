@@ -98,7 +98,6 @@ def main(argv: list[str] | None = None) -> int:
         if name in GUIDED:
             q.add_argument(
                 "checkpoint",
-                type=Path,
                 nargs="?",
                 help=f"the folder of the finished checkpoint (default {DEFAULT_MODEL})",
             )
@@ -170,11 +169,15 @@ def run(args: argparse.Namespace) -> None:
             drawn = [(picture(args.out, checkpoint), (PNG_MARK,)) for checkpoint in args.checkpoint]
             check_own([(args.out, ('{\n  "judge": {',)), *drawn])
             args.out.parent.mkdir(parents=True, exist_ok=True)
+        folders = {checkpoint: place(checkpoint) for checkpoint in args.checkpoint}
+        if args.base is not None and not any(map(measure_guided.is_controlnet, folders.values())):
+            raise InputError("--base is of ControlNets, and there is none")
+        if args.list:
+            check_listing(folders, things, len(classifier.things))
         figures = report(args.checkpoint, classifier, load, things, seed, args.out, args.base)
-        for checkpoint in args.checkpoint if args.list else ():
-            if "by thing" in figures[checkpoint]:
-                names = measure.listed(figures[checkpoint], classifier.things[:things])
-                layout.write(Path(checkpoint) / "zs2.json", layout.own_settings(names))
+        for checkpoint, folder in folders.items() if args.list else ():
+            names = measure.listed(figures[checkpoint], classifier.things[:things])
+            layout.write(folder / "zs2.json", layout.own_settings(names))
         return
     if args.command == "sheet":
         names = names_of(args.pictures, None)
@@ -186,11 +189,11 @@ def run(args: argparse.Namespace) -> None:
     work, device = args.work or Path(f"{WORK[args.command]}{'-quick' * args.quick}"), choose_device(args.device)
     clock = Clock(None if args.minutes is None else 60 * args.minutes)
     if args.command in GUIDED:
-        place = args.checkpoint or local_path(DEFAULT_MODEL) or Path(DEFAULT_MODEL)
-        known = OwnSettings.read(place).things or tuple(pictures.things())
+        checkpoint = place(args.checkpoint or DEFAULT_MODEL)
+        known = OwnSettings.read(checkpoint).things or tuple(pictures.things())
         _, full, quick = GUIDED[args.command]
         names = [*known[: QUICK.things if args.quick else None]]
-        guide(args.command, place, names, args.pictures, quick if args.quick else full, work, clock, device)
+        guide(args.command, checkpoint, names, args.pictures, quick if args.quick else full, work, clock, device)
         return
     settings = QUICK if args.quick else FULL
     names = names_of(args.pictures, settings.things)
@@ -294,6 +297,20 @@ def names_of(own: Path | None, count: int | None) -> list[str]:
     return pictures.things(count)
 
 
+def place(checkpoint: str) -> Path:
+    """The folder of a checkpoint, by its path or its short name."""
+    return local_path(checkpoint) or Path(checkpoint)
+
+
+def check_listing(folders: Mapping[str, Path], things: int, known: int) -> None:
+    """Raise InputError if `--list` would write a wrong list, or write it where no checkpoint is."""
+    if things < known:
+        raise InputError(f"--list with --things {things}: it would leave out the others: give --things {known}")
+    for checkpoint, folder in folders.items():
+        if not (folder / "model_index.json").is_file():
+            raise InputError(f"--list: {checkpoint} is no folder of a whole checkpoint, and lists no things")
+
+
 def picture(out: Path, checkpoint: str) -> Path:
     """The file of a checkpoint's pictures, beside that of the figures."""
     return out.with_name(f"{out.stem}-{Path(checkpoint).name}.png")
@@ -318,11 +335,11 @@ def report(
     figures: dict[str, Any] = {"judge": known}
     names = classifier.things[:things]
     for checkpoint in checkpoints:
-        folder = local_path(checkpoint) or Path(checkpoint)
+        folder = place(checkpoint)
         if measure.vae_alone(folder):
             found, shown = measure.of_vae(folder, load)
         elif measure_guided.is_controlnet(folder):
-            guided = checkpoint.removesuffix("-edges") if base is None else base
+            guided = str(Path(checkpoint)).removesuffix("-edges") if base is None else base
             found, shown = measure_guided.of_edges(checkpoint, guided, classifier, load, names, seed)
         elif measure_guided.is_editing(folder):
             found, shown = measure_guided.of_edit(checkpoint, classifier, load, names, seed)
@@ -351,9 +368,9 @@ def report(
 
 
 def save_sheet(file: Path, shown: NDArray[np.uint8]) -> None:
-    """Write pictures, uint8 (12 · rows, size, size, 3), as one PNG with twelve in a row."""
+    """Write pictures, uint8 (SHOWN · rows, size, size, 3), as one PNG with SHOWN in a row."""
     side = shown.shape[1]
-    grid = shown.reshape(-1, 12, side, side, 3).swapaxes(1, 2).reshape(-1, 12 * side, 3)
+    grid = shown.reshape(-1, measure.SHOWN, side, side, 3).swapaxes(1, 2).reshape(-1, measure.SHOWN * side, 3)
     Image.fromarray(np.ascontiguousarray(grid)).save(file, pnginfo=png_text("{}"))
 
 

@@ -66,7 +66,7 @@ def learn(pictures: Tensor, settings: Settings, folder: Path, work: Path, clock:
     scenes = mild(draw(count, things, generator(settings.seed, numbered("latents", 0), 0)))
     mean, deviation = latents(vae, pictures, settings.size, scenes)
     scale = float((mean**2 + deviation**2).double().mean()) ** -0.5
-    layout.write_part(folder, "vae", layout.vae(settings, scale), vae, "diffusion_pytorch_model")
+    layout.write_part(folder, "vae", layout.vae(settings, scale), vae, layout.STEM)
 
 
 @torch.no_grad()

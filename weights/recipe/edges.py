@@ -15,12 +15,10 @@ from weights.recipe import layout
 from weights.recipe.base import Base
 from weights.recipe.denoiser import Latents, denoising
 from weights.recipe.scenes import Scenes, draw, edges, label, silhouettes
-from weights.recipe.settings import Guided
+from weights.recipe.settings import FULL, Guided
 from weights.recipe.training import Clock, generator, train
 from zs2.models.controlnet import ControlNet, ControlNetConfig
 from zs2.models.unet import UNet
-
-EMPTY = 0.12  # the share of empty captions, as in the UNet's training
 
 
 def start(control: ControlNet, unet: UNet) -> None:
@@ -53,7 +51,7 @@ def learn(
     def loss(step: int, source: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         rows = torch.randint(len(data.mean), (settings.schedule.piece,), generator=source)
         these = data.scenes[rows]
-        context = base.texts(label(these, source, EMPTY).captions(names))
+        context = base.texts(label(these, source, FULL.empty).captions(names))
         hints = edges(silhouettes(these, pictures, base.size))
 
         def predict(noisy: Tensor, t: Tensor) -> Tensor:

@@ -138,11 +138,12 @@ def sheet(checkpoint: str, load: Callable[[int], Tensor], names: Sequence[str], 
     """
     model = ZS2.from_pretrained(checkpoint, dtype="float32", attn="sa", noise="iid")
     size = model.plan(Request("")).size[1]
+    loaded = load(size)
     known = [index for index, name in enumerate(names) if name in model.own_settings.things] or [*range(len(names))]
     thing = torch.tensor([known[i * len(known) // SHOWN] for i in range(SHOWN)])
     colour, source = torch.arange(SHOWN) % len(COLOURS), generator(0, "scenes of the sheet", 0)
     scenes = mild(Scenes(thing, colour, torch.zeros_like(thing), torch.rand(SHOWN, 16, generator=source)))
-    pixels = render(scenes, load(size), size)
+    pixels = render(scenes, loaded, size)
     with torch.no_grad():
         rows = [as_bytes(pixels), as_bytes(model.vae.decode(model.vae.encode(pixels)))]
     prompts = [caption(names, int(t), int(c), 0) for t, c in zip(thing, colour, strict=True)]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from weights.recipe import edits, looks
 from weights.recipe.judge import Judge
-from weights.recipe.measure import as_bytes, drawn, seen, share
+from weights.recipe.measure import SHOWN, as_bytes, drawn, seen, share
 from weights.recipe.scenes import COLOURS, LOOKS, Scenes, caption, draw, edges, mild, render, silhouettes
 from weights.recipe.training import generator
 from zs2 import ZS2
@@ -26,7 +26,6 @@ from zs2.system.json_files import read_json
 
 PLACES = 2  # scenes of each thing, of which a ControlNet sees the outlines
 METALS = (LOOKS.index("golden"), LOOKS.index("silver"))  # looks that the renderer draws in one way only
-COLUMNS = 12  # of a sheet
 Bytes = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
 
@@ -40,7 +39,7 @@ def is_editing(folder: Path) -> bool:
     """Whether a folder is an editing model."""
     file = folder / "unet" / "config.json"
     config = read_json(file) if file.is_file() else {}
-    return bool(config) and config["in_channels"] == 2 * config["out_channels"]
+    return config.get("in_channels", 4) == 2 * config.get("out_channels", 4)  # the layout's defaults
 
 
 def of_edges(
@@ -190,9 +189,7 @@ def interval(estimate: Any) -> list[float]:
 
 
 def sheet(*rows: Bytes) -> Bytes:
-    """Pictures (b, h, w, 3) each, COLUMNS of the first over those of the next: (n · COLUMNS, h, w, 3)"""
-    missing = -len(rows[0]) % COLUMNS
+    """Pictures (b, h, w, 3) each, SHOWN of the first over those of the next: (n · SHOWN, h, w, 3)"""
+    missing = -len(rows[0]) % SHOWN
     filled = [np.concatenate([row, np.zeros((missing, *row.shape[1:]), np.uint8)]) for row in rows]
-    return np.stack([row.reshape(-1, COLUMNS, *row.shape[1:]) for row in filled], axis=1).reshape(
-        -1, *rows[0].shape[1:]
-    )
+    return np.stack([row.reshape(-1, SHOWN, *row.shape[1:]) for row in filled], axis=1).reshape(-1, *rows[0].shape[1:])
