@@ -7,7 +7,7 @@ take a shard each.
     first      the cosine of a frame's embedding with frame 0's
     previous   that with the frame before
     motion     the mean absolute change from the frame before, pixels in [0, 1]
-    score      100 × the cosine with the prompt; none for the empty prompt
+    score      100 × the cosine with the prompt
 """
 
 from __future__ import annotations
@@ -28,19 +28,24 @@ from long_clips_drawn import plot, sheet
 from numpy.typing import NDArray
 
 from zs2 import ZS2, Clip
-from zs2.errors import InputError
+from zs2.errors import InputError, whole
 from zs2.evaluation.clip_scorer import BATCH, Scorer, scoring_model
 from zs2.method import LAM_MAX
+from zs2.study.cells import FULL
 from zs2.study.prompts import Prompt, default_prompts
 from zs2.study.stats import Estimate, Key, difference, mean
 from zs2.system.atomic import write_json, write_text
 from zs2.system.progress import progress
 from zs2.video.formats import Frames
 
-METRICS = {"first": "identity to frame 0", "previous": "identity to the frame before", "motion": "motion"}
-METRICS["score"] = "CLIP score"
+METRICS = {
+    "first": "identity to frame 0",
+    "previous": "identity to the frame before",
+    "motion": "motion",
+    "score": "CLIP score",
+}
 BASE = "cfa"  # what the others are compared with: frame 0's weight in its keys stays 1
-Figures = dict[str, dict[Key, list[dict[str, float | None]]]]  # {variant: {(prompt, seed): a row for each frame ≥ 1}}
+Figures = dict[str, dict[Key, list[dict[str, float]]]]  # {variant: {(prompt, seed): a row for each frame ≥ 1}}
 
 
 class Variant(NamedTuple):
@@ -53,7 +58,10 @@ class Variant(NamedTuple):
     def of(cls, name: str) -> Variant:
         """By its name on the command line."""
         attn, _, mu = name.partition(":")
-        return cls(attn, float(mu) if mu else 0.98 if attn == "tma" else None)
+        try:
+            return cls(attn, float(mu) if mu else FULL.mu if attn == "tma" else None)
+        except ValueError:
+            raise InputError(f"variant {name}: expected a kind of attention, or KIND:μ such as tma:0.9") from None
 
 
 def add_options(p: argparse.ArgumentParser) -> None:
@@ -80,7 +88,14 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make what is missing, and print the tables. Raises: InputError for a folder of other settings."""
+    """Make what is missing, and print the tables. Raises: InputError; also for a folder of other settings."""
+    for name, least in (("frames", 2), ("each", 1), ("seeds", 1)):
+        whole(name, getattr(args, name), least)
+    if BASE not in args.variants:
+        raise InputError(f"variants are {', '.join(args.variants)}: expected {BASE} among them, to compare with")
+    kinds = {name: Variant.of(name) for name in args.variants}
+    for file in filter(None, (args.csv, args.plot, args.sheet)):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
     model = ZS2.from_pretrained(args.model, dtype="float32", lam=args.lam)
     prompts = chosen(default_prompts(model.own_settings), args.each)
     folder = Path(args.out)
@@ -89,12 +104,13 @@ def run(args: argparse.Namespace) -> None:
     request |= {} if args.guidance is None else {"guidance": args.guidance}
     asked = {name: value for name, value in model.own_settings.request.items() if name == "guidance"} | request
     settings = {"model": model.own_settings.name, "lam": model.method.noise_parameters["lam"], "frames": args.frames}
+    settings |= {"weights": model.checkpoint.digests}
     _same(folder / "settings.json", settings | asked | {"prompts": [str(one) for one in prompts]})
     scorer = Scorer.from_pretrained(scoring_model(args.model), model.device)
     jobs = [(v, i, s) for s in range(args.seeds) for i in range(len(prompts)) for v in args.variants]
     mine = [job for job in jobs[args.shard[0] :: args.shard[1]] if not _file(folder, *job).exists()]
     for variant, i, seed in progress(mine, len(mine), "clips"):
-        kind = Variant.of(variant)
+        kind = kinds[variant]
         frames = model.variant(attn=kind.attn, mu=kind.mu).stream(prompts[i].text, args.frames, seed=seed, **request)
         kept: list[Frames] = []
         rows = list(measured(frames, prompts[i].text, scorer, args.frames, kept))
@@ -125,7 +141,7 @@ def chosen(prompts: tuple[Prompt, ...], each: int) -> list[Prompt]:
 
 def measured(
     frames: Iterator[Frames], prompt: str, scorer: Scorer, count: int, kept: list[Frames]
-) -> Iterator[dict[str, float | None]]:
+) -> Iterator[dict[str, float]]:
     """The figures of each frame after frame 0. kept: gets the frames of the sheet."""
     text, at = scorer.embed_texts([prompt])[0], sheet_frames(count)
     first = previous = before = None
@@ -139,7 +155,7 @@ def measured(
             else:
                 change = float(np.abs(frame.astype(np.int16) - before).mean()) / 255
                 row = {"frame": i, "first": float(image @ first), "previous": float(image @ previous), "motion": change}
-                yield row | {"score": 100 * float(image @ text) if prompt.strip() else None}
+                yield row | {"score": 100 * float(image @ text)}
             previous, before, i = image, frame, i + 1
 
 
@@ -161,12 +177,11 @@ def windows(figures: Figures, prompts: list[Prompt], frames: int, lam: float) ->
 
 
 def _means(
-    clips: dict[Key, list[dict[str, float | None]]], metric: str, low: int, high: int, name: str, prompts: list[Prompt]
-) -> dict[Key, float | None]:
+    clips: dict[Key, list[dict[str, float]]], metric: str, low: int, high: int, name: str, prompts: list[Prompt]
+) -> dict[Key, float]:
     """Each clip's mean of a metric over frames low … high."""
     chosen = {key: rows for key, rows in clips.items() if name in ("all", prompts[key[0]].set)}
-    values = {key: [row[metric] for row in rows[low - 1 : high]] for key, rows in chosen.items()}
-    return {key: None if None in row else float(np.mean(row)) for key, row in values.items()}
+    return {key: float(np.mean([row[metric] for row in rows[low - 1 : high]])) for key, rows in chosen.items()}
 
 
 def _numbers(prefix: str, found: Estimate | None) -> dict[str, object]:
@@ -214,7 +229,7 @@ def _digits(x: object, *, sign: bool = False) -> str:
     return "" if not isinstance(x, float) else f"{x:{'+' if sign else ''}.{1 if abs(x) >= 10 else 4}f}"
 
 
-def half(clips: dict[Key, list[dict[str, float | None]]]) -> int:
+def half(clips: dict[Key, list[dict[str, float]]]) -> int:
     """The frame at which identity to frame 0, over 9 frames, is half of the way from 1 to that of the last quarter."""
     curve = np.mean([[row["first"] for row in rows] for rows in clips.values()], axis=0)
     end = curve[-max(1, len(curve) // 4) :].mean()
@@ -254,9 +269,7 @@ def read(folder: Path, variants: list[str], prompts: int, seeds: int) -> Figures
                 file = _file(folder, variant, prompt, seed)
                 if file.exists():
                     rows = csv.DictReader(io.StringIO(file.read_text()))
-                    found[variant][prompt, seed] = [
-                        {k: float(v) if v else None for k, v in row.items()} for row in rows
-                    ]
+                    found[variant][prompt, seed] = [{k: float(v) for k, v in row.items()} for row in rows]
     return found
 
 

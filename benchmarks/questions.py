@@ -73,29 +73,32 @@ def diversity(args: argparse.Namespace) -> None:
     """For each variant of a study: how far the clips of different seeds are from each other, and frames of one clip.
 
     Distances are 1 − the cosine of CLIP's embeddings: of two seeds in the same frame, and of frames in the same clip.
+    Those in pixels are the mean absolute difference of two seeds' last frames, in [0, 1].
     """
     study = Study.read(args.folder)
     if len(study.seeds) < 2:
         raise InputError(f"the study in {args.folder} has one seed: expected two or more, as with --seeds 0..3")
+    if study.frames < 2:
+        raise InputError(f"the clips in {args.folder} have one frame: expected two or more")
     scorer = Scorer.from_pretrained(scoring_model(args.model or study.model), torch.device("cpu"))
     jobs = [Job(cell, i, seed) for cell in study.cells for i in range(len(study.prompts)) for seed in study.seeds]
     missing = [job for job in jobs if not is_finished(args.folder, job.name)]
     if missing:
         raise InputError(f"the study in {args.folder} lacks {len(missing)} clips: run it to the end")
     images: dict[tuple[str, int], list[Floats]] = {}
-    pixels: dict[tuple[str, int], list[Frames]] = {}
+    last: dict[tuple[str, int], list[Frames]] = {}
     for job in progress(jobs, len(jobs), "clips"):
         frames = Clip.open(clip_file(args.folder, job.name)).frames
         images.setdefault((job.cell.id, job.prompt), []).append(scorer.embed_frames(frames).numpy())
-        pixels.setdefault((job.cell.id, job.prompt), []).append(frames[[0, -1]])
+        last.setdefault((job.cell.id, job.prompt), []).append(frames[-1])
     between, within, apart, first = ({}, {}, {}, {})
     for key, clips in images.items():
         values = np.stack(clips)  # (seeds, frames, d)
         first[key] = seeds_apart(values[:, :1])
         between[key] = seeds_apart(values[:, 1:])
         within[key] = statistics.fmean(float(1 - (clip[1:] @ clip[0]).mean()) for clip in values)
-        last = [clip[1].astype(float) / 255 for clip in pixels.pop(key)]
-        apart[key] = statistics.fmean(float(np.abs(a - b).mean()) for a, b in combinations(last, 2))
+        pixels = [frame.astype(float) / 255 for frame in last[key]]
+        apart[key] = statistics.fmean(float(np.abs(a - b).mean()) for a, b in combinations(pixels, 2))
     columns = {"between_seeds": between, "frame_0": first, "pixels_between_seeds": apart, "within_a_clip": within}
     rows = []
     for cell in study.cells:

@@ -62,6 +62,22 @@ def test_drift_has_the_figures_of_the_clips(questions, tmp_path: Path, capsys):
     assert "has clips of another steps: give another --out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("--variants tma", "variants are tma: expected cfa among them"),
+        ("--variants tma:much cfa", "variant tma:much: expected a kind of attention, or KIND:μ"),
+        ("--frames 1", "frames is 1: expected"),
+        ("--each 0", "each is 0: expected"),
+        ("--seeds 0", "seeds is 0: expected"),
+    ],
+)
+def test_drift_refuses_what_it_can_not_compare_before_it_loads(questions, words, error, tmp_path: Path, capsys):
+    assert questions.main(["drift", "--model", "none", "--out", str(tmp_path / "out"), *words.split()]) == 2
+    assert error in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_windows_double(questions):
     from long_clips import half, spans
 

@@ -497,6 +497,7 @@ def study_text(**changes: Any) -> str:
         ({"full": "x"}, "unknown full in study.json 'x'"),
         ({"width": "x"}, "width is 'x': expected a whole number"),
         ({"width": True}, "width is True: expected a whole number"),
+        ({"fps": "1e999999999"}, "fps is 1e999999999: expected frames a second"),
         ({"height": 10**9}, "height is 1000000000: expected from 0 to 65536"),
         ({"steps": 10**9}, "steps is 1000000000: expected from 1 to 100000"),
         ({"guidance": 10**400}, "guidance is .*: expected a number"),

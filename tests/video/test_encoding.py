@@ -360,6 +360,7 @@ def test_the_command_writes_records_and_replays_them(
     ("words", "message"),
     [
         (["--fps", "1/0"], "fps is 1/0: expected frames a second"),
+        (["--fps", "1e999999999"], "fps is 1e999999999: expected frames a second"),  # at once
         (["--quality", "101"], "quality is 101"),
         (["--loop", "back", "--out", "a.webp"], "unknown loop 'back'"),
         (["--stream", "--loop", "pingpong"], "--loop pingpong needs all frames at once"),

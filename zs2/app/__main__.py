@@ -86,7 +86,7 @@ Nothing leaves this machine but what visitors load from it.""",
     )
     g = p.add_argument_group("models")
     add_model(g)
-    g.add_argument("--models", nargs="+", metavar="NAME", help="what visitors may choose from, as --model takes it")
+    g.add_argument("--models", nargs="+", metavar="MODEL", help="what visitors may choose from, as --model takes it")
     g.add_argument(
         "--controls",
         nargs="+",

@@ -68,7 +68,7 @@ def possible_cells(model: ZS2, study: Study, inputs: Inputs) -> list[Cell]:
     Raises: InputError if the full method, or a cell of a grid, is such another one.
     """
     prompts = {tuple(inputs.of(i)): i for i in range(len(study.prompts))}.values()  # one for each kind of inputs
-    found = []
+    found, notes = [], []
     for cell in study.cells:
         try:
             variant = model.variant(**cell.method)
@@ -80,9 +80,11 @@ def possible_cells(model: ZS2, study: Study, inputs: Inputs) -> list[Cell]:
         except InputError as error:
             if not cell.presets or cell.id == study.full:
                 raise
-            say(f"{cell.label} is left out: {error}")
+            notes.append(f"{cell.label} is left out: {error}")
         else:
             found.append(cell)
+    for note in notes:
+        say(note)
     return found
 
 

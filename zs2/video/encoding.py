@@ -29,12 +29,14 @@ Rate: TypeAlias = int | Fraction
 def frame_rate(fps: Any) -> Rate:
     """Frames a second: a number, or a text such as `29.97` or `24000/1001`. A whole one is an int.
 
-    Raises: InputError for anything else, below 0.01 or above 1000, or of more than six digits.
+    Raises: InputError for anything else, below 0.01 or above 1000, of more than six digits, or with an exponent, since
+        1e999999999 would be computed.
     """
     try:
-        if isinstance(fps, bool) or (isinstance(fps, str) and len(fps) > 20):
+        text = str(fps) if isinstance(fps, float) else fps
+        if isinstance(fps, bool) or (isinstance(text, str) and (len(text) > 20 or "e" in text.lower())):
             raise ValueError
-        rate = Fraction(str(fps) if isinstance(fps, float) else fps)
+        rate = Fraction(text)
     except (TypeError, ValueError, ArithmeticError):
         rate = Fraction(0)
     if not FPS_MIN <= rate <= FPS_MAX or max(rate.numerator, rate.denominator) > TERM_MAX:

@@ -64,6 +64,7 @@
     let wait = LOOK;
     for (const film of document.querySelectorAll(".film")) {
       draw(film, now);
+      if (paused) continue;
       const each = 1000 / film.dataset.fps;
       wait = Math.min(wait, each - (now % each) + 1);
     }
