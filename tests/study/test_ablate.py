@@ -406,7 +406,7 @@ def test_a_file_of_options_makes_the_same_study(zs2, here, two):
         ("--clip letters", ["'letters' has no CLIP that can score"]),
         ("--prompts gone.txt", ["gone.txt", "No such file"]),
         ("--prompts letters/twice.txt", ["letters/twice.txt", "'a' (closed) is there twice"]),
-        ("--out ''", ["--out ''", "out/study"]),
+        ("--out ''", ["argument --out: '' is empty: expected DIR"]),
         ("--out letters/twice.txt", ["letters/twice.txt is not a folder", "choose another place"]),
         (f"--out {'n' * 300}", ["too long", "choose another place"]),
         ("gone.toml", ["gone.toml", "can't be read as TOML"]),
