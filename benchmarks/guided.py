@@ -22,6 +22,7 @@ import torch
 
 from weights.recipe import pictures, scenes
 from weights.recipe.measure import as_bytes
+from weights.recipe.measure_guided import side
 from zs2 import ZS2, Clip
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.errors import InputError, whole
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--frames", type=int, default=16)
     p.add_argument("--steps", type=int, help="default: the model's")
-    p.add_argument("--size", type=int, default=128, help="of outlines and the first frame, in pixels (default 128)")
+    p.add_argument("--size", type=int, help="of the outline alone, in pixels (default 128)")
     p.add_argument("--scale", type=int, default=2, help="pixels of the picture for each pixel of a clip (default 2)")
     p.add_argument("--fps", type=int, default=8)
     p.add_argument("--pictures", type=Path, metavar="PATH", help="as those of python -m weights.recipe")
@@ -53,14 +54,15 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     out = args.out or f"docs/guided-{args.what}.webp"
     try:
-        for name, most in (("frames", 1000), ("size", 1024), ("scale", 16)):
+        size = whole("--size", 128 if args.size is None else args.size, 1, 1024)
+        for name, most in (("frames", 1000), ("scale", 16)):
             whole(f"--{name}", getattr(args, name), 1, most)
-        for name, kind in (("control", "path"), ("editor", "edit"), ("instruction", "edit")):
+        for name, kind in (("control", "path"), ("editor", "edit"), ("instruction", "edit"), ("size", "outline")):
             if getattr(args, name) is not None and args.what != kind:
                 raise InputError(f"--{name} is of {kind}, not of {args.what}")
         check_output(out, args.fps, overwrite=args.overwrite)
         if args.what == "outline":
-            frames = outlines(args)
+            frames = outlines(args, size)
         else:
             rows = [row.repeat(args.scale, axis=1).repeat(args.scale, axis=2) for row in CLIPS[args.what](args)]
             gap = np.full((args.frames, GAP, *rows[0].shape[2:]), 255, np.uint8)
@@ -72,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def drawn(args: argparse.Namespace) -> tuple[scenes.Scenes, torch.Tensor]:
+def drawn(args: argparse.Namespace, size: int) -> tuple[scenes.Scenes, torch.Tensor]:
     """The thing on its background, upright, going round in a circle: scenes, a frame each, and their pictures."""
     turn = torch.arange(args.frames) * (2 * math.pi * LOOPS / args.frames)
     chance = torch.full((args.frames, 16), 0.5)
@@ -81,41 +83,44 @@ def drawn(args: argparse.Namespace) -> tuple[scenes.Scenes, torch.Tensor]:
     zero = torch.zeros(args.frames, dtype=torch.int64)
     colour = zero + list(scenes.COLOURS).index(args.colour)
     return scenes.Scenes(zero, colour, zero, chance), pictures.load(
-        [args.thing], Path("out/fetched"), args.pictures, args.size
+        [args.thing], Path("out/fetched"), args.pictures, size
     )
 
 
-def outlines(args: argparse.Namespace) -> Frames:
-    """The hints: white outlines on black, uint8 (f, h, w, 3)"""
-    moving, shown = drawn(args)
-    return as_bytes(2 * scenes.edges(scenes.silhouettes(moving, shown, args.size)) - 1)
+def outlines(args: argparse.Namespace, size: int) -> Frames:
+    """The hints: white outlines on black, uint8 (f, size, size, 3)"""
+    moving, shown = drawn(args, size)
+    return as_bytes(2 * scenes.edges(scenes.silhouettes(moving, shown, size)) - 1)
 
 
 def path(args: argparse.Namespace) -> tuple[Frames, Frames]:
     """Outlines, and the clip that follows them."""
-    hints = outlines(args)
-    control = args.control or f"{args.model}-edges"
-    return hints, sampled(args, args.model, prompt(args), control=hints, controlnet=control)
+    model = load(args.model, controlnet=args.control or f"{args.model}-edges")
+    hints = outlines(args, side(model))
+    return hints, sampled(args, model, prompt(args), control=hints)
 
 
 def edit(args: argparse.Namespace) -> tuple[Frames, Frames]:
     """A clip, and the same after an instruction."""
-    source = sampled(args, args.model, prompt(args))
-    return source, sampled(args, args.editor or f"{args.model}-edit", args.instruction or EDIT, source=source)
+    source = sampled(args, load(args.model), prompt(args))
+    return source, sampled(args, load(args.editor or f"{args.model}-edit"), args.instruction or EDIT, source=source)
 
 
 def first_frame(args: argparse.Namespace) -> tuple[Frames, Frames]:
     """A picture, repeated, and the clip that it is frame 0 of."""
-    moving, shown = drawn(args)
-    picture = as_bytes(scenes.render(moving[:1], shown, args.size))
-    return picture.repeat(args.frames, axis=0), sampled(args, args.model, prompt(args), first_frame=picture[0])
+    model = load(args.model)
+    moving, shown = drawn(args, side(model))
+    picture = as_bytes(scenes.render(moving[:1], shown, side(model)))
+    return picture.repeat(args.frames, axis=0), sampled(args, model, prompt(args), first_frame=picture[0])
 
 
-def sampled(
-    args: argparse.Namespace, place: str, words: str, controlnet: str | None = None, **inputs: Frames
-) -> Frames:
+def load(place: str, **more: str) -> ZS2:
+    """A model in float32."""
+    return ZS2.from_pretrained(place, dtype="float32", **more)
+
+
+def sampled(args: argparse.Namespace, model: ZS2, words: str, **inputs: Frames) -> Frames:
     """The frames of a clip by the model's own settings."""
-    model = ZS2.from_pretrained(place, dtype="float32", controlnet=controlnet or ())
     steps = {} if args.steps is None else {"steps": args.steps}
     return model(words, frames=args.frames, seed=args.seed, **steps, **inputs).frames
 

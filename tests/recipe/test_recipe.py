@@ -1053,7 +1053,8 @@ def test_the_pictures_of_the_page_on_guidance(what, with_guides, own, tmp_path, 
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import guided as script
 
-    line = f"--model {with_guides / 'checkpoint'} --thing disc --pictures {own} --size {SIZE} --frames 4 --steps 2"
+    line = f"--model {with_guides / 'checkpoint'} --thing disc --pictures {own} --frames 4 --steps 2"
+    line += f" --size {SIZE}" if what == "outline" else ""
     assert script.main([what, *line.split(), "--scale", "1", "--out", str(tmp_path / "out.webp")]) == 0
     frames = Clip.open(tmp_path / "out.webp").frames
     assert frames.shape == (4, SIZE if what == "outline" else 2 * SIZE + script.GAP, SIZE, 3)
@@ -1072,6 +1073,7 @@ def test_the_pictures_of_the_page_on_guidance(what, with_guides, own, tmp_path, 
         ("path --scale -1", "--scale is -1: expected"),
         ("outline --size 100000", "--size is 100000: expected"),
         ("path --instruction x", "--instruction is of edit, not of path"),
+        ("edit --size 64", "--size is of outline, not of edit"),
     ],
 )
 def test_options_that_the_pictures_can_t_have(line, words, tmp_path, monkeypatch, capsys):
