@@ -311,6 +311,9 @@ def test_a_clip_by_a_controlnet(steered: Studio, tmp_path: Path, monkeypatch: py
     ((_, request),) = clip_requests(options, OwnSettings())
     mine = one.request()
     assert {name: request.stored(name) for name in OPTIONS} == {name: mine.stored(name) for name in OPTIONS}
+    dashed = replace(one, options=one.options | {"control": str(tmp_path / "-my walk.webp")})
+    options = vars(parser().parse_args(shlex.split(command_line(dashed))[2:]))
+    assert options["control"] == ["./-my walk.webp"]
     assert f"controlnet={network!r}" in python_lines(one)
     assert "control='my walk.webp'" in python_lines(one)
     paths = write(clip, tmp_path / "root", "me")

@@ -77,7 +77,7 @@ def test_cells_that_a_source_rules_out(
     assert report(["s"]) == 0
     rows = {line.split(" | ")[0]: line for line in Path("s/report.md").read_text().splitlines()}
     assert "| yes | without DNM: i.i.d. noise + TMA: " in rows["| clips edited by an instruction, or from another clip"]
-    assert "| no | not measured yet |" in rows["| Text2Video-Zero"]
+    assert "| no | left out of this study, whose model or inputs rule it out |" in rows["| Text2Video-Zero"]
     Path("study.toml").write_text(TOML.format(model=narrow).replace('"dnm", "iid"', '"dnm", "text2video-zero"'))
     assert ablate(["study.toml", "--out", "t"]) == 2
     assert "source with text2video-zero noise, which makes frames from frame 0" in capsys.readouterr().err

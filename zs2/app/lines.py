@@ -22,7 +22,9 @@ def command_line(clip: ClipOptions) -> str:
     if None not in size:
         options["size"] = "{}x{}".format(*size)
     if clip.controlnet:
-        words.append(f"--control {shlex.quote(clip.controlnet)} {shlex.quote(options.pop('control'))}")
+        file = options.pop("control")
+        file = f"./{file}" if file.startswith("-") else file  # or it would be an option
+        words.append(f"--control {shlex.quote(clip.controlnet)} {shlex.quote(file)}")
     for name, value in (options | {"seed": clip.seed}).items():
         words.append(_option(name, value))
     if clip.fps != 8:

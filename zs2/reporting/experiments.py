@@ -46,6 +46,8 @@ def _row(results: Results, one: Experiment, wanted: list[Cell]) -> list[str]:
     if one.missing and not (one.needs and has_input(results.study, one.needs)):
         return [one.name, "no", one.missing]
     labels = {cell.id: cell for cell in results.study.cells}
+    if not any(cell.id in labels for cell in wanted):
+        return [one.name, "no", "left out of this study, whose model or inputs rule it out"]
     cells = [labels.get(cell.id, cell) for cell in wanted]
     measured = [cell for cell in cells if results.measured(cell.id)]
     if not measured:

@@ -75,7 +75,9 @@ EXPERIMENTS = (
         missing="needs no clip: docs/method.md has the curve, by benchmarks/search.py",
     ),
     Experiment("clips guided by poses, with λ and μ", missing=CONTROL),
-    Experiment("clips guided by edges or depth", WITHOUT_A_PART, missing=CONTROL, needs="control"),
+    Experiment(
+        "clips guided by a ControlNet, such as edges or depth", WITHOUT_A_PART, missing=CONTROL, needs="control"
+    ),
     Experiment(
         "clips edited by an instruction, or from another clip",
         WITHOUT_A_PART,
