@@ -33,7 +33,7 @@ from zs2.app.files import KINDS, Recorded, folder, remove, write
 from zs2.app.film import film
 from zs2.app.lines import command_line, python_lines
 from zs2.app.making import Budget, make_clips, make_stream
-from zs2.app.studio import Studio
+from zs2.app.studio import Loaded, Studio
 from zs2.app.texts import figure, message, progress, without_folders
 from zs2.app.worker import DONE, FAILED, RUNNING, STOPPED, WAITING, Job, Worker
 from zs2.checkpoints.own_settings import OwnSettings
@@ -320,6 +320,13 @@ def test_a_clip_by_a_controlnet(steered: Studio, tmp_path: Path, monkeypatch: py
     found = Recorded.of(str(paths[0]), steered, model, {"control": "my walk.webp"})
     assert found.notes == ("made with a ControlNet: expected the same here, or the clip will differ",)
     assert found.options["control_scale"] == [2.0]
+
+
+def test_clips_of_a_model_with_a_base_are_measured_by_the_bases_clip(studio: Studio, tmp_path: Path) -> None:
+    (tmp_path / "zs2.json").write_text(json.dumps({"base": CHECKPOINT.name}))
+    mine, base = Loaded(str(tmp_path), studio.loaded(MODEL).model), studio.loaded(MODEL)
+    assert mine.scorer is not None
+    assert mine.scorer.digests == base.scorer.digests
 
 
 # --- the line of jobs -------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from zs2.app.clip_options import ClipOptions, Limits
 from zs2.app.preview import Preview
 from zs2.app.worker import Job, Worker
 from zs2.errors import choose
-from zs2.evaluation.clip_scorer import Scorer, scoring_model
+from zs2.evaluation.clip_scorer import Scorer, own_clip
 from zs2.evaluation.metrics import METRICS
 from zs2.pipeline import ZS2
 from zs2.system.registry import load
@@ -48,10 +48,9 @@ class Loaded:
 
     @cached_property
     def scorer(self) -> Scorer | None:
-        """The CLIP in the model's folder; None if there is none. Nothing is fetched for it."""
-        if scoring_model(self.name) != self.name:
-            return None
-        return Scorer.from_pretrained(self.name, self.model.device)
+        """The CLIP in the folder of the model, or of its base; None if there is none. Nothing is fetched for it."""
+        model = own_clip(self.name)
+        return None if model is None else Scorer.from_pretrained(model, self.model.device)
 
     def measure(self, frames: Frames) -> dict[str, float | None]:
         """Motion and identity of a clip, by METRICS. Identity needs the model's own CLIP."""

@@ -46,12 +46,17 @@ BATCH = 32  # frames encoded at once; fixed, so that the last bits of scores do 
 
 
 def scoring_model(model: str | Path) -> str:
-    """The CLIP that scores a model's clips by default: its own, in image_encoder/, or its base's, or OpenAI's."""
+    """The CLIP that scores a model's clips by default: its own, or OpenAI's."""
+    return own_clip(model) or STANDARD_CLIP
+
+
+def own_clip(model: str | Path) -> str | None:
+    """The model that has a model's own CLIP, in image_encoder/: itself, or its base. None if there is none."""
     if _has_clip(model):
         return str(model)
     base = OwnSettings.of(model).base
     places = [] if base is None else [os.path.normpath(Path(full_name(str(model)), "..", base)), full_name(base)]
-    return next(filter(_has_clip, places), STANDARD_CLIP)
+    return next(filter(_has_clip, places), None)
 
 
 def _has_clip(model: str | Path) -> bool:

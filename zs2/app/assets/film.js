@@ -2,7 +2,7 @@
 // Gradio changes the elements of a film in place, so what plays is kept here, by the key of the film.
 (() => {
   "use strict";
-  const LOOK = 50; // milliseconds between looks at what came; frames of the screen are asked for only to draw
+  const LOOK = 50; // milliseconds between looks at what came, at most
   const MOST = 8; // parts of a film without end that wait to be played, while it is paused
   const films = new Map();
   let paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
