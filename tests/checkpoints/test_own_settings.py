@@ -24,7 +24,7 @@ from zs2.checkpoints.locate import BUNDLED, full_name, local_path
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.model_list import main as models
 from zs2.errors import InputError
-from zs2.evaluation.clip_scorer import scoring_model
+from zs2.evaluation.clip_scorer import own_clip, scoring_model
 from zs2.metrics import main as metrics
 from zs2.sample import main as sample
 
@@ -381,6 +381,7 @@ def test_what_a_folder_lacks_is_taken_from_its_base(parts: Path) -> None:
 
 def test_a_model_s_clips_are_scored_by_its_base_s_clip(parts: Path) -> None:
     assert scoring_model(parts / "edit") == STANDARD_CLIP
+    assert own_clip(parts / "edit") is None  # so the page shows no identity, and fetches nothing
     (parts / "base" / "image_encoder").mkdir()
     assert scoring_model(parts / "edit") == str(parts / "base")
 
@@ -388,7 +389,7 @@ def test_a_model_s_clips_are_scored_by_its_base_s_clip(parts: Path) -> None:
 def test_a_short_name_s_clip_scores_too(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(parts / "edit", tmp_path / "edit")
     (tmp_path / "edit" / "zs2.json").write_text(json.dumps({"base": NAME}))
-    assert scoring_model(tmp_path / "edit") == DEFAULT_MODEL
+    assert scoring_model(tmp_path / "edit") == own_clip(tmp_path / "edit") == DEFAULT_MODEL
     monkeypatch.chdir(parts / "edit")
     (parts / "base" / "image_encoder").mkdir(exist_ok=True)
     assert scoring_model(".") == str(Path("../base"))
