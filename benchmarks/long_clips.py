@@ -28,6 +28,7 @@ from long_clips_drawn import plot, sheet
 from numpy.typing import NDArray
 
 from zs2 import ZS2, Clip
+from zs2.cli.values import shard
 from zs2.errors import InputError, whole
 from zs2.evaluation.clip_scorer import BATCH, Scorer, scoring_model
 from zs2.method import LAM_MAX
@@ -74,17 +75,11 @@ def add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--each", type=int, default=4, help="prompts of each set, of the checkpoint's own (default 4)")
     p.add_argument("--seeds", type=int, default=1)
     p.add_argument("--size", type=int, help="pixels (default: the checkpoint's own)")
-    p.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="make only the I-th of N parts")
+    p.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="make only the I-th of N parts")
     p.add_argument("--out", default="out/drift", metavar="DIR", help="the folder of the figures")
     p.add_argument("--csv", metavar="FILE", help="also write the table of all windows")
     p.add_argument("--plot", metavar="FILE.svg", help="also draw the curves")
     p.add_argument("--sheet", metavar="FILE.webp", help="also draw frames of the first open prompt")
-
-
-def _shard(text: str) -> tuple[int, int]:
-    from zs2.cli.values import shard
-
-    return shard(text)
 
 
 def run(args: argparse.Namespace) -> None:
