@@ -27,6 +27,7 @@ REFUSED = [
     ("--source clip.webp --strength 2", "source", "strength is 2: expected above 0"),
     ("--source clip.webp --strength nan", "source", "strength is nan: expected a finite number"),
     ("--source clip.webp --strength 0.4", "source", "strength 0.4 of 2 steps leaves no step to do"),
+    ("--source clip.webp --steps 1", "source", "strength 0.8 of 1 steps leaves no step to do"),
     ("--source clip.webp@2:", "source", "has 2 frames, the clip has 3: expected at least as many (give frames 2"),
     ("--source clip.webp@2:9", "source", "clip.webp@2:9: of 4 frames: expected a range within them"),
     ("--source none.webp", "source", "none.webp: no such file: expected a folder of pictures"),
@@ -100,6 +101,12 @@ def test_options_without_effect_warn(folders: dict[str, Path], options: dict[str
     model = ZS2.from_pretrained(folders[way], device="cpu")
     with pytest.warns(UserWarning, match=message):
         model.latents("a cat", frames=1, steps=2, **SIZE, **options)
+
+
+def test_an_edit_of_one_step(folders: dict[str, Path]) -> None:
+    """An editing model takes all steps: the default strength, which would leave none, has no effect."""
+    clip = ZS2.from_pretrained(folders["edit"], device="cpu")("a cat", source=PICTURE, frames=1, steps=1, **SIZE)
+    assert clip.frames.shape == (1, 16, 24, 3)
 
 
 def test_a_first_frame_has_a_guidance_of_its_own(folders: dict[str, Path]) -> None:

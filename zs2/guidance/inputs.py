@@ -28,8 +28,8 @@ def check_inputs(changed: Mapping[str, Any], steps: int) -> None:
     strength = changed.get("strength", STRENGTH)
     if not 0 < strength <= 1:
         raise InputError(f"strength is {strength:g}: expected above 0, which is the source itself, up to 1")
-    if "source" in changed and skipped_steps(steps, strength) == steps:
-        raise InputError(f"strength {strength:g} of {steps} steps leaves no step to do: expected more of either")
+    if "source" in changed and "strength" in changed:  # without it, a model that edits takes all steps
+        _check_strength(strength, steps)
     if "first_frame" in changed and "source" in changed:
         raise InputError("first_frame and source: expected one of them")
     if "first_frame" in changed and "latents" in changed:
@@ -39,19 +39,26 @@ def check_inputs(changed: Mapping[str, Any], steps: int) -> None:
             warnings.warn(f"{name} has no effect without {needed}", stacklevel=4)
 
 
+def _check_strength(strength: float, steps: int) -> None:
+    if skipped_steps(steps, strength) == steps:
+        raise InputError(f"strength {strength:g} of {steps} steps leaves no step to do: expected more of either")
+
+
 def check_for_model(request: Any, edits: bool, guided: bool, noise: str | None) -> None:
     """Check the same options of a `Request` for a model.
 
     Args:
         edits: whether it edits by instruction. guided: whether a step has more than one branch.
         noise: the name of a noise model that needs the sampler, or None.
-    Raises: InputError for inputs that the model or the noise can't take. Warns of options without effect.
+    Raises: InputError for inputs that the model or the noise can't take, and for a strength without a step. Warns of options without effect.
     """
     changed = request.changed
     if edits and "source" not in changed:
         raise InputError(
             "this model edits a clip by an instruction: give the clip as source, the instruction as prompt"
         )
+    if "source" in changed and not edits:
+        _check_strength(request.strength, request.steps)
     if edits and "first_frame" in changed:
         raise InputError("this model edits a clip, so it takes no first_frame: leave it out")
     if edits and changed.get("guidance") == 0:
