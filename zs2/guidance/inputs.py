@@ -50,7 +50,8 @@ def check_for_model(request: Any, edits: bool, guided: bool, noise: str | None) 
     Args:
         edits: whether it edits by instruction. guided: whether a step has more than one branch.
         noise: the name of a noise model that needs the sampler, or None.
-    Raises: InputError for inputs that the model or the noise can't take, and for a strength without a step. Warns of options without effect.
+    Raises: InputError for inputs that the model or the noise can't take, and for a strength without a step. Warns of
+        options without effect.
     """
     changed = request.changed
     if edits and "source" not in changed:
