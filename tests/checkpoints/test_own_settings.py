@@ -403,7 +403,7 @@ NO_NAME = "expected a model's short name, or the name of a folder beside it"
     [
         ("..", NO_NAME),
         ("../base", NO_NAME),
-        ("/tmp/base", NO_NAME),
+        ("/base", NO_NAME),
         ("owner/name", NO_NAME),
         ("", NO_NAME),
         (3, NO_NAME),

@@ -1090,7 +1090,7 @@ def test_the_default_model_is_never_asked_of_the_hub(zs2, monkeypatch):
     failed(zs2(), f"{DEFAULT_MODEL} is not here", "comes with the repository")
     for model, short in ((f"{DEFAULT_MODEL}-edit", False), (f"{DEFAULT_MODEL}-edges", True)):
         line = ["--model", Path(model).name if short else f"{model}/"]
-        failed(zs2("rose", *line), f"{model} is not here", "comes with the repository")
+        failed(zs2("rose", *line), f"{model} is not here", "train it as weights/recipe/README.md says")
 
 
 @pytest.mark.parametrize(

@@ -15,17 +15,18 @@ from zs2.errors import InputError
 PACKAGE = Path(__file__).resolve().parents[1]
 # Of a LoRA in a folder: PEFT's files, and that of diffusers.
 ADAPTER, CONFIG, DIFFUSERS = "adapter_model.safetensors", "adapter_config.json", "pytorch_lora_weights.safetensors"
-# What comes with zs2, and what it is, the default checkpoint apart.
+# The default checkpoint, which comes with zs2, and the models that the recipe trains for it, with what they are.
 BUNDLED = {
     DEFAULT_MODEL: "",
     f"{DEFAULT_MODEL}-edges": ": its ControlNet of edges",
     f"{DEFAULT_MODEL}-edit": ": edits by instructions",
 }
+TRAINED = "train it as weights/recipe/README.md says"
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 
 def full_name(model: str) -> str:
-    """The name that a model is recorded by: the short name of one that comes with zs2 becomes its path."""
+    """The name that a model is recorded by: the short name of one of zs2's own becomes its path."""
     bundled = {Path(path).name: path for path in BUNDLED}
     return bundled[model] if model in bundled and not Path(model).exists() else model
 
@@ -87,12 +88,11 @@ def locate_base(folder: Path, base: str, dtype: str, choose: Choose = choose_fil
 
 
 def refuse_missing(model: str | Path) -> None:
-    """Raise InputError for a model that comes with zs2, where it is not: on the hub its name would be another's."""
+    """Raise InputError for one of zs2's own models that is not here: on the hub its name would be another's."""
     name = str(Path(full_name(str(model))))
     if name in BUNDLED:
-        raise InputError(
-            f"{name} is not here: it comes with the repository and its wheel; clone it, or give another model"
-        )
+        origin = "it comes with the repository and its wheel; clone it" if name == DEFAULT_MODEL else TRAINED
+        raise InputError(f"{name} is not here: {origin}, or give another model")
 
 
 def refuse_pickle(path: Path) -> str:
