@@ -66,9 +66,17 @@ def table(text: str, title: str) -> dict[str, list[str]]:
     return {first: rest for first, *rest in rows}
 
 
+@pytest.fixture
+def intervals_of_two(monkeypatch):
+    """Two prompts have an interval, so that a hand can check its ends: those of both."""
+    monkeypatch.setattr("zs2.study.stats.FEWEST", 2)
+    monkeypatch.setattr("zs2.reporting.findings.FEWEST", 2)
+
+
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("intervals_of_two")
 def test_a_table_by_hand(tmp_path):
     text = markdown(known(tmp_path / "study"))
     rows = table(text, "Closed prompts (2), 4 clips a variant")
@@ -85,6 +93,7 @@ def test_a_table_by_hand(tmp_path):
     assert rows["dnm λ=0.1 + sa"] == ["20.50", "0.2050", "0"]
 
 
+@pytest.mark.usefixtures("intervals_of_two")
 def test_the_table_of_a_metric_by_hand(tmp_path):
     rows = table(markdown(known(tmp_path / "study")), "motion, closed prompts")
     assert rows["variant"] == ["mean", "difference", "low", "high"]
@@ -120,12 +129,27 @@ def test_a_difference_is_marked_where_its_interval_does_not_cover_0(low, high, m
     assert ("no difference seen" in difference(change)) == (low is not None and mark == "")
 
 
-def test_one_prompt_has_differences_without_interval(tmp_path):
-    results = known(tmp_path / "study", prompts=PROMPTS[:1])
-    rows = table(markdown(results), "motion, closed prompts")
-    assert rows[MORE.label] == ["0.1250", "+0.0200", "", ""]
-    assert rows[MIXED.label] == ["0.1250", "+0.0200", "", ""]
-    assert all(one.text.endswith(" One prompt: no intervals.") for one in findings(results, "closed"))
+FEW = "fewer than 5 prompts: no interval"
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5])
+def test_few_prompts_have_differences_without_interval(tmp_path, count):
+    """In the tables, the sentences, the drawings, the sweeps and the CSV."""
+    cells = merge([*CORNERS, *preset("lambda")])
+    results = known(tmp_path / "study", cells=cells, measure=of_corner, prompts=[Prompt(f"{i}") for i in range(count)])
+    few = count < 5
+    text = markdown(results)
+    ends = ["", ""] if few else ["0.3000", "0.3000"]
+    assert table(text, "motion, closed prompts")[CORNERS[1].label][1:] == ["+0.3000" + " ▲" * (not few), *ends]
+    assert all(one.text.endswith(f" F{FEW[1:]}.") == few for one in findings(results, "closed"))
+    assert ("95 % intervals" in basis(results, "closed")) == (not few)
+    assert any("Fewer than 5 have no interval." in line for line in warnings(results))
+    assert ('class="bar"' in page(results, tmp_path / "study")) == (not few)
+    (sweep,) = sweeps(results)
+    assert (FEW in rank_line(sweep, "closed")) == few
+    rows = [row for row in csv.DictReader(io.StringIO(table_of_differences(results))) if row["difference"]]
+    assert rows
+    assert all((row["low"] == row["high"] == row["seen"] == "") == few for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +197,7 @@ def four(tmp_path_factory) -> tuple[Results, Path]:
     return known(folder, cells=[*CORNERS, FIFTH], measure=of_corner), folder
 
 
+@pytest.mark.usefixtures("intervals_of_two")
 def test_the_sentences_by_hand(four):
     results, _ = four
     found = findings(results, "closed")
@@ -199,6 +224,7 @@ def test_the_report_begins_with_the_sentences_and_ends_with_digests(four):
         assert text.count("that is not proof that there is none") == text.count("where a difference is seen: ") == 1
 
 
+@pytest.mark.usefixtures("intervals_of_two")
 def test_sentences_are_of_the_clips_that_both_have(four):
     results, _ = four
     measures = {key: values for key, values in results.measures.items() if key != (CORNERS[1].id, 1, 0)}
@@ -206,6 +232,7 @@ def test_sentences_are_of_the_clips_that_both_have(four):
     assert one.text.startswith("Motion rises from 0.1733 to 0.4733: +0.3000 [")
 
 
+@pytest.mark.usefixtures("intervals_of_two")
 def test_sentences_need_no_metric_of_their_own(tmp_path):
     (one,) = findings(known(tmp_path / "a", cells=CELLS[:2], measure=lambda job: {"ssim": 0.5}), "all")
     assert one.text == "No difference is seen in SSIM (0 [0, 0])."
@@ -319,6 +346,7 @@ def sweep_study(folder: Path, cells, motion, **changes) -> Results:
     return Results.read(folder)
 
 
+@pytest.mark.usefixtures("intervals_of_two")
 def test_a_sweep_stands_beside_the_authors_figures(tmp_path):
     results = sweep_study(tmp_path / "study", preset("lambda"), lambda job: clip_of(job) + job.cell.lam)
     (sweep,) = sweeps(results)
@@ -336,6 +364,7 @@ def test_a_sweep_stands_beside_the_authors_figures(tmp_path):
     assert text.count("with the authors' figures: 1.000 \\[1.000, 1.000\\].\n") == 3
 
 
+@pytest.mark.usefixtures("intervals_of_two")
 def test_a_low_rank_correlation_is_explained(tmp_path):
     lower = {0.15: 0.02, 0.25: 0.01}  # where the authors' clips move most
     motion = lambda job: 0.1 + clip_of(job) + lower.get(job.cell.lam, job.cell.lam)  # noqa: E731
@@ -359,13 +388,14 @@ def test_a_sweep_of_mu_has_both_its_ends(tmp_path):
     assert sweep.ranks["all"].value == 1
 
 
+@pytest.mark.usefixtures("intervals_of_two")
 def test_a_sweep_is_of_the_clips_that_all_its_values_have(tmp_path):
     made = lambda job: job.prompt == 0 or job.cell.lam == 0.1  # noqa: E731
     (sweep,) = sweeps(sweep_study(tmp_path / "study", preset("lambda"), clip_of, made=made))
     assert [found.value for found in sweep.motion["closed"]] == pytest.approx([0.105] * 6)
     assert list(sweep.motion) == ["closed", "all"]
     assert sweep.ranks["closed"].value == 0
-    assert "0 → 0.05: 0 one prompt: no interval" in rank_line(sweep, "closed")
+    assert "0 → 0.05: 0 fewer than 5 prompts: no interval" in rank_line(sweep, "closed")
 
 
 def test_sweeps_at_two_momenta_are_kept_apart(tmp_path):
@@ -381,6 +411,7 @@ def test_two_values_are_no_sweep(tmp_path):
     assert "--preset lambda mu" in page(results, tmp_path / "study")
 
 
+@pytest.mark.usefixtures("intervals_of_two")
 def test_the_drawing_has_every_point_in_its_place(tmp_path):
     results = sweep_study(tmp_path / "study", preset("lambda"), lambda job: 0.01 * job.prompt + job.cell.lam / 5)
     text = page(results, tmp_path / "study")
@@ -527,6 +558,7 @@ def test_csv_has_a_row_for_each_clip(tmp_path):
     assert [row[name] for name in settings] == want
 
 
+@pytest.mark.usefixtures("intervals_of_two")
 def test_csv_of_differences_has_the_numbers_of_the_tables(tmp_path):
     results = known(tmp_path / "study")
     text = table_of_differences(results)

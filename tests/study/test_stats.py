@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zs2.study.stats import common, difference, mean, rank_correlation
+from zs2.study.stats import FEWEST, _tail, common, difference, mean, rank_correlation
 
 AUTHORS = [0.0204, 0.0393, 0.0457, 0.0586, 0.0633, 0.0752]
 
@@ -16,9 +16,12 @@ def clips(rows):
 
 
 def test_a_mean_by_hand():
-    got = mean(clips([[1, 3], [5, 7]]))
-    assert (got.value, got.clips, got.prompts) == (4, 4, 2)
-    assert (got.low, got.high) == (2, 6)  # of two prompts a quarter of the resamples has the first twice
+    """The last prompt is in a resample k times of five by Binomial(5, 1/5), and the tail of an interval is 0.00098: no
+    time in 0.328 of the resamples, five times in 0.00032 of them, four times in 0.0064."""
+    got = mean(clips([[1, 3], [0, 4], [2, 2], [2], [7, 7]]))
+    assert (got.value, got.clips, got.prompts) == (pytest.approx(28 / 9), 9, 5)
+    same = mean(clips([[0, 0], [0, 0], [0, 0], [0, 0], [5, 5]]))
+    assert (same.value, same.low, same.high, same.clips, same.prompts) == (1, 0, 4, 10, 5)
 
 
 def test_prompts_count_by_their_clips():
@@ -32,21 +35,29 @@ def test_values_that_are_missing_do_not_count():
     assert mean({(0, 0): None}) is None
 
 
-def test_one_prompt_has_no_interval():
-    got = mean(clips([[1, 2, 3]]))
-    assert (got.value, got.low, got.high, got.none_seen) == (2, None, None, False)
+@pytest.mark.parametrize("prompts", range(1, 8))
+def test_few_prompts_have_no_interval(prompts):
+    """Where all resampled prompts are the least one in more resamples than the tail has, an interval is no more than
+    the least and the greatest prompt."""
+    got = mean(clips([[i, i] for i in range(prompts)]))
+    assert got.value == (prompts - 1) / 2
+    only_ends = prompts < 2 or prompts**-prompts > _tail(prompts)
+    assert only_ends == (prompts < FEWEST) == (got.low is None) == (got.high is None)
+    assert got.none_seen is (prompts >= FEWEST and got.low <= 0)
+    if not only_ends:
+        assert 0 < got.low < got.value < got.high < prompts - 1
 
 
 def test_a_difference_is_of_pairs():
-    base = clips([[1, 20], [300, 4000], [7]])
+    base = clips([[1, 20], [300, 4000], [7], [8], [9]])
     more = {key: value + 2 for key, value in base.items() if key != (1, 1)} | {(9, 9): 1.0}
     got = difference(more, base)
-    assert (got.value, got.low, got.high, got.clips) == (2, 2, 2, 4)  # however different the prompts are
+    assert (got.value, got.low, got.high, got.clips) == (2, 2, 2, 6)  # however different the prompts are
     assert not got.none_seen
 
 
 def test_no_difference_seen():
-    got = difference(clips([[1.0], [2.0], [3.0]]), clips([[1.5], [1.5], [3.0]]))
+    got = difference(clips([[1.0], [2.0], [3.0], [3.0], [3.0]]), clips([[1.5], [1.5], [3.0], [3.0], [3.0]]))
     assert got.value == 0
     assert got.none_seen
 
@@ -83,16 +94,16 @@ def test_intervals_are_as_wide_as_student_s_where_means_are_normal(prompts, stud
 def test_rank_correlation_by_hand():
     """ρ = 1 − 6·Σd²/(n·(n²−1)) with d = 0, 0, 1, −1, 0, 0 is 1 − 12/210; with ties by SciPy 1.17.1's spearmanr."""
     sweep = [0.1, 0.2, 0.4, 0.3, 0.5, 0.6]
-    got = rank_correlation([clips([[x], [x + 1]]) for x in sweep], AUTHORS)
+    got = rank_correlation([clips([[x + i] for i in range(5)]) for x in sweep], AUTHORS)
     assert got.value == pytest.approx(1 - 12 / 210)
     assert (got.low, got.high) == pytest.approx((got.value, got.value))
-    assert (got.clips, got.prompts) == (12, 2)
+    assert (got.clips, got.prompts) == (30, 5)
     tied = rank_correlation([clips([[x], [x]]) for x in (1, 1, 2, 2, 3, 0)], AUTHORS)
     assert tied.value == pytest.approx(0.08827348295047496)
 
 
 def test_rank_correlation_of_levels_that_are_alike_is_none():
-    got = rank_correlation([clips([[1.0], [2.0]])] * 6, AUTHORS)
+    got = rank_correlation([clips([[1.0], [2.0], [3.0], [4.0], [5.0]])] * 6, AUTHORS)
     assert (got.value, got.low, got.high) == (0, 0, 0)
 
 

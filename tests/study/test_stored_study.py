@@ -54,7 +54,8 @@ def check_tables(results: Results) -> None:
                 mean, *difference = text.split("<br>")
                 assert mean == tables.mean_and_mark(entry)[0]
                 if difference:
-                    assert difference == [tables.mean_and_difference(entry)[1], "one prompt: no interval"]
+                    change, *ends = tables.mean_and_difference(entry)[1:]
+                    assert (difference, ends) == ([change, "one prompt: no interval"], ["", ""])
     noises = [row for row in stored if len(row) == 3]
     assert noises == [tables.noise_heads(results), ["---", "--:", "--:"], *tables.noise_rows(results)]
 

@@ -284,10 +284,13 @@ def print_looks(checkpoint: str, names: list[str], seeds: int, frames: int) -> N
         f"{len(names)} prompts that name the thing alone, {seeds} seeds; i.i.d. noise, TMA; 95 % intervals over prompts"
     )
     for row in rows:
-        both = "  ".join(
-            f"{what} {row[what][0]:5.1f} [{row[what][1]:.1f}, {row[what][2]:.1f}]" for what in row if what != "mu"
-        )
+        both = "  ".join(f"{what} {row[what][0]:5.1f}{ends(row[what])}" for what in row if what != "mu")
         print(f"  mu {row['mu']:4}  {both}")
+
+
+def ends(figures: list[float], factor: float = 1) -> str:
+    """The interval of a value, which follows it; none where it has none."""
+    return f"  [{', '.join(f'{factor * end:.1f}' for end in figures[1:])}]" if len(figures) > 1 else ""
 
 
 def names_of(own: Path | None, count: int | None) -> list[str]:
@@ -350,7 +353,7 @@ def report(
         figures[checkpoint] = found
         for key, value in found.items():
             if isinstance(value, list):
-                print(f"  {key:40}{100 * value[0]:6.1f} %  [{100 * value[1]:.1f}, {100 * value[2]:.1f}]")
+                print(f"  {key:40}{100 * value[0]:6.1f} %{ends(value, 100)}")
         if "psnr" in found:
             print(f"  {'VAE, PSNR':28}{found['psnr']:6.2f} dB\n  {'VAE, SSIM':28}{found['ssim']:7.3f}")
         by_thing = found.get("by thing", {})

@@ -36,7 +36,7 @@ def distances(checkpoint: str, names: Sequence[str], seeds: Sequence[int], frame
         for which, what in enumerate(("background", "thing")):
             estimate = mean({key: float(pair[which]) for key, pair in clips_of.items()})
             assert estimate is not None
-            row[what] = [estimate.value, estimate.low, estimate.high]
+            row[what] = [value for value in (estimate.value, estimate.low, estimate.high) if value is not None]
         rows.append(row)
     return rows
 

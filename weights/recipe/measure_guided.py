@@ -183,9 +183,8 @@ def side(model: ZS2) -> int:
 
 
 def interval(estimate: Any) -> list[float]:
-    """A value and the ends of its interval; without an interval, the value three times."""
-    ends = (estimate.low, estimate.high)
-    return [estimate.value, *(estimate.value if end is None else end for end in ends)]
+    """A value and the ends of its interval; without an interval, the value alone."""
+    return [value for value in (estimate.value, estimate.low, estimate.high) if value is not None]
 
 
 def sheet(*rows: Bytes) -> Bytes:

@@ -9,6 +9,7 @@ from zs2.sampling.request import DEFAULTS
 from zs2.study.inputs import record_text
 from zs2.study.options import value_text
 from zs2.study.results import EQUAL_MOTION, EVERY, Results
+from zs2.study.stats import FEWEST
 
 FEW = 8  # prompts
 AUTHORS_CLIPS = (
@@ -77,7 +78,10 @@ def warnings(results: Results) -> list[str]:
         return [*lines, "Nothing is measured yet, so there are no tables."]
     few = [f"{count} {name}" for name in results.sets if (count := prompt_count(results, name)) < FEW]
     if few:
-        lines.append(f"Few prompts ({', '.join(few)}): the intervals are rough, and speak for these prompts only.")
+        lines.append(
+            f"Few prompts ({', '.join(few)}): the intervals are rough, and speak for these prompts only. Fewer than "
+            f"{FEWEST} have no interval."
+        )
     return lines
 
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from zs2.evaluation.metrics import METRICS
 from zs2.reporting.content import counted, prompt_count
-from zs2.reporting.numbers import estimate, numbers
+from zs2.reporting.numbers import NO_INTERVAL, estimate, numbers
 from zs2.study.cells import Cell, corners
 from zs2.study.results import EVERY, Results
-from zs2.study.stats import common, difference, mean
+from zs2.study.stats import FEWEST, common, difference, mean
 
 QUESTION = "What does each part do: the dependency noise model (DNM), and temporal momentum attention (TMA)?"
 LEAD = ("motion", "clip-first", "clip-score")  # the metrics of the sentences, and the first ones of a table
@@ -34,7 +34,7 @@ def basis(results: Results, prompts: str) -> str:
     kind = "" if prompts == EVERY else f"{prompts} "
     return (
         f"Compared with “{results.full.label}”, clip by clip, over {counted(count, f'{kind}prompt')} and "
-        f"{counted(seeds, 'seed')}. In brackets: 95 % intervals."
+        f"{counted(seeds, 'seed')}.{' In brackets: 95 % intervals.' * (count >= FEWEST)}"
     )
 
 
@@ -45,14 +45,14 @@ def lead_metrics(results: Results) -> list[str]:
 
 def finding(results: Results, cell: Cell, prompts: str) -> Finding | None:
     """How a variant differs from the reference, over a set of prompts; None where nothing is measured."""
-    changed, same, single = [], [], False
+    changed, same, few = [], [], False
     for metric in lead_metrics(results):
         pairs = common([results.values(name, metric, prompts) for name in (results.study.full, cell.id)])
         before, after = (mean(values) for values in pairs)
         change = difference(pairs[1], pairs[0])
         if before is None or after is None or change is None:
             continue
-        title, size, single = METRICS[metric].title, " ".join(estimate(change, signed=True)), change.low is None
+        title, size, few = METRICS[metric].title, " ".join(estimate(change, signed=True)), few or change.low is None
         if change.none_seen or change.value == 0:
             same.append(f"{title} ({size})")
         else:
@@ -61,7 +61,7 @@ def finding(results: Results, cell: Cell, prompts: str) -> Finding | None:
     parts = [*changed, *([f"no difference is seen in {_listed(same)}"] if same else [])]
     if not parts:
         return None
-    text = "; ".join(parts) + (". One prompt: no intervals." if single else ".")
+    text = f"{'; '.join(parts)}.{f' {NO_INTERVAL.capitalize()}.' * few}"
     return Finding(cell.label, text[0].upper() + text[1:])
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from zs2.study.stats import Estimate
+from zs2.study.stats import FEWEST, Estimate
+
+NO_INTERVAL = f"fewer than {FEWEST} prompts: no interval"
 
 
 def number(value: float | None) -> str:
@@ -42,5 +44,5 @@ def estimate(found: Estimate | None, signed: bool = False) -> list[str]:
 def difference(change: Estimate) -> list[str]:
     """A paired difference with its interval, and a remark if the interval covers 0."""
     if change.low is None:
-        return [*estimate(change, signed=True), "one prompt: no interval"]
+        return [*estimate(change, signed=True), NO_INTERVAL]
     return [*estimate(change, signed=True), *["no difference seen"] * change.none_seen]
