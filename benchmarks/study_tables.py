@@ -4,7 +4,7 @@
     python benchmarks/study_tables.py out/study --out out/tables   into another folder
 
 `ablation.csv` is the table of differences of `zs2 report`. In the sweeps, each row is a value of λ or μ, with the mean
-motion of a set of prompts; the set `authors` has the authors' own.
+motion of the authors' clips and of each set of prompts. `python benchmarks/excerpts.py` then fills the page's tables.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ def figures(found: Estimate | None) -> list[str]:
     return [text.replace("−", "-").replace("≈", "") for text in columns(found)]
 
 
-def sweep_rows(sweep: Sweep) -> Iterable[Sequence[str]]:
-    """The authors' motion at each value, then the motion of each set of prompts with its interval."""
-    yield from (
-        ("authors", f"{at:g}", f"{motion:.4f}", "", "") for at, motion in zip(sweep.at, sweep.authors, strict=True)
-    )
-    for prompts, motion in sweep.motion.items():
-        yield from ((prompts, f"{at:g}", *figures(found)) for at, found in zip(sweep.at, motion, strict=True))
+def sweep_table(sweep: Sweep, column: str) -> str:
+    """A row for each value: the authors' motion, and that of each set of prompts with its interval."""
+    heads = [(which, f"{which}_low", f"{which}_high") for which in sweep.motion]
+    rows = [
+        (f"{at:g}", f"{authors:.4f}", *(cell for found in sweep.motion.values() for cell in figures(found[i])))
+        for i, (at, authors) in enumerate(zip(sweep.at, sweep.authors, strict=True))
+    ]
+    return table((column, "authors", *(name for head in heads for name in head)), rows)
 
 
 def against_rows(sweep: Sweep) -> Iterable[Sequence[str]]:
@@ -53,7 +54,7 @@ def tables(results: Results) -> dict[str, str]:
     ranks = []
     for sweep in sweeps(results):
         name, column = NAMES[sweep.parameter]
-        made[f"sweep-{name}"] = table(("prompts", column, "motion", "low", "high"), sweep_rows(sweep))
+        made[f"sweep-{name}"] = sweep_table(sweep, column)
         ranks += [(name, which, *figures(rank)) for which, rank in sweep.ranks.items()]
         if name == "mu":
             head = ("prompts", "mu_from", "mu_to", "motion_change", "low", "high")

@@ -103,12 +103,11 @@ def test_the_tables_of_a_study_are_those_of_its_report(tmp_path):
     with (tmp_path / "sweep-lambda.csv").open() as file:
         rows = [*csv.reader(file)]
     (sweep,) = sweeps(Results.read(TESTS / "fixtures" / "study"))
-    assert rows[0] == ["prompts", "lam", "motion", "low", "high"]
-    assert [[at, motion] for who, at, motion, *_ in rows if who == "authors"] == [
-        [f"{at:g}", f"{AUTHORS['lambda'][at]:.4f}"] for at in sweep.at
-    ]
+    head, *rows = rows
+    assert head == ["lam", "authors", *(f"{which}{end}" for which in sweep.motion for end in ("", "_low", "_high"))]
+    assert [row[:2] for row in rows] == [[f"{at:g}", f"{AUTHORS['lambda'][at]:.4f}"] for at in sweep.at]
     for prompts, motion in sweep.motion.items():
-        found = [float(row[2]) for row in rows if row[0] == prompts]
+        found = [float(row[head.index(prompts)]) for row in rows]
         assert found == pytest.approx([estimate.value for estimate in motion], rel=1e-2)
     assert (tmp_path / "study-prompts.csv").read_text() == "number,kind,prompt\n00,closed,red apple\n01,open,rocket\n"
     assert (tmp_path / "ablation.csv").read_text().startswith('"prompts","variant","control","clips","metric"')

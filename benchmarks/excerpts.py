@@ -1,0 +1,91 @@
+"""Fill the tables of the documents from the CSVs in docs/data.
+
+    python benchmarks/excerpts.py             all documents; prints those that changed
+    python benchmarks/excerpts.py --check     change nothing; exit with 1 if a table is out of date
+
+A comment before a table says where its rows are from: the CSV's columns in the table's order, and which rows. A `+`
+shows the signs of a column. Values are separated by `|`, and the rows come in their order:
+
+    <!-- data/ablation.csv: variant, mean, +difference, low, high; prompts = open; variant = A | B -->
+
+Values that several tables share are named before: `<!-- $parts = A | B -->`, then `variant = $parts`. The head of the
+table stands in the document, so its titles are free. Cells are the CSV's, to the last digit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from zs2.errors import InputError
+from zs2.system.atomic import write_text
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+NAMED = re.compile(r"<!-- (\$\w+) = ([^>]*?) -->")
+TABLE = re.compile(r"(<!-- (data/[\w-]+\.csv): ([^>]*?) -->\n+(?:\|.*\n){2})((?:\|.*\n)*)")
+
+
+def shown(text: str, signed: bool = False) -> str:
+    """A cell of a CSV as a document shows it."""
+    plus = "+" if signed and re.match(r"[\d.]*[1-9]", text) else ""
+    return plus + re.sub(r"^-(?=[\d.])", "−", text).replace("|", r"\|")
+
+
+def rows(folder: Path, name: str, what: str) -> list[str]:
+    """The rows of a table in Markdown. what: the columns and conditions of its comment.
+
+    Raises: InputError for a column that the CSV lacks, and for a value that no row has.
+    """
+    with (folder / name).open(encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    columns, *conditions = (part.strip() for part in " ".join(what.split()).split(";"))
+    names = [column.strip() for column in columns.split(",")]
+    chosen = [tuple(part.strip() for part in condition.split("=", 1)) for condition in conditions]
+    for column in (*(one.lstrip("+") for one in names), *(key for key, *_ in chosen)):
+        if column not in found[0]:
+            raise InputError(f"{name} has no column {column!r}, only {', '.join(found[0])}")
+    for column, values in chosen:
+        wanted = [value.strip() for value in values.split("|")]
+        missing = [value for value in wanted if all(row[column] != value for row in found)]
+        if missing:
+            raise InputError(f"{name}: no row has {column} = {missing[0]}")
+        found = sorted((row for row in found if row[column] in wanted), key=lambda row: wanted.index(row[column]))
+    cells = ([shown(row[one.lstrip("+")], one.startswith("+")) for one in names] for row in found)
+    return [f"| {' | '.join(line)} |\n".replace("|  |", "| |").replace("|  |", "| |") for line in cells]
+
+
+def filled(page: str, folder: Path = DOCS) -> str:
+    """A document with its tables filled anew. folder: what the CSVs' names are relative to."""
+    named = dict(NAMED.findall(page))
+
+    def table(match: re.Match[str]) -> str:
+        what = re.sub(r"\$\w+", lambda name: named.get(name[0], name[0]), match[3])
+        return match[1] + "".join(rows(folder, match[2], what))
+
+    return TABLE.sub(table, page)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a table is out of date")
+    args = p.parse_args(argv)
+    changed = []
+    for file in sorted(DOCS.glob("*.md")):
+        old = file.read_text(encoding="utf-8")
+        new = filled(old)
+        if new != old:
+            changed.append(file)
+            if not args.check:
+                write_text(file, new)
+    print(
+        *(f"{file.relative_to(DOCS.parent)}: {'out of date' if args.check else 'filled'}" for file in changed), sep="\n"
+    )
+    return int(args.check and bool(changed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The tables of the documents have the figures of the CSVs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers import benchmark
+
+from zs2.errors import InputError
+
+excerpts = benchmark("excerpts")
+HEAD = "| name | value |\n|---|--:|\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a-b.csv").write_text("name,set,value\nx,open,-0.5\ny,open,0.25\nx,closed,1\nz|w,open,0\n")
+    return tmp_path
+
+
+def test_no_document_has_another_figure_than_its_csv(capsys):
+    assert excerpts.main(["--check"]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("what", "rows"),
+    [
+        ("name, value", ["| x | −0.5 |", "| y | 0.25 |", "| x | 1 |", r"| z\|w | 0 |"]),
+        ("name, +value; set = open; name = y | x", ["| y | +0.25 |", "| x | −0.5 |"]),
+        ("name, value; set = $which", ["| x | 1 |"]),
+    ],
+)
+def test_a_table_is_filled(folder: Path, what: str, rows: list[str]):
+    page = f"<!-- $which = closed -->\n<!-- data/a-b.csv: {what} -->\n\n{HEAD}| old | 3 |\n\n{HEAD}| mine | 3 |\n"
+    table = "".join(f"{row}\n" for row in rows)
+    assert excerpts.filled(page, folder) == page.replace("| old | 3 |\n", table)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("name, size", "a-b.csv has no column 'size', only name, set, value"),
+        ("name, value; set = other", "a-b.csv: no row has set = other"),
+        ("name, value; set = $which", "a-b.csv: no row has set = $which"),
+    ],
+)
+def test_a_wrong_comment_is_answered(folder: Path, what: str, said: str):
+    with pytest.raises(InputError, match=said.replace("$", r"\$")):
+        excerpts.filled(f"<!-- data/a-b.csv: {what} -->\n\n{HEAD}", folder)
