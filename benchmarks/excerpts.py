@@ -24,7 +24,9 @@ from pathlib import Path
 from zs2.errors import InputError
 from zs2.system.atomic import write_text
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = ("README.md", "docs/*.md", "weights/*/README.md")
 NAMED = re.compile(r"<!-- (\$\w+) = ([^>]*?) -->")
 TABLE = re.compile(r"(<!-- (data/[\w-]+\.csv): ([^>]*?) -->\n+(?:\|.*\n){2})((?:\|.*\n)*)")
 
@@ -74,16 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a table is out of date")
     args = p.parse_args(argv)
     changed = []
-    for file in sorted(DOCS.glob("*.md")):
+    for file in (file for pattern in PAGES for file in sorted(ROOT.glob(pattern))):
         old = file.read_text(encoding="utf-8")
         new = filled(old)
         if new != old:
             changed.append(file)
             if not args.check:
                 write_text(file, new)
-    print(
-        *(f"{file.relative_to(DOCS.parent)}: {'out of date' if args.check else 'filled'}" for file in changed), sep="\n"
-    )
+    print(*(f"{file.relative_to(ROOT)}: {'out of date' if args.check else 'filled'}" for file in changed), sep="\n")
     return int(args.check and bool(changed))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -1035,13 +1036,28 @@ def test_figures_of_guides_that_know_nothing(with_guides, own, tmp_path, monkeyp
     save_file(judge.Judge(NAMES, SIZE // 2).state_dict(), file, half)
     places = [f"{with_guides}/checkpoint-{command}/" for command in recipe.GUIDED]  # as a shell completes them
     line = ["--pictures", str(own), "--judge", str(file), "--things", "2", "--out", str(tmp_path / "figures.json")]
-    assert recipe.main(["measure", *places, *line]) == 0
+    table = tmp_path / "figures.csv"
+    table.write_text(f"{','.join(measure.CSV_HEAD)}\nother,2,0,thing,1.0,,,%\n{Path(places[0]).name},2,0,old,1.0,,,%\n")
+    assert recipe.main(["measure", *places, *line, "--csv", str(table)]) == 0
     found = json.loads((tmp_path / "figures.json").read_text())
     for place in places:
         shares = [value for value in found[place].values() if isinstance(value, list)]
         assert len(shares) > 5
-        assert all(low <= value <= high for value, low, high in shares)
+        assert all(
+            len(share) == 1 or share[1] <= share[0] <= share[2] for share in shares
+        )  # of two things, no interval
         assert (tmp_path / f"figures-{Path(place).name}.png").exists()
+    rows = list(csv.DictReader(table.open()))
+    assert [row["checkpoint"] for row in rows[:2]] == ["other", Path(places[0]).name]
+    assert {(row["things"], row["seed"]) for row in rows} == {("2", "0")}
+    assert "old" not in {row["figure"] for row in rows}
+    for place in places:
+        shares = {key: value for key, value in found[place].items() if isinstance(value, list)}
+        written = {row["figure"]: row for row in rows if row["checkpoint"] == Path(place).name}
+        assert list(written) == list(shares)
+        for key, share in shares.items():
+            cells = [float(cell) for name in ("value", "low", "high") if (cell := written[key][name])]
+            assert cells == pytest.approx([100 * part for part in share], abs=0.051)
     said = capsys.readouterr().out
     assert "IoU, with the ControlNet" in said
     assert "look done, edited" in said

@@ -122,6 +122,9 @@ def main(argv: list[str] | None = None) -> int:
                 "--out", type=Path, metavar="FILE", help="write the figures as JSON, and pictures as FILE-NAME.png"
             )
             q.add_argument(
+                "--csv", type=Path, metavar="FILE", help="write the figures into a CSV, beside those of others"
+            )
+            q.add_argument(
                 "--list",
                 action="store_true",
                 help=f"zs2.json lists those things that more than {100 * measure.OFTEN:.0f} %% of their pictures show",
@@ -169,12 +172,17 @@ def run(args: argparse.Namespace) -> None:
             drawn = [(picture(args.out, checkpoint), (PNG_MARK,)) for checkpoint in args.checkpoint]
             check_own([(args.out, ('{\n  "judge": {',)), *drawn])
             args.out.parent.mkdir(parents=True, exist_ok=True)
+        if args.csv is not None:
+            check_own([(args.csv, (",".join(measure.CSV_HEAD),))])
+            args.csv.parent.mkdir(parents=True, exist_ok=True)
         folders = {checkpoint: place(checkpoint) for checkpoint in args.checkpoint}
         if args.base is not None and not any(map(measure_guided.is_controlnet, folders.values())):
             raise InputError("--base is of ControlNets, and there is none")
         if args.list:
             check_listing(folders, things, len(classifier.things))
         figures = report(args.checkpoint, classifier, load, things, seed, args.out, args.base)
+        for checkpoint in args.checkpoint if args.csv is not None else ():
+            measure.add_to_csv(args.csv, Path(checkpoint).name, things, seed, figures[checkpoint])
         for checkpoint, folder in folders.items() if args.list else ():
             names = measure.listed(figures[checkpoint], classifier.things[:things])
             layout.write(folder / "zs2.json", layout.own_settings(names))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -25,11 +27,13 @@ from zs2.errors import InputError
 from zs2.evaluation.structure import ssim
 from zs2.models.vae import VAE
 from zs2.sampling.request import Request
+from zs2.system.atomic import write_text
 from zs2.system.json_files import read_json
 from zs2.system.progress import progress
 
 BATCH = 36
 SHOWN = 12  # pictures in a row of a sheet
+CSV_HEAD = ("checkpoint", "things", "seed", "figure", "value", "low", "high", "unit")
 OFTEN = 0.85  # a thing is listed if more of its pictures show it
 
 
@@ -120,6 +124,25 @@ def share(right: Tensor) -> list[float]:
     z, n, p = 1.96, len(right), float(right.mean())
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return [p, *((x / (1 + z * z / n)) for x in (middle - half, middle + half))]
+
+
+def add_to_csv(file: Path, checkpoint: str, things: int, seed: int, found: Mapping[str, Any]) -> None:
+    """Write the figures of a checkpoint to a CSV, in place of those that it has from the same measurement."""
+    rows = []
+    if file.exists():
+        with file.open(encoding="utf-8", newline="") as old:
+            rows = list(csv.reader(old))[1:]
+    same = [checkpoint, str(things), str(seed)]
+    rows = [row for row in rows if row[: len(same)] != same]
+    for name, value in found.items():
+        if isinstance(value, list):
+            cells = [f"{100 * part:.1f}" for part in value]  # the value alone, or its interval, too
+            rows.append([*same, name, *cells, *[""] * (3 - len(cells)), "%"])
+    rows += [[*same, "PSNR of the VAE", f"{found['psnr']:.2f}", "", "", "dB"]] if "psnr" in found else []
+    rows += [[*same, "SSIM of the VAE", f"{found['ssim']:.3f}", "", "", ""]] if "ssim" in found else []
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([CSV_HEAD, *rows])
+    write_text(file, text.getvalue())
 
 
 def listed(found: dict[str, Any], names: Sequence[str]) -> list[str]:
