@@ -82,9 +82,10 @@ class Server:
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose files can't be loaded."""
+    """A model whose weights are there, but can't be read."""
     folder = tmp_path_factory.mktemp("models") / "broken"
-    shutil.copytree(CHECKPOINT, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(CHECKPOINT, folder)
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").write_text("no weights")
     return folder
 
 

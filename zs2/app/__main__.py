@@ -47,12 +47,16 @@ def run(options: dict[str, Any]) -> None:
         raise InputError(INSTALL)
     with tempfile.TemporaryDirectory(prefix="zs2-app-") as folder:
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_TEMP_DIR": folder}
+        from zs2.cli.checked_models import check_models
+
+        loading = {"device": options.get("device"), "dtype": options.get("dtype", AUTO)}
+        networks, default = options.get("controls", ()), chosen_model({})
+        check_models(names, networks, loading)  # before seconds of importing Gradio
+
         from zs2.app.server import serve
         from zs2.app.studio import Studio
 
-        loading = {"device": options.get("device"), "dtype": options.get("dtype", AUTO)}
-        default = chosen_model({})
-        studio = Studio(names, limits, loading, default, options.get("controls", ()))
+        studio = Studio(names, limits, loading, default, networks)
         show(f"loading {names[0]}")
         close, address = serve(studio, Path(folder), options.get("host", HOST), port, visitors, BYTES_MAX)
         show(f"the page is at {address} (Ctrl-C ends it)")

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.checkpoints.diffusers_folder import rename
 from zs2.checkpoints.digests import check_identity, identity, sha256
 from zs2.checkpoints.hub import WEIGHTS, choose_weights, fetch, is_hub_id, parse, variants
@@ -29,6 +30,7 @@ from zs2.checkpoints.original_names import CONTROL, controlnet_tensors, count
 from zs2.checkpoints.single_file import contents
 from zs2.checkpoints.tensor_files import loading, read_tensors, weight_files
 from zs2.errors import InputError, brief
+from zs2.models.config import UNetConfig, VAEConfig
 from zs2.models.controlnet import ControlNet, ControlNetConfig
 from zs2.models.temporal import Momentum
 from zs2.models.unet import UNet
@@ -117,6 +119,20 @@ def load_controlnets(
     for files in found:
         ControlNetConfig.from_json(files.json).check(unet.config, reduction, files.name)
     return tuple(files.network(weight.device, weight.dtype, unet.momentum) for files in found), tuple(found)
+
+
+def check_controlnet(place: str | Path, models: Sequence[Checkpoint]) -> None:
+    """Raise InputError for a ControlNet that is not there, or fits none of these models. No weights are loaded."""
+    files = ControlNetFiles(place, models[0].dtype)
+    config, errors = ControlNetConfig.from_json(files.json), []
+    for model in models:
+        unet, vae = UNetConfig.from_json(model.json("unet")), VAEConfig.from_json(model.json("vae"))
+        try:
+            config.check(unet, vae.reduction, files.name)
+        except InputError as error:
+            errors.append(error)
+    if len(errors) == len(models):
+        raise errors[0]
 
 
 def _several(places: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
