@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from weights.recipe import layout
 from weights.recipe.scenes import Scenes, draw, half_mild, mild, render
 from weights.recipe.settings import Settings
-from weights.recipe.training import Clock, batches, fast, generator, numbered, save, train
+from weights.recipe.training import Clock, at_once, batches, fast, generator, numbered, save, train
 from zs2.models.config import VAEConfig
 from zs2.models.vae import VAE
 from zs2.system.json_files import read_json
 from zs2.system.progress import progress
 
 KL = 2e-4  # the weight of a latent number's divergence from the normal distribution, against a pixel's error
-PIECE, BATCH = 1024, 64  # the number of scenes in a file of latents, and of scenes encoded at once
+PIECE, BATCH = 1024, 64  # the number of scenes in a file of latents, and of scenes that the encoder sees together
+THREADS = 2  # so many batches are encoded at the same time on a CPU
 
 
 def moments(vae: VAE, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,14 +70,16 @@ def learn(pictures: Tensor, settings: Settings, folder: Path, work: Path, clock:
     layout.write_part(folder, "vae", layout.vae(settings, scale), vae, layout.STEM)
 
 
-@torch.no_grad()
 def latents(vae: VAE, pictures: Tensor, size: int, scenes: Scenes) -> tuple[Tensor, Tensor]:
     """Mean and deviation of the latents of scenes, (b, c, h, w) each."""
-    found = []
-    for part in batches(len(scenes), BATCH):
+
+    @torch.no_grad()
+    def of_part(part: slice) -> tuple[Tensor, Tensor]:
         pixels = render(scenes[part], pictures, size)
         with fast(pixels.device):
-            found.append(moments(vae, pixels))
+            return moments(vae, pixels)
+
+    found = at_once(of_part, list(batches(len(scenes), BATCH)), THREADS if pictures.device.type == "cpu" else 1)
     mean, log_variance = (torch.cat(each).cpu() for each in zip(*found, strict=True))
     return mean, (log_variance / 2).exp()
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,8 @@ from weights.recipe.settings import Schedule
 from zs2.system.progress import progress
 
 SAVE_EVERY, LOG_EVERY = 120, 20  # in seconds, in steps
+A = TypeVar("A")
+B = TypeVar("B")
 Loss = Callable[[int, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
 
 
@@ -204,13 +207,25 @@ def train(
     return spent + time.monotonic() - begun
 
 
+def at_once(function: Callable[[A], B], items: Sequence[A], threads: int) -> list[B]:
+    """What a function makes of each item. So many are made at the same time, each by its share of torch's threads.
+
+    Threads that share each convolution instead wait for each other at each; on a busy machine that took five times as
+    long.
+    """
+    if threads == 1:
+        return [function(item) for item in items]
+    each = max(1, torch.get_num_threads() // threads)
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(each,)) as pool:
+        return list(pool.map(function, items))
+
+
 def gradients(
     weights: Mapping[str, nn.Parameter], loss: Loss, step: int, generators: Sequence[torch.Generator]
 ) -> dict[str, Tensor]:
     """Set the weights' gradients to the mean of those of the pieces of a batch, one for each generator.
 
-    Several pieces are learnt at once on a CPU, by as many threads. Threads that share each convolution instead wait for
-    each other at each; on a busy machine that took five times as long.
+    Several pieces are learnt at once on a CPU, by as many threads.
 
     Returns: the figures of the pieces, averaged.
     """
@@ -220,12 +235,8 @@ def gradients(
         grads = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
         return grads, {"loss": value.detach(), **figures}
 
-    if len(generators) == 1 or any(w.device.type != "cpu" for w in weights.values()):
-        pieces = [learn(source) for source in generators]
-    else:
-        each = max(1, torch.get_num_threads() // len(generators))
-        with ThreadPoolExecutor(len(generators), initializer=torch.set_num_threads, initargs=(each,)) as threads:
-            pieces = list(threads.map(learn, generators))
+    on_cpu = all(w.device.type == "cpu" for w in weights.values())
+    pieces = at_once(learn, generators, len(generators) if on_cpu else 1)
     for i, w in enumerate(weights.values()):
         found = [part for grads, _ in pieces if (part := grads[i]) is not None]
         w.grad = torch.stack(found).sum(0) / len(pieces) if found else None
