@@ -629,6 +629,9 @@ def test_texts_are_escaped(html: str) -> None:
         (["--model", "a", "--models", "b"], "--model and --models are given: expected one of them"),
         (["--auth", "nowhere"], "--auth nowhere: can't be read"),
         (["--share"], "unrecognized arguments: --share"),
+        (["--host", ""], "argument --host: '' is empty: expected NAME"),
+        (["--models", "emoji64", ""], "argument --models: '' is empty: expected MODEL"),
+        (["--controls", ""], "argument --controls: '' is empty: expected MODEL"),
     ],
 )
 def test_wrong_options_are_one_line(

@@ -72,6 +72,19 @@ def test_options_at_the_end_of_a_line_are_of_that_clip(tmp_path: Path) -> None:
     [
         ("a\nb --ar 16:9", r"p.txt, line 2: '--ar' is no option of a clip: expected one of --negative-prompt"),
         ("a --model x", r"line 1: '--model' is no option of a clip"),
+        ("a --samplr x", r"line 1: '--samplr' is no option of a clip; did you mean '--sampler'"),
+        ('a --seed ""', r"line 1: argument --seed: '' is not one seed: expected a number"),
+        ("a\nb --source ''", r"line 2: argument --source: '' is empty: expected CLIP"),
+        ('a --size ""', r"line 1: argument --size: '' is no size: expected WIDTH"),
+        ('a --out ""', r"line 1: '--out' is no option of a clip"),
+        ("a\nb --sampler euler", r"p.txt, line 2: unknown sampler 'euler'"),
+        ("a\nb\nc --guidance nan", r"p.txt, line 3: guidance is nan"),
+        ("a\nb <lora:x:1>", r"p.txt, line 2: the prompt has a network"),
+        ("a\nb [c|d] --prompt-syntax a1111", r"p.txt, line 2: the prompt has alternating words"),
+        ("a —seed 5", r"line 1: '—seed' does not begin with two hyphens: write --seed"),
+        ("a\nb –steps 5", r"line 2: '–steps' does not begin with two hyphens"),
+        ("a -seed 5", r"line 1: '-seed' does not begin"),
+        ("a ——negative-prompt b", r"line 1: '——negative-prompt' does not begin"),
         ("a --seed 5 6", r"line 1: '6' is no option"),
         ("a --seed", r"line 1: argument --seed: expected one argument"),
         ("a --seed random", r"line 1: argument --seed: 'random' is not one seed.*on the command line"),
@@ -99,6 +112,27 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, content: str | byt
         return
     with pytest.raises(InputError, match=message):
         list(clip_requests(options, OwnSettings()))
+
+
+def test_an_empty_text_is_a_value(tmp_path: Path) -> None:
+    options = {"prompts": written(tmp_path, 'a --negative-prompt ""\nb'), "negative_prompt": "dark"}
+    assert [request.negative_prompt for _, request in clip_requests(options, OwnSettings())] == ["", "dark"]
+
+
+def test_what_is_wrong_for_all_clips_has_no_line(tmp_path: Path) -> None:
+    options = {"prompts": written(tmp_path, "a\nb --steps 5"), "sampler": "euler"}
+    with pytest.raises(InputError, match=r"^unknown sampler 'euler'"):
+        list(clip_requests(options, OwnSettings()))
+
+
+def test_dashes_and_quotes_of_a_prompt(tmp_path: Path) -> None:
+    """A dash is text where no option's name follows it. Quotes are text, which a warning says once a file."""
+    dashes = "a cat — seed of joy - well-known –x −y -- z"
+    assert [line.text for line in read_prompt_file(written(tmp_path, dashes))] == [dashes]
+    quoted = ['"a cat"', "“a dog”", 'a "stop" sign', '"a" and b', "it's 'x'", '"fox" --seed 5']
+    with pytest.warns(UserWarning, match=r"p.txt, line 1 \(and 2 other lines\): the quotes are part of the prompt"):
+        lines = read_prompt_file(written(tmp_path, "\n".join(quoted)))
+    assert [line.text for line in lines] == [*quoted[:5], '"fox"']
 
 
 def test_prompts_that_differ_in_nothing_else_share_a_plan() -> None:

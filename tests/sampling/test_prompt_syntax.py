@@ -28,8 +28,11 @@ REFUSED = [
     ("a cat <lora:detail:0.8>", "a network in the prompt, '<lora:detail:0.8>'.*--lora FILE:SCALE"),
     ("<lyco:x:1>", "a network"),
     ("<hypernet:x>", "a network"),
+    ("cat < LoRA :My File v2.safetensors:0.8:1>", "a network"),
+    ("cat <lora:never closed", "a network"),
     ("[a:b:0.5]", "changes while sampling"),
     ("[a::10]", "changes while sampling"),
+    ("[a:b:-1]", "changes while sampling"),
     ("[a:0.5] b", "changes while sampling"),
     ("[a:[b]:0.5]", "changes while sampling"),
     ("[[[a] c]:8]", "changes while sampling"),
@@ -88,11 +91,33 @@ def test_plain_prompts_with_syntax_warn_and_others_do_not(prompt: str) -> None:
         warnings.simplefilter("always")
         Request(prompt)
     assert bool(caught) == has_syntax(prompt)
-    assert has_syntax(prompt) or not reads_otherwise or "\\" in prompt
+    assert has_syntax(prompt) or not reads_otherwise
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Request(prompt, prompt_syntax="plain")
         Request(prompt, prompt_syntax="a1111")
+
+
+@pytest.mark.parametrize("prompt", ["a cat <lora:detail:0.8>", "<LYCO:x>", "<hypernet:a b:1> cat"])
+def test_a_network_in_a_prompt_is_an_error_unless_prompts_are_plain(prompt: str) -> None:
+    """It would not be used, whatever the syntax."""
+    for more in ({"prompt": prompt}, {"prompt": "x", "negative_prompt": prompt}, {"prompt": ["x", prompt]}):
+        with pytest.raises(InputError, match=r"give --lora FILE:SCALE, or prompt_syntax plain to keep it as text$"):
+            Request(**more)
+        with pytest.raises(InputError, match=r"give --lora FILE:SCALE$"):
+            Request(**more, prompt_syntax="a1111")
+        assert Request(**more, prompt_syntax="plain").prompt == more["prompt"]
+
+
+def test_the_warning_names_what_is_taken_as_text() -> None:
+    for prompt, sign in (
+        (r"ganyu \(game\)", r"'\\\\'"),
+        ("a [cat]", r"'\['"),
+        ("a AND b", "'AND'"),
+        ("a BREAK", "'BREAK'"),
+    ):
+        with pytest.warns(UserWarning, match=f"is read as plain text, its {sign} too: give prompt_syntax a1111"):
+            Request(prompt)
 
 
 @given(st.text(alphabet="()[]:\\ab BREAK1.|{}_ \n", max_size=60))
@@ -100,7 +125,9 @@ def test_any_text_is_read_or_refused(prompt: str) -> None:
     try:
         sections = parse(prompt)
     except InputError:
+        assert has_syntax(prompt)
         return
+    assert has_syntax(prompt) or sections in ((((prompt, 1.0),),), ((),))
     assert all(text and abs(weight) <= 100 for section in sections for text, weight in section)
     assert isinstance(words(prompt), str)
 

@@ -21,7 +21,8 @@ from zs2.version import __version__
 
 P = ParamSpec("P")
 NO_MEMORY = "out of memory: try fewer --frames, a smaller --size, or half precision (--dtype)"
-PLACES = re.compile("PATH|FILE|DIR|CLIP|IMAGE|MODEL|toml")  # in the metavar of an option that takes a file or a folder
+# In the metavar of an option that takes a file, a folder or a name, and does not itself check what it is.
+NAMED = re.compile("PATH|FILE|DIR|CLIP|IMAGE|MODEL|NAME|toml|^P$")
 
 
 class Failure(Exception):
@@ -41,9 +42,10 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        """The value of an option. An empty path is an error, because it would be the current folder."""
+        """The value of an option. An empty path is an error, because it would be the current folder, and so is an empty
+        name, which would decide nothing."""
         metavar = action.metavar if isinstance(action.metavar, str) else " ".join(action.metavar or ())
-        if "" in arg_strings and PLACES.search(metavar):
+        if "" in arg_strings and NAMED.search(metavar):
             raise argparse.ArgumentError(action, f"'' is empty: expected {metavar}")
         return super()._get_values(action, arg_strings)
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from zs2.checkpoints.own_settings import OwnSettings
-from zs2.cli.derived_options import add_sampling
 from zs2.cli.equal_motion import check_target, searched
-from zs2.cli.prompt_files import PromptLine, read_prompt_file, read_travel_file
-from zs2.cli.values import one_seed, size
+from zs2.cli.prompt_files import line_options, read_prompt_file, read_travel_file
 from zs2.errors import InputError, choose
 from zs2.method import METHOD, PARAMETERS, Method, effects
 from zs2.sampling.request import FAST, INPUTS, OPTIONS, Request, usual
@@ -28,12 +24,12 @@ if TYPE_CHECKING:
 
 TIMEOUT_MAX = 10**7  # seconds, four months
 REQUEST = tuple(field.name for field in fields(Request))
-Prompts = list[tuple[str | list[str] | dict[int, str], dict[str, Any]]]
+Prompts = list[tuple[str | list[str] | dict[int, str], dict[str, Any], str]]
 
 
 def prompts(options: Mapping[str, Any], own: OwnSettings) -> Prompts:
-    """The prompt of each clip, by default the checkpoint's example, and the options of its line in a file of prompts.
-    For prompt travel the prompt is a list of one a frame, or a schedule by frames.
+    """The prompt of each clip, by default the checkpoint's example, and the options of its line in a file of prompts,
+    with the name of that line. For prompt travel the prompt is a list of one a frame, or a schedule by frames.
 
     Raises: InputError for several sources of prompts, or for none with a checkpoint that has no example.
     """
@@ -41,46 +37,14 @@ def prompts(options: Mapping[str, Any], own: OwnSettings) -> Prompts:
     if len(sources) > 1:
         raise InputError(f"{' and '.join(sources)} are given: expected one of a prompt, --prompts and --travel")
     if "prompts" in options:
-        return [(line.text, line_options(line)) for line in read_prompt_file(options["prompts"])]
+        return [(line.text, line_options(line), line.where) for line in read_prompt_file(options["prompts"])]
     if "travel" in options:
-        return [(read_travel_file(options["travel"]), {})]
+        return [(read_travel_file(options["travel"]), {}, "")]
     if "prompt" in options:
-        return [(options["prompt"], {})]
+        return [(options["prompt"], {}, "")]
     if not own.prompts:
         raise InputError("no prompt: give one (this model has no example of its own)")
-    return [(own.prompts[0], {})]
-
-
-def line_options(line: PromptLine) -> dict[str, Any]:
-    """The options at the end of a line: those of sampling, `--seed` (one) and `--size`. Raises: InputError."""
-    if not line.options:
-        return {}
-    parser = LineParser(prog=line.where, add_help=False, argument_default=argparse.SUPPRESS)
-    add_sampling(parser.add_argument_group())
-    parser.add_argument("--seed", type=one_seed)
-    parser.add_argument("--size", type=size)
-    try:
-        words = shlex.split(line.options)
-    except ValueError as error:
-        raise InputError(f"{line.where}: {line.options!r:.80} can't be read ({error})") from error
-    found, others = parser.parse_known_args(words)
-    if others:
-        known = ", ".join(name for action in parser._actions for name in action.option_strings[:1])
-        raise InputError(f"{line.where}: {others[0]!r:.40} is no option of a clip: expected one of {known}")
-    values = vars(found)
-    if "controlnet" in values:
-        raise InputError(f"{line.where}: --control loads a ControlNet: give it on the command line, for all clips")
-    if "size" in values:
-        values["width"], values["height"] = values.pop("size")
-    return values
-
-
-class LineParser(argparse.ArgumentParser):
-    """A parser of the options of a line, whose errors are InputError."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises: InputError."""
-        raise InputError(f"{self.prog}: {message}")
+    return [(own.prompts[0], {}, "")]
 
 
 def clip_requests(options: Mapping[str, Any], own: OwnSettings) -> Iterator[tuple[str, Request]]:
@@ -102,15 +66,29 @@ def clip_requests(options: Mapping[str, Any], own: OwnSettings) -> Iterator[tupl
 
         shared[name] = opened(shared[name], several=OPTIONS[name].several)  # once for all clips
     texts, seeds = prompts(options, own), options.get("seed", [0])
-    for number, (text, of_line) in enumerate(texts, 1):
+    for number, (text, of_line, where) in enumerate(texts, 1):
         for seed in [of_line["seed"]] if "seed" in of_line else seeds:
             prompt_suffix = f"-p{number:0{len(str(len(texts)))}}" if len(texts) > 1 else ""
             seed_suffix = f"-s{seed}" if len(seeds) > 1 else ""
             asked = shared | {"seed": seed} | of_line
-            request = Request(text, **usually | usual(asked) | asked)
+            try:
+                request = Request(text, **usually | usual(asked) | asked)
+            except InputError as error:
+                if not where or _is_of_all(error, usually | usual(shared) | shared):
+                    raise
+                raise InputError(f"{where}: {error}") from error
             if request.guidance != 0:
                 own.warn_of_unknown_things(request.words)
             yield prompt_suffix + seed_suffix, request
+
+
+def _is_of_all(error: InputError, settings: Mapping[str, Any]) -> bool:
+    """Whether an error is one of the options of all clips, not of a line's."""
+    try:
+        Request("", **settings)
+    except InputError as other:
+        return str(other) == str(error)
+    return False
 
 
 def own_in_effect(options: Mapping[str, Any], own: OwnSettings) -> list[str]:

@@ -187,7 +187,8 @@ def _weighted(states: Tensor, weights: Sequence[float]) -> Tensor:
     if all(weight == 1 for weight in weights):
         return states
     scaled = states.float() * torch.tensor(weights, device=states.device)[:, None]
-    scaled = scaled * (states.float().mean() / scaled.mean())
+    before, after = (one.cpu().double().mean() for one in (states, scaled))  # near 0: float32 would lose digits
+    scaled = scaled * float(before / after)
     if not scaled.isfinite().all():
         raise InputError("the weights of the prompt cancel each other: the mean of its context is 0; change one")
     return scaled.to(states.dtype)

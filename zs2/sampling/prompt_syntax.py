@@ -45,14 +45,18 @@ _TOKEN = re.compile(r"\\([()\[\]\\]?)|([(\[])|:\s*([+-]?[.\d]+)\s*\)|([)\]])|[^\
 _BREAK = re.compile(r"\bBREAK\b")
 _INNERMOST = re.compile(r"\[([^\[\]]*)\]")
 _REFUSED = (
-    (r"<(?:lora|lyco|hypernet):[^<>]*>", "a network in the prompt", "give --lora FILE:SCALE"),
-    (r"\[[^\[\]]*:\s*[\d.]+%?\s*\]", "a prompt that changes while sampling", "remove it, or escape the brackets: \\["),
+    (r"<\s*(?i:lora|lyco|hypernet)\s*:[^<>]*>?", "a network in the prompt", "give --lora FILE:SCALE"),
+    (
+        r"\[[^\[\]]*:\s*[+-]?[\d.]+%?\s*\]",
+        "a prompt that changes while sampling",
+        "remove it, or escape the brackets: \\[",
+    ),
     (r"\[[^\[\]|]*\|[^\[\]]*\]", "alternating words", "remove them, or escape the brackets: \\["),
     (r"\bAND\b", "prompts that are composed", "write `and`, or sample them apart"),
     (r"\{[^{}|]*\|[^{}]*\}", "a wildcard", "choose one, or write a prompt a line, with --prompts"),
     (r"(?<!\w)__[\w/-]{1,100}?__(?!\w)", "a wildcard", "choose one, or write a prompt a line, with --prompts"),
 )
-_SIGNS = re.compile(r"(?<!\\)[(\[]|\bBREAK\b|" + "|".join(pattern for pattern, _, _ in _REFUSED))
+_SIGNS = re.compile(r"[\\(\[]|\bBREAK\b|" + "|".join(pattern for pattern, _, _ in _REFUSED))
 
 Prompt: TypeAlias = str | Sequence[str] | Mapping[int, str]  # one for all frames, one a frame, or a schedule
 
@@ -137,14 +141,16 @@ def has_syntax(text: str) -> bool:
 
 
 def check_syntax(texts: Sequence[str], syntax: str | None) -> None:
-    """Raise InputError for a text that the syntax can't read. Warn of one that has syntax if None is named."""
+    """Raise InputError for a text that the syntax can't read. If None is named, warn of a text that has syntax, and
+    raise InputError for one with a network, which would not be used."""
     for text in texts:
         if syntax == A1111:
             parse(text)
-        elif syntax is None and has_syntax(text):
+        elif syntax is None and (sign := _SIGNS.search(text)):
+            _refuse(text, text, _REFUSED[:1], ", or prompt_syntax plain to keep it as text")
             warnings.warn(
-                f"the prompt {text!r} is read as plain text, brackets and BREAK too: give prompt_syntax a1111 to "
-                "read weights in it, or plain to keep them as text",
+                f"the prompt {brief(text)} is read as plain text, its {brief(sign[0])} too: give prompt_syntax a1111 "
+                "to read weights in it, or plain to keep it as text",
                 stacklevel=4,
             )
 
@@ -162,10 +168,7 @@ def parse(text: str) -> Sections:
     """
     plain = re.sub(r"\\.", "  ", text, flags=re.DOTALL)  # of the same length; what is escaped is no syntax
     for _ in range(DEPTH_MAX):  # from the innermost square brackets out
-        for pattern, name, advice in _REFUSED:
-            if found := re.search(pattern, plain):
-                part = text[found.start() : found.end()]
-                raise InputError(f"the prompt has {name}, {part!r}: zs2 does not read this: {advice}")
+        _refuse(text, plain, _REFUSED)
         plain, inner = _INNERMOST.subn(r" \1 ", plain)
         if not inner:
             break
@@ -197,6 +200,17 @@ def parse(text: str) -> Sections:
         for start in opened[bracket]:
             weigh(start, factor)
     return _joined(pieces)
+
+
+def _refuse(text: str, plain: str, rows: Sequence[tuple[str, str, str]], more: str = "") -> None:
+    """Raise InputError for what is refused by these rows of _REFUSED.
+
+    plain: the text, of the same length, without what is no syntax. more: ends the advice.
+    """
+    for pattern, name, advice in rows:
+        if found := re.search(pattern, plain):
+            part = brief(text[found.start() : found.end()])
+            raise InputError(f"the prompt has {name}, {part}: zs2 does not read this: {advice}{more}")
 
 
 def _number(text: str) -> float:

@@ -40,7 +40,7 @@ def frame_rate(fps: Any) -> Rate:
     except (TypeError, ValueError, ArithmeticError):
         rate = Fraction(0)
     if not FPS_MIN <= rate <= FPS_MAX or max(rate.numerator, rate.denominator) > TERM_MAX:
-        shown = brief(fps).strip("'")
+        shown = brief(fps).strip("'") or "''"
         raise InputError(f"fps is {shown}: expected frames a second from 0.01 to {FPS_MAX}, such as 8 or 24000/1001")
     return int(rate) if rate.denominator == 1 else rate
 
