@@ -77,7 +77,7 @@ class Server:
     def end(self) -> int:
         """End it as Ctrl-C does. Returns: its exit status."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(30)
+        return self.process.wait(120)  # on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_a_clip_is_stopped_within_a_step(visit: Any) -> None:
     text = status(tab, "one", "^stopped")
     after = int(re.fullmatch(r"stopped after step (\d+) of 40", text)[1])
     assert before <= after <= before + 5  # steps while the button was looked for and pressed
-    assert tab.get_by_role("button", name="Make a clip").is_enabled()
+    tab.locator("button:enabled", has_text="Make a clip").wait_for()
     make(tab, frames=2, steps=2)
 
 
@@ -429,15 +429,19 @@ def test_twenty_requests_of_four_visitors(visit: Any, server: Server) -> None:
     for tab in tabs:
         put(tab, frames=2, steps=2)
     memory = []
-    for _ in range(5):
-        for tab in tabs:
+    for turn in range(5):
+        prompts = [f"fox face {4 * turn + i}" for i in range(4)]
+        for tab, prompt in zip(tabs, prompts, strict=True):
+            tab.get_by_label("prompt").fill(prompt)
             tab.get_by_role("button", name="Make a clip").click()
-        for tab in tabs:
+        for tab, prompt in zip(tabs, prompts, strict=True):  # each gets its own clip, not an earlier one
+            tab.locator(f"#one canvas[aria-label^='2 frames,'][aria-label$=': {prompt}']").wait_for()
             tab.locator("#downloads").wait_for()
             status(tab, "one", "^done$")
             memory.append(server.memory)
-    assert len(memory) == 20
-    assert memory[-1] <= 1.1 * memory[4], [f"{one / 2**20:.0f} MiB" for one in memory]
+    said = f"memory after the fifth and the last request: {memory[4] / 2**20:.0f}, {memory[-1] / 2**20:.0f} MiB"
+    print(said)
+    assert memory[-1] <= 1.1 * memory[4], said
 
 
 def test_a_visitor_reads_no_file_of_the_machine(server: Server) -> None:

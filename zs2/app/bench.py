@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ from typing import Any
 import gradio as gr
 
 from zs2.app.making import Shown
+from zs2.app.panel import QUIET
 from zs2.app.texts import EMPTY, duration, figure, message, progress, without_folders
 from zs2.app.worker import DONE, FAILED, WAITING, Job, Worker
 from zs2.errors import counted
 
 POLL = 0.03  # seconds between looks at the work
 EACH = 0.25  # seconds between updates while a clip is made: each takes time from the work
+MAKING: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
 Update = dict[Any, Any]  # components → their values, or gr.update
 
 
@@ -36,24 +38,41 @@ class Bench:
     slots: Sequence[Any]
     root: Path
 
-    @property
-    def components(self) -> list[Any]:
-        """All of them."""
-        return [*self.go, self.stop, self.status, *self.slots]
+    def listen(
+        self,
+        begun: Sequence[Any],
+        work: Callable[..., AsyncIterator[Update]],
+        inputs: Sequence[Any],
+        hidden: Sequence[Any] = (),
+    ) -> Any:
+        """Do some work at these events. It updates the status and the slots; the buttons change before and after it,
+        because Gradio takes long for each component of an update.
+
+        Args: hidden: what is hidden then. Returns: the event of its end.
+        """
+        buttons = [*self.go, self.stop]
+
+        def switched(busy: bool) -> list[Update]:
+            return [*(gr.update(interactive=not busy) for _ in self.go), gr.update(interactive=busy)]
+
+        gr.on(
+            begun,
+            lambda: [*switched(True), *(gr.update(visible=False) for _ in hidden)],
+            None,
+            [*buttons, *hidden],
+            **QUIET,
+        )
+        done = gr.on(begun, work, inputs, [self.status, *self.slots], **MAKING)
+        done.then(lambda: switched(False), None, buttons, **QUIET)
+        return done
 
     async def follow(self, job: Job, worker: Worker, text: str) -> AsyncIterator[Update]:
         """What changes on the page while a job waits and runs, until its end. text: its status when it is done."""
-        # Gradio makes a component anew for each update of a property, and for each component that is left out, which
-        # takes 20 ms a step. Values are cheap, so every component gets its value.
-        values: Update = {button: button.value for button in (*self.go, self.stop)}
-        values |= {self.status: progress("starting"), **dict.fromkeys(self.slots, "")}
+        # Gradio makes a component anew for each that is left out, which takes 20 ms, so every one gets its value.
+        values: Update = {self.status: progress("starting"), **dict.fromkeys(self.slots, "")}
         if len(self.slots) == 1:
             values[self.slots[0]] = EMPTY
-        yield {
-            **values,
-            **{button: gr.update(interactive=False) for button in self.go},
-            self.stop: gr.update(interactive=True),
-        }
+        yield dict(values)
         status, seen, updated = "", 0, -EACH
         while not (ended := job.ended) or job.version != seen:
             if job.state == WAITING and (line := waiting(worker.ahead(job), worker.seconds(job))) != status:
@@ -71,12 +90,7 @@ class Bench:
                 job.seen = seen
             if not ended:
                 await asyncio.sleep(POLL)
-        yield {
-            **values,
-            **{button: gr.update(interactive=True) for button in self.go},
-            self.stop: gr.update(interactive=False),
-            self.status: without_folders(ending(job, text), self.root),
-        }
+        yield {**values, self.status: without_folders(ending(job, text), self.root)}
 
     def refuse(self, error: Exception) -> Update:
         """What changes if the work can't begin."""

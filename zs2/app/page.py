@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from zs2.app import files
-from zs2.app.bench import POLL, Bench, Update
+from zs2.app.bench import MAKING, POLL, Bench, Update
 from zs2.app.clip_options import BASELINE, FPS_MAX, ClipOptions, title, with_and_without
 from zs2.app.controls import NETWORK, controls, keywords, read_size, shown_name
 from zs2.app.lines import command_line, python_lines
@@ -29,7 +29,6 @@ from zs2.sampling.request import INPUTS
 CHIPS = 8  # examples of the checkpoint
 SLOTS = 4  # clips side by side, at most
 SHARED = ("frames", *INPUTS, NETWORK)  # the settings that clips side by side share, with prompt, seed and size
-MAKING: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
 NEW_SEED = "() => Math.floor(Math.random() * 2 ** 32)"
 
 
@@ -123,13 +122,12 @@ class Page:
         clip = [self.model, self.prompt, self.seed, self.size, self.fps, *self.panel.components]
         both = [*clip, *self.other.components]
         begun = [self.one.go[0].click, self.prompt.submit]
-        gr.on(begun, lambda: [gr.update(visible=False)] * 2, None, [self.files_row, self.lines_row], **QUIET)
-        done = [self.files_row, *self.files, self.lines_row, self.shell, self.python]
-        made = gr.on(begun, self._one, clip, self.one.components, **MAKING)
-        made.then(self._keep, None, done, **MAKING)
-        self.two.go[0].click(self._two, both, self.two.components, **MAKING)
-        self.two.go[1].click(self._four, clip, self.two.components, **MAKING)
-        self.stream.go[0].click(self._stream, clip, self.stream.components, **MAKING)
+        rows = [self.files_row, self.lines_row]
+        made = self.one.listen(begun, self._one, clip, rows)
+        made.then(self._keep, None, [*rows, *self.files, self.shell, self.python], **MAKING)
+        self.two.listen([self.two.go[0].click], self._two, both)
+        self.two.listen([self.two.go[1].click], self._four, clip)
+        self.stream.listen([self.stream.go[0].click], self._stream, clip)
         for bench in (self.one, self.two, self.stream):
             bench.stop.click(self._stop, None, None, **QUIET)
         settings = [self.prompt, self.seed, self.size, self.fps, *self.panel.components]
