@@ -30,8 +30,8 @@ from zs2 import ZS2
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.evaluation.clip_scorer import Scorer, scoring_model
 from zs2.evaluation.metrics import clip_first, motion
+from zs2.guidance.inputs import FIRST_NOISES
 from zs2.guidance.sources import encode
-from zs2.sampling.request import FIRST_FRAME_NOISES
 from zs2.sampling.sampler import Sampler
 from zs2.system.progress import progress
 from zs2.video.formats import Frames
@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--model", default=DEFAULT_MODEL)
     p.add_argument("--scenes", type=int, metavar="N", help="of the checkpoint's closed prompts (default: all)")
     p.add_argument("--guidance", type=float, nargs="+", default=GUIDANCES)
+    p.add_argument("--noise", nargs="+", default=FIRST_NOISES, choices=FIRST_NOISES, metavar="KIND")
     p.add_argument("--frames", type=int, default=8)
     p.add_argument("--pictures", type=Path, help="a folder with NAME.png each, instead of the recipe's")
     p.add_argument("--cache", type=Path, default=Path("out/recipe/fetched"), help="of the recipe's pictures")
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     hardware, prompts = machine(), model.own_settings.prompts[: options.scenes]
     side = model.unet.config.sample_size[0] * model.vae.config.reduction  # type: ignore[index]
     drawn = {text: scene(text, options.cache, options.pictures, side, i) for i, text in enumerate(prompts)}
-    ways = [(noise, guidance) for noise in FIRST_FRAME_NOISES for guidance in options.guidance]
+    ways = [(noise, guidance) for noise in options.noise for guidance in options.guidance]
     figures = []
     print(f"{sentence(hardware)}; {len(prompts)} scenes, {options.frames} frames\n")
     print(f"| noise | guidance | {' | '.join(COLUMNS)} |\n|---|---{'|---' * len(COLUMNS)}|")

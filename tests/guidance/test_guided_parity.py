@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from functools import cache
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +18,7 @@ from zs2 import ZS2, Request
 from zs2.guidance.sources import encode
 from zs2.noise.models import stream
 from zs2.parameters import LAM_MAX
-from zs2.sampling.sampler import Sampler
+from zs2.sampling.sampler import Chunk, Sampler
 
 fixture = cache(Fixture)
 
@@ -54,7 +57,8 @@ def test_an_inversion_is_that_of_diffusers(models: Any) -> None:
     f = fixture("guided")
     path = f["inversion"].flip(0)  # from noise to picture
     options = {key: tiny.PICTURE[key] for key in ("prompt", "height", "width")}
-    request = Request(**options, steps=len(path) - 1, guidance=4.0, frames=3, first_frame=f["source"].numpy())
+    options |= {"steps": len(path) - 1, "guidance": 4.0, "first_frame_noise": "inverted"}
+    request = Request(**options, frames=3, first_frame=f["source"].numpy())
     sampler = Sampler(models("source", "sd").plan(request))
     initial = sampler.plan.noises(path[0])
     steps = list(sampler.steps())
@@ -64,6 +68,33 @@ def test_an_inversion_is_that_of_diffusers(models: Any) -> None:
     assert torch.equal(next(initial), path[0])  # from which those of the other frames follow
     rho = 1 - 0.5 / LAM_MAX
     assert_close(next(initial), rho * path[0] + math.sqrt(1 - rho**2) * stream(0, 1, tuple(path.shape[1:]))(), MODULE)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_a_matched_inversion_is_one_that_ddim_undoes(tmp_path: Path, prediction: str) -> None:
+    """Steps of DDIM at the clip's guidance come back to the picture."""
+    how = {key: tiny.PICTURE[key] for key in ("prompt", "height", "width")} | {"steps": 10, "guidance": 3.0}
+    picture = fixture("guided")["source"].numpy()
+    folder = write_guided(tmp_path / "model", "source", "sd")
+    schedule = json.loads((folder / tiny.SCHEDULER).read_text()) | {"prediction_type": prediction}
+    (folder / tiny.SCHEDULER).write_text(json.dumps(schedule))
+    model = ZS2.from_pretrained(folder, device="cpu")
+
+    def errors(noise: str | None) -> torch.Tensor:
+        request = Request(**how, frames=1, first_frame=picture, first_frame_noise=noise)
+        plain, path = Sampler(model.plan(Request(**how, frames=1))), Sampler(model.plan(request))
+        *_, _ = path.steps()
+        found = []
+        for i, (before, after) in enumerate(pairwise(path.first_frame)):
+            chunk = Chunk(0, before[None])
+            plain.step(i, chunk, ())
+            found.append((chunk.latents[0] - after).norm())
+        return torch.stack(found)
+
+    assert torch.equal(errors(None), errors("matched"))
+    matched, inverted = errors("matched"), errors("inverted")
+    assert (matched < inverted).all()
+    assert matched.sum() < 0.3 * inverted.sum()
 
 
 @pytest.mark.parametrize("options", [{}, {"guidance": 9.0, "sampler": "dpm++"}, {"first_frame_noise": "drawn"}])

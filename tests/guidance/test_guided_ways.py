@@ -33,7 +33,7 @@ TWO = {"control": [SOURCE, PICTURE], "control_scale": [20.0, 10.0]}
 # Options by name, and the model.
 GUIDED: dict[str, tuple[dict[str, Any], str]] = {
     "plain": ({}, PLAIN),
-    "first frame, inverted": ({"first_frame": PICTURE}, PLAIN),
+    "first frame, matched": ({"first_frame": PICTURE}, PLAIN),
     "first frame, drawn": ({"first_frame": PICTURE, "first_frame_noise": "drawn", "sampler": "dpm++"}, PLAIN),
     "source": ({"source": SOURCE, "strength": 0.6}, PLAIN),
     "source, mean": ({"source": SOURCE, "source_latents": "mean", "sampler": "dpm++"}, PLAIN),
@@ -42,7 +42,7 @@ GUIDED: dict[str, tuple[dict[str, Any], str]] = {
     "edit, guided at first": ({"source": SOURCE, "guidance_interval": (0, 0.5), "deep_cache": 2}, EDITS),
     "control": (TWO | {"control_interval": [(0, 0.5), (0.25, 1)], "control_attn": "cfa"}, CONTROL),
     "control and source": (TWO | {"source": SOURCE, "deep_cache": 2, "guidance_interval": (0, 0.5)}, CONTROL),
-    "control and first frame": (TWO | {"first_frame": PICTURE, "sampler": "dpm++"}, CONTROL),
+    "control and first frame": (TWO | {"first_frame": PICTURE, "first_frame_noise": "inverted"}, CONTROL),
 }
 
 
@@ -199,7 +199,7 @@ def test_the_memory_plan_counts_inputs(load: Any) -> None:
     plain, one = plan("plain"), 4 * HEIGHT * WIDTH  # bytes of the latents of a frame, reduced by 2: 4·(H/2)·(W/2)·4
     assert plan("edit").states == 3 / 2 * plain.states
     assert plan("edit").latents == plain.latents + FRAMES * one
-    assert plan("first frame, inverted").latents == plain.latents + (OPTIONS["steps"] + 1) * one
+    assert plan("first frame, matched").latents == plain.latents + (OPTIONS["steps"] + 1) * one
     assert plan("source") == plain
     large = {"height": 2048, "width": 2048, "frames": 1}
     assert plan("source", **large).decoding > 4 * plan("plain", **large).decoding

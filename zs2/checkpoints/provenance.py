@@ -39,6 +39,7 @@ def clip_settings(
     request, latents = plan.request, plan.request.latents
     height, width = plan.size
     stored = {name: request.stored(name) for name in OPTIONS} | options_of(plan.solver.schedule.config)
+    stored["first_frame_noise"] = request.noise_of_first_frame
     return {
         "prompt": _stored(request.prompt),
         **{name: stored.pop(name) for name in FIRST},

@@ -12,6 +12,9 @@ from zs2.guidance.interval import GUIDED
 STRENGTH = 0.8  # as in diffusers
 SOURCE_LATENTS = ("sample", "mean")  # which latents of a source: drawn from the VAE's distribution, or its mean
 IMAGE_GUIDANCE = 1.5  # as in diffusers
+# Where the noise of a first frame comes from: its DDIM inversion at the clip's guidance, each step solved by iteration;
+# its DDIM inversion at guidance 1; or the seed.
+FIRST_NOISES = MATCHED, INVERTED, DRAWN = ("matched", "inverted", "drawn")
 
 
 def skipped_steps(steps: int, strength: float) -> int:
@@ -35,7 +38,7 @@ def check_inputs(changed: Mapping[str, Any], steps: int) -> None:
     if "first_frame" in changed and "latents" in changed:
         raise InputError("first_frame and latents: expected one of them, since frame 0 has a noise of its own")
     for name, needed in (("strength", "source"), ("source_latents", "source"), ("first_frame_noise", "first_frame")):
-        if name in changed and needed not in changed:
+        if name in changed and needed not in changed and changed[name] != INVERTED:  # which old files say of any clip
             warnings.warn(f"{name} has no effect without {needed}", stacklevel=4)
 
 

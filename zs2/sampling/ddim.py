@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from zs2.errors import InputError
@@ -40,12 +42,17 @@ def _most_leading_steps(config: ScheduleConfig) -> int:
     return next(n for n in range(total, 0, -1) if (n - 1) * (total // n) + offset < total)
 
 
+def final_alpha(schedule: Schedule) -> float:
+    """ᾱ after the last step."""
+    return 1.0 if schedule.config.set_alpha_to_one else schedule.alpha(0)
+
+
 class DDIM(Solver):
     """DDIM in `steps` steps. It has no history. Raises: as `timesteps` does."""
 
     def __init__(self, config: ScheduleConfig, steps: int) -> None:
         super().__init__(Schedule(config), timesteps(config, steps))
-        final = 1.0 if config.set_alpha_to_one else self.schedule.alpha(0)
+        final = final_alpha(self.schedule)
         stride = config.num_train_timesteps // steps
         self.alpha_next = [self.schedule.alpha(t - stride) if t >= stride else final for t in self.timesteps]
 
@@ -63,13 +70,30 @@ class Inversion(Solver):
 
     Step i goes from less noise to that of timestep i, with the model's prediction for timestep i. The last step comes
     first: the picture counts as timestep 0.
+
+    The prediction of a first try is that for the latents before the step. So DDIM does not come back to them: it
+    predicts from those after the step. A step that is done again, with the history of the first try, uses these: it is
+    a fixed-point iteration for the latents from which DDIM comes back, from whatever ᾱ its last step ends at.
     """
 
     def __init__(self, solver: Solver) -> None:
         super().__init__(solver.schedule, solver.timesteps)
 
-    def step(self, i: int, latents: Tensor, prediction: Tensor, history: History | None) -> tuple[Tensor, None]:
-        """As `DDIM.step`, to timestep i from the one after it."""
+    def step(self, i: int, latents: Tensor, prediction: Tensor, history: History | None) -> tuple[Tensor, Before]:
+        """As `DDIM.step`, to timestep i from the one after it. history: of the same step, which is done again."""
         here, there = [*self.timesteps, 0][i + 1], self.timesteps[i]
-        x0, eps = self.schedule.denoised(latents, here, prediction)
-        return self.schedule.signal(there) * x0 + self.schedule.sigma(there) * eps, None
+        if isinstance(history, Before):
+            _, eps = self.schedule.denoised(latents, there, prediction)
+            alpha = self.schedule.alpha(here) if i + 1 < len(self.timesteps) else final_alpha(self.schedule)
+            x0 = (history.latents - math.sqrt(1 - alpha) * eps) / math.sqrt(alpha)
+        else:
+            history = Before(latents.new_ones(len(latents), dtype=torch.bool), latents)
+            x0, eps = self.schedule.denoised(latents, here, prediction)
+        return self.schedule.signal(there) * x0 + self.schedule.sigma(there) * eps, history
+
+
+@dataclass(frozen=True)
+class Before(History):
+    """The latents before a step, (f, c, h, w)."""
+
+    latents: Tensor

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zs2.errors import InputError, brief, choose, whole
 from zs2.guidance.controls import HINTS as HINTS
 from zs2.guidance.controls import ControlOptions
-from zs2.guidance.inputs import IMAGE_GUIDANCE, SOURCE_LATENTS, STRENGTH, check_contexts, check_inputs
+from zs2.guidance.inputs import FIRST_NOISES, IMAGE_GUIDANCE, SOURCE_LATENTS, STRENGTH, check_contexts, check_inputs
 from zs2.guidance.interval import GUIDED, checked_interval
 from zs2.method import ATTENTION_KINDS, check_seed
 from zs2.models.config import SPACINGS
@@ -43,8 +43,7 @@ if TYPE_CHECKING:
 
 ABSENT: dict[str, Any] = {"unstated": None, "unset": "none"}  # of an input
 PICTURE: dict[str, Any] = {**ABSENT, "picture": True}
-FIRST_FRAME_GUIDANCE = 1.5  # at more, the colours jump after frame 0, which has guidance 1: docs/guidance.md
-FIRST_FRAME_NOISES = ("inverted", "drawn")
+FIRST_FRAME_GUIDANCE = 1.5  # low, so that the clip stays near its picture: docs/guidance.md
 FINAL_ALPHAS = ("one", "first")  # ᾱ at the end of the last step: 1, or that of the first training timestep
 MOST_FRAMES = 10**9  # of one clip
 # Options for fewer and cheaper steps. Their clips score like those of 50 DDIM steps, by benchmarks/fewer_steps.py.
@@ -85,7 +84,7 @@ class Request(ControlOptions):
         strength: how much of the source is noise at the beginning, above 0 to 1: the share of the steps that is done.
         source_latents: `sample` or `mean` of the VAE's distribution, as in diffusers `sample`.
         first_frame: a picture that is frame 0, as the VAE gives it back. Guidance is then 1.5 by default.
-        first_frame_noise: where frame 0 comes from: `inverted` (DDIM inversion), or the seed's noise, `drawn`.
+        first_frame_noise: where frame 0 comes from: `matched` (None), `inverted` or `drawn`: see inputs.py.
         image_guidance: of an editing model: how much the source counts. Below 1 there is one branch, as at guidance 1.
         context, negative_context: what the text encoders would make of the prompts, instead of them: (n, c), or
             (rows, n, c), a row a frame, of which the last repeats; for SDXL an `Encoded`, as `model.text` returns.
@@ -166,12 +165,8 @@ class Request(ControlOptions):
     first_frame: InputClip | None = option(
         None, "clip", f"frame 0 is this picture; the guidance is then {FIRST_FRAME_GUIDANCE:g}", "IMAGE", **PICTURE
     )
-    first_frame_noise: str = option(
-        "inverted",
-        "text",
-        "of --first-frame: its noise, inverted from it or drawn by the seed",
-        "KIND",
-        unstated="inverted",
+    first_frame_noise: str | None = option(
+        None, "text", "of --first-frame: matched, inverted or drawn noise", "KIND", unstated="inverted", unset="matched"
     )
     image_guidance: float = option(
         IMAGE_GUIDANCE, "number", "of editing models: how much the source counts", "G", unstated=IMAGE_GUIDANCE
@@ -261,6 +256,11 @@ class Request(ControlOptions):
         return {name: value for name in INPUTS if (value := getattr(self, name)) is not None}
 
     @property
+    def noise_of_first_frame(self) -> str | None:
+        """Where the noise of the first frame comes from: one of FIRST_NOISES; None without a first frame."""
+        return None if self.first_frame is None else self.first_frame_noise or FIRST_NOISES[0]
+
+    @property
     def texts(self) -> list[str]:
         """All texts that count: the prompts but at guidance 0, and the negative prompt but at guidance 1."""
         prompts = [] if self.guidance == 0 or self.context is not None else texts_of(self.prompt)
@@ -289,7 +289,7 @@ CHOICES = {
     "prompt_syntax": SYNTAXES,
     "travel_mode": MODES,
     "source_latents": SOURCE_LATENTS,
-    "first_frame_noise": FIRST_FRAME_NOISES,
+    "first_frame_noise": FIRST_NOISES,
 }
 INPUTS = tuple(name for name, one in OPTIONS.items() if one.kind == "clip")
 DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Request) if one.name in OPTIONS}

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from zs2.errors import counted, is_out_of_memory
 from zs2.guidance.edits import combined
+from zs2.guidance.inputs import DRAWN, INVERTED
 from zs2.guidance.interval import GUIDED
 from zs2.guidance.sources import SourceLatents, encode
 from zs2.guidance.steering import Steering
@@ -36,6 +37,8 @@ from zs2.sampling.resume import ResumeFile
 from zs2.sampling.solver import History
 from zs2.system.devices import overflow
 from zs2.video.formats import Frames
+
+REFINED = 1  # how often each step of an inversion is solved again with its own result
 
 
 @dataclass(frozen=True)
@@ -153,22 +156,26 @@ class Sampler:
     def _path_to_first_frame(self) -> Tensor:
         """The latents of an image before every step, and its own latents after the last, (steps + 1, c, h, w).
 
-        They are those of its DDIM inversion, by the prompt at guidance 1; or the image with the noise of the seed.
+        They are those of its DDIM inversion, at the guidance of the clip or at 1; or the image with the seed's noise.
         """
         plan, request, vae = self.plan, self.plan.request, self.plan.model.vae
         assert request.first_frame is not None
         clean = encode(vae, request.first_frame.frames(0, 1, plan.size), 1).to(self.device) * vae.config.scaling_factor
-        if request.first_frame_noise == "drawn":
+        if request.noise_of_first_frame == DRAWN:
             noise, schedule = next(plan.noises()).to(self.device), plan.solver.schedule
             path = [schedule.signal(t) * clean[0] + schedule.sigma(t) * noise for t in plan.solver.timesteps]
             return torch.stack([*path, clean[0]])
         with warnings.catch_warnings():  # of options without effect at guidance 1
             warnings.simplefilter("ignore")
-            alone = replace(request, guidance=1, guidance_interval=GUIDED, deep_cache=1, first_frame=None)
+            alone = replace(request, deep_cache=1, first_frame=None)
+            if request.noise_of_first_frame == INVERTED:
+                alone = replace(alone, guidance=1, guidance_interval=GUIDED)
         inversion = Sampler(replace(plan, request=alone, solver=Inversion(plan.solver), group=None))
         chunk, path = Chunk(0, clean), [clean[0]]
         for i in reversed(range(request.steps)):
-            inversion.step(i, chunk, ())
+            for _ in range(1 if request.noise_of_first_frame == INVERTED else 1 + REFINED):
+                inversion.step(i, chunk, ())
+            chunk.history = None
             path.append(chunk.latents[0])
         inversion.check(0, chunk.latents)
         return torch.stack(path[::-1])
