@@ -19,7 +19,7 @@ from pathlib import Path
 
 from zs2.errors import InputError
 from zs2.system.atomic import write_json
-from zs2.system.regular_files import check_regular, read_text
+from zs2.system.regular_files import check_regular, file_identity, read_text
 
 LARGE = 2**28  # bytes from which a digest is kept; less is hashed in under half a second
 SETTLED = 2  # seconds since the last change: a second change in the same tick of the file system's clock can't be seen
@@ -36,15 +36,7 @@ def identity(files: Iterable[Path]) -> list[tuple[int, ...] | None]:
 
     None for a file that is missing. Take it before the files are opened, and compare it after they are hashed.
     """
-    return [_identity(file) for file in files]
-
-
-def _identity(file: Path) -> tuple[int, ...] | None:
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return [file_identity(file) for file in files]
 
 
 def check_identity(files: Sequence[Path], before: Sequence[tuple[int, ...] | None]) -> None:

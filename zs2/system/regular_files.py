@@ -20,6 +20,15 @@ KINDS = (
 )
 
 
+def file_identity(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
+    """What tells a file from another of its name: its place on the disk, size and time. None if it is missing."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def check_regular(path: str | os.PathLike[str], most: int | None = None) -> os.stat_result:
     """Check that a path is a regular file of at most `most` bytes, and return its status.
 

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from zs2.errors import InputError, brief, counted
+from zs2.system.regular_files import file_identity
 from zs2.video.clip import Clip
 from zs2.video.decoders import PICTURES, VIDEOS, Decoder, Memory, decoder, rgb
 from zs2.video.formats import Frames
@@ -59,7 +60,7 @@ class InputClip:
             if not start < (self.count if end is None else end) <= self.count:
                 raise InputError(f"{self.name}: of {counted(self.count, 'frame')}: expected a range within them")
             self._first, self.count = start, (self.count if end is None else end) - start
-        self._before = [_identity(file) for file in self._decoder.files]
+        self._before = [file_identity(file) for file in self._decoder.files]
         self._next = 0  # the index of the next frame of the file, and the frames from it on
         self._left: Iterator[Frames] = iter(())
 
@@ -147,7 +148,7 @@ class InputClip:
 
     def _check_unchanged(self) -> None:
         files = self._decoder.files
-        changed = [path for path, before in zip(files, self._before, strict=True) if _identity(path) != before]
+        changed = [path for path, before in zip(files, self._before, strict=True) if file_identity(path) != before]
         if changed:
             raise InputError(f"{changed[0]} was changed after it was opened: give the command again")
 
@@ -237,12 +238,3 @@ def _fitted(frame: Frames, size: tuple[int, int] | None) -> Frames:
         return frame
     box = _middle(frame.shape[0], frame.shape[1], *size)
     return resized(frame, size, Image.Resampling.LANCZOS, box)
-
-
-def _identity(file: Path) -> tuple[int, ...] | None:
-    """What tells a file from another of its name."""
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
