@@ -6,7 +6,7 @@
     python -m weights.recipe edit                      # an editing UNet that starts from the checkpoint's, in an hour
     python -m weights.recipe judge                     # train the classifier that judges the pictures
     python -m weights.recipe measure weights/emoji64   # the share of prompts whose picture shows the right thing
-    python -m weights.recipe measure weights/emoji128-edges weights/emoji128-edit    # whether they do what they are for
+    python -m weights.recipe measure out/recipe-edges/emoji64-edges    # whether it does what it is for
     python -m weights.recipe sheet weights/emoji64     # scenes, their reconstructions, and samples: out/sheet.png
     python -m weights.recipe looks weights/emoji64     # whether attention keeps a look that the prompt leaves open
 

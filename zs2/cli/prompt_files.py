@@ -3,7 +3,7 @@
     # a comment                   from the start of a line; blank lines don't count, either
     red apple on a table          one prompt a line
     ""                            the empty prompt
-    blue star --seed 5            options of the command line, for this clip alone (`sample`)
+    sunflower --seed 5            options of the command line, for this clip alone (`sample`)
     [open]                        names the set of the prompts that follow, `open` or `closed` (`ablate`)
 
 A schedule for one clip (`sample --travel`) has the index of a frame before each prompt:
@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NoReturn
@@ -27,7 +26,7 @@ from typing import Any, NoReturn
 from zs2.cli.command import Parser
 from zs2.cli.derived_options import add_sampling
 from zs2.cli.values import one_seed, size
-from zs2.errors import InputError, choose, counted, did_you_mean
+from zs2.errors import InputError, choose, counted, did_you_mean, warn
 from zs2.system.regular_files import read_bytes
 
 SETS = ("closed", "open")
@@ -81,10 +80,9 @@ def read_prompt_file(file: str) -> list[PromptLine]:
         raise InputError(f"{file}: no prompt in it: expected one a line")
     if quoted:
         others = f" (and {counted(len(quoted) - 1, 'other line')})" if len(quoted) > 1 else ""
-        warnings.warn(
+        warn(
             f'{quoted[0]}{others}: the quotes are part of the prompt; only "" is not: leave out those that you do not '
-            "mean",
-            stacklevel=2,
+            "mean"
         )
     return found
 
