@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from helpers import CHECKPOINT, NAME, SIDE
 
 import zs2
-from zs2 import ZS2
+from zs2 import ZS2, Clip
+from zs2.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +43,56 @@ def model() -> ZS2:
         (lambda model: model.variant(nois="iid"), "model.variant() has no keyword 'nois'; did you mean 'noise'?"),
         (lambda model: model.variant(steps=3), "give it to model(steps=3)"),
         (lambda model: model("rose", q=[3]), "model() has no keyword 'q'"),
+        (lambda model: model("rose", num_inference_steps=3), "did you mean 'steps'?"),  # a word of it
+        (lambda model: model("rose", generator=3), "did you mean 'seed'?"),  # what other programs call it
+        (lambda model: model.variant(attention="sa"), "did you mean 'attn'?"),
     ],
 )
 def test_an_unknown_keyword_is_answered_with_the_one_that_is_meant(model: ZS2, call: Callable, words: str) -> None:
     with pytest.raises(TypeError) as caught:
         call(model)
     assert str(caught.value).endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda model: model.text("rose"), "texts are 'rose': expected a list of them"),  # not letter by letter
+        (lambda model: model.text(["rose", 3]), r"texts are \['rose', 3\]: expected a list of them"),
+        (lambda model: model.text([]), "no text to encode"),
+        (lambda model: model.tokenizer.encode("rose"), "texts are 'rose': expected a list of them"),
+        (lambda model: model.plan("rose"), "request is 'rose': expected a Request"),
+        (lambda model: next(model.sample("rose")), "request is 'rose': expected a Request"),
+        (
+            lambda model: model.decode(torch.zeros(1, 3, 8, 8)),
+            r"latents are \(1, 3, 8, 8\): expected a tensor \(frames",
+        ),
+        (lambda model: model.decode(3), "latents are 3: expected a tensor"),
+        (lambda model: model.decode(model.latents("rose", frames=1, steps=1), chunk=0), "chunk is 0"),
+        (lambda _: ZS2.from_pretrained(CHECKPOINT, vae=5), "vae is 5: expected a folder"),
+        (
+            lambda _: Clip(np.zeros((1, 4, 4, 3), np.uint8), settings=3),
+            "settings are 3, 1 character: expected a JSON obj",
+        ),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named(model: ZS2, call: Callable, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        call(model)
+
+
+def test_a_warning_points_to_the_line_of_the_caller(model: ZS2) -> None:
+    calls: list[Callable] = [
+        lambda: ZS2.from_pretrained(CHECKPOINT, prediction="v"),
+        lambda: model("zeppelin", frames=1, steps=1),
+        lambda: model("rose", frames=1, steps=1, strength=0.5),
+        lambda: model.variant(noise="iid", lam=0.3)("rose", frames=1, steps=1),
+        lambda: next(model.stream("rose " * 40, steps=1)),
+    ]
+    for call in calls:
+        with pytest.warns(UserWarning, match="has no effect|names none|tokens") as caught:
+            call()
+        assert {Path(one.filename).name for one in caught} == {Path(__file__).name}
 
 
 def test_dir_is_the_api() -> None:

@@ -21,11 +21,16 @@ COMMANDS = {
 
 @quiet_without_reader
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns: the exit status of the chosen command; 0 for help; 2 for an unknown command."""
+    """The command. `zs2 help COMMAND` is `zs2 COMMAND --help`.
+
+    Returns: the exit status of the chosen command; 0 for help; 2 for an unknown command.
+    """
     arguments = sys.argv[1:] if argv is None else list(argv)
     lines = "\n".join(f"  zs2 {name:<9}{purpose}" for name, (_, purpose) in COMMANDS.items())
     top = parser("", "Zero-shot video from image diffusion models (ZS²).", f"commands:\n{lines}")
     top.usage = "zs2 COMMAND …   (zs2 COMMAND --help: its options)"
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
     if not arguments:
         top.print_help()
         return 0

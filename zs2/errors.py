@@ -1,4 +1,4 @@
-"""Errors. InputError is the one type for wrong input: the command lines print it as one line, and exit with 2."""
+"""Errors and warnings. InputError is the one type for wrong input: commands print it as one line, and exit with 2."""
 
 from __future__ import annotations
 
@@ -7,11 +7,22 @@ import errno
 import operator
 import re
 import reprlib
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 
 
 class InputError(ValueError):
     """The user's input can't be used. The message says what was got, what was expected, and what to do."""
+
+
+def warn(message: str) -> None:
+    """Warn of something. The warning points to the line of the caller's own code that led to it."""
+    frame, level = sys._getframe(1), 2
+    wrappers = ("zs2", "contextlib", "torch")  # torch's contexts, such as no_grad
+    while frame.f_globals["__name__"].partition(".")[0] in wrappers and frame.f_back is not None:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 _BRIEF = reprlib.Repr()
@@ -39,11 +50,38 @@ def choose(what: str, got: str, options: Sequence[str]) -> str:
     raise InputError(f"unknown {what} {brief(got)}: expected one of {', '.join(options)}{did_you_mean(got, options)}")
 
 
-def did_you_mean(got: str, options: Sequence[str], cutoff: float = 0.4) -> str:
-    """The question "did you mean …?" with the option most like `got`, as the end of a message; empty if none is."""
-    likely = isinstance(got, str) and len(got) < 100  # a long one is like none, and takes long to compare
-    near = difflib.get_close_matches(got, options, n=1, cutoff=cutoff) if likely else []
-    return f"; did you mean {near[0]!r}?" if near else ""
+# What the paper, or other programs, call an option of zs2.
+ELSEWHERE = {
+    "attention": "attn",
+    "cfg": "guidance",
+    "cfg_scale": "guidance",
+    "generator": "seed",
+    "lambda": "lam",
+    "momentum": "mu",
+    "output": "out",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+}
+
+
+def did_you_mean(got: str, options: Sequence[str], cutoff: float = 0.6) -> str:
+    """The question "did you mean …?" with the option most like `got`, as the end of a message; empty if none is.
+
+    That is the option of which `got` is another name, or the one of the most like spelling, or the one that is a word
+    of it, as `steps` is of `num_inference_steps`.
+    """
+    if not isinstance(got, str) or len(got) >= 100:  # a long one is like none, and takes long to compare
+        return ""
+    bare = {_bare(option): option for option in options}
+    name = _bare(got)
+    words = [ELSEWHERE.get(name), *difflib.get_close_matches(name, bare, n=1, cutoff=cutoff), *name.split("_")]
+    near = next((bare[word] for word in words if word in bare), None)
+    return "" if near is None else f"; did you mean {near!r}?"
+
+
+def _bare(name: str) -> str:
+    """A name without dashes before it, as in Python, and in small letters."""
+    return name.lower().lstrip("-").replace("-", "_")
 
 
 def check_keywords(call: str, keywords: Mapping[str, object], calls: Mapping[str, Sequence[str]]) -> None:
@@ -57,8 +95,14 @@ def check_keywords(call: str, keywords: Mapping[str, object], calls: Mapping[str
             other = next((other for other, known in calls.items() if name in known), None)
             shown = repr(value) if isinstance(value, int | float | str) else "…"
             everywhere = [known for one in (call, *calls) for known in calls[one]]
-            hint = f"; give it to {other[:-1]}{name}={shown})" if other else did_you_mean(name, everywhere, 0.6)
+            hint = f"; give it to {other[:-1]}{name}={shown})" if other else did_you_mean(name, everywhere)
             raise TypeError(f"{call} has no keyword {name!r}{hint}")
+
+
+def check_texts(texts: object, kinds: type | tuple[type, ...] = str) -> None:
+    """Raise an `InputError` for what is no list of texts. One text is none: it would be read letter by letter."""
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, kinds) for text in texts):
+        raise InputError(f"texts are {brief(texts)}: expected a list of them, such as ['red apple']")
 
 
 def whole(what: str, got: object, least: int, most: int | None = None) -> int:

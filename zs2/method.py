@@ -8,12 +8,11 @@ settings, replay, study, memory plan and sampler. The parameters themselves are 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from zs2.errors import InputError, brief, whole
+from zs2.errors import InputError, brief, warn, whole
 from zs2.parameters import LAM_MAX as LAM_MAX
 from zs2.parameters import PARAMETERS as PARAMETERS
 from zs2.parameters import renoise_at as renoise_at
@@ -257,7 +256,7 @@ class Method:
             if name in settings and name not in effect:
                 attention = PARAMETERS[name].of == "attention"
                 where = f"attention kind {method.attn!r}" if attention else f"noise model {method.noise!r}"
-                warnings.warn(f"{name} has no effect on {where}", stacklevel=3)
+                warn(f"{name} has no effect on {where}")
         return method
 
     def settings(self, steps: int, from_latents: bool) -> dict[str, Any]:
@@ -279,7 +278,7 @@ class Method:
         """Warn of parameters without effect on a clip of so many frames (None: without end) and steps."""
         for name, value in (self.attention_parameters | ({} if from_latents else self.noise_parameters)).items():
             if (idle := PARAMETERS[name].idle) and (text := idle(value, frames or math.inf, steps)) and frames != 1:
-                warnings.warn(text, stacklevel=4)
+                warn(text)
 
 
 METHOD = tuple(one.name for one in fields(Method))  # the names of its settings

@@ -271,8 +271,9 @@ class ZS2:
         state_device: str | torch.device | None = None,
     ) -> SamplingPlan:
         """Plan a request for this model; see sampling/plan.py, also for the errors."""
+        plan = plan_sampling(self.image_model, self.method, request, group, stream=stream, state_device=state_device)
         self.method.warn_of_idle(request.frames, request.steps, request.latents is not None)
-        return plan_sampling(self.image_model, self.method, request, group, stream=stream, state_device=state_device)
+        return plan
 
     def settings(self, plan: SamplingPlan, fps: Rate) -> dict[str, Any]:
         """The settings that record how a clip of this plan is made; see provenance.py."""
@@ -294,6 +295,6 @@ class ZS2:
     def decode(self, latents: Tensor, chunk: int | None = None) -> Frames:
         """Scaled latents (F, c, h, w), at most `chunk` at once → frames, uint8 (F, H, W, 3).
 
-        Raises: FloatingPointError if a pixel is NaN or infinite.
+        Raises: InputError for anything else; FloatingPointError if a pixel is NaN or infinite.
         """
-        return decode(self.vae, latents, len(latents) if chunk is None else chunk).numpy()
+        return decode(self.vae, latents, chunk).numpy()

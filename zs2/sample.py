@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -31,7 +30,7 @@ from zs2.cli.sample_requests import (
     warn_without_effect,
 )
 from zs2.cli.values import RANDOM
-from zs2.errors import InputError, LostProcess, counted
+from zs2.errors import InputError, LostProcess, counted, warn
 from zs2.method import METHOD, SEED_MAX
 from zs2.sampling.prompt_syntax import A1111
 from zs2.sampling.request import Request
@@ -252,7 +251,7 @@ def sample(
 def print_files(place: Output, files: Sequence[Path], options: dict[str, Any]) -> None:
     """Print the names of a clip's files. Warns of a clip that has another name than --out says."""
     if files and "out" in options and files[0] != place.path:
-        warnings.warn(f"{place.path} was made by another command meanwhile: this clip is {files[0]}", stacklevel=2)
+        warn(f"{place.path} was made by another command meanwhile: this clip is {files[0]}")
     show(*map(str, files), most=None)
 
 

@@ -253,7 +253,17 @@ def test_a_prompt_that_names_nothing_known_is_a_warning_with_the_three_nearest(p
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", "  ", "panda face", "A Golden RED APPLE, at night", "two: rose and bus", ["rose", ""]]
+    "prompt",
+    [
+        "",
+        "  ",
+        "panda face",
+        "A Golden RED APPLE, at night",
+        "two: rose and bus",
+        ["rose", ""],
+        "a red  apple",
+        "red\napple",
+    ],
 )
 def test_a_prompt_that_names_something_known_is_none(prompt):
     with warnings.catch_warnings():

@@ -90,7 +90,7 @@ def test_options_at_the_end_of_a_line_are_of_that_clip(tmp_path: Path) -> None:
         ("a --seed random", r"line 1: argument --seed: 'random' is not one seed.*on the command line"),
         ("a --seed=-1", r"line 1: argument --seed: '-1' is not one seed"),
         ("a --seed 1..3", r"line 1: argument --seed: '1..3' is not one seed"),
-        ("a --steps many", r"line 1: argument --steps: invalid int value"),
+        ("a --steps many", r"line 1: argument --steps: 'many': expected a whole number"),
         ("a --negative 'open", r"line 1: .* can't be read \(No closing quotation\)"),
         ("--seed 5", r"line 1: '--seed 5' has no prompt: write \"\" for the empty one"),
         ("[opne]\na", r"unknown set of prompts in .*p.txt, line 1.*did you mean 'open'"),

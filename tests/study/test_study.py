@@ -261,8 +261,8 @@ def test_a_file_that_is_wrong(text, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("steps = 2.5", "argument --steps: invalid int value: '2.5'"),
-        ("lam = 'high'", "argument --lam: invalid float value: 'high'"),
+        ("steps = 2.5", "argument --steps: '2.5': expected a whole number"),
+        ("lam = 'high'", "argument --lam: 'high': expected a number"),
         ("size = 64", "argument --size: '64' is no size: expected WIDTHxHEIGHT, such as 512x512"),
         ("seeds = [[1]]", "argument --seeds: '[1]' is no seed: expected a number, a range 0..3 or a list 1,5,7"),
     ],

@@ -313,8 +313,11 @@ def test_what_can_not_be_written(tmp_path):
     (tmp_path / "folder.gif").mkdir()
     (tmp_path / "taken.gif.json").mkdir()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    refused(tmp_path / "clip.gfi", r"unknown output ending '.gfi'.*did you mean '.gif'.*folder of PNG files")
-    refused(tmp_path / "clip.v2", "a name with no ending is a folder of PNG files")
+    refused(
+        tmp_path / "clip.gfi",
+        r"unknown output ending '.gfi'.*, or none, which is a folder of PNG files; did you mean '.gif'\?$",
+    )
+    refused(tmp_path / "clip.v2", "or none, which is a folder of PNG files$")
     refused(tmp_path / "clip.gif", "50 fps at most, got 51: use .webp, .png or .mp4", fps=51)
     refused(tmp_path / "file" / "clip.gif", "file is not a folder")
     refused(tmp_path / "file" / "a" / "b" / "clip.gif", "file is not a folder")
@@ -545,7 +548,7 @@ def test_reading_settings_where_there_are_none(tmp_path):
     (tmp_path / "long.json").write_text(json.dumps({"a": "x" * 5_000_000}))
     with pytest.raises(InputError, match="too long"):
         read_settings(tmp_path / "long.json")
-    with pytest.raises(InputError, match=r"unknown clip ending '.jsn'.*did you mean '.json'"):
+    with pytest.raises(InputError, match=r"clip.jsn: unknown clip ending '.jsn'.*did you mean '.json'"):
         read_settings(tmp_path / "clip.jsn")
     with pytest.raises(InputError, match="no such file"):
         read_settings(tmp_path)
@@ -615,7 +618,7 @@ def test_what_is_no_lossless_clip_is_not_opened(tmp_path):
     not_opened(tmp_path / "gone.png", "no such file")
     Image.new("RGB", (8, 8)).save(tmp_path / "holiday.png")
     not_opened(tmp_path / "holiday.png", "no settings of zs2 in it")
-    with pytest.raises(InputError, match=r"unknown clip ending '.avi'"):
+    with pytest.raises(InputError, match=r"clip.avi: unknown clip ending '.avi'"):
         Clip.open(tmp_path / "clip.avi")
 
 

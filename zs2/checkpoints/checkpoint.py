@@ -11,7 +11,6 @@ import hashlib
 import math
 import os
 import re
-import warnings
 from collections.abc import Callable
 from functools import cached_property, partial
 from json import dumps
@@ -24,11 +23,11 @@ from torch import Tensor, nn
 from zs2.checkpoints.diffusers_folder import Folder, rename
 from zs2.checkpoints.digests import ChangedFile, check_identity, identity, sha256
 from zs2.checkpoints.hub import WEIGHTS, choose_files, variants
-from zs2.checkpoints.locate import PICKLES, locate, locate_base, refuse_pickle
+from zs2.checkpoints.locate import PICKLES, local_path, locate, locate_base, refuse_pickle
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.checkpoints.single_file import SingleFile, read_vae, vae_json
 from zs2.checkpoints.tensor_files import loading, read_tensors, stored_dtype, weight_files
-from zs2.errors import InputError, brief
+from zs2.errors import InputError, brief, warn
 from zs2.models.clip import TextEncoder
 from zs2.models.clip_config import TextConfig
 from zs2.models.config import LEFT_OUT, ScheduleConfig, UNetConfig, VAEConfig
@@ -96,10 +95,9 @@ class OtherVAE:
                 "is for another model"
             )
         if not math.isclose(config.scaling_factor, scaling_factor, rel_tol=1e-2):
-            warnings.warn(
+            warn(
                 f"the VAE {self.name!r} has the scaling factor {config.scaling_factor}, the model's own VAE "
-                f"{scaling_factor}: it may be for another family of models",
-                stacklevel=4,
+                f"{scaling_factor}: it may be for another family of models"
             )
 
 
@@ -124,16 +122,16 @@ class Checkpoint:
         variant: str | None = None,
         vae: str | Path | None = None,
     ) -> None:
+        if vae == "" or not isinstance(vae, str | os.PathLike | None):  # as a Path "" would be the current folder
+            raise InputError(f"vae is {brief(vae)}: expected a folder, a file, or a model with a VAE")
         self.device = torch.device(device)
         wanted = auto_dtype(self.device) if dtype is None else dtype  # it decides which of a model's files are read
         single = [Path(place) for place in (model, vae) if place is not None and os.path.isfile(place)]
         before = identity(single)
         own_vae = vae is None
         choose = partial(choose_files, variant=variant, vae=own_vae)
-        if vae == "":  # as a Path it would be the current folder
-            raise InputError("vae is '': expected a folder, a file, or a model with a VAE")
         with loading(str(vae)):
-            self.other_vae = None if vae is None else OtherVAE(Path(vae), wanted, variant)
+            self.other_vae = None if vae is None else OtherVAE(local_path(vae) or Path(vae), wanted, variant)
         dtype_name = str(wanted).removeprefix("torch.")
         path, name = locate(model, dtype_name, choose)
         self.own_settings = own = OwnSettings.read(path, name)
@@ -150,9 +148,9 @@ class Checkpoint:
         self.dtype = auto_dtype(self.device, stored_dtype(self.source.tensors("unet"))) if half else wanted
         self.name = self.source.name
         if path.is_file() and variant is not None:
-            warnings.warn("variant has no effect on a single file", stacklevel=3)
+            warn("variant has no effect on a single file")
         if path.is_dir() and prediction is not None:
-            warnings.warn("prediction has no effect on a folder: its scheduler_config.json says", stacklevel=3)
+            warn("prediction has no effect on a folder: its scheduler_config.json says")
 
     def unet(self, attn: str | Momentum = "tma", mu: float = 0.98) -> UNet:
         """The UNet, in the checkpoint's dtype."""
@@ -215,7 +213,7 @@ class Checkpoint:
                 found[part] = config if part == "config" else sha256(files)
                 check_identity(files, before)
             except ChangedFile as error:
-                warnings.warn(f"{error}: the settings say {part}: {UNKNOWN}", stacklevel=3)
+                warn(f"{error}: the settings say {part}: {UNKNOWN}")
                 found[part] = UNKNOWN
         return found
 
@@ -250,10 +248,7 @@ class Checkpoint:
         for key, names in LEFT_OUT.get(part, {}).items():
             unused = [name for name in tensors if re.fullmatch(names, name)]
             if unused and self.json(part).get(key, key) is None:
-                warnings.warn(
-                    f"{part}/config.json: {key} is null: {len(unused)} tensors, such as {unused[0]}, are not used",
-                    stacklevel=4,
-                )
+                warn(f"{part}/config.json: {key} is null: {len(unused)} tensors, such as {unused[0]}, are not used")
                 tensors = {name: tensor for name, tensor in tensors.items() if name not in unused}
         with loading(part), without_weights():
             module = build(tensors)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from json import dumps
@@ -29,7 +28,7 @@ from zs2.checkpoints.locate import PICKLES, local_path, refuse_missing, refuse_p
 from zs2.checkpoints.original_names import CONTROL, controlnet_tensors, count
 from zs2.checkpoints.single_file import contents
 from zs2.checkpoints.tensor_files import loading, read_tensors, weight_files
-from zs2.errors import InputError, brief
+from zs2.errors import InputError, brief, warn
 from zs2.models.config import UNetConfig, VAEConfig
 from zs2.models.controlnet import ControlNet, ControlNetConfig
 from zs2.models.temporal import Momentum
@@ -164,7 +163,7 @@ def read_controlnet(files: list[Path]) -> dict[str, Tensor]:
     own = {name.removeprefix(CONTROL): one for name, one in everything.items() if name.startswith(CONTROL)}
     if own and len(own) < len(everything):
         others, _ = contents(name for name in everything if not name.startswith(CONTROL))
-        warnings.warn(f"{files[0].name} also has {others or 'other tensors'}: not used", stacklevel=6)
+        warn(f"{files[0].name} also has {others or 'other tensors'}: not used")
     tensors = rename(controlnet_tensors(own or everything))
     if MARK not in tensors:
         there, _ = contents(everything)

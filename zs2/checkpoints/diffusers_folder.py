@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from zs2.checkpoints.hub import WEIGHTS, check_variant, variants
 from zs2.checkpoints.tensor_files import read_tensors, weight_files
-from zs2.errors import InputError
+from zs2.errors import InputError, warn
 from zs2.models.config import REFUSED_SCHEDULERS, VAEConfig
 from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import Json, Reader, read_json
@@ -147,7 +146,7 @@ def _check_scheduler(index: Json, config: Json) -> None:
         refused = file == "scheduler_config.json" and any(word in name for word in REFUSED_SCHEDULERS)
         if not refused and not SAMPLERS.fullmatch(name):
             why = ": it draws noise anew at each step, zs2 does not" if name in NOISE_ANEW else ""
-            warnings.warn(f"{file} names {name[:80]}, which zs2 does not follow{why}", stacklevel=5)
+            warn(f"{file} names {name[:80]}, which zs2 does not follow{why}")
 
 
 def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

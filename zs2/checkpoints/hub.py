@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-from zs2.errors import InputError, brief
+from zs2.errors import InputError, brief, warn
 from zs2.system.atomic import NO_ROOM, write_advice
 
 DEFAULT_MODEL = "weights/emoji64"  # comes with zs2
@@ -146,7 +145,7 @@ def check_variant(variant: str | None, parts: Mapping[str, Mapping[str, str]]) -
         there = sorted({one for found in parts.values() for one in found})
         raise InputError(f"no part has weights of the variant {variant!r}, only of {', '.join(there) or 'none'}")
     if lacking:
-        warnings.warn(f"{', '.join(lacking)}: no variant {variant!r}, another one is used", stacklevel=4)
+        warn(f"{', '.join(lacking)}: no variant {variant!r}, another one is used")
 
 
 def find_weights(have: Iterable[str], stem: str, dtype: str, variant: str | None = None) -> tuple[str, str] | None:
@@ -221,7 +220,7 @@ def fetch(model: str, dtype: str, choose: Choose = choose_files) -> Path:
             folder = _cached(repo, revision, dtype, choose)
         except InputError:
             raise error from error.__cause__
-        warnings.warn(f"{error}. Using what was downloaded before", stacklevel=2)
+        warn(f"{error}. Using what was downloaded before")
         return folder
     try:
         names = choose(there, dtype)

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from zs2.checkpoints.hub import DEFAULT_MODEL, SHORT_NAMES, Choose, choose_files, fetch, is_hub_id, parse
-from zs2.errors import InputError
+from zs2.errors import InputError, brief
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Of a LoRA in a folder: PEFT's files, and that of diffusers.
@@ -64,8 +64,8 @@ def locate(model: str | Path, dtype: str, choose: Choose = choose_files) -> tupl
             raise InputError(f"no file or folder {str(model)!r} here, and on the hub: {error}") from error
     if path is None:
         raise InputError(
-            f"no such model: {str(model)!r}: expected a folder in the diffusers layout, such as {DEFAULT_MODEL}, "
-            "a .safetensors file, or owner/name on the hub"
+            f"no such model: {brief(str(model))}: expected a folder in the diffusers layout, such as {DEFAULT_MODEL}, "
+            "a .safetensors file, a short name (zs2 models lists them), or owner/name on the hub"
         )
     if path.is_file() and path.suffix.lower() in PICKLES:
         raise InputError(refuse_pickle(path))

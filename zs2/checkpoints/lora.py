@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -27,7 +26,7 @@ from zs2.checkpoints.lora_kinds import NORMS, Layer, Update, is_lora, role, upda
 from zs2.checkpoints.original_names import lora_layer, underscored_unet_name
 from zs2.checkpoints.single_file import contents
 from zs2.checkpoints.tensor_files import read_metadata, read_tensors
-from zs2.errors import InputError, brief
+from zs2.errors import InputError, brief, warn
 from zs2.models.unet import UNet
 from zs2.system.json_files import Json, is_number, read_json
 
@@ -131,12 +130,11 @@ def merge(path: Path, scale: float, unet: UNet, text_encoders: Sequence[nn.Modul
         except InputError as error:
             raise InputError(f"{file.name}: {error}{_meant_for(tensors, unet.config.cross_attention_dim)}") from error
         if settings.guessed and any(name.startswith(PEFT) for name in tensors):
-            warnings.warn(f"{file.name} has no {CONFIG} beside it: its alpha is taken to be its rank", stacklevel=2)
+            warn(f"{file.name} has no {CONFIG} beside it: its alpha is taken to be its rank")
     if scale != 1 and any(update.tensors.keys() & set(NORMS) for update in found):
-        warnings.warn(
+        warn(
             f"{path.name} is DoRA, for which programs differ at scales other than 1: docs/checkpoints.md has zs2's "
-            "formula",
-            stacklevel=2,
+            "formula"
         )
     for update in found:
         update.apply(scale, path.name)
@@ -208,7 +206,7 @@ class _Config:
             if key.endswith("_pattern"):
                 self._check_patterns(key, value or {})
             if value and key not in KNOWN:
-                warnings.warn(f"{self.where}: zs2 does not know {key[:40]}: the result may differ", stacklevel=4)
+                warn(f"{self.where}: zs2 does not know {key[:40]}: the result may differ")
 
     def _check_patterns(self, key: str, patterns: Any) -> None:
         if not isinstance(patterns, dict) or len(patterns) > 5000:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from zs2.checkpoints.locate import local_path, refuse_missing
-from zs2.errors import InputError, brief, counted
+from zs2.errors import InputError, brief, counted, warn
 from zs2.method import PARAMETERS
 from zs2.system.json_files import Reader, read_json
 
@@ -113,10 +112,11 @@ class OwnSettings:
     def warn_of_unknown_things(self, prompt: str | Sequence[str]) -> None:
         """Warn of a prompt that names nothing that the checkpoint knows; in prompt travel, of each such prompt."""
         for text in [prompt] if isinstance(prompt, str) else prompt:
-            if self.things and text.strip() and not any(_names(text, thing) for thing in self.things):
+            text = " ".join(text.split())
+            if self.things and text and not any(_names(text, thing) for thing in self.things):
                 near = ", ".join(repr(thing) for thing in self.nearest(text))
                 count = f"none of the {counted(len(self.things), 'thing')} that {self.name} knows"
-                warnings.warn(f"the prompt {text[:80]!r} names {count}: the nearest are {near}", stacklevel=3)
+                warn(f"the prompt {text[:80]!r} names {count}: the nearest are {near}")
 
     def nearest(self, prompt: str, count: int = NEAREST) -> list[str]:
         """The things whose names are most like some words of the prompt.

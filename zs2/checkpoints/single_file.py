@@ -7,7 +7,6 @@ tell (the number of heads, the schedule) is fixed for each family.
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from zs2.checkpoints.lora_kinds import MARK
 from zs2.checkpoints.original_names import average_names, count, openclip_tensors, unet_tensors, vae_tensors
 from zs2.checkpoints.statements import PREDICTIONS, Statements, read_statements
 from zs2.checkpoints.tensor_files import model_folder, read_metadata, read_tensors
-from zs2.errors import InputError, brief, counted
+from zs2.errors import InputError, brief, counted, warn
 from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import Json
 
@@ -121,7 +120,7 @@ class SingleFile:
         if average and not parts["unet"]:
             names = average_names(name for name in average if name not in EMA_STATE)
             parts["unet"] = {names[name]: average[name] for name in names}
-            warnings.warn(f"{path.name} has the UNet only as a moving average ({EMA}…): that is used", stacklevel=3)
+            warn(f"{path.name} has the UNet only as a moving average ({EMA}…): that is used")
         if not vae:
             del parts["vae"]
         missing = [part for part, tensors in parts.items() if not tensors]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zs2.errors import InputError, choose
+from zs2.errors import InputError, choose, warn
 from zs2.models.config import ScheduleConfig
 from zs2.sampling.schedule import alphas_cumprod
 from zs2.system.yaml_scalars import read_scalars
@@ -106,10 +105,7 @@ class _Reader:
         stated = {k.strip().lower(): v for k, v in metadata.items() if v.strip().lower() not in NOT_STATED}
         lcm = [f"{key} = {stated[key][:80]!r}" for key in TITLE_KEYS if LCM.search(stated.get(key, ""))]
         if lcm:
-            warnings.warn(
-                f"{self.path.name} seems to be an LCM ({lcm[0]}): it needs noise anew at each step; here it gets none",
-                stacklevel=5,
-            )
+            warn(f"{self.path.name} seems to be an LCM ({lcm[0]}): it needs noise anew at each step; here it gets none")
         for key, value in stated.items():
             where, name = f"{key} = {value!r}", key.removeprefix("modelspec.")
             if PREDICTION_KEY.fullmatch(key):
@@ -243,7 +239,7 @@ def read_statements(
     read.ignored += [where for where, value in read.zero_snr if value != stated.zero_snr]
     if read.ignored:
         shown = "; ".join(where[:120] for where in read.ignored[:5])
-        warnings.warn(f"{path.name} says what zs2 does not follow: {shown}", stacklevel=4)
+        warn(f"{path.name} says what zs2 does not follow: {shown}")
     return stated
 
 
@@ -255,9 +251,7 @@ def _prediction(path: Path, family: str, found: list[tuple[str, str]], asked: st
     for where, value in spelled:
         if asked is not None and asked != value:
             stated = value or "what zs2 does not know"
-            warnings.warn(
-                f"{path.name} says that it predicts {stated}, but prediction is {asked} ({where})", stacklevel=5
-            )
+            warn(f"{path.name} says that it predicts {stated}, but prediction is {asked} ({where})")
         elif value is None:
             known = "epsilon, v and sample"
             raise InputError(f"{path.name}: {where[:120]}: zs2 knows {known}; if it is one of them, {options}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec
 
-from zs2.errors import InputError, NotWritten, OutOfMemory, did_you_mean, is_out_of_memory
+from zs2.errors import InputError, NotWritten, OutOfMemory, brief, did_you_mean, is_out_of_memory
 from zs2.system.atomic import NO_ROOM, write_advice
 from zs2.system.stopping import SIGPIPE, Stopped, signal_number, signals_stop
 from zs2.system.terminal import show, write
@@ -22,6 +22,7 @@ from zs2.version import __version__
 P = ParamSpec("P")
 NO_MEMORY = "out of memory: try fewer --frames, a smaller --size, or half precision (--dtype)"
 # In the metavar of an option that takes a file, a folder or a name, and does not itself check what it is.
+NUMBERS: dict[Any, str] = {int: "a whole number", float: "a number"}
 NAMED = re.compile("PATH|FILE|DIR|CLIP|IMAGE|MODEL|NAME|toml|^P$")
 
 
@@ -49,6 +50,15 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"'' is empty: expected {metavar}")
         return super()._get_values(action, arg_strings)
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """One value of an option. What is no number is answered in the words of the other errors."""
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError:
+            if action.type not in NUMBERS:
+                raise
+            raise argparse.ArgumentError(action, f"{brief(arg_string)}: expected {NUMBERS[action.type]}") from None
+
     def _print_message(self, message: str, file: Any = None) -> None:  # the help, and the version
         show(*message.splitlines(), to=file, most=None)
 
@@ -57,7 +67,7 @@ class Parser(argparse.ArgumentParser):
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
             names = [name for action in self._actions for name in action.option_strings]
-            hint = did_you_mean(unknown[0].partition("=")[0], names, 0.6) if unknown[0].startswith("-") else ""
+            hint = did_you_mean(unknown[0].partition("=")[0], names) if unknown[0].startswith("-") else ""
             words = [word for word in unknown if not word.startswith("-")]
             if isinstance(getattr(options, "prompt", None), str) and words == unknown:
                 hint = f': quote the prompt: "{" ".join([options.prompt, *words])}"'

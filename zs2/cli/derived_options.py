@@ -42,8 +42,8 @@ def add_method(group: argparse._ArgumentGroup) -> None:
             group.add_argument(flag(name), metavar="KIND", help=_escaped(text))
         else:
             parameter = PARAMETERS[name]
-            metavar = (name.upper() if parameter.length == 1 else "A,B") + ",…" * bool(parameter.several)
-            several = f"; or several A,B,…: {parameter.several}" if parameter.several else ""
+            metavar = ("X" if parameter.length == 1 else "X,Y") + ",…" * bool(parameter.several)
+            several = f"; or several X,Y,…: {parameter.several}" if parameter.several else ""
             text = f"of {', '.join(_defaults(name))}: {parameter.help}{several} (default {_default_text(name)})"
             group.add_argument(flag(name), type=parameter_reader(name), metavar=metavar, help=_escaped(text))
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zs2.cli.derived_options import LOADING, flag
 from zs2.cli.sample_requests import REQUEST
-from zs2.errors import InputError, check_keywords
+from zs2.errors import InputError, check_keywords, warn
 from zs2.method import ATTENTION_KINDS, METHOD, PARAMETERS, effects
 from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, STATED, Request
 from zs2.video.encoding import ENDINGS, frame_rate
@@ -74,7 +73,7 @@ def replay_options(file: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
     ignored = [name for name in options if name not in ALLOWED]
     if ignored:
-        warnings.warn(f"--replay takes all settings from its file: {', '.join(ignored)} has no effect", stacklevel=2)
+        warn(f"--replay takes all settings from its file: {', '.join(ignored)} has no effect")
     settings = dict.fromkeys(PARAMETERS) | ADDED | read_settings(Path(file))  # parameters of the method may be newer
     try:
         replayed = {name: settings[name] for name in (*METHOD, *REQUEST, "fps", *ENDINGS, "dtype", "device", "compile")}
@@ -190,13 +189,11 @@ def check_replay(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
                 f"the clip was made with {expected} as {flag(name)}, not with {got}: give the same, or none"
             )
     if recorded["versions"] != now["versions"]:
-        warnings.warn(f"made with {recorded['versions']}, now {now['versions']}: the clip may differ", stacklevel=2)
+        warn(f"made with {recorded['versions']}, now {now['versions']}: the clip may differ")
     if recorded["device"] != now["device"]:
-        warnings.warn(f"made on {recorded['device']}, now on {now['device']}: the clip may differ", stacklevel=2)
+        warn(f"made on {recorded['device']}, now on {now['device']}: the clip may differ")
     if recorded["processes"] != now["processes"]:
-        warnings.warn(
-            f"made by {recorded['processes']} process(es), not {now['processes']}: last bits may differ", stacklevel=2
-        )
+        warn(f"made by {recorded['processes']} process(es), not {now['processes']}: last bits may differ")
 
 
 def _vae_text(vae: Any) -> str:

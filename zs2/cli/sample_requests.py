@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.equal_motion import check_target, searched
 from zs2.cli.prompt_files import line_options, read_prompt_file, read_travel_file
-from zs2.errors import InputError, choose
+from zs2.errors import InputError, choose, warn
 from zs2.method import METHOD, PARAMETERS, Method, effects
 from zs2.sampling.request import FAST, INPUTS, OPTIONS, Request, usual
 from zs2.system.devices import AUTO, DTYPES
@@ -248,17 +247,17 @@ def warn_without_effect(options: Mapping[str, Any], path: Path) -> None:
     if "latents" in options:
         unused = [name for name in METHOD if name in options and _is_of_noise(name)]  # the library warns of the seed
         if unused:
-            warnings.warn(f"{', '.join(unused)}: no effect where latents are given", stacklevel=2)
+            warn(f"{', '.join(unused)}: no effect where latents are given")
     elif options.get("frames") == 1:
         unused = [name for name in METHOD if name in options]
         if unused:
-            warnings.warn(f"{', '.join(unused)}: no effect on a single frame", stacklevel=2)
+            warn(f"{', '.join(unused)}: no effect on a single frame")
     if "fps" in options and not path.suffix:
-        warnings.warn("fps: no effect on a folder of PNG files", stacklevel=2)
+        warn("fps: no effect on a folder of PNG files")
     for name in ("overwrite", "skip_existing"):
         if name in options and "out" not in options:
-            warnings.warn(f"{name}: no effect without --out", stacklevel=2)
+            warn(f"{name}: no effect without --out")
     if "process_timeout" in options and int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        warnings.warn("process_timeout: no effect on one process", stacklevel=2)
+        warn("process_timeout: no effect on one process")
     if "state_device" in options and "stream" not in options:
-        warnings.warn("state_device: no effect without --stream", stacklevel=2)
+        warn("state_device: no effect without --stream")

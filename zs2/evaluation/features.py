@@ -8,7 +8,6 @@ zs2 has no such network. The user brings the features of real clips and of made 
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from zs2.checkpoints.tensor_files import read_tensors
-from zs2.errors import InputError
+from zs2.errors import InputError, warn
 
 Floats = NDArray[np.float64]
 NAMES = ("reference", "clips")
@@ -29,10 +28,9 @@ def distances(file: str | Path) -> dict[str, float]:
     """
     reference, clips = read_features(file)
     if min(len(reference), len(clips)) <= reference.shape[1]:
-        warnings.warn(
+        warn(
             f"{file}: {len(reference)} and {len(clips)} features of {reference.shape[1]} numbers: the Fréchet distance "
-            "of no more features than numbers is too large: compare only with the same counts",
-            stacklevel=2,
+            "of no more features than numbers is too large: compare only with the same counts"
         )
     return {"frechet-distance": frechet(reference, clips), "kernel-distance": kernel(reference, clips)}
 

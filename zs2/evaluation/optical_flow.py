@@ -8,7 +8,6 @@ their program computes it. Hidden pixels are found as in Ruder et al. 2016 (Arti
 from __future__ import annotations
 
 import itertools
-import warnings
 from functools import cache
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zs2.errors import warn
 from zs2.video.formats import Frames
 
 # Farneback 2003, with the settings of OpenCV's own tutorial.
@@ -97,8 +97,6 @@ def opencv() -> Any:
     try:
         import cv2
     except ImportError as error:
-        warnings.warn(
-            f"flow-warp-error is left out, because it needs opencv ({error}): pip install 'zs2[metrics]'", stacklevel=2
-        )
+        warn(f"flow-warp-error is left out, because it needs opencv ({error}): pip install 'zs2[metrics]'")
         return None
     return cv2

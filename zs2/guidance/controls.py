@@ -5,12 +5,11 @@ As in diffusers, a control is on in the steps that lie within its interval as a 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from zs2.errors import InputError, brief, choose, counted
+from zs2.errors import InputError, brief, choose, counted, warn
 from zs2.system.json_files import is_number
 from zs2.system.options import option
 
@@ -135,10 +134,10 @@ class ControlOptions:
             if value is None:
                 continue
             if not count:
-                warnings.warn(f"{name} has no effect without control", stacklevel=5)
+                warn(f"{name} has no effect without control")
             object.__setattr__(self, name, _each(name, value, count, right, expected) if count else None)
         if self.control_attn is not None and not count:
-            warnings.warn("control_attn has no effect without control", stacklevel=5)
+            warn("control_attn has no effect without control")
             object.__setattr__(self, "control_attn", None)
         for control in self.controls:
             choose("control_from", control.kind, HINTS)

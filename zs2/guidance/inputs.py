@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from zs2.errors import InputError, brief
+from zs2.errors import InputError, brief, warn
 from zs2.guidance.interval import GUIDED
 
 STRENGTH = 0.8  # as in diffusers
@@ -39,7 +38,7 @@ def check_inputs(changed: Mapping[str, Any], steps: int) -> None:
         raise InputError("first_frame and latents: expected one of them, since frame 0 has a noise of its own")
     for name, needed in (("strength", "source"), ("source_latents", "source"), ("first_frame_noise", "first_frame")):
         if name in changed and needed not in changed and changed[name] != INVERTED:  # which old files say of any clip
-            warnings.warn(f"{name} has no effect without {needed}", stacklevel=4)
+            warn(f"{name} has no effect without {needed}")
 
 
 def _check_strength(strength: float, steps: int) -> None:
@@ -81,7 +80,7 @@ def check_for_model(request: Any, edits: bool, guided: bool, noise: str | None) 
         unused |= dict.fromkeys(names, "on an editing model at an image_guidance below 1")
     for name, where in unused.items():
         if name in changed:
-            warnings.warn(f"{name} has no effect {where}", stacklevel=5)
+            warn(f"{name} has no effect {where}")
     if "source" in changed and not edits:
         _check_intervals(request)
 
@@ -118,4 +117,4 @@ def check_contexts(request: Any) -> None:
         unused += [("negative prompt", "a negative context is given")] if request.negative_prompt else []
         unused += [("negative context", "the guidance is 1")] if request.guidance == 1 else []
     for name, where in unused:
-        warnings.warn(f"the {name} has no effect where {where}", stacklevel=4)
+        warn(f"the {name} has no effect where {where}")

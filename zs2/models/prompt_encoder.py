@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -10,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from zs2.errors import InputError
+from zs2.errors import InputError, check_texts, warn
 from zs2.models.clip import TextEncoder
 from zs2.models.tokenizer import Tokenizer
 
@@ -92,7 +91,7 @@ class PromptEncoder:
         used = {token for _, tokenizer in self.towers for text in texts for token in tokenizer.used(text)}
         unused, self._unchecked = [token for token in self._unchecked if token not in used], []
         if unused:
-            warnings.warn(f"no prompt has {', '.join(map(repr, unused))}: the embedding has no effect", stacklevel=4)
+            warn(f"no prompt has {', '.join(map(repr, unused))}: the embedding has no effect")
 
     @torch.no_grad()
     def __call__(
@@ -104,10 +103,14 @@ class PromptEncoder:
             clip_skip: the number of last layers that the prompts, but not the negative ones, do without, as in
                 diffusers.
             chunks: the number of chunks of each row: shorter texts are followed by empty ones.
+        Raises: InputError for what is no list of texts, such as one text, and for no text.
         Warns of a plain text that is too long.
         """
+        check_texts(prompts, (str, tuple))
         rows = [self._row(text, 0, chunks, zero=self.zero_empty and text in ("", ((),))) for text in negatives]
         rows += [self._row(text, clip_skip, chunks) for text in prompts]
+        if not rows:
+            raise InputError("no text to encode: expected one at least")
         context, pooled = zip(*rows, strict=True)
         return Encoded(torch.stack(context), None if pooled[0] is None else torch.stack(pooled))
 

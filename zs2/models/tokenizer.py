@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import itertools
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 from torch import Tensor
 
-from zs2.errors import InputError, whole
+from zs2.errors import InputError, check_texts, warn, whole
 from zs2.models.tokenizer_files import NAMES, Token, TokenizerFiles, contents, pair
 
 # The pieces that OpenAI's CLIP splits a prompt into before merging bytes.
@@ -122,7 +121,11 @@ class Tokenizer:
             self.added.add(name)
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Prompts → ids (b, max_length), int64. If a prompt is too long, a warning quotes the part that is cut off."""
+        """Prompts → ids (b, max_length), int64. If a prompt is too long, a warning quotes the part that is cut off.
+
+        Raises: InputError for what is no list of texts, such as one text.
+        """
+        check_texts(prompts)
         return torch.tensor([self._encode(prompt) for prompt in prompts], dtype=torch.int64)
 
     @property
@@ -146,10 +149,9 @@ class Tokenizer:
             others = [*itertools.takewhile(self.added.__contains__, (f"{token}_{i}" for i in itertools.count(1)))]
             several |= {token: [token, *others]} if others else {}
             if others and token not in prompt:
-                warnings.warn(
+                warn(
                     f"the prompt has {token!r} in another spelling: only the first of its {len(others) + 1} vectors is "
-                    "used, as in diffusers: write it exactly so",
-                    stacklevel=5,
+                    "used, as in diffusers: write it exactly so"
                 )
         tokens = "|".join(map(re.escape, sorted(self.added, key=len, reverse=True)))
         return re.sub(tokens, lambda match: " ".join(several.get(match[0], [match[0]])), prompt)
@@ -188,10 +190,7 @@ class Tokenizer:
             else:
                 cut = prompt[: encoding.offsets[-kept][0]].strip()
                 ids = [self.bos_id, *ids[-kept:]]
-            warnings.warn(
-                f"the prompt has {len(encoding.ids)} tokens, this model reads {self.max_length}: cut off {cut!r}",
-                stacklevel=4,
-            )
+            warn(f"the prompt has {len(encoding.ids)} tokens, this model reads {self.max_length}: cut off {cut!r}")
         return self.framed(ids[1:-1])
 
 

@@ -10,7 +10,6 @@ transformers has stored added tokens in several forms, and a folder can have mor
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from json import dumps
@@ -20,7 +19,7 @@ from typing import Any, TypeAlias
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from zs2.errors import InputError, brief, choose
+from zs2.errors import InputError, brief, choose, warn
 from zs2.system.json_files import LARGE_BYTES, MOST_TOKENS, Json, Reader, read_json
 from zs2.system.regular_files import read_text
 
@@ -79,10 +78,9 @@ class TokenizerFiles:
         merged = {first + second for first, second in merges} | contents([*special.values(), *added.values(), *extra])
         lost = [word for word in vocab if len(word.removesuffix("</w>")) > 1 and word not in merged]
         if len(lost) > FEW:
-            warnings.warn(
+            warn(
                 f"{folder.name}/: no merge makes {len(lost)} of the {len(vocab)} words, such as {brief(lost[-1])}, so "
-                "prompts are cut into smaller pieces: are its files whole?",
-                stacklevel=5,
+                "prompts are cut into smaller pieces: are its files whole?"
             )
         files = cls(vocab, merges, {name: special.pop(name) for name in NAMES if name in special}, added)
         files.others = [*(token for token in special.values() if token is not None), *extra]

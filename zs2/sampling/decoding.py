@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from zs2.errors import is_out_of_memory
+from zs2.errors import InputError, brief, is_out_of_memory, warn, whole
 from zs2.models.vae import VAE
 from zs2.system.devices import overflow
 from zs2.system.modules import not_finite
@@ -54,22 +53,24 @@ def at_once(vae: VAE, height: int, width: int, most: int) -> int:
 
 
 @torch.no_grad()
-def decode(vae: VAE, latents: Tensor, most: int) -> Tensor:
+def decode(vae: VAE, latents: Tensor, most: int | None) -> Tensor:
     """Scaled latents (F, c, h, w) → frames, uint8 (F, H, W, 3), on the CPU.
 
     Frames of more than 1024² pixels are decoded in tiles, which are blended linearly where they overlap. A warning says
     that this is approximate: GroupNorm then takes the statistics of a tile.
 
     most: the largest number of frames to decode together.
-    Raises: FloatingPointError if a pixel is NaN or infinite.
+    Raises: InputError for latents of another shape; FloatingPointError if a pixel is NaN or infinite.
     """
-    reduction = vae.config.reduction
+    reduction, channels = vae.config.reduction, vae.config.latent_channels
+    if not isinstance(latents, Tensor) or latents.ndim != 4 or latents.shape[1] != channels:
+        got = tuple(latents.shape) if isinstance(latents, Tensor) else brief(latents)
+        raise InputError(f"latents are {got}: expected a tensor (frames, {channels}, height, width)")
+    most = len(latents) if most is None else whole("chunk", most, 1)
     height, width = latents.shape[-2] * reduction, latents.shape[-1] * reduction
     how = vae.decode
     if height * width > WHOLE:
-        warnings.warn(
-            f"frames of {width}x{height} are decoded in overlapping tiles, which is approximate", stacklevel=2
-        )
+        warn(f"frames of {width}x{height} are decoded in overlapping tiles, which is approximate")
         how = lambda z: tiled(vae.decode, z, reduction)  # noqa: E731
     frames = torch.empty(len(latents), height, width, 3, dtype=torch.uint8)
     for first in range(0, len(latents), size := at_once(vae, height, width, most)):

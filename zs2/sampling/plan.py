@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from zs2.errors import InputError, whole
+from zs2.errors import InputError, brief, warn, whole
 from zs2.guidance.edits import is_guided
 from zs2.guidance.inputs import check_for_model, skipped_steps
 from zs2.method import NOISE_MODELS, Method
@@ -195,20 +194,19 @@ def plan_sampling(
     if group is not None:  # each process has measured its own free memory
         chunk = group.least(chunk, model.device)
     if chunk < plan.chunk:
-        warnings.warn(f"sampling {chunk} frames at a time, not {plan.chunk}, to fit the free memory", stacklevel=3)
+        warn(f"sampling {chunk} frames at a time, not {plan.chunk}, to fit the free memory")
     if plan.start is not None and plan.start.step % request.deep_cache:
-        warnings.warn(
+        warn(
             f"deep_cache {request.deep_cache} with {method.noise} in {request.steps} steps: frame 0 is only "
-            "nearly the model's image, because its deep features are computed again when the other frames join",
-            stacklevel=3,
+            "nearly the model's image, because its deep features are computed again when the other frames join"
         )
     if not plan.noised_source:
         _warn_of_signal(plan.solver)
     for text in (clip.fitting(plan.size) for clip in request.inputs.values()):
         if text:
-            warnings.warn(text, stacklevel=3)
+            warn(text)
     if stream and state_device is not None and not plan.states_elsewhere:
-        warnings.warn(f"state_device {state_device} has no effect: the model is there, too", stacklevel=3)
+        warn(f"state_device {state_device} has no effect: the model is there, too")
     return replace(plan, chunk=chunk)
 
 
@@ -225,6 +223,8 @@ def resolve(
 
     Raises: InputError for a size, a number of steps or frames, a clip skip, or latents that this model can't sample.
     """
+    if not isinstance(request, Request):
+        raise InputError(f"request is {brief(request)}: expected a Request, such as Request('a prompt')")
     frames = request.frames
     if frames is None and not stream:
         raise InputError("frames is None: expected a number (only a stream can be endless)")
@@ -268,10 +268,9 @@ def _warn_of_signal(solver: Solver) -> None:
         advice = f"spacing trailing, which starts at timestep {last}, or more steps"
         if schedule.signal(last) > MOST_SIGNAL:
             advice = "another schedule: this one has no timestep of noise alone"
-        warnings.warn(
+        warn(
             f"sampling starts from pure noise at timestep {first}, where the model expects signal (√ᾱ = "
-            f"{signal:.2g}, at most {MOST_SIGNAL} is usual): give {advice}",
-            stacklevel=5,
+            f"{signal:.2g}, at most {MOST_SIGNAL} is usual): give {advice}"
         )
 
 

@@ -22,14 +22,13 @@ that change while sampling, alternation, composition, networks, and the wildcard
 from __future__ import annotations
 
 import re
-import warnings
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
-from zs2.errors import InputError, brief
+from zs2.errors import InputError, brief, warn
 
 PLAIN, A1111 = SYNTAXES = ("plain", "a1111")
 LINEAR, CUT = MODES = ("linear", "cut")  # how a schedule passes from one key to the next
@@ -148,10 +147,9 @@ def check_syntax(texts: Sequence[str], syntax: str | None) -> None:
             parse(text)
         elif syntax is None and (sign := _SIGNS.search(text)):
             _refuse(text, text, _REFUSED[:1], ", or prompt_syntax plain to keep it as text")
-            warnings.warn(
+            warn(
                 f"the prompt {brief(text)} is read as plain text, its {brief(sign[0])} too: give prompt_syntax a1111 "
-                "to read weights in it, or plain to keep it as text",
-                stacklevel=4,
+                "to read weights in it, or plain to keep it as text"
             )
 
 

@@ -6,12 +6,11 @@ metadata: command line, replay, study and settings derive from OPTIONS. (The sam
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from zs2.errors import InputError, brief, choose, whole
+from zs2.errors import InputError, brief, choose, warn, whole
 from zs2.guidance.controls import HINTS as HINTS
 from zs2.guidance.controls import ControlOptions
 from zs2.guidance.inputs import FIRST_NOISES, IMAGE_GUIDANCE, SOURCE_LATENTS, STRENGTH, check_contexts, check_inputs
@@ -202,23 +201,23 @@ class Request(ControlOptions):
         )
         texts = texts_of(self.prompt)
         if self.travel_mode is not None and not (isinstance(self.prompt, dict) and len(texts) > 1):
-            warnings.warn("travel_mode has no effect without prompts for several frames by number", stacklevel=3)
+            warn("travel_mode has no effect without prompts for several frames by number")
             object.__setattr__(self, "travel_mode", None)
         check_syntax((*texts, self.negative_prompt), self.prompt_syntax)
         if self.latents is not None and (getattr(self.latents, "ndim", 0) != 4 or self.latents.requires_grad):
             raise InputError("latents: expected a float32 tensor (frames, c, h, w) that needs no gradient")
         check_inputs(self.changed, self.steps)
         if self.guidance == 1 and self.negative_prompt:
-            warnings.warn("the negative prompt has no effect at guidance 1", stacklevel=3)
+            warn("the negative prompt has no effect at guidance 1")
         check_contexts(self)
         if self.guidance == 0 and any(texts):
-            warnings.warn("the prompt has no effect at guidance 0, where only the negative prompt counts", stacklevel=3)
+            warn("the prompt has no effect at guidance 0, where only the negative prompt counts")
         if self.guidance == 0 and self.clip_skip:
-            warnings.warn("clip_skip has no effect at guidance 0, where no prompt counts", stacklevel=3)
+            warn("clip_skip has no effect at guidance 0, where no prompt counts")
         if self.deep_cache > 1 and self.steps == 1:
-            warnings.warn("deep_cache has no effect on a single step", stacklevel=3)
+            warn("deep_cache has no effect on a single step")
         if self.latents is not None and self.seed != 0:
-            warnings.warn("the seed has no effect where latents are given", stacklevel=3)
+            warn("the seed has no effect where latents are given")
 
     def _read_inputs(self) -> None:
         """Open the inputs. A clip without a number of frames is as long as its shortest input."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -14,7 +13,7 @@ from zs2.checkpoints.hub import DEFAULT_MODEL, choose_files, is_hub_id
 from zs2.checkpoints.locate import full_name, local_path, locate
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.derived_options import flag
-from zs2.errors import InputError, choose, whole
+from zs2.errors import InputError, choose, warn, whole
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS, PARAMETERS, Method
 from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, Request, usual
 from zs2.study.cells import (
@@ -75,7 +74,7 @@ def cells(options: Mapping[str, Any], lam: float = STUDY_LAM) -> list[Cell]:
         )
     for name in NUMBERS:
         if name in options and name not in effect:
-            warnings.warn(f"{name} has no effect on these cells", stacklevel=2)
+            warn(f"{name} has no effect on these cells")
     return merge([*found, *(grid(noise, attn, lams, mu, **more) if in_grid else [])])
 
 

@@ -66,7 +66,8 @@ def choose_device(device: str | torch.device | None) -> torch.device:
             raise RuntimeError("it has no memory")
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"device {str(device)!r} can't be used here ({reason}): try cpu") from error
+        known = "its kind is none of cpu, cuda and mps" if "device type at start" in reason else reason
+        raise InputError(f"device {str(device)!r} can't be used here ({known}): try {default_device()}") from error
     return torch.device(device)
 
 

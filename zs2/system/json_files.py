@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import math
 import re
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zs2.errors import InputError, brief, choose, whole
+from zs2.errors import InputError, brief, choose, warn, whole
 from zs2.system.regular_files import read_bytes
 
 Json = Mapping[str, Any]
@@ -76,7 +75,7 @@ def parse_json(what: str, text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{what}: expected a JSON object, got a {type(value).__name__}")
     if repeated:
-        warnings.warn(f"{what}: {', '.join(map(brief, repeated))} is there twice: the last one counts", stacklevel=3)
+        warn(f"{what}: {', '.join(map(brief, repeated))} is there twice: the last one counts")
     return value
 
 
@@ -123,7 +122,7 @@ class Reader:
         on = {key for key, value in self.json.items() if value not in (None, False) and not key.startswith("_")}
         if on - known:
             unknown = ", ".join(sorted(on - known))
-            warnings.warn(f"{self.what}: zs2 does not know {unknown}: the result may differ", stacklevel=4)
+            warn(f"{self.what}: zs2 does not know {unknown}: the result may differ")
 
     def whole(self, key: str, default: int | None, least: int = 1, most: int | None = None) -> int:
         """A whole number from `least` to `most`. Without a default the key must be there."""

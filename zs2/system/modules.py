@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from zs2.errors import InputError, counted
+from zs2.errors import InputError, counted, warn
 
 M = TypeVar("M", bound=nn.Module)
 PIECE = 32 * 2**20  # bytes of a buffer that weights are copied through
@@ -145,10 +144,7 @@ def drop_layers(tensors: dict[str, Tensor], layers: int, part: str) -> None:
     if count <= layers:
         return
     unused = "the last one is" if count - layers == 1 else f"the last {count - layers} are"
-    warnings.warn(
-        f"{part}/config.json: num_hidden_layers is {layers}, the weights have {count} layers: {unused} not used",
-        stacklevel=6,
-    )
+    warn(f"{part}/config.json: num_hidden_layers is {layers}, the weights have {count} layers: {unused} not used")
     for name in [name for name, number in numbers.items() if number >= layers]:
         del tensors[name]
 

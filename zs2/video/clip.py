@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from zs2.errors import InputError, choose, did_you_mean
+from zs2.errors import InputError, brief, counted, did_you_mean
 from zs2.system.json_files import parse_json
 from zs2.system.regular_files import check_regular
 from zs2.video.contact_sheet import contact_sheet
@@ -70,7 +70,10 @@ class Clip:
         """
         path = Path(path)
         if path.suffix.lower() in LOSSY:
-            raise InputError(f"{path}: {path.suffix} is lossy: expected .webp, .png, .apng or a folder of PNG files")
+            again = f"zs2 sample --replay {path.name} --out {path.stem}.webp makes the clip again"
+            raise InputError(
+                f"{path}: {path.suffix} is lossy: expected .webp, .png, .apng or a folder of PNG files; {again}"
+            )
         settings = read_settings(path)
         if path.suffix.lower() == ".json" or (path.is_dir() and not is_frame_folder(path)):
             raise InputError(f"{path}: no clip: expected .webp, .png, .apng or a folder 0000.png, 0001.png, …")
@@ -101,7 +104,7 @@ class Clip:
 
     def __repr__(self) -> str:
         count, height, width = self.frames.shape[:3]
-        return f"Clip({count} frames of {width}x{height} at {self.fps} fps)"
+        return f"Clip({counted(count, 'frame')} of {width}x{height} at {self.fps} fps)"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
         """What a notebook shows: an animated PNG, enlarged if it is small; of a long clip its contact sheet.
@@ -196,7 +199,10 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     file = frame_file(path, 0) if os.path.isdir(path) else path  # not Path.is_dir, which fails for a name too long
-    ending = choose("clip ending", file.suffix.lower(), tuple(READERS))
+    ending = file.suffix.lower()
+    if ending not in READERS:
+        known = f"{', '.join(READERS)}{did_you_mean(ending, tuple(READERS))}"
+        raise InputError(f"{path}: unknown clip ending {ending!r}: expected one of {known}")
     if os.path.exists(file):
         check_regular(file)
     else:
@@ -226,6 +232,6 @@ def _checked(settings: dict[str, Any] | None) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"the settings can't be written as JSON ({error})") from error
     if not isinstance(settings, dict) or len(text) > SETTINGS_MAX:
-        got = f"{len(text)} characters of {type(settings).__name__}"
-        raise InputError(f"the settings are {got}: expected a JSON object of at most {SETTINGS_MAX}")
+        got = f"{brief(settings)}, {counted(len(text), 'character')}"
+        raise InputError(f"the settings are {got}: expected a JSON object of at most {SETTINGS_MAX} characters")
     return dict(loads(text))

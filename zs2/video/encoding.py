@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from zs2.errors import InputError, brief, choose, whole
+from zs2.errors import InputError, brief, choose, warn, whole
 
 if TYPE_CHECKING:
     from zs2.video.formats import Frames
@@ -91,9 +90,9 @@ class Encoding:
         unused = [name for name, own in ENDINGS.items() if getattr(self, name) is not None and ending not in own]
         for name in unused:
             kind = f"on {ending}" if ending else "on a folder of PNG files"
-            warnings.warn(f"{name}: no effect {kind} (only on {', '.join(ENDINGS[name])})", stacklevel=3)
+            warn(f"{name}: no effect {kind} (only on {', '.join(ENDINGS[name])})")
         if self.loop and frames is not None and frames < 3 and "loop" not in unused:
-            warnings.warn(f"loop: no effect on fewer than 3 frames, got {frames}", stacklevel=3)
+            warn(f"loop: no effect on fewer than 3 frames, got {frames}")
             unused.append("loop")
         others: dict[str, Any] = dict.fromkeys(unused)
         return replace(self, **others)

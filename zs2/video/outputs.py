@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zs2.errors import InputError, choose
+from zs2.errors import InputError, did_you_mean
 from zs2.system.atomic import check_writable, write_all
 from zs2.system.own_files import is_own
 from zs2.video.encoding import Rate, frame_rate
@@ -171,10 +171,10 @@ def _check_format(path: Path, fps: Rate) -> None:
     frame_rate(fps)
     if path.name == ".." or path.name.lower() in WRITERS:  # no name at all, or nothing but an ending
         raise InputError(f"output {str(path)!r} names no file: expected one such as clip.gif")
-    try:
-        choose("output ending", ending, [known for known in WRITERS if known or not ending])
-    except InputError as error:
-        raise InputError(f"{path}: {error}; a name with no ending is a folder of PNG files") from None
+    if ending not in WRITERS:
+        known = [one for one in WRITERS if one]
+        folder = f"or none, which is a folder of PNG files{did_you_mean(ending, known)}"
+        raise InputError(f"{path}: unknown output ending {ending!r}: expected one of {', '.join(known)}, {folder}")
     if ending == ".mp4":
         pyav()
     if ending == ".gif" and fps > GIF_FPS_MAX:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from json import dumps
@@ -26,7 +25,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from zs2.errors import InputError
+from zs2.errors import InputError, warn
 from zs2.system.atomic import SUFFIX, NoLocks, rename_all, try_lock, writing
 from zs2.video.clip import Clip
 from zs2.video.encoding import Encoding
@@ -259,7 +258,7 @@ def finish(
             image.save(sheet_file, format="PNG", pnginfo=png_text(text))
             ready[sheet_path] = sheet_file
         except OSError as error:  # a full disk, say, that still has room for the rest
-            warnings.warn(f"{sheet_path} can't be written ({error.strerror or error})", stacklevel=2)
+            warn(f"{sheet_path} can't be written ({error.strerror or error})")
             sheet_file.unlink(missing_ok=True)
     ready[json_path] = work.folder / f"{OWN}json"
     with writing(json_path):
