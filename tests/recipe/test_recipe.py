@@ -454,6 +454,12 @@ def test_a_part_or_stage_that_is_there_is_kept(made, loaded, tmp_path, monkeypat
     found = weights(tmp_path)
     assert found.keys() == weights(made).keys()
     assert all(torch.equal(tensor, found[key]) for key, tensor in weights(made).items())
+    shutil.rmtree(tmp_path / "checkpoint" / "unet")
+    shutil.rmtree(tmp_path / "unet")  # the last stage that is there is enough
+    recipe.train(NAMES, loaded, TINY, tmp_path, Clock())
+    assert not (tmp_path / "unet").exists()
+    again = weights(tmp_path)
+    assert all(torch.equal(tensor, again[key]) for key, tensor in found.items())
 
 
 def test_stopped_after_every_piece_it_ends_with_the_same_weights(made, loaded, tmp_path, monkeypatch):
@@ -840,7 +846,7 @@ def test_figures_of_a_checkpoint_that_can_do_nothing_are_those_of_chance(made, l
     rows = looks.distances(str(checkpoint), NAMES, range(1), frames=2)
     assert [row["mu"] for row in rows] == list(looks.MU)
     for what in ("background", "thing"):
-        assert all(row[what][1] <= row[what][0] <= row[what][2] for row in rows)
+        assert [len(row[what]) for row in rows] == [1] * len(rows)  # three prompts have no interval
         assert len({row[what][0] for row in rows}) > 1  # μ has an effect
 
 

@@ -100,6 +100,7 @@ def learn(names: Sequence[str], pictures: Tensor, settings: Settings, folder: Pa
     """Train the UNet, stage after stage. Write `unet/` and the scheduler's file.
 
     The UNet of each stage is also written to the work folder, in half precision. The next stage starts from that file.
+    So the last one that is there is enough to go on.
     """
     torch.manual_seed(settings.seed)
     device = pictures.device
@@ -133,9 +134,11 @@ def learn(names: Sequence[str], pictures: Tensor, settings: Settings, folder: Pa
         mean, deviation = data.mean[rows], data.deviation[rows]
         return denoising(predict, mean, deviation, cumprod, settings.prediction, generator, device, stage.floor)
 
-    for number, stage in enumerate(settings.unet):
+    there = [number for number in range(len(settings.unet)) if layout.is_there(work, numbered("unet", number))]
+    last = max(there, default=0)
+    for number, stage in list(enumerate(settings.unet))[last:]:
         name = numbered("unet", number)
-        if not layout.is_there(work, name):
+        if number not in there:
             data = Latents(encode(pictures, settings, number, folder, work, clock), scale)
             of_stage = partial(loss, data, stage)
             train(name, unet, stage.schedule, of_stage, seed=settings.seed, folder=work, clock=clock)

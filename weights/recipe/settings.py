@@ -88,8 +88,16 @@ class Settings:
             Schedule(steps=12_000, batch=32, rate=1e-3, muon=2e-2, hold=0.08, average=0.9995, pieces=2),
             floor=0.0,
         ),
+        # the rates stay: the next stage goes on from here
         Stage(
-            None, 32_000, Schedule(steps=14_000, batch=32, rate=7e-4, muon=1.4e-2, hold=0.08, average=0.9995, pieces=2)
+            None,
+            16_000,
+            Schedule(steps=2_660, batch=32, rate=7e-4, fall=0, muon=1.4e-2, hold=0.08, average=0.999, pieces=2),
+        ),
+        Stage(
+            None,
+            32_000,
+            Schedule(steps=14_000, batch=32, rate=7e-4, fall=7_000, muon=1.4e-2, hold=0.08, average=0.9995, pieces=2),
         ),
     )
     empty: float = 0.12  # share of empty captions
