@@ -263,7 +263,7 @@ ERRORS: list[tuple[str, list[str]]] = [
     ("a --model '' --vae ''", ["--model: '' is empty: expected PATH"]),
     ("a --variant ''", ["--variant: '' is empty: expected NAME"]),
     ("a --prediction ''", ["--prediction: '' is empty: expected P"]),
-    ("a --fps ''", ["fps is '': expected frames a second"]),
+    ("rose --fps ''", ["fps is '': expected frames a second"]),
     ("a --model file", ["file"]),
     ("a --model model.safetensors", ["model.safetensors"]),
     ("a --model model.ckpt", ["model.ckpt is a pickle", "convert", "safetensors"]),
