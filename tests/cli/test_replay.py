@@ -6,6 +6,7 @@ import pytest
 
 from zs2.cli.replay import replay_options
 from zs2.errors import InputError
+from zs2.sampling.request import Request
 
 SETTINGS = {
     **{"prompt": "rose", "negative_prompt": "", "frames": 2, "steps": 4, "guidance": 3.0, "seed": 1, "latents": None},
@@ -28,6 +29,20 @@ def replay(tmp_path):
 def test_a_parameter_that_a_clip_is_older_than_has_no_effect_on_it(replay):
     assert replay("mu", "alpha", "renoise") == replay()
     assert replay()["lam"] == 0.2
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
+@pytest.mark.parametrize(
+    ("prompt", "syntax"), [("rose <lora:x:1>", "plain"), ("(rose:1.2)", "plain"), ("rose", None)], ids=str
+)
+def test_a_prompt_that_was_plain_without_a_word_stays_so(tmp_path, recwarn, name, prompt, syntax):
+    """`<lora:…>` was text with a warning before it was an error."""
+    file = tmp_path / "clip.json"
+    file.write_text(json.dumps(SETTINGS | {name: prompt}))
+    options = replay_options(str(file), {"replay": str(file)})
+    assert options.get("prompt_syntax") == syntax
+    Request(options["prompt"], negative_prompt=options["negative_prompt"], prompt_syntax=options.get("prompt_syntax"))
+    assert not recwarn
 
 
 @pytest.mark.parametrize("name", ["attn", "noise", "steps", "width"])

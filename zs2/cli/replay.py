@@ -11,6 +11,7 @@ from zs2.cli.derived_options import LOADING, flag
 from zs2.cli.sample_requests import REQUEST
 from zs2.errors import InputError, check_keywords, warn
 from zs2.method import ATTENTION_KINDS, METHOD, PARAMETERS, effects
+from zs2.sampling.prompt_syntax import PLAIN, has_syntax, texts_of
 from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, STATED, Request
 from zs2.video.encoding import ENDINGS, frame_rate
 
@@ -91,6 +92,8 @@ def replay_options(file: str, options: Mapping[str, Any]) -> dict[str, Any]:
     for name in INPUTS:
         if replayed.pop(name) is not None and name not in options:
             raise InputError(f"{file}: this clip was made from an input: give the same {flag(name)}")
+    if replayed["prompt_syntax"] is None and _has_syntax(settings):
+        replayed["prompt_syntax"] = PLAIN  # as it was read; None warns, or is an error for a network
     replayed = {name: value for name, value in replayed.items() if value is not None}
     replayed["seed"] = [replayed.get("seed", 0)]
     replayed["size"] = (replayed.pop("width"), replayed.pop("height"))
@@ -142,6 +145,13 @@ def check_settings(file: str, settings: Mapping[str, Any]) -> None:
         values = value if PARAMETERS[name].several and isinstance(value, list) else [value]
         if not all(isinstance(one, int | float | None) for one in values):
             raise InputError(f"{file}: {name} is {value!r}: expected a number")
+
+
+def _has_syntax(settings: Mapping[str, Any]) -> bool:
+    """Whether a prompt of a clip has the syntax of A1111's web UI."""
+    prompt = settings["prompt"]
+    texts = texts_of(prompt) if isinstance(prompt, str | list | Mapping) else []
+    return any(isinstance(text, str) and has_syntax(text) for text in (*texts, settings["negative_prompt"]))
 
 
 def settings_in_effect(settings: Mapping[str, Any]) -> list[str]:
