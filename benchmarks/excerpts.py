@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = ("README.md", "docs/*.md", "weights/*/README.md")
 NAMED = re.compile(r"<!-- (\$\w+) = ([^>]*?) -->")
+BEGUN = re.compile(r"<!-- data/[^>]*>?")
 TABLE = re.compile(r"(<!-- (data/[\w-]+\.csv): ([^>]*?) -->\n+(?:\|.*\n){2})((?:\|.*\n)*)")
 
 
@@ -61,8 +62,13 @@ def rows(folder: Path, name: str, what: str) -> list[str]:
 
 
 def filled(page: str, folder: Path = DOCS) -> str:
-    """A document with its tables filled anew. folder: what the CSVs' names are relative to."""
+    """A document with its tables filled anew. folder: what the CSVs' names are relative to.
+
+    Raises: InputError as `rows` does, and for a comment that names a CSV, but can't be read or has no table after it.
+    """
     named = dict(NAMED.findall(page))
+    if lost := BEGUN.search(TABLE.sub("", page)):
+        raise InputError(f"{lost[0]!r} fills no table: expected <!-- data/NAME.csv: COLUMNS; … -->, then a table's head")
 
     def table(match: re.Match[str]) -> str:
         what = re.sub(r"\$\w+", lambda name: named.get(name[0], name[0]), match[3])
@@ -83,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             changed.append(file)
             if not args.check:
                 write_text(file, new)
-    print(*(f"{file.relative_to(ROOT)}: {'out of date' if args.check else 'filled'}" for file in changed), sep="\n")
+            print(f"{file.relative_to(ROOT)}: {'out of date' if args.check else 'filled'}")
     return int(args.check and bool(changed))
 
 

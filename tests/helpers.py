@@ -49,7 +49,7 @@ UNGUIDED: dict[str, Any] = {
     "strength": 0.8,
     "source_latents": "sample",
     "first_frame": None,
-    "first_frame_noise": None,
+    "first_frame_noise": "inverted",
     "image_guidance": 1.5,
     "control": None,
     "control_scale": None,

@@ -49,3 +49,16 @@ def test_a_table_is_filled(folder: Path, what: str, rows: list[str]):
 def test_a_wrong_comment_is_answered(folder: Path, what: str, said: str):
     with pytest.raises(InputError, match=said.replace("$", r"\$")):
         excerpts.filled(f"<!-- data/a-b.csv: {what} -->\n\n{HEAD}", folder)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        f"<!-- data/a-b.csv; name -->\n\n{HEAD}",
+        f"<!-- data/a-b.csv: name --> {HEAD}",
+        "<!-- data/a-b.csv: name -->\n\nA sentence.\n",
+    ],
+)
+def test_a_comment_that_fills_no_table_is_answered(folder: Path, page: str):
+    with pytest.raises(InputError, match="'<!-- data/a-b.csv.*' fills no table"):
+        excerpts.filled(f"<!-- data/a-b.csv: name, value -->\n\n{HEAD}\n{page}", folder)

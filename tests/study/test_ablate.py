@@ -187,6 +187,7 @@ def test_study_json_says_what_was_asked(two):
     assert [cell["id"] for cell in said.pop("cells")] == ["dnm-0.1_tma-0.98", "iid_tma-0.98"]
     assert said == {
         **UNGUIDED,
+        "first_frame_noise": None,
         "zs2": said["zs2"],
         "model": DEFAULT_MODEL,
         "steps": 1,
