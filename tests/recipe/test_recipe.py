@@ -868,7 +868,7 @@ def test_things_are_listed_that_are_seen_often_enough(made, tmp_path, monkeypatc
     [
         ("checkpoint --things 2 --list", "--list with --things 2: it would leave out the others: give --things 3"),
         ("checkpoint-edges --things 3 --list", "is no folder of a whole checkpoint, and lists no things"),
-        ("nothing --things 3 --list", "is no folder of a whole checkpoint, and lists no things"),
+        ("nothing --things 3 --list", "no such model"),
         ("checkpoint --things 3 --base a", "--base is of ControlNets, and there is none"),
     ],
 )

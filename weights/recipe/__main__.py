@@ -49,8 +49,8 @@ from weights.recipe import (
 from weights.recipe.base import Base
 from weights.recipe.settings import EDGES, EDIT, FULL, QUICK, QUICK_EDGES, QUICK_EDIT, Guided, Settings
 from weights.recipe.training import Clock, OutOfTime
-from zs2.checkpoints.hub import DEFAULT_MODEL
-from zs2.checkpoints.locate import local_path
+from zs2.checkpoints.hub import DEFAULT_MODEL, is_hub_id
+from zs2.checkpoints.locate import local_path, locate
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.errors import InputError, whole
 from zs2.method import SEED_MAX
@@ -309,8 +309,11 @@ def names_of(own: Path | None, count: int | None) -> list[str]:
 
 
 def place(checkpoint: str) -> Path:
-    """The folder of a checkpoint, by its path or its short name."""
-    return local_path(checkpoint) or Path(checkpoint)
+    """The folder of a checkpoint, by its path or its short name. Raises: InputError if there is none."""
+    found = local_path(checkpoint)
+    if found is None and not is_hub_id(checkpoint):
+        locate(checkpoint, "float32")  # says so
+    return found or Path(checkpoint)
 
 
 def check_listing(folders: Mapping[str, Path], things: int, known: int) -> None:
