@@ -68,7 +68,9 @@ def filled(page: str, folder: Path = DOCS) -> str:
     """
     named = dict(NAMED.findall(page))
     if lost := BEGUN.search(TABLE.sub("", page)):
-        raise InputError(f"{lost[0]!r} fills no table: expected <!-- data/NAME.csv: COLUMNS; … -->, then a table's head")
+        raise InputError(
+            f"{lost[0]!r} fills no table: expected <!-- data/NAME.csv: COLUMNS; … -->, then a table's head"
+        )
 
     def table(match: re.Match[str]) -> str:
         what = re.sub(r"\$\w+", lambda name: named.get(name[0], name[0]), match[3])

@@ -58,6 +58,7 @@ def test_an_unknown_keyword_is_answered_with_the_one_that_is_meant(model: ZS2, c
     ("call", "words"),
     [
         (lambda model: model.text("rose"), "texts are 'rose': expected a list of them"),  # not letter by letter
+        (lambda model: model.text(["rose"], "blurry"), "texts are 'blurry': expected a list of them"),
         (lambda model: model.text(["rose", 3]), r"texts are \['rose', 3\]: expected a list of them"),
         (lambda model: model.text([]), "no text to encode"),
         (lambda model: model.tokenizer.encode("rose"), "texts are 'rose': expected a list of them"),
@@ -109,3 +110,9 @@ def test_a_model_says_what_it_is(model: ZS2) -> None:
     assert other == f"<ZS2('{NAME}', attn='sa', noise='mixed', alpha=1.0): {SIDE}x{SIDE}, float32 on cpu>"
     parts = ZS2(model.unet, model.vae, model.text, model.schedule)
     assert repr(parts) == f"<ZS2(…, attn='tma', mu=0.98, noise='dnm', lam=0.01): {SIDE}x{SIDE}, float32 on cpu>"
+
+
+def test_code_without_a_name_is_warned_too() -> None:
+    """Code that `exec` runs has no `__name__` in its globals."""
+    with pytest.warns(UserWarning, match="no effect"):
+        exec("from zs2 import Request\nRequest('rose', strength=0.5)", {})

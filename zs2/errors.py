@@ -20,7 +20,7 @@ def warn(message: str) -> None:
     """Warn of something. The warning points to the line of the caller's own code that led to it."""
     frame, level = sys._getframe(1), 2
     wrappers = ("zs2", "contextlib", "torch")  # torch's contexts, such as no_grad
-    while frame.f_globals["__name__"].partition(".")[0] in wrappers and frame.f_back is not None:
+    while str(frame.f_globals.get("__name__")).partition(".")[0] in wrappers and frame.f_back is not None:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
 

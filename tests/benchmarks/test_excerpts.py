@@ -60,5 +60,5 @@ def test_a_wrong_comment_is_answered(folder: Path, what: str, said: str):
     ],
 )
 def test_a_comment_that_fills_no_table_is_answered(folder: Path, page: str):
-    with pytest.raises(InputError, match="'<!-- data/a-b.csv.*' fills no table"):
+    with pytest.raises(InputError, match=r"'<!-- data/a-b\.csv.*' fills no table"):
         excerpts.filled(f"<!-- data/a-b.csv: name, value -->\n\n{HEAD}\n{page}", folder)

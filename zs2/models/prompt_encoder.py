@@ -106,7 +106,8 @@ class PromptEncoder:
         Raises: InputError for what is no list of texts, such as one text, and for no text.
         Warns of a plain text that is too long.
         """
-        check_texts(prompts, (str, tuple))
+        for texts in (prompts, negatives):
+            check_texts(texts, (str, tuple))
         rows = [self._row(text, 0, chunks, zero=self.zero_empty and text in ("", ((),))) for text in negatives]
         rows += [self._row(text, clip_skip, chunks) for text in prompts]
         if not rows:
