@@ -58,7 +58,7 @@ def rows(folder: Path, name: str, what: str) -> list[str]:
             raise InputError(f"{name}: no row has {column} = {missing[0]}")
         found = sorted((row for row in found if row[column] in wanted), key=lambda row: wanted.index(row[column]))
     cells = ([shown(row[one.lstrip("+")], one.startswith("+")) for one in names] for row in found)
-    return [f"| {' | '.join(line)} |\n".replace("|  |", "| |").replace("|  |", "| |") for line in cells]
+    return [f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in line)}|\n" for line in cells]
 
 
 def filled(page: str, folder: Path = DOCS) -> str:
@@ -86,7 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     changed = []
     for file in (file for pattern in PAGES for file in sorted(ROOT.glob(pattern))):
         old = file.read_text(encoding="utf-8")
-        new = filled(old)
+        try:
+            new = filled(old)
+        except InputError as error:
+            print(f"error: {file.relative_to(ROOT)}: {error}", file=sys.stderr)
+            return 1
         if new != old:
             changed.append(file)
             if not args.check:

@@ -72,6 +72,19 @@ def test_imports_point_down(file: Path) -> None:
             assert FLOOR[other] < FLOOR[own], f"{path} imports {module}, which is not below it"
 
 
+def test_wings_know_few_other_wings() -> None:
+    """At most 45 arrows between wings, commands and the ground that all stand on apart."""
+    ground = {"errors", "method", "system", "version"}
+    arrows = {
+        (door(str(file.relative_to(ROOT)).removesuffix(".py").replace("/", ".")), door(module))
+        for file in FILES
+        if file.name not in ("__init__.py", "__main__.py")
+        for module in imported(file)
+    }
+    arrows = {(own, other) for own, other in arrows if own != other and not {own, other} & ground and other in FLOOR}
+    assert len(arrows) <= 45, sorted(arrows)
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_file_is_longer_than_one_sitting(file: Path) -> None:
     assert len(file.read_text(encoding="utf-8").splitlines()) <= 300

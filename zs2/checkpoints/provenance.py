@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import PIL
 import torch
 
-from zs2.guidance.inputs import INVERTED
 from zs2.sampling.plan import SamplingPlan
 from zs2.sampling.request import FIRST, OPTIONS
 from zs2.sampling.schedule import options_of
@@ -40,8 +39,8 @@ def clip_settings(
     request, latents = plan.request, plan.request.latents
     height, width = plan.size
     stored = {name: request.stored(name) for name in OPTIONS} | options_of(plan.solver.schedule.config)
-    # Without a first frame INVERTED, as in older files, so that a stream of before goes on and its clip is known.
-    stored["first_frame_noise"] = request.noise_of_first_frame or INVERTED
+    # Without a first frame that of older files, so that a stream of before goes on and its clip is known.
+    stored["first_frame_noise"] = request.noise_of_first_frame or OPTIONS["first_frame_noise"].unstated
     return {
         "prompt": _stored(request.prompt),
         **{name: stored.pop(name) for name in FIRST},

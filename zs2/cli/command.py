@@ -21,8 +21,8 @@ from zs2.version import __version__
 
 P = ParamSpec("P")
 NO_MEMORY = "out of memory: try fewer --frames, a smaller --size, or half precision (--dtype)"
-# In the metavar of an option that takes a file, a folder or a name, and does not itself check what it is.
 NUMBERS: dict[Any, str] = {int: "a whole number", float: "a number"}
+# In the metavar of an option that takes a file, a folder or a name, and does not itself check what it is.
 NAMED = re.compile("PATH|FILE|DIR|CLIP|IMAGE|MODEL|NAME|toml|^P$")
 
 
