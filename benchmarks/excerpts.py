@@ -41,17 +41,19 @@ def shown(text: str, signed: bool = False) -> str:
 def rows(folder: Path, name: str, what: str) -> list[str]:
     """The rows of a table in Markdown. what: the columns and conditions of its comment.
 
-    Raises: InputError for a column that the CSV lacks, and for a value that no row has.
+    Raises: InputError for a CSV that is not there or has no rows, for a row of another length than the head, for a
+        column that the CSV lacks, for a condition without a value, and for a value that no row has.
     """
-    with (folder / name).open(encoding="utf-8", newline="") as file:
-        found = list(csv.DictReader(file))
+    head, found = read(folder / name, name)
     columns, *conditions = (part.strip() for part in " ".join(what.split()).split(";"))
     names = [column.strip() for column in columns.split(",")]
-    chosen = [tuple(part.strip() for part in condition.split("=", 1)) for condition in conditions]
-    for column in (*(one.lstrip("+") for one in names), *(key for key, *_ in chosen)):
-        if column not in found[0]:
-            raise InputError(f"{name} has no column {column!r}, only {', '.join(found[0])}")
-    for column, values in chosen:
+    for column in (*(one.lstrip("+") for one in names), *(one.split("=")[0].strip() for one in conditions)):
+        if column not in head:
+            raise InputError(f"{name} has no column {column!r}, only {', '.join(head)}")
+    for condition in conditions:
+        column, is_given, values = (part.strip() for part in condition.partition("="))
+        if not is_given:
+            raise InputError(f"{name}: the condition {condition!r} has no value: expected COLUMN = VALUE")
         wanted = [value.strip() for value in values.split("|")]
         missing = [value for value in wanted if all(row[column] != value for row in found)]
         if missing:
@@ -59,6 +61,21 @@ def rows(folder: Path, name: str, what: str) -> list[str]:
         found = sorted((row for row in found if row[column] in wanted), key=lambda row: wanted.index(row[column]))
     cells = ([shown(row[one.lstrip("+")], one.startswith("+")) for one in names] for row in found)
     return [f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in line)}|\n" for line in cells]
+
+
+def read(file: Path, name: str) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and the rows of a CSV. name: what errors call it. Raises: InputError as `rows` does."""
+    try:
+        with file.open(encoding="utf-8", newline="") as opened:
+            head, *lines = [line for line in csv.reader(opened) if line] or [[]]
+    except FileNotFoundError:
+        raise InputError(f"{name} is not there: expected a CSV of that name") from None
+    if not lines:
+        raise InputError(f"{name} has no rows{' below its head' * bool(head)}: expected at least one")
+    for number, line in enumerate(lines, 2):
+        if len(line) != len(head):
+            raise InputError(f"{name}, row {number}: {len(line)} cells, expected {len(head)}, as the head has")
+    return head, [dict(zip(head, line, strict=True)) for line in lines]
 
 
 def filled(page: str, folder: Path = DOCS) -> str:

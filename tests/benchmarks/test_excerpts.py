@@ -44,11 +44,30 @@ def test_a_table_is_filled(folder: Path, what: str, rows: list[str]):
         ("name, size", "a-b.csv has no column 'size', only name, set, value"),
         ("name, value; set = other", "a-b.csv: no row has set = other"),
         ("name, value; set = $which", "a-b.csv: no row has set = $which"),
+        ("name, value; set", "a-b.csv: the condition 'set' has no value: expected COLUMN = VALUE"),
+        ("name, value;", "a-b.csv has no column '', only name, set, value"),
     ],
 )
 def test_a_wrong_comment_is_answered(folder: Path, what: str, said: str):
     with pytest.raises(InputError, match=said.replace("$", r"\$")):
         excerpts.filled(f"<!-- data/a-b.csv: {what} -->\n\n{HEAD}", folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "a-b.csv has no rows: expected at least one"),
+        ("name,set,value\n", "a-b.csv has no rows below its head: expected at least one"),
+        ("name,set,value\nx,open\n", "a-b.csv, row 2: 2 cells, expected 3, as the head has"),
+        ("name,set,value\nx,open,1\nx,open,1,2\n", "a-b.csv, row 3: 4 cells, expected 3, as the head has"),
+        (None, "a-b.csv is not there: expected a CSV of that name"),
+    ],
+)
+def test_a_csv_without_a_table_is_answered(folder: Path, content: str | None, said: str):
+    file = folder / "data" / "a-b.csv"
+    file.unlink() if content is None else file.write_text(content)
+    with pytest.raises(InputError, match=said):
+        excerpts.filled(f"<!-- data/a-b.csv: name, value -->\n\n{HEAD}", folder)
 
 
 @pytest.mark.parametrize(
