@@ -6,7 +6,8 @@
 Each clip is also made in the reference's way, by DDIM with all steps guided, from the same noise. Time is that of
 sampling alone, as a ratio to the reference's time for the same prompt and seed; the ways take turns. PSNR compares the
 clip with the reference's. Fewer steps end at another picture of the same thing, so PSNR shows how far that is, not how
-good. CLIP score and motion are differences from the reference's, with 95 % intervals over prompts.
+good. CLIP score and motion are differences from the reference's, with 95 % intervals over prompts where there are five
+or more.
 """
 
 from __future__ import annotations

@@ -850,6 +850,14 @@ def test_figures_of_a_checkpoint_that_can_do_nothing_are_those_of_chance(made, l
         assert len({row[what][0] for row in rows}) > 1  # μ has an effect
 
 
+@pytest.mark.parametrize("figures", [[2.0], [2.0, 1.5, 2.5]], ids=["few prompts", "enough"])
+def test_looks_speak_of_the_intervals_that_they_have(monkeypatch, capsys, figures):
+    monkeypatch.setattr(looks, "distances", lambda *_: [{"mu": 0.5, "background": figures, "thing": figures}])
+    recipe.print_looks("checkpoint", NAMES, 1, 2)
+    text = capsys.readouterr().out
+    assert ("95 % intervals" in text) == ("[1.5, 2.5]" in text) == (len(figures) > 1)
+
+
 def test_things_are_listed_that_are_seen_often_enough(made, tmp_path, monkeypatch, own):
     shutil.copytree(made / "checkpoint", tmp_path / "here")
     shares = {"disc": 0.8, "square": 0.85, "star face": 11 / 12}

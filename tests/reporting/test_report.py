@@ -70,7 +70,6 @@ def table(text: str, title: str) -> dict[str, list[str]]:
 def intervals_of_two(monkeypatch):
     """Two prompts have an interval, so that a hand can check its ends: those of both."""
     monkeypatch.setattr("zs2.study.stats.FEWEST", 2)
-    monkeypatch.setattr("zs2.reporting.findings.FEWEST", 2)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -143,6 +142,11 @@ def test_few_prompts_have_differences_without_interval(tmp_path, count):
     assert table(text, "motion, closed prompts")[CORNERS[1].label][1:] == ["+0.3000" + " ▲" * (not few), *ends]
     assert all(one.text.endswith(f" F{FEW[1:]}.") == few for one in findings(results, "closed"))
     assert ("95 % intervals" in basis(results, "closed")) == (not few)
+    for words in ("intervals: 95 %", "where a difference is seen: ", "that is not proof that there is none"):
+        assert (words in text.lower()) == (words in page(results, tmp_path / "study").lower()) == (not few)
+    assert ("## Differences to the reference, with 95 % intervals\n" in text) == (not few)
+    assert ("## Differences to the reference\n" in text) == few
+    assert ("<h3>One metric, with its intervals</h3>" in page(results, tmp_path / "study")) == (not few)
     assert any("Fewer than 5 have no interval." in line for line in warnings(results))
     assert ('class="bar"' in page(results, tmp_path / "study")) == (not few)
     (sweep,) = sweeps(results)
@@ -192,9 +196,13 @@ def of_corner(job) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory) -> tuple[Results, Path]:
-    """A study of the four corners and another variant, and its folder."""
+    """A study of the four corners and another variant, whose tables have intervals, and its folder."""
     folder = tmp_path_factory.mktemp("corners") / "study"
-    return known(folder, cells=[*CORNERS, FIFTH], measure=of_corner), folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zs2.study.stats.FEWEST", 2)
+        results = known(folder, cells=[*CORNERS, FIFTH], measure=of_corner)
+        assert results.tables  # which are kept
+    return results, folder
 
 
 @pytest.mark.usefixtures("intervals_of_two")

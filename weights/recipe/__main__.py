@@ -288,9 +288,10 @@ def print_looks(checkpoint: str, names: list[str], seeds: int, frames: int) -> N
     """Print a table with one row for each μ."""
     rows = looks.distances(checkpoint, names, range(seeds), frames)
     print(f"{checkpoint}: colours of frames 1 to {frames - 1} against frame 0's, in CIELAB")
-    print(
-        f"{len(names)} prompts that name the thing alone, {seeds} seeds; i.i.d. noise, TMA; 95 % intervals over prompts"
+    intervals = "; 95 % intervals over prompts" * any(
+        len(row[what]) > 1 for row in rows for what in row if what != "mu"
     )
+    print(f"{len(names)} prompts that name the thing alone, {seeds} seeds; i.i.d. noise, TMA{intervals}")
     for row in rows:
         both = "  ".join(f"{what} {row[what][0]:5.1f}{ends(row[what])}" for what in row if what != "mu")
         print(f"  mu {row['mu']:4}  {both}")

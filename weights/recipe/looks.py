@@ -21,7 +21,7 @@ BORDER, FAR = 2, 20.0  # pixels of the scene's edge; colours further than FAR fr
 
 
 def distances(checkpoint: str, names: Sequence[str], seeds: Sequence[int], frames: int) -> list[dict[str, Any]]:
-    """For each μ, the mean distance of later frames' colours from frame 0's, with 95 % intervals over prompts."""
+    """For each μ, the mean distance of later frames' colours from frame 0's, and its 95 % interval, if any."""
     model = ZS2.from_pretrained(checkpoint, dtype="float32", attn="tma", noise="iid")
     rows = []
     total = len(MU) * len(names) * len(seeds)

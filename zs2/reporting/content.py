@@ -48,10 +48,12 @@ def summary(results: Results) -> list[str]:
     if results.protocol:
         clip = results.protocol.get("clip")
         lines.append(f"Measured by zs2 {results.protocol.get('zs2')}, with the CLIP of {clip}")
-    lines.append(
-        f"Reference: {results.full.label}. Differences to it are paired: same prompt, same seed. Intervals: 95 %, each "
-        "by itself, by resampling whole prompts (expanded percentiles of the cluster bootstrap)"
-    )
+    lines.append(f"Reference: {results.full.label}. Differences to it are paired: same prompt, same seed")
+    if has_intervals(results):
+        lines.append(
+            "Intervals: 95 %, each by itself, by resampling whole prompts (expanded percentiles of the cluster "
+            "bootstrap)"
+        )
     return lines
 
 
@@ -78,9 +80,10 @@ def warnings(results: Results) -> list[str]:
         return [*lines, "Nothing is measured yet, so there are no tables."]
     few = [f"{count} {name}" for name in results.sets if (count := prompt_count(results, name)) < FEW]
     if few:
+        what = "the intervals are rough, and" if has_intervals(results) else "the figures"
         lines.append(
-            f"Few prompts ({', '.join(few)}): the intervals are rough, and speak for these prompts only. Fewer than "
-            f"{FEWEST} have no interval."
+            f"Few prompts ({', '.join(few)}): {what} speak for these prompts only. Fewer than {FEWEST} have no "
+            "interval."
         )
     return lines
 
@@ -104,10 +107,11 @@ def notes(results: Results) -> list[str]:
         "↑ and ↓ are the way that papers call better. A still picture is the best there is by every consistency, SSIM "
         f"and flow warp error: read them next to the motion.{found}"
     )
-    lines.append(
-        "No difference is seen where an interval covers 0: that is not proof that there is none. And of twenty "
-        "intervals one is expected to miss 0 where nothing differs."
-    )
+    if has_intervals(results):
+        lines.append(
+            "No difference is seen where an interval covers 0: that is not proof that there is none. And of twenty "
+            "intervals one is expected to miss 0 where nothing differs."
+        )
     if results.protocol and not results.protocol.get("comparable", True):
         lines.append(
             "The CLIP that scored is the checkpoint's own, small one: its scores compare only with each other."
@@ -122,6 +126,12 @@ def notes(results: Results) -> list[str]:
     if len(results.sets) > 1:
         lines.append("Closed prompts name thing and background; open ones leave the look to the noise.")
     return lines
+
+
+def has_intervals(results: Results, prompts: str | None = None) -> bool:
+    """Whether anything in the tables has an interval, of a set of prompts or of any."""
+    rows = [row for name, table in results.tables.items() if prompts in (None, name) for row in table]
+    return any(entry.value is not None and entry.value.low is not None for row in rows for entry in row.entries)
 
 
 def prompt_count(results: Results, name: str) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from zs2.evaluation.metrics import METRICS
-from zs2.reporting.content import counted, prompt_count
+from zs2.reporting.content import counted, has_intervals, prompt_count
 from zs2.reporting.numbers import NO_INTERVAL, estimate, numbers
 from zs2.study.cells import Cell, corners
 from zs2.study.results import EVERY, Results
-from zs2.study.stats import FEWEST, common, difference, mean
+from zs2.study.stats import common, difference, mean
 
 QUESTION = "What does each part do: the dependency noise model (DNM), and temporal momentum attention (TMA)?"
 LEAD = ("motion", "clip-first", "clip-score")  # the metrics of the sentences, and the first ones of a table
@@ -34,7 +34,7 @@ def basis(results: Results, prompts: str) -> str:
     kind = "" if prompts == EVERY else f"{prompts} "
     return (
         f"Compared with “{results.full.label}”, clip by clip, over {counted(count, f'{kind}prompt')} and "
-        f"{counted(seeds, 'seed')}.{' In brackets: 95 % intervals.' * (count >= FEWEST)}"
+        f"{counted(seeds, 'seed')}.{' In brackets: 95 % intervals.' * has_intervals(results, prompts)}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from zs2.evaluation.metrics import METRICS
-from zs2.reporting.content import AUTHORS_CLIPS, notes, prompt_list, summary, warnings
+from zs2.reporting.content import AUTHORS_CLIPS, has_intervals, notes, prompt_list, summary, warnings
 from zs2.reporting.experiments import HEADS as EXPERIMENT_HEADS
 from zs2.reporting.experiments import TITLE as EXPERIMENTS_TITLE
 from zs2.reporting.experiments import experiment_rows, experiments_caption
@@ -58,7 +58,7 @@ def markdown(results: Results) -> str:
     if rows := noise_rows(results):
         parts += ["", "## Correlation of consecutive initial noises", "", *_table(noise_heads(results), rows)]
     if results.measures:
-        parts += ["", "## Differences to the reference, with 95 % intervals"]
+        parts += ["", f"## Differences to the reference{', with 95 % intervals' * has_intervals(results)}"]
         for i, metric in enumerate(results.metrics):
             for name in results.sets:
                 title = f"{METRICS[metric].title}, {name} prompts"

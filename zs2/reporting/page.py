@@ -14,7 +14,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-from zs2.reporting.content import AUTHORS_CLIPS, notes, prompt_list, size, summary, warnings
+from zs2.reporting.content import AUTHORS_CLIPS, has_intervals, notes, prompt_list, size, summary, warnings
 from zs2.reporting.experiments import HEADS as EXPERIMENT_HEADS
 from zs2.reporting.experiments import TITLE as EXPERIMENTS_TITLE
 from zs2.reporting.experiments import experiment_rows, experiments_caption
@@ -123,7 +123,7 @@ def _tables(results: Results) -> str:
     overview = of_sets(results, lambda name: means(results, name))
     return (
         f'<p>{escape(legend(results))}</p><div class="overview"><h3>All metrics: means</h3>{overview}</div>'
-        f"<h3>One metric, with its intervals</h3>{choice_of_metrics(results)}{panels}"
+        f"<h3>One metric{', with its intervals' * has_intervals(results)}</h3>{choice_of_metrics(results)}{panels}"
     )
 
 

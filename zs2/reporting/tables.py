@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from zs2.evaluation.metrics import METRICS
-from zs2.reporting.content import counted, prompt_count
+from zs2.reporting.content import counted, has_intervals, prompt_count
 from zs2.reporting.numbers import columns, difference, estimate, number, numbers
 from zs2.study.cells import Cell
 from zs2.study.results import EQUAL_MOTION, EVERY, Entry, Results, Sweep
-from zs2.study.stats import Estimate, mean
+from zs2.study.stats import FEWEST, Estimate, mean
 
 ARROWS = {"higher": "\u00a0↑", "lower": "\u00a0↓", None: ""}
 RISE, FALL = "▲", "▼"  # a difference that is seen
@@ -62,6 +62,8 @@ def legend(results: Results) -> str:
     text = (
         f"{RISE} is higher than the reference and {FALL} lower, where a difference is seen: its interval does not "
         "cover 0."
+        if has_intervals(results)
+        else f"No difference is marked: fewer than {FEWEST} prompts have no interval."
     )
     ranked = any(EQUAL_MOTION in cell.presets for cell in results.study.cells)
     return text + " A number in brackets is a variant's rank at equal motion, by its mean." * ranked
