@@ -71,8 +71,8 @@ def samplings(stage: Stage) -> Iterator[Case]:
     """The fixtures of whole samplings with the default checkpoint, in float32."""
     model = ZS2.from_pretrained(CHECKPOINT, device=stage.device, dtype="float32")
     f = Fixture("checkpoint_images")
-    for number in range(1 if stage.tiny else 4):
-        latents = model.latents(**f.config["images"][number], frames=1)
+    for number, image in enumerate(f.config["images"][: 1 if stage.tiny else None]):
+        latents = model.latents(**image, frames=1)
         yield f"image {number}", latents, f[f"{number}/latents"]
     f = Fixture("checkpoint_clip")
     arguments = dict(f.config["clip"])

@@ -76,7 +76,7 @@ def model() -> ZS2:
     return ZS2.from_pretrained(CHECKPOINT, device="cpu")
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(len(Fixture("checkpoint_images").config["images"])))
 def test_checkpoint_image(model: ZS2, number: int) -> None:
     """Frame 0 is the picture that StableDiffusionPipeline makes for the same seed."""
     f = fixture("checkpoint_images")
