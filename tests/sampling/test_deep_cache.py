@@ -73,14 +73,14 @@ def test_features_and_states_of_something_else_are_refused(model):
 
 def test_a_clip_against_one_by_hand(model):
     """Deep features are made in steps 0, 2 and 4 of 5, of which 2 and 3 are guided."""
-    request = {"frames": 2, "steps": 5, "seed": 3, "guidance": 7.5, "guidance_interval": (0.4, 0.8)}
+    request = {**SMALL, "frames": 2, "steps": 5, "seed": 3, "guidance": 7.5, "guidance_interval": (0.4, 0.8)}
     made = []
     handle = model.unet.mid_block.register_forward_hook(lambda module, args, out: made.append(len(out)))
     got = model.latents(PROMPT, **request, deep_cache=2)
     handle.remove()
     assert made == [2, 4, 2]
 
-    latents, deep = model.plan(Request(PROMPT, frames=2, seed=3)).initial_noise(), None
+    latents, deep = model.plan(Request(PROMPT, **request)).initial_noise(), None
     context, solver = model.text([PROMPT], [""]).context, DDIM(model.schedule, 5)
     for i, t in enumerate(solver.timesteps):
         guided = i in (2, 3)
@@ -102,7 +102,7 @@ def test_where_guidance_begins_all_is_computed_and_where_it_ends_the_prompts_fea
         model.unet.mid_block.register_forward_hook(lambda module, args, out: made.append(len(out))),
         model.unet.conv_in.register_forward_hook(lambda module, args, out: all_rows.append(len(out))),
     ]
-    model.latents(PROMPT, frames=2, steps=6, deep_cache=6, guidance_interval=(0.3, 0.7))
+    model.latents(PROMPT, **SMALL, frames=2, steps=6, deep_cache=6, guidance_interval=(0.3, 0.7))
     for handle in handles:
         handle.remove()
     assert all_rows == [2, 2, 4, 4, 4, 2]

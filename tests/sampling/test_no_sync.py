@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from helpers import CHECKPOINT
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -47,8 +47,8 @@ def nothing_else() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def model() -> ZS2:
-    here = ZS2.from_pretrained(CHECKPOINT, device="cpu", lam=0.5)
+def model(narrow: Path) -> ZS2:
+    here = ZS2.from_pretrained(narrow, device="cpu", lam=0.5)
     towers = [(copy.deepcopy(encoder).to("meta"), tokenizer) for encoder, tokenizer in here.text.towers]
     parts = (copy.deepcopy(here.unet).to("meta"), copy.deepcopy(here.vae).to("meta"))
     return ZS2(*parts, PromptEncoder(towers), here.schedule, method=here.method)
