@@ -1,6 +1,6 @@
 """Show clips of a study as one picture: a row for each variant, a column for each frame.
 
-    python benchmarks/contact_sheet.py out/study --prompt 8 --cells dnm-0.1_tma-0.98 iid_sa --out docs/ablation.png
+    python benchmarks/contact_sheet.py out/study --prompt 8 --cells dnm-0.1_tma-0.98 iid_sa --out docs/ablation.webp
 
 Frames are enlarged by whole factors, so that every pixel is visible as a square.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -17,12 +16,13 @@ from PIL import Image, ImageDraw, ImageFont
 from zs2.errors import InputError
 from zs2.study.cells import Cell
 from zs2.study.study import Study, clip_file
-from zs2.system.own_files import check_own
 from zs2.video.clip import Clip
-from zs2.video.metadata import PNG_MARK, png_text
+from zs2.video.outputs import check_output
 
+FPS = 1  # a picture has no rate, but a clip of one frame does
 TITLE, GAP = 16, 4  # in pixels: the height of a row's title, and the space around frames
 SIDE = 96  # frames are enlarged to about this many pixels
+QUALITY = 90  # of a WebP
 
 
 def main() -> int:
@@ -32,10 +32,10 @@ def main() -> int:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--cells", nargs="+", metavar="ID", help="the variants, in order (default: all)")
     p.add_argument("--out", required=True, metavar="FILE")
-    p.add_argument("--overwrite", action="store_true", help="also replace a picture that this has not drawn")
+    p.add_argument("--overwrite", action="store_true", help="replace a picture that is there")
     args = p.parse_args()
     try:
-        check_own([(Path(args.out), (PNG_MARK,))], overwrite=args.overwrite)
+        check_output(args.out, FPS, overwrite=args.overwrite)
     except InputError as error:
         p.error(str(error))
     study = Study.read(args.folder)
@@ -49,7 +49,8 @@ def main() -> int:
     for picture in rows:
         sheet.paste(picture, (0, top))
         top += picture.height
-    sheet.save(args.out, format="PNG", optimize=True, pnginfo=png_text("{}"))
+    quality = QUALITY if args.out.endswith(".webp") else None
+    Clip(np.asarray(sheet)[None], FPS, {}).save(args.out, json=False, overwrite=args.overwrite, quality=quality)
     print(f"{args.out}: {study.prompts[args.prompt]}, seed {args.seed}")
     return 0
 

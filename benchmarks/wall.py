@@ -7,8 +7,9 @@ The upper row has the dependency noise model (DNM), the lower one independent no
 attention (TMA) and the two kinds of attention that can replace it. All six clips have the same seed, and so the same
 first frame. The prompt leaves the background open, because that is where the parts differ most.
 
-Frames are enlarged by a whole factor, so each pixel of a clip is a square. A clip that changes its colour in every
-frame flashes at half the frame rate; five frames a second stay below WCAG's limit of three flashes a second.
+Frames are enlarged by a whole factor, to about 256 pixels, so each pixel of a clip is a square. A clip that changes its
+colour in every frame flashes at half the frame rate; five frames a second stay below WCAG's limit of three flashes a
+second.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ CAPTIONS = {
     ("iid", "sa"): "i.i.d. noise, self-attention",
     ("iid", "cfa"): "i.i.d. noise, cross-frame",
 }
+SIDE = 256  # frames are enlarged to about this many pixels
+QUALITY = 90  # of the WebP; lossless, it would be twice as large
 GAP, TAGS, CAPTION = 12, 32, 30  # pixels: between tiles; the height of the tags above a tile and of the line below it
 INK, PAPER, PALE = "#1b1f24", "#ffffff", "#8a939d"
 
@@ -48,7 +51,6 @@ def main() -> int:
     p.add_argument("--frames", type=int, default=12)
     p.add_argument("--steps", type=int, default=25)
     p.add_argument("--guidance", type=float, default=5)
-    p.add_argument("--scale", type=int, default=4, help="pixels of the picture for each pixel of a clip (default 4)")
     p.add_argument("--fps", type=int, default=5)
     p.add_argument("--out", default="docs/wall.webp", metavar="FILE")
     p.add_argument("--overwrite", action="store_true", help="replace a picture that is there")
@@ -65,17 +67,19 @@ def main() -> int:
         row = []
         for attn in ATTENTIONS:
             variant = model.variant(attn=attn, noise=noise, lam=args.lam if noise == "dnm" else None)
-            row.append(titled(variant(args.prompt, **request).frames, noise, attn, args.scale))
+            row.append(titled(variant(args.prompt, **request).frames, noise, attn))
         rows.append(np.concatenate(row, axis=2))
     wall = np.concatenate(rows, axis=1)  # (f, h, w, 3)
     settings = {"prompt": args.prompt, "lam": args.lam, **request}
-    (file,) = Clip(wall, args.fps, settings).save(args.out, json=False, overwrite=args.overwrite)
+    quality = QUALITY if args.out.endswith(".webp") else None
+    (file,) = Clip(wall, args.fps, settings).save(args.out, json=False, overwrite=args.overwrite, quality=quality)
     print(f"{file}: {wall.shape[2]}x{wall.shape[1]} pixels, {file.stat().st_size / 1e6:.2f} MB")
     return 0
 
 
-def titled(frames: np.ndarray, noise: str, attn: str, scale: int) -> np.ndarray:
+def titled(frames: np.ndarray, noise: str, attn: str) -> np.ndarray:
     """The frames of one clip, enlarged, with tags above them and a caption below: (f, h, w, 3) → (f, H, W, 3)."""
+    scale = max(1, round(SIDE / frames.shape[2]))
     frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = frames.shape[1:3]
     tile = Image.new("RGB", (width + GAP, TAGS + height + CAPTION), PAPER)
