@@ -50,6 +50,8 @@ from zs2.checkpoints.hub import DEFAULT_MODEL
 DEFAULT = Path(__file__).resolve().parent.parent / DEFAULT_MODEL
 PROMPT = "panda face on a sky blue background"
 MU, LAM = 0.98, 0.1
+UNET, VAE = (json.loads((DEFAULT / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae"))
+SIDE = UNET["sample_size"] * 2 ** (len(VAE["block_out_channels"]) - 1)  # of the default checkpoint's pictures
 PEERS = {"zs2": "diffusers tma", "zs2 text2video-zero": "diffusers text2video-zero"}
 
 
@@ -74,7 +76,7 @@ BOTH = (*PEERS, *PEERS.values())
 WARM = 3  # clips in process for each clip in a process of its own
 FASTER = 3.0  # the bar for the speed of --fast relative to diffusers at SD 1.5's size
 CASES = {
-    "default": Case(8, 25, 64, 5.0, (*BOTH, "zs2 fast"), 2.0, 1.1),
+    "default": Case(8, 25, SIDE, 5.0, (*BOTH, "zs2 fast"), 2.0, 1.1),
     "sd15": Case(2, 3, 64, 7.5, BOTH, 0.98, None),
     "sd15-bfloat16": Case(2, 6, 256, 7.5, BOTH, 1.1, None, "bfloat16"),
     "sd15-fast": Case(1, 50, 64, 7.5, ("zs2 fast", "diffusers tma"), FASTER, None),

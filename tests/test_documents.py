@@ -14,7 +14,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from helpers import TESTS
+from helpers import CHECKPOINT, SIDE, TESTS
+
+from zs2.checkpoints.own_settings import OwnSettings
 
 ROOT = TESTS.parent
 WIDTH = (
@@ -228,6 +230,16 @@ def test_github_s_rule_of_anchors(tmp_path: Path, heading: str, anchor: str) -> 
     page = tmp_path / "page.md"
     page.write_text(f"# {heading}\n\n## {heading}\n\n```\n# no heading\n```\n", encoding="utf-8")
     assert anchors(page) == {anchor, f"{anchor}-1"}
+
+
+@every("README.md", "docs/checkpoints.md")
+def test_the_default_checkpoint_is_as_the_documents_say(path: Path) -> None:
+    """How large it is, and its pictures; how many things it lists."""
+    text = " ".join(path.read_text(encoding="utf-8").split())
+    assert f"{CHECKPOINT.relative_to(ROOT).as_posix()}](" in text
+    size = sum(file.stat().st_size for file in CHECKPOINT.rglob("*") if file.is_file())
+    assert f" {round(size / 1e6)} MB" in text
+    assert f" {SIDE}×{SIDE} pixels, one of {len(OwnSettings.of(CHECKPOINT).things)} emoji-like things" in text
 
 
 def test_dead_links_are_found(tmp_path: Path) -> None:

@@ -630,7 +630,7 @@ def test_texts_are_escaped(html: str) -> None:
         (["--auth", "nowhere"], "--auth nowhere: can't be read"),
         (["--share"], "unrecognized arguments: --share"),
         (["--host", ""], "argument --host: '' is empty: expected NAME"),
-        (["--models", "emoji64", ""], "argument --models: '' is empty: expected MODEL"),
+        (["--models", "sd15", ""], "argument --models: '' is empty: expected MODEL"),
         (["--controls", ""], "argument --controls: '' is empty: expected MODEL"),
     ],
 )
