@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from helpers import SIDE, TESTS
+from helpers import SIDE, TESTS, benchmark
 
 TOUR = TESTS.parent / "docs" / "tour.ipynb"
 
@@ -17,14 +17,11 @@ def code_cells(notebook: Any) -> list[Any]:
 
 @pytest.mark.slow
 def test_the_tour_runs() -> None:
-    nbclient = pytest.importorskip("nbclient", reason="pip install 'zs2[notebook]'")
+    pytest.importorskip("nbclient", reason="pip install 'zs2[notebook]'")
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
     pytest.importorskip("matplotlib")
-    notebook = nbformat.read(TOUR, 4)
-    for cell in code_cells(notebook):
-        cell.outputs = []
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(TOUR.parent)}}).execute()
+    notebook = benchmark("tour").executed(nbformat.read(TOUR, 4))
     cells = code_cells(notebook)
     first = next(cell for cell in cells if cell.source.startswith("clip = "))
     streams = [output for output in first.outputs if output.output_type == "stream"]
@@ -39,6 +36,19 @@ def test_the_tour_runs() -> None:
     for cell in plots:
         assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source
     assert not any(output.get("name") == "stderr" for cell in cells for output in cell.outputs)
+
+
+def test_progress_bars_are_not_stored_and_warnings_are_no_tour() -> None:
+    nbformat = pytest.importorskip("nbformat", reason="pip install 'zs2[notebook]'")
+    tour, notebook = benchmark("tour"), nbformat.read(TOUR, 4)
+    stored = json.dumps(notebook)
+    cell = code_cells(notebook)[1]
+    cell.metadata = {"execution": {"iopub.execute_input": "2026-01-01T00:00:00"}}
+    cell.outputs.insert(0, nbformat.v4.new_output("stream", name="stdout", text="\rsampling 25/25 in 3.0 s\n"))
+    assert json.dumps(tour.tidied(notebook)) == stored
+    cell.outputs.append(nbformat.v4.new_output("stream", name="stderr", text="a warning\n"))
+    with pytest.raises(ValueError, match="a cell wrote to stderr: a warning\nmodel = "):
+        tour.tidied(notebook)
 
 
 def test_the_tour_is_stored_with_its_pictures_and_without_traces_of_a_machine() -> None:
