@@ -120,6 +120,7 @@ def test_a_clip(model):
         "lora": None,
         "embeddings": None,
         "weights": model.checkpoint.digests,
+        "revision": zs2.version.REVISION,
         "versions": clip.settings["versions"],
     }
     assert clip.settings["versions"]["zs2"] == zs2.__version__

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def run(options: dict[str, Any]) -> None:
     """Run a study, or with --dry-run print how far it is. Raises: InputError; Failure if anything is missing."""
-    from zs2.study.planning import division, plan, with_fetched_settings
+    from zs2.study.planning import check_revision, division, plan, with_fetched_settings
 
     options = with_file(options)
     folder = Path(options.setdefault("out", OUT))
@@ -57,6 +57,7 @@ def run(options: dict[str, Any]) -> None:
         study = at_equal_motion(study, model, folder, options["motion_target"], opened(options))
     if known:
         known.with_more(study)
+        check_revision(study, folder)
     scorer, reason = choose_scorer(options, study, model.device)
     if reason:
         say(f"warning: clips will be made, but not measured: {reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import operator
@@ -9,7 +10,8 @@ import re
 import reprlib
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 
 
 class InputError(ValueError):
@@ -23,6 +25,40 @@ def warn(message: str) -> None:
     while str(frame.f_globals.get("__name__")).partition(".")[0] in wrappers and frame.f_back is not None:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
+
+
+# What `together` holds back: by the place in the code that warns, of which noun, and the subjects with the rest.
+_HELD: ContextVar[dict[str, tuple[str, dict[str, str]]] | None] = ContextVar("held", default=None)
+
+
+def warn_of_each(noun: str, subject: str, rest: str) -> None:
+    """Warn of one of several things that may all have the same fault: `the prompt 'x'`, `is read as plain text`.
+
+    Within `together` there is one warning for all of them, with what is said of the first one.
+    """
+    held = _HELD.get()
+    if held is None:
+        warn(f"{subject} {rest}")
+    else:
+        held.setdefault(sys._getframe(1).f_code.co_qualname, (noun, {}))[1].setdefault(subject, rest)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Within it, the warnings of `warn_of_each` from one place in the code become one, which says how many they are."""
+    if _HELD.get() is not None:
+        yield
+        return
+    held: dict[str, tuple[str, dict[str, str]]] = {}
+    token = _HELD.set(held)
+    try:
+        yield
+    finally:
+        _HELD.reset(token)
+        for noun, found in held.values():
+            (subject, rest), *others = found.items()
+            more = f" (and {counted(len(others), f'other {noun}')})" if others else ""
+            warn(f"{subject}{more} {rest}")
 
 
 _BRIEF = reprlib.Repr()

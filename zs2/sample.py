@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from zs2.checkpoints.hub import is_hub_id
@@ -30,7 +30,7 @@ from zs2.cli.sample_requests import (
     warn_without_effect,
 )
 from zs2.cli.values import RANDOM
-from zs2.errors import InputError, LostProcess, counted, warn
+from zs2.errors import InputError, LostProcess, counted, together, warn
 from zs2.method import METHOD, SEED_MAX
 from zs2.sampling.prompt_syntax import A1111
 from zs2.sampling.request import Request
@@ -59,7 +59,7 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     model_name, replays = chosen_model(options), "recorded" in options
     own = OwnSettings() if replays else OwnSettings.of(model_name)
     options = options | draw_seeds(options.get("seed", []), group)
-    clips = list(clip_requests(options, own))
+    clips = clip_requests(options, own)
     check_method(options, [request for _, request in clips])
     encoding = Encoding.of(options)
     check_resumable(options)
@@ -85,7 +85,7 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     model = ZS2.from_pretrained(model_name, **loading(options), **others)
     if not replays and model.own_settings != own:  # fetched from the hub
         own = model.own_settings
-        clips = list(clip_requests(options, own))
+        clips = clip_requests(options, own)
     memory: dict[str, Any] = {"stream": "stream" in options, "state_device": options.get("state_device")}
     requests = [request for _, request in clips]
     if not replays:
@@ -107,7 +107,8 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
             say(note)
     left = list(enumerate(zip(plans, places, strict=True), 1))
     if "skip_existing" in options and "out" in options:
-        left = [one for one in left if not skips(model, *one[1], encoding, options)]
+        with together():
+            left = [one for one in left if not skips(model, *one[1], encoding, options)]
         if len(left) < len(clips) and is_first(group):
             say(f"{len(clips) - len(left)} of {len(clips)} clips are there already")
     for number, (plan, place) in left:
@@ -139,7 +140,8 @@ def draw_seeds(seeds: Sequence[int], group: Group | None) -> dict[str, list[int]
 def kind(request: Request) -> str:
     """A request as text, without what decides nothing of its plan: the seed, and a single plain prompt."""
     plain = isinstance(request.prompt, str) and request.prompt_syntax != A1111
-    return repr(replace(request, prompt="" if plain else request.prompt, seed=0))
+    values = {one.name: getattr(request, one.name) for one in fields(request) if one.repr}
+    return repr(values | {"prompt": "" if plain else request.prompt, "seed": 0})
 
 
 def plan_all(
@@ -159,7 +161,7 @@ def plan_all(
 def skips(model: ZS2, plan: SamplingPlan, place: Output, encoding: Encoding, options: dict[str, Any]) -> bool:
     """Whether --skip-existing leaves out a clip. All processes of a group decide alike."""
     settings = {**dict.fromkeys(ENDINGS), **model.settings(plan, encoding.fps), **encoding.recorded()}
-    there = has_clip(place.path, settings, overwrite="overwrite" in options)
+    there = has_clip(place.path, settings, plan.request, overwrite="overwrite" in options)
     return there if plan.group is None else bool(plan.group.least(int(there), plan.model.device))
 
 

@@ -1,3 +1,14 @@
-"""The version of zs2. It stands in every file that zs2 writes."""
+"""The version of zs2, and the revision of what it computes. They stand in every file of a clip."""
+
+from __future__ import annotations
 
 __version__ = "0.1.0"
+
+# Raise it in the commit that makes the same settings give other pixels, beyond the rounding of the last bits. A replay
+# of another revision's clip warns, a stream or a study of another one does not go on.
+REVISION = 1
+
+
+def revision_text(revision: object) -> str:
+    """A revision for a message. Files of before revisions have none."""
+    return f"no revision (before {REVISION})" if revision is None else f"revision {revision!r:.40}"

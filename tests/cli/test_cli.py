@@ -36,6 +36,7 @@ from zs2.metrics import main as metrics
 from zs2.report import main as report
 from zs2.sample import main
 from zs2.sampling.request import FAST
+from zs2.version import REVISION
 from zs2.video.clip import read_settings
 
 ROOT = TESTS.parent
@@ -710,6 +711,7 @@ def test_every_option_reaches_the_settings(zs2, here):
     assert settings.pop("versions").keys() == {"zs2", "pillow", "torch", "python"}
     assert settings == {
         **UNGUIDED,
+        "revision": REVISION,
         "prompt": "red apple",
         "negative_prompt": "blurry",
         "frames": 3,
@@ -858,6 +860,24 @@ def test_clips_that_are_there_are_left_out(zs2, here):
     assert words.startswith("zs2: error: c-p1.png.json is there: expected a new name")
 
 
+def test_prompts_with_syntax_and_clips_of_another_revision_are_one_warning_each(zs2, here, monkeypatch):
+    (here / "prompts.txt").write_text("(red apple)\n[panda face]\nfox face\n")
+    line = (*BRIEF, "--negative-prompt", "(bad)", "--prompts", "prompts.txt", "--no-sheet", "--out", "c.png")
+    (syntax,) = succeeded(zs2(*line)).warnings
+    assert syntax.startswith("the prompt '(red apple)' (and 2 other prompts) is read as plain text")
+    before = files(here)
+    monkeypatch.setattr("zs2.checkpoints.provenance.REVISION", 17)
+    result = succeeded(zs2(*line, "--skip-existing"))
+    assert result.warnings == [
+        syntax,
+        f"c-p1.png (and 2 other clips) was made by revision {REVISION} of what zs2 computes, now it is revision 17: "
+        "--overwrite makes such clips again",
+    ]
+    assert files(here) == before
+    assert len(succeeded(zs2(*line, "--skip-existing", "--overwrite")).written) == 6
+    assert text(here / "c-p3.png.json")["revision"] == 17
+
+
 def test_numbers_of_prompts_sort_as_the_lines(zs2, here):
     (here / "prompts.txt").write_text("\n".join("abcdefghij"))
     line = "--prompts prompts.txt --frames 1 --no-sheet --out c.png"
@@ -1000,6 +1020,20 @@ def test_replay_with_other_versions_is_a_warning(zs2, here):
     assert len(result.warnings) == 1
     assert "1.4.0" in result.warnings[0]
     assert torch.__version__ in result.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "words"),
+    [(None, f"no revision (before {REVISION})"), (REVISION + 1, f"revision {REVISION + 1}")],
+    ids=["older", "newer"],
+)
+def test_replay_of_another_revision_is_a_warning(zs2, here, clip_settings, recorded, words):
+    """Also of a file that has none. What is made says today's."""
+    settings = {name: value for name, value in clip_settings.items() if name != "revision"}
+    (here / "c.json").write_text(json.dumps(settings if recorded is None else settings | {"revision": recorded}))
+    result = succeeded(zs2("--replay", "c.json", "--out", "again.gif"))
+    assert result.warnings == [f"made by {words} of what zs2 computes, now by revision {REVISION}: the clip may differ"]
+    assert text(here / "again.gif.json")["revision"] == REVISION
 
 
 @pytest.mark.parametrize(

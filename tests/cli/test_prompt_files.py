@@ -175,3 +175,13 @@ def test_options_where_they_can_not_stand(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"line 2: '--seed 5' can't stand here: all frames"):
         list(clip_requests({"travel": file}, OwnSettings()))
     assert PromptLine("a", "", "open", "x").without_options("why") == "a"
+
+
+def test_fifty_prompts_alike_give_one_warning_of_each_kind(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Those that are read as plain text, and those that name nothing that the checkpoint knows."""
+    own, ways = OwnSettings(name="c", things=("rose",)), ["(rose:1.{0})", "rose {0}", "(tree:1.{0})", "tree {0}"]
+    file = written(tmp_path, "\n".join(way.format(number) for number in range(50) for way in ways))
+    assert len(clip_requests({"prompts": file, "seed": [0, 1]}, own)) == 400
+    syntax, unknown = [str(one.message) for one in recwarn]
+    assert syntax.startswith("the prompt '(rose:1.0)' (and 99 other prompts) is read as plain text")
+    assert unknown.startswith("the prompt '(tree:1.0)' (and 99 other prompts) names none of the 1 thing that c knows")

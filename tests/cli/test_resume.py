@@ -12,14 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from test_cli import BRIEF, Command, failed, files, here, posix, succeeded, text, zs2
 from test_stream_command import before_step, raises
 
 from zs2 import ZS2, Request
+from zs2.cli.replay import ADDED
 from zs2.errors import InputError
 from zs2.sampling.kept_states import TravellingStates
 from zs2.sampling.plan import plan_sampling
 from zs2.sampling.resume import ResumeFile
+from zs2.version import REVISION
+from zs2.video.clip import read_settings
+from zs2.video.metadata import with_png_text
 
 __all__ = ["before_step", "here", "zs2"]  # fixtures
 OPTIONS = "--frames 7 --chunk 2 --steps 2 --lam 0.5 --guidance 5 --stream"
@@ -92,6 +98,44 @@ def test_other_settings_do_not_go_on(run, here, before_step):
     succeeded(run(*line, "--resume"))
 
 
+def without(file: Path, *names: str) -> None:
+    """Make the states of a stream, or the first frame of a clip, such as they were before these settings were added."""
+    if file.suffix == ".png":
+        settings = read_settings(file)
+    else:
+        with safe_open(file, "pt") as states:
+            settings = json.loads(states.metadata()["settings"])
+    content = json.dumps({name: value for name, value in settings.items() if name not in names})
+    if file.suffix == ".png":
+        file.write_bytes(with_png_text(file.read_bytes(), content))
+    else:
+        save_file(load_file(file), file, {"frames": "4", "settings": content})
+
+
+def test_a_stream_from_before_a_setting_goes_on_but_not_one_of_another_revision(run, here, before_step):
+    line = (*STREAM, "--out", "c", "--resumable", "--no-sheet")
+    succeeded(run(*line, "--out", "whole/c"))
+    before_step(6, raises(MemoryError()))
+    assert run(*line).status == 1
+    later = [name for name in ADDED if name not in ("revision", "spacing", "zero_snr", "final_alpha")]
+    for file in ("c.part/resume.safetensors", "c/0000.png"):
+        without(here / file, *later)
+    whole = (here / "c.part" / "resume.safetensors").read_bytes()
+    failed(run(*line, "--resume", "--deep-cache", "2"), "the stream began with deep_cache 1, now 2: give the same")
+    without(here / "c.part" / "resume.safetensors", "revision")
+    failed(run(*line, "--resume"), f"the stream began with revision null, now {REVISION}: give the same options")
+    (here / "c.part" / "resume.safetensors").write_bytes(whole)
+    succeeded(run(*line, "--resume"))
+    assert files(here / "whole") == {k: v for k, v in files(here).items() if not k.startswith("whole/")}
+
+    without(here / "c" / "0000.png", *later, "revision")
+    finished = succeeded(run(*line, "--resume"))
+    assert finished.err.splitlines()[-1] == "zs2: c is finished: 7 frames"
+    (warning,) = finished.warnings
+    assert warning.startswith("c was made by no revision")
+    failed(run(*line, "--resume", "--deep-cache", "2"), "c is another clip, with deep_cache 1, now 2", "revision null")
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -108,7 +152,10 @@ def test_what_can_not_be_resumed(run, here, line, words):
 def test_another_clip_is_not_replaced(run, here):
     succeeded(run(*STREAM, "--out", "c", "--frames", "2", "--seed", "3"))
     before = files(here)
-    failed(run(*STREAM, "--out", "c", "--resume"), "c is another clip, not the beginning of this one: choose another")
+    failed(
+        run(*STREAM, "--out", "c", "--resume"),
+        "c is another clip, with seed 3, now 0, not the beginning of this one: choose another",
+    )
     assert files(here) == before
 
 
@@ -175,8 +222,6 @@ def test_states_on_another_device_are_kept(tmp_path):
 
 def test_states_of_any_type_are_kept_exactly(tmp_path):
     """Written tensor by tensor; safetensors reads them."""
-    from safetensors.torch import load_file
-
     from zs2.sampling.resume import write_tensors
 
     tensors = {
@@ -193,8 +238,6 @@ def test_states_of_any_type_are_kept_exactly(tmp_path):
 
 
 def test_a_file_that_is_no_stream_s_is_refused(model, tmp_path):
-    from safetensors.torch import save_file
-
     file = tmp_path / "f"
     for metadata in ({}, {"frames": "x", "settings": "{}"}, {"frames": "1", "settings": "["}, {"frames": "-1"}):
         save_file({"a": torch.zeros(1)}, file, metadata)

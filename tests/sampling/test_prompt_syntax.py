@@ -120,6 +120,12 @@ def test_the_warning_names_what_is_taken_as_text() -> None:
             Request(prompt)
 
 
+def test_many_texts_give_one_warning(recwarn: pytest.WarningsRecorder) -> None:
+    Request(["(a)", "b", "[c]", "(a)"], negative_prompt="(d)")
+    (warning,) = [str(one.message) for one in recwarn]
+    assert warning.startswith("the prompt '(a)' (and 2 other prompts) is read as plain text, its '(' too: give ")
+
+
 @given(st.text(alphabet="()[]:\\ab BREAK1.|{}_ \n", max_size=60))
 def test_any_text_is_read_or_refused(prompt: str) -> None:
     try:

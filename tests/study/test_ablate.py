@@ -40,6 +40,7 @@ from zs2.study.results import Results
 from zs2.study.runner import Runner, load
 from zs2.study.study import Study
 from zs2.system.atomic import write_json
+from zs2.version import REVISION
 from zs2.video.clip import Clip
 
 ROOT = TESTS.parent
@@ -189,6 +190,7 @@ def test_study_json_says_what_was_asked(two):
         **UNGUIDED,
         "first_frame_noise": None,
         "zs2": said["zs2"],
+        "revision": REVISION,
         "model": DEFAULT_MODEL,
         "steps": 1,
         "sampler": "ddim",
@@ -525,6 +527,30 @@ def test_what_would_change_the_meaning_of_clips_is_refused(zs2, copy, here, fold
     before = files(copy)
     failed(zs2(*line.split()), *words, "give another --out")
     assert files(copy) == before
+
+
+@pytest.mark.parametrize("recorded", [REVISION, None], ids=["recorded", "from before"])
+def test_clips_of_another_revision_are_not_put_beside_those_of_a_study(zs2, copy, monkeypatch, recorded):
+    """But what is there is measured again."""
+    study = text(copy / "study.json")
+    assert study.pop("revision") == REVISION
+    write_json(copy / "study.json", study | ({} if recorded is None else {"revision": recorded}))
+    monkeypatch.setattr("zs2.study.planning.REVISION", 17)
+    words = f"its clips were made by {'no revision' if recorded is None else f'revision {recorded}'}"
+    before = files(copy)
+    failed(zs2("--seeds", "0,3"), words, "now it is revision 17", "give another --out for another study")
+    assert files(copy) == before
+    (copy / "measures" / f"{NAMES[0]}.json").unlink()
+    succeeded(zs2())
+    assert files(copy).keys() == before.keys()
+
+
+def test_prompts_with_syntax_are_one_warning(zs2, here):
+    (here / "p.txt").write_text("(red apple)\n[panda face]\nfox face\n")
+    result = zs2("--noise", "dnm", "--lam", "0.1", *BRIEF, "--seeds", "0", "--prompts", "p.txt")
+    assert result.status == 0
+    (line,) = [line for line in result.err.splitlines() if "warning" in line]
+    assert line.startswith("zs2: warning: the prompt '(red apple)' (and 1 other prompt) is read as plain text")
 
 
 def change(file: Path, name: str, how: Callable[[torch.Tensor], torch.Tensor]) -> None:

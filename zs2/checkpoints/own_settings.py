@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from zs2.checkpoints.locate import local_path, refuse_missing
-from zs2.errors import InputError, brief, counted, warn
+from zs2.errors import InputError, brief, counted, together, warn_of_each
 from zs2.method import PARAMETERS
 from zs2.system.json_files import Reader, read_json
 
@@ -110,13 +110,14 @@ class OwnSettings:
         return f"{self.name}'s own settings: {', '.join(shown)} ({FILE})" if shown else ""
 
     def warn_of_unknown_things(self, prompt: str | Sequence[str]) -> None:
-        """Warn of a prompt that names nothing that the checkpoint knows; in prompt travel, of each such prompt."""
-        for text in [prompt] if isinstance(prompt, str) else prompt:
-            text = " ".join(text.split())
-            if self.things and text and not any(_names(text, thing) for thing in self.things):
-                near = ", ".join(repr(thing) for thing in self.nearest(text))
-                count = f"none of the {counted(len(self.things), 'thing')} that {self.name} knows"
-                warn(f"the prompt {text[:80]!r} names {count}: the nearest are {near}")
+        """Warn of prompts that name nothing that the checkpoint knows, once for all."""
+        with together():
+            for text in [prompt] if isinstance(prompt, str) else prompt:
+                text = " ".join(text.split())
+                if self.things and text and not any(_names(text, thing) for thing in self.things):
+                    near = ", ".join(repr(thing) for thing in self.nearest(text))
+                    count = f"none of the {counted(len(self.things), 'thing')} that {self.name} knows"
+                    warn_of_each("prompt", f"the prompt {text[:80]!r}", f"names {count}: the nearest are {near}")
 
     def nearest(self, prompt: str, count: int = NEAREST) -> list[str]:
         """The things whose names are most like some words of the prompt.

@@ -14,7 +14,7 @@ import torch
 from zs2.sampling.plan import SamplingPlan
 from zs2.sampling.request import FIRST, OPTIONS
 from zs2.sampling.schedule import options_of
-from zs2.version import __version__
+from zs2.version import REVISION, __version__
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +65,7 @@ def clip_settings(
         **stored,
         "travel_mode": request.travel_mode,
         "controlnet": list(controlnet) or None,
+        "revision": REVISION,
         "versions": {
             "zs2": __version__,
             "pillow": PIL.__version__,

@@ -11,8 +11,9 @@ from zs2.cli.derived_options import LOADING, flag
 from zs2.cli.sample_requests import REQUEST
 from zs2.errors import InputError, check_keywords, warn
 from zs2.method import ATTENTION_KINDS, METHOD, PARAMETERS, effects
-from zs2.sampling.prompt_syntax import PLAIN, has_syntax, texts_of
-from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, STATED, Request
+from zs2.sampling.prompt_syntax import read_as, texts_of
+from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, STATED, UNSTATED, Request
+from zs2.version import revision_text
 from zs2.video.encoding import ENDINGS, frame_rate
 
 if TYPE_CHECKING:
@@ -20,15 +21,8 @@ if TYPE_CHECKING:
 
 CONTEXTS = ("context", "negative_context")
 # Settings that were added later, with the value of the clips that do not record them.
-ADDED = {name: option.unstated for name, option in OPTIONS.items() if option.unstated is not STATED}
-ADDED |= {
-    "compile": False,
-    "controlnet": None,
-    "embeddings": None,
-    "vae": None,
-    "travel_mode": None,
-    **dict.fromkeys((*CONTEXTS, *ENDINGS)),
-}
+ADDED = {name: None for name, option in OPTIONS.items() if option.unstated is not STATED} | UNSTATED
+ADDED |= dict.fromkeys(("controlnet", "embeddings", "vae", "travel_mode", "revision", *CONTEXTS, *ENDINGS))
 
 # The options that may stand beside --replay. They decide where and how the clip is made, not which clip it is.
 ALLOWED = (
@@ -55,8 +49,8 @@ TENSORS = ("latents", *CONTEXTS)
 
 # Settings that are not options: the clip is made again only if they are the same, or nearly so if a warning says.
 COMPARED = (
-    *("model", "weights", "vae", "lora", "embeddings", "controlnet", "versions", *TENSORS, "processes", "device"),
-    *INPUTS,
+    *("model", "weights", "vae", "lora", "embeddings", "controlnet", "revision", "versions", *TENSORS),
+    *("processes", "device", *INPUTS),
 )
 
 
@@ -92,8 +86,7 @@ def replay_options(file: str, options: Mapping[str, Any]) -> dict[str, Any]:
     for name in INPUTS:
         if replayed.pop(name) is not None and name not in options:
             raise InputError(f"{file}: this clip was made from an input: give the same {flag(name)}")
-    if replayed["prompt_syntax"] is None and _has_syntax(settings):
-        replayed["prompt_syntax"] = PLAIN  # as it was read; None warns, or is an error for a network
+    replayed["prompt_syntax"] = read_as(_texts(settings), replayed["prompt_syntax"])  # also where None is an error now
     replayed = {name: value for name, value in replayed.items() if value is not None}
     replayed["seed"] = [replayed.get("seed", 0)]
     replayed["size"] = (replayed.pop("width"), replayed.pop("height"))
@@ -147,11 +140,11 @@ def check_settings(file: str, settings: Mapping[str, Any]) -> None:
             raise InputError(f"{file}: {name} is {value!r}: expected a number")
 
 
-def _has_syntax(settings: Mapping[str, Any]) -> bool:
-    """Whether a prompt of a clip has the syntax of A1111's web UI."""
+def _texts(settings: Mapping[str, Any]) -> list[str]:
+    """The prompts of a clip, without what is no text."""
     prompt = settings["prompt"]
     texts = texts_of(prompt) if isinstance(prompt, str | list | Mapping) else []
-    return any(isinstance(text, str) and has_syntax(text) for text in (*texts, settings["negative_prompt"]))
+    return [text for text in (*texts, settings["negative_prompt"]) if isinstance(text, str)]
 
 
 def settings_in_effect(settings: Mapping[str, Any]) -> list[str]:
@@ -168,8 +161,8 @@ def settings_in_effect(settings: Mapping[str, Any]) -> list[str]:
 def check_replay(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Compare the recorded settings of a clip with those of the one that is about to be made.
 
-    Warns of other versions, another device or number of processes. Raises: InputError for other weights,
-    latents or inputs.
+    Warns of another revision, other versions, another device or number of processes. Raises: InputError for other
+    weights, latents or inputs.
     """
     if recorded["vae"] != now["vae"]:
         texts = [_vae_text(settings["vae"]) for settings in (recorded, now)]
@@ -198,6 +191,9 @@ def check_replay(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             raise InputError(
                 f"the clip was made with {expected} as {flag(name)}, not with {got}: give the same, or none"
             )
+    if recorded["revision"] != now["revision"]:
+        texts = [revision_text(settings["revision"]) for settings in (recorded, now)]
+        warn(f"made by {texts[0]} of what zs2 computes, now by {texts[1]}: the clip may differ")
     if recorded["versions"] != now["versions"]:
         warn(f"made with {recorded['versions']}, now {now['versions']}: the clip may differ")
     if recorded["device"] != now["device"]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zs2.cli.command import say
+from zs2.cli.sample_requests import warn_of_revision
 from zs2.errors import InputError, counted
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def first_frame(plan: SamplingPlan, path: Path, file: ResumeFile, settings: dict
     Args: settings: those of the whole clip. resume: whether to go on.
     Raises: InputError if the stream that is there is another one, or lacks frames, or if the disk has too little space.
     """
+    from zs2.sampling.resume import differences, differing
     from zs2.system.free_memory import amount
     from zs2.video.formats import frame_file
     from zs2.video.outputs import existing, taken
@@ -47,13 +49,14 @@ def first_frame(plan: SamplingPlan, path: Path, file: ResumeFile, settings: dict
 
     work = Unfinished(path)
     there = _settings(path) if resume else None
-    if there == settings and not work.is_resumable:
+    if there is not None and not work.is_resumable and {*differing(there, settings)} <= {"revision"}:
+        warn_of_revision(path, there, settings)
         say(f"{path} is finished: {counted(plan.request.frames or 0, 'frame')}")
         return FINISHED
     file.settings = settings
     first = file.finished() if resume else 0
-    if there is not None and any(there.get(name) != settings[name] for name in {*settings} - SHORTENED):
-        raise InputError(f"{path} is another clip, not the beginning of this one: choose another --out")
+    if there is not None and (other := differences(*map(_without_length, (there, settings)))):
+        raise InputError(f"{path} is another clip, with {other}, not the beginning of this one: choose another --out")
     if resume and existing(path) and not _is_part(there, settings):
         raise taken([path], path)
     if first:
@@ -75,9 +78,17 @@ def first_frame(plan: SamplingPlan, path: Path, file: ResumeFile, settings: dict
 
 def _is_part(there: dict[str, Any] | None, settings: dict[str, Any]) -> bool:
     """Whether a clip, by its settings, is the beginning of the one with these settings."""
+    from zs2.sampling.resume import differing
     from zs2.video.unfinished import shortened
 
-    return there is not None and type(there.get("frames")) is int and there == shortened(settings, there["frames"])
+    if there is None or type(there.get("frames")) is not int:
+        return False
+    return not differing(there, shortened(settings, there["frames"]))
+
+
+def _without_length(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a clip has in common with its beginning."""
+    return {name: value for name, value in settings.items() if name not in SHORTENED}
 
 
 def _settings(path: Path) -> dict[str, Any] | None:

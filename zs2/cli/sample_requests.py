@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.equal_motion import check_target, searched
 from zs2.cli.prompt_files import line_options, read_prompt_file, read_travel_file
-from zs2.errors import InputError, choose, warn
+from zs2.errors import InputError, choose, together, warn, warn_of_each
 from zs2.method import METHOD, PARAMETERS, Method, effects
 from zs2.sampling.request import FAST, INPUTS, OPTIONS, Request, usual
 from zs2.system.devices import AUTO, DTYPES
+from zs2.version import revision_text
 
 if TYPE_CHECKING:
     from zs2.video.encoding import Encoding, Rate
@@ -46,13 +47,18 @@ def prompts(options: Mapping[str, Any], own: OwnSettings) -> Prompts:
     return [(own.prompts[0], {}, "")]
 
 
-def clip_requests(options: Mapping[str, Any], own: OwnSettings) -> Iterator[tuple[str, Request]]:
+def clip_requests(options: Mapping[str, Any], own: OwnSettings) -> list[tuple[str, Request]]:
     """Each clip of the options. What they leave open is as the checkpoint's own settings have it. Warns of prompts
     that name nothing that the checkpoint knows.
 
-    Yields: the suffix that tells its file from those of the other clips, such as `-p1-s0`, and its request.
+    Returns: the suffix that tells its file from those of the other clips, such as `-p1-s0`, and its request.
     Raises: InputError for a value out of range.
     """
+    with together():
+        return list(_requests(options, own))
+
+
+def _requests(options: Mapping[str, Any], own: OwnSettings) -> Iterator[tuple[str, Request]]:
     shared = {name: options[name] for name in REQUEST if name in options and name not in ("prompt", "seed", "latents")}
     usually = own.request | fast_settings(options)
     if "size" in options:
@@ -192,12 +198,15 @@ def _is_of_noise(setting: str) -> bool:
 UNCOMPARED = ("versions", "processes", "device", "chunk")  # settings that change a clip's last bits at most
 
 
-def has_clip(path: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Whether a clip of these settings is there, for --skip-existing.
+def has_clip(path: Path, settings: Mapping[str, Any], request: Request, *, overwrite: bool) -> bool:
+    """Whether a clip of these settings is there, for --skip-existing. Warns of one of another revision.
 
-    overwrite: whether a clip of other settings is made again.
+    Args:
+        overwrite: whether a clip of other settings, or of another revision, is made again.
+        request: the clip's. What it leaves to the checkpoint was left to it in files that are too old to say.
     Raises: InputError for a clip of other settings otherwise, and for a file that is no clip.
     """
+    from zs2.sampling.resume import differing
     from zs2.video.clip import read_settings
     from zs2.video.outputs import existing, exists, taken
 
@@ -206,17 +215,29 @@ def has_clip(path: Path, settings: Mapping[str, Any], *, overwrite: bool) -> boo
     if not overwrite and not exists(path):  # only what goes with a clip
         raise taken([path], path)
     try:
-        found = read_settings(path)
+        left = [name for name, one in OPTIONS.items() if one.unstated is None and getattr(request, name) is None]
+        found = {name: settings[name] for name in left} | read_settings(path)
     except InputError:
         if overwrite:
             return False
         raise
-    differ = [name for name in settings if name not in UNCOMPARED and found.get(name) != settings[name]]
-    if differ and not overwrite:
+    differ = [name for name in differing(found, settings) if name not in UNCOMPARED]
+    if overwrite:
+        return not differ
+    if others := [name for name in differ if name != "revision"]:
         raise InputError(
-            f"{path} is there, made with another {', '.join(differ)}: expected the same, another --out, or --overwrite"
+            f"{path} is there, made with another {', '.join(others)}: expected the same, another --out, or --overwrite"
         )
-    return not differ
+    warn_of_revision(path, found, settings)
+    return True
+
+
+def warn_of_revision(path: Path, found: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Warn of a clip that stays, but was made by another revision than it would be now."""
+    before, now = (revision_text(one.get("revision")) for one in (found, settings))
+    if before != now:
+        more = f"was made by {before} of what zs2 computes, now it is {now}: --overwrite makes such clips again"
+        warn_of_each("clip", str(path), more)
 
 
 def check_stream(path: Path, encoding: Encoding, size: tuple[int, int] | None = None) -> None:

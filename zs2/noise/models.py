@@ -1,6 +1,7 @@
 """The noise models: how the initial noises of the frames of a clip depend on each other.
 
-Every model yields εⁱ for i = 0, 1, 2, …; each εⁱ alone is N(0, I), and ε⁰ is the noise that diffusers draws for a seed.
+Every model yields εⁱ for i = 0, 1, 2, …; ε⁰ is the noise that diffusers draws for a seed, and each εⁱ alone is N(0, I).
+Only those of dnm-search are so nearly, because it chooses among draws.
 
     iid          εⁱ independent
     shared       εⁱ = ε⁰

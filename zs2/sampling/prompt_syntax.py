@@ -28,7 +28,7 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
-from zs2.errors import InputError, brief, warn
+from zs2.errors import InputError, brief, together, warn_of_each
 
 PLAIN, A1111 = SYNTAXES = ("plain", "a1111")
 LINEAR, CUT = MODES = ("linear", "cut")  # how a schedule passes from one key to the next
@@ -139,18 +139,26 @@ def has_syntax(text: str) -> bool:
     return _SIGNS.search(text) is not None
 
 
+def read_as(texts: Sequence[str], syntax: str | None) -> str | None:
+    """The syntax to name where texts are to be read as with `syntax`, but without the warning that None may give."""
+    return PLAIN if syntax is None and any(map(has_syntax, texts)) else syntax
+
+
 def check_syntax(texts: Sequence[str], syntax: str | None) -> None:
     """Raise InputError for a text that the syntax can't read. If None is named, warn of a text that has syntax, and
     raise InputError for one with a network, which would not be used."""
-    for text in texts:
-        if syntax == A1111:
-            parse(text)
-        elif syntax is None and (sign := _SIGNS.search(text)):
-            _refuse(text, text, _REFUSED[:1], ", or prompt_syntax plain to keep it as text")
-            warn(
-                f"the prompt {brief(text)} is read as plain text, its {brief(sign[0])} too: give prompt_syntax a1111 "
-                "to read weights in it, or plain to keep it as text"
-            )
+    with together():
+        for text in texts:
+            if syntax == A1111:
+                parse(text)
+            elif syntax is None and (sign := _SIGNS.search(text)):
+                _refuse(text, text, _REFUSED[:1], ", or prompt_syntax plain to keep it as text")
+                warn_of_each(
+                    "prompt",
+                    f"the prompt {brief(text)}",
+                    f"is read as plain text, its {brief(sign[0])} too: give prompt_syntax a1111 to read weights in it, "
+                    "or plain to keep it as text",
+                )
 
 
 def words(text: str) -> str:

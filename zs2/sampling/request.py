@@ -282,15 +282,12 @@ _FIELDS = [one for one in fields(Request) if "option" in one.metadata]
 OF_CONTROLNETS = tuple(one.name for one in fields(ControlOptions))
 _FIELDS.sort(key=lambda one: FIRST.index(one.name) if one.name in FIRST else len(FIRST) + (one.name in OF_CONTROLNETS))
 OPTIONS: dict[str, Option] = {one.name: one.metadata["option"] for one in _FIELDS}
-CHOICES = {
-    "spacing": SPACINGS,
-    "final_alpha": FINAL_ALPHAS,
-    "prompt_syntax": SYNTAXES,
-    "travel_mode": MODES,
-    "source_latents": SOURCE_LATENTS,
-    "first_frame_noise": FIRST_NOISES,
-}
+CHOICES = {"spacing": SPACINGS, "final_alpha": FINAL_ALPHAS, "prompt_syntax": SYNTAXES, "travel_mode": MODES}
+CHOICES |= {"source_latents": SOURCE_LATENTS, "first_frame_noise": FIRST_NOISES}
 INPUTS = tuple(name for name, one in OPTIONS.items() if one.kind == "clip")
+# The settings of clips that are too old to record them. Those that are null are left out.
+UNSTATED = {name: one.unstated for name, one in OPTIONS.items() if one.unstated not in (STATED, None)}
+UNSTATED["compile"] = False
 DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Request) if one.name in OPTIONS}
 
 

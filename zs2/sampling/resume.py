@@ -22,6 +22,7 @@ from torch import Tensor
 
 from zs2.errors import InputError
 from zs2.sampling.kept_states import KeptStates
+from zs2.sampling.request import UNSTATED
 from zs2.system.atomic import SUFFIX
 
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
@@ -53,7 +54,7 @@ class ResumeFile:
                 raise ValueError
         except (KeyError, ValueError, RecursionError) as error:
             raise InputError(f"{self.path}: not the states of a stream: begin anew") from error
-        if self.settings is not None and (other := _differences(settings, self.settings)):
+        if self.settings is not None and (other := differences(settings, self.settings)):
             raise InputError(f"{self.path}: the stream began with {other}: give the same options, or begin anew")
         return frames
 
@@ -116,9 +117,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def differing(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The names of the settings in which a clip differs from one of today. What an older clip does not record is as
+    clips were made then."""
+    before, after = UNSTATED | {**recorded}, UNSTATED | {**now}
+    return [name for name in {**before, **after} if before.get(name) != after.get(name)]
+
+
+def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The settings that differ, as words; empty if none does."""
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    before, names = UNSTATED | {**recorded}, differing(recorded, now)
     shown = [f"{name} {_short(before.get(name))}, now {_short(now.get(name))}" for name in names[:3]]
     return "; ".join(shown) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
 

@@ -53,7 +53,7 @@ def trailing(total: int, steps: int) -> list[int]:
 
 
 def options_of(config: ScheduleConfig) -> dict[str, Any]:
-    """The options of a request that decide this schedule, with their values: see OF_SCHEDULE in request.py."""
+    """The options of a request that decide this schedule, with their values."""
     return {
         "spacing": config.timestep_spacing,
         "zero_snr": config.rescale_betas_zero_snr,

@@ -13,7 +13,7 @@ from zs2.checkpoints.hub import DEFAULT_MODEL, choose_files, is_hub_id
 from zs2.checkpoints.locate import full_name, local_path, locate
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.derived_options import flag
-from zs2.errors import InputError, choose, warn, whole
+from zs2.errors import InputError, choose, together, warn, whole
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS, PARAMETERS, Method
 from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, Request, usual
 from zs2.study.cells import (
@@ -32,9 +32,9 @@ from zs2.study.cells import (
 from zs2.study.experiments import SHARED_PROMPTS
 from zs2.study.inputs import opened
 from zs2.study.prompts import default_prompts, read_prompts
-from zs2.study.study import Study
+from zs2.study.study import Study, is_finished
 from zs2.system.devices import AUTO, DTYPES, auto_dtype, choose_device, choose_dtype, own_device
-from zs2.version import __version__
+from zs2.version import REVISION, __version__, revision_text
 from zs2.video.encoding import rate_text
 
 METHOD = ("preset", "noise", "attn", *NUMBERS, "motion_target")  # the options that choose cells
@@ -130,9 +130,10 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
     seeds = options.get("seeds", known.seeds if known else (0, 1))
     chosen = list(known.cells) if known and not any(name in options for name in METHOD) else None
     chosen = cells(options, _usual_lam(known, own)) if chosen is None else chosen
-    for (number, prompt), seed in product(enumerate(prompts), seeds):
-        values = {name: settings[name] for name in OPTIONS} | inputs.of(number)
-        request = Request(prompt.text, seed=seed, **values)  # checks them
+    with together():
+        for (number, prompt), seed in product(enumerate(prompts), seeds):
+            values = {name: settings[name] for name in OPTIONS} | inputs.of(number)
+            request = Request(prompt.text, seed=seed, **values)  # checks them
     for cell in chosen:
         Method(**cell.method).settings(request.steps, from_latents=False)  # some noise models need more than one step
     frames = whole("frames", request.frames, 1)
@@ -155,7 +156,18 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         embeddings=known.embeddings if known else None,
         controlnet=known.controlnet if known else None,
         compile="compile" in options or bool(known and known.compile),
+        revision=known.revision if known else REVISION,
     )
+
+
+def check_revision(study: Study, folder: Path) -> None:
+    """Raise InputError if clips are missing in a study whose other clips are of another revision: see version.py."""
+    if study.revision != REVISION and not all(is_finished(folder, job.name) for job in study.jobs()):
+        before, now = map(revision_text, (study.revision, REVISION))
+        raise InputError(
+            f"{folder}: its clips were made by {before} of what zs2 computes, now it is {now}, so that new ones would "
+            "not compare with them: give another --out for another study"
+        )
 
 
 def with_fetched_settings(options: Mapping[str, Any], study: Study) -> Study:

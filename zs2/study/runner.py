@@ -23,6 +23,7 @@ from zs2.evaluation.metrics import METRICS
 from zs2.method import NOISE_MODELS
 from zs2.pipeline import ZS2
 from zs2.sampling.plan import resolve
+from zs2.sampling.prompt_syntax import read_as
 from zs2.sampling.request import Request
 from zs2.study.cells import Cell, reference
 from zs2.study.inputs import Inputs, opened
@@ -124,10 +125,13 @@ def public_name(model: str, name: str) -> str:
 
 def request(study: Study, job: Job, inputs: Inputs) -> dict[str, Any]:
     """The arguments of a clip's `Request`. Of a frozen cell one frame is sampled. inputs: the study's."""
+    text, sampling = study.prompts[job.prompt].text, study.sampling
+    syntax = read_as((text, sampling["negative_prompt"]), sampling["prompt_syntax"])  # the plan has warned of it
     frames = {"frames": 1, "chunk": 1} if job.cell.frozen else {"chunk": study.chunk}
     return {
-        "prompt": study.prompts[job.prompt].text,
-        **study.sampling,
+        "prompt": text,
+        **sampling,
+        "prompt_syntax": syntax,
         **inputs.of(job.prompt),
         "seed": job.seed,
         "height": study.height or None,

@@ -27,6 +27,7 @@ MOST_CELLS, MOST_PROMPTS, MOST_SEEDS = 10_000, 100_000, 100_000
 MOST_CLIPS = 1_000_000
 MOST_FRAMES = 100_000
 MOST_THREADS = 10_000
+MOST_REVISIONS = 10**6
 MOST_MERGED = 100  # LoRAs
 
 
@@ -63,6 +64,7 @@ def read_study(file: Path) -> dict[str, Any]:
         "controlnet": _merged(read, "controlnet"),
         "compile": read.flag("compile", False),
         "threads": None if read.json.get("threads") is None else read.whole("threads", None, 1, MOST_THREADS),
+        "revision": None if read.json.get("revision") is None else read.whole("revision", None, 0, MOST_REVISIONS),
     }
     _no_others(read, {*values, *OPTIONS} - {"sampling"})
     with warnings.catch_warnings():  # of options without effect: whoever made the study has seen them

@@ -51,7 +51,7 @@ class Study:
     """The content of study.json.
 
     Args:
-        zs2: the version that began it.
+        zs2, revision: the version that began it, and the revision of all its clips; see version.py.
         model: its name. weights: the SHA-256 of each part; None before the model is loaded.
         sampling: the sampling options of all clips, by name: see OPTIONS in sampling/request.py.
         width, height: of the pictures, in pixels. fps: frames a second of the clips, see `rate_text`.
@@ -83,6 +83,7 @@ class Study:
     controlnet: list[dict[str, Any]] | None = None
     compile: bool = False
     threads: int | None = None
+    revision: int | None = None
 
     @property
     def frames(self) -> int:
@@ -158,7 +159,7 @@ class Study:
 
 
 # The model's name depends on its path, so only the weights are compared. The threads are those of the first process.
-GROWING = ("zs2", "model", "prompts", "seeds", "full", "cells", "threads")
+GROWING = ("zs2", "revision", "model", "prompts", "seeds", "full", "cells", "threads")
 ANOTHER = "give another --out for another study"
 
 
