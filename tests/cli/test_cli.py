@@ -553,7 +553,7 @@ def test_too_little_memory(here):
     used = "int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()"
     code = LIMITED.format(limits=f"{{resource.RLIMIT_AS: {used} + 2**28}}")
     arguments = (*BRIEF, "--size", "1200x1200", "--guidance", "7.5", "--lam", "0.01", "--device", "cpu")
-    failed(command(*arguments, program=("-c", code), cwd=here), "within ulimit -v", "unet needs most", "smaller size")
+    failed(command(*arguments, program=("-c", code), cwd=here), "within ulimit -v", " needs most, ", "smaller size")
 
 
 @posix
