@@ -202,9 +202,9 @@ def test_weights_are_copied_as_stored_and_converted_there(monkeypatch: pytest.Mo
 
 
 def test_a_lora(tmp_path: Path) -> None:
-    stem, file = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q", tmp_path / "a.safetensors"
+    stem, file = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q", tmp_path / "a.safetensors"
     generator = torch.Generator().manual_seed(0)
-    width = model("cpu").unet.config.block_out_channels[-1]
+    width = model("cpu").unet.config.block_out_channels[0]
     down, up = (torch.randn(*shape, generator=generator) for shape in ((2, width), (width, 2)))
     save_file({f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}, file)
     with simulated_device():
