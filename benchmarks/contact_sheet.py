@@ -43,7 +43,10 @@ def main() -> int:
     unknown = [name for name in args.cells or [] if name not in known]
     if unknown or not 0 <= args.prompt < len(study.prompts) or args.seed not in study.seeds:
         sys.exit(f"not in the study: {unknown or f'prompt {args.prompt}, seed {args.seed}'}. It has {', '.join(known)}")
-    rows = [row(args.folder, known[name], args.prompt, args.seed) for name in args.cells or known]
+    try:
+        rows = [row(args.folder, known[name], args.prompt, args.seed) for name in args.cells or known]
+    except InputError as error:
+        sys.exit(f"not finished: {error}")
     sheet = Image.new("RGB", (max(r.width for r in rows), sum(r.height for r in rows)), "white")
     top = 0
     for picture in rows:
