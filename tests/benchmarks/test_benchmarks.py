@@ -30,12 +30,12 @@ def fewer_steps(benchmarks):
     return fewer_steps
 
 
-def test_fewer_steps(fewer_steps, tmp_path, capsys):
+def test_fewer_steps(fewer_steps, narrow, tmp_path, capsys):
     """Every way has its row, and only the reference is the reference."""
     (tmp_path / "prompts.txt").write_text("red apple on a white background\n[open]\nrocket\n")
     file = tmp_path / "figures.json"
     line = f"--prompts {tmp_path / 'prompts.txt'} --seeds 1 --frames 2 --steps 10 --json {file}"
-    fewer_steps.main(line.split())
+    fewer_steps.main([*line.split(), "--model", str(narrow)])
     ways = fewer_steps.ways(10)
     rows = capsys.readouterr().out.splitlines()[3:]
     assert [row[:28].strip() for row in rows] == list(ways)
