@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from zs2.reporting.content import notes
 from zs2.reporting.markdown import markdown
 from zs2.sample import main as sample
 from zs2.study.cells import paper
-from zs2.study.equal_motion import SEARCH, at_equal_motion
+from zs2.study.equal_motion import SEARCH, _digest, at_equal_motion
 from zs2.study.inputs import Inputs
 from zs2.study.results import EQUAL_MOTION, Results
 from zs2.study.study import Study
@@ -158,6 +159,12 @@ def test_a_search_for_other_settings_is_not_taken_up(tmp_path: Path, monkeypatch
     after = json.loads((out / "motion.json").read_text())
     assert before.keys() == after.keys()
     assert not any(before[key] == after[key] for key in before)
+
+
+def test_a_search_of_another_revision_is_another_one(tmp_path: Path):
+    study = made_up_study(tmp_path, paper()[:1], lambda job: {"motion": 0.0})
+    assert len({_digest(replace(study, revision=revision)) for revision in (None, 1, 2)}) == 3
+    assert _digest(replace(study, cells=paper()[:2])) == _digest(study)
 
 
 @pytest.mark.parametrize("found", [7, True, {}, {"value": "x"}, {"value": 99}, {"value": None}, []])

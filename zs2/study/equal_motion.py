@@ -78,9 +78,10 @@ def _check_same_target(file: Path, known: dict[str, Any], target: float) -> None
 
 
 def _digest(study: Study) -> str:
-    """What a search depends on: the settings of all clips, and the prompts and the seed that it takes."""
+    """What a search depends on: the settings of all clips, the prompts and the seed that it takes, the revision."""
     prompts = [str(prompt) for prompt in study.prompts[:PROMPTS]]
-    return hashlib.sha256(json.dumps([study.fixed, prompts, study.seeds[0]], sort_keys=True).encode()).hexdigest()
+    known = [study.fixed, prompts, study.seeds[0], study.revision]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
 def _search(study: Study, model: ZS2, one: Cell, name: str, target: float, inputs: Inputs) -> dict[str, Any] | None:
