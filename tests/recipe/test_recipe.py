@@ -393,6 +393,15 @@ def test_what_the_unet_learns_is_what_sampling_takes_it_for(prediction, floor):
         assert ratio == pytest.approx(min(float(a / (1 - a)) + floor, denoiser.GAMMA), rel=1e-3)
 
 
+@pytest.mark.parametrize("lean", [1.0, 0.7, 0.5])
+def test_timesteps_lean_to_the_noisy_end(lean):
+    t = denoiser.timesteps(100_000, 1000, lean, torch.Generator().manual_seed(0))
+    assert int(t.min()) >= 0
+    assert int(t.max()) == 999
+    for bound in (330, 650):  # the share below a timestep, by the integral of the density
+        assert float((t < bound).double().mean()) == pytest.approx((bound / 1000) ** (1 / lean), abs=0.006)
+
+
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
     model = nn.Linear(1, 1)
     with pytest.raises(FloatingPointError, match="line: the loss is nan at step 4"):

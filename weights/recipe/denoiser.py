@@ -57,6 +57,11 @@ def weight(prediction: str, a: Tensor, floor: float = 1.0) -> Tensor:
     return (snr + floor).clamp(max=GAMMA) / (snr if prediction == "epsilon" else snr + 1)
 
 
+def timesteps(count: int, of: int, lean: float, generator: torch.Generator) -> Tensor:
+    """Draw so many timesteps below `of`. Their density grows as t to the power of 1 / lean - 1."""
+    return (of * torch.rand(count, generator=generator, dtype=torch.float64) ** lean).long()
+
+
 def denoising(
     predict: Callable[[Tensor, Tensor], Tensor],
     mean: Tensor,
@@ -66,16 +71,17 @@ def denoising(
     generator: torch.Generator,
     device: torch.device,
     floor: float = 1.0,
+    lean: float = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a batch, and the error that is logged.
 
     Args:
         predict: (noisy latents, timesteps) → what the UNet predicts. mean, deviation: of the latents, scaled.
-        floor: of the errors' weights.
+        floor: of the errors' weights. lean: of the timesteps.
     """
     noise = torch.randn(2, *mean.shape, generator=generator)
     clean = mean + deviation * noise[0]
-    t = torch.randint(len(cumprod), (len(mean),), generator=generator)
+    t = timesteps(len(mean), len(cumprod), lean, generator)
     a = cumprod[t][:, None, None, None]
     noisy, wanted = a.sqrt() * clean + (1 - a).sqrt() * noise[1], target(prediction, clean, noise[1], a)
     with fast(device):
@@ -132,7 +138,9 @@ def learn(names: Sequence[str], pictures: Tensor, settings: Settings, folder: Pa
             return unet(noisy, t, context, frames=1).prediction
 
         mean, deviation = data.mean[rows], data.deviation[rows]
-        return denoising(predict, mean, deviation, cumprod, settings.prediction, generator, device, stage.floor)
+        return denoising(
+            predict, mean, deviation, cumprod, settings.prediction, generator, device, stage.floor, stage.lean
+        )
 
     there = [number for number in range(len(settings.unet)) if layout.is_there(work, numbered("unet", number))]
     last = max(there, default=0)

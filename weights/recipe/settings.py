@@ -52,6 +52,7 @@ class Stage:
     scenes: int  # the number of scenes of those things, which are encoded once
     schedule: Schedule
     floor: float = 1.0  # of the errors' weights (see denoiser.weight)
+    lean: float = 1.0  # below 1, noisier latents are drawn more often (see denoiser.timesteps)
 
 
 @dataclass(frozen=True)
@@ -88,16 +89,16 @@ class Settings:
             Schedule(steps=12_000, batch=32, rate=1e-3, muon=2e-2, hold=0.08, average=0.9995, pieces=2),
             floor=0.0,
         ),
-        # the rates stay: the next stage goes on from here
         Stage(
             None,
             16_000,
-            Schedule(steps=2_660, batch=32, rate=7e-4, fall=0, muon=1.4e-2, hold=0.08, average=0.999, pieces=2),
+            Schedule(steps=6_300, batch=32, rate=7e-4, fall=1_240, muon=1.4e-2, hold=0.08, average=0.999, pieces=2),
         ),
         Stage(
             None,
             32_000,
-            Schedule(steps=14_000, batch=32, rate=7e-4, fall=7_000, muon=1.4e-2, hold=0.08, average=0.9995, pieces=2),
+            Schedule(steps=12_000, batch=32, rate=7e-4, muon=1.4e-2, hold=0.08, average=0.9995, pieces=2),
+            lean=0.7,
         ),
     )
     empty: float = 0.12  # share of empty captions
