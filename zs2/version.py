@@ -10,5 +10,5 @@ REVISION = 1
 
 
 def revision_text(revision: object) -> str:
-    """A revision for a message. Files of before revisions have none."""
-    return f"no revision (before {REVISION})" if revision is None else f"revision {revision!r:.40}"
+    """A revision for a message. Files from before the first one have none."""
+    return "no revision (before 1)" if revision is None else f"revision {revision!r:.40}"

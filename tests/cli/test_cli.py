@@ -1024,7 +1024,7 @@ def test_replay_with_other_versions_is_a_warning(zs2, here):
 
 @pytest.mark.parametrize(
     ("recorded", "words"),
-    [(None, f"no revision (before {REVISION})"), (REVISION + 1, f"revision {REVISION + 1}")],
+    [(None, "no revision (before 1)"), (REVISION + 1, f"revision {REVISION + 1}")],
     ids=["older", "newer"],
 )
 def test_replay_of_another_revision_is_a_warning(zs2, here, clip_settings, recorded, words):
