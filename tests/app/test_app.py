@@ -382,6 +382,27 @@ def test_a_waiting_job_is_stopped_at_once_and_a_running_one_at_its_next_check() 
     assert ended(other).state == DONE
 
 
+def test_a_closed_worker_has_ended_all_jobs_and_takes_no_more() -> None:
+    worker, log = Worker(2), []
+
+    def endless(job: Job) -> Generator[None]:
+        while True:
+            log.append("")
+            yield
+
+    running = worker.submit(Job(endless))
+    while not log:
+        time.sleep(0.001)
+    waiting = worker.submit(Job(endless))
+    worker.close()
+    assert (running.state, waiting.state) == (STOPPED, STOPPED)
+    done = len(log)
+    time.sleep(0.02)
+    assert len(log) == done
+    with pytest.raises(InputError, match="the server is ending"):
+        worker.submit(Job(endless))
+
+
 @pytest.mark.parametrize("parts", [1, 4])
 def test_the_wait_is_estimated_from_all_parts_of_the_last_job(parts: int) -> None:
     worker = Worker(2)

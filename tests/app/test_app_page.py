@@ -5,6 +5,7 @@ Screenshots go to out/page.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -15,11 +16,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +32,9 @@ from helpers import CHECKPOINT, SIDE, TESTS, Fixture, tiny, write_guided
 from PIL import Image
 
 from zs2 import ZS2
+from zs2.app.clip_options import ClipOptions
+from zs2.app.making import load_model
+from zs2.app.worker import DONE, Job
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.sampling.request import usual
 from zs2.video.clip import Clip
@@ -375,6 +382,108 @@ def test_an_editing_model_and_a_controlnet_follow_a_clip(browser: Any, tmp_path:
         np.testing.assert_array_equal(clip.frames, expected.frames)
     finally:
         server.end()
+
+
+def test_a_list_that_is_left_as_it_was_changes_nothing(visit: Any) -> None:
+    tab = visit()
+    tab.get_by_label("prompt").fill("my own words")
+    put(tab, frames=1, steps=1, lam=0.4)
+    for label, call in (("noise", "run/predict"), ("attn", "run/predict"), ("model", "queue/join")):
+        place = (
+            tab.get_by_label("model", exact=True)
+            if label == "model"
+            else tab.locator(f"#settings .control-{label} input")
+        )
+        with tab.expect_response(lambda response, call=call: call in response.url):
+            place.first.focus()
+            tab.keyboard.press("Tab")
+    make(tab)
+    assert tab.get_by_label("prompt").input_value() == "my own words"
+    assert tab.locator("#settings .control-lam input[type=number]").input_value() == "0.4"
+    assert tab.locator("#message").inner_text() == ""
+    choose(tab, "#settings", "noise", "iid")
+    tab.locator("#settings .control-lam").wait_for(state="hidden")
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Any:
+    """The page without a server, with two models."""
+    pytest.importorskip("gradio")
+    from zs2.app.clip_options import Limits
+    from zs2.app.page import Page
+    from zs2.app.studio import Studio
+
+    names = [str(write_guided(tmp_path / way, way, "sd")) for way in ("source", "edit")]
+    (tmp_path / "edit" / "zs2.json").write_text('{"lam": 0.25, "prompts": ["a boat"]}')
+    return Page(Studio(names, Limits(), {"device": "cpu"}), tmp_path / "files")
+
+
+def test_a_model_is_loaded_once_and_what_follows_waits_for_it(opened: Any) -> None:
+    visitor, studio = SimpleNamespace(session_hash="ann"), opened.studio
+    second = studio.names[1]
+    go, nothing = threading.Event(), [None] * len(opened.panel.inputs)
+
+    def waiting(job: Job) -> Iterator[None]:
+        go.wait(60)
+        yield
+
+    async def follow() -> tuple[list[Any], Any, Any]:
+        studio.worker.submit(Job(waiting))  # of another visitor
+        choosing = opened._choose_model(visitor, second)
+        seen = [await anext(choosing)]
+        again = [one async for one in opened._choose_model(visitor, second)]  # Gradio calls twice
+        assert again == [{opened.message: {"__type__": "update"}}]
+        replay = asyncio.ensure_future(opened._replay(visitor, "none.json", second, *nothing))
+        clip = studio.submit("ann", Job(partial(load_model, studio, name=second)))
+        go.set()
+        async for one in choosing:
+            seen.append(one)
+            assert not replay.done()
+        return seen, clip, await replay
+
+    seen, clip, replayed = asyncio.run(follow())
+    assert "loading edit: " in seen[0][opened.message]
+    assert "edit is loaded" in seen[-1][opened.message]
+    assert seen[-1][opened.prompt] == "a boat"
+    assert seen[-1][opened.panel["lam"]]["value"] == 0.25  # the model's own
+    assert "none.json" in replayed[opened.message]
+    while not clip.ended:
+        time.sleep(0.01)
+    assert clip.state == DONE
+
+
+def test_files_of_a_clip_are_not_shown_beside_the_next_one(opened: Any) -> None:
+    visitor, results = SimpleNamespace(session_hash="ann"), opened.studio.results
+    clip = Clip(np.zeros((1, 8, 8, 3), np.uint8), settings={"prompt": "fox", "seed": 0})
+    asked = ClipOptions(opened.studio.names[0], "fox", 0, 8, {"attn": "sa", "noise": "iid"}, {})
+
+    async def keep(then: Callable[[], object]) -> list[Any]:
+        keeping = opened._keep(visitor)
+        seen = [await anext(keeping)]
+        then()
+        return [*seen, *[one async for one in keeping]]
+
+    results["ann"] = (clip, asked)
+    assert len(asyncio.run(keep(lambda: None))) == 2
+    assert results == {}
+    results["ann"] = (clip, asked)
+    assert len(asyncio.run(keep(results.clear))) == 1  # the next one was begun
+    hidden = asyncio.run(keep(lambda: None))  # it was stopped
+    assert [one["visible"] for one in hidden[0].values()] == [False, False]
+
+
+def test_ctrl_c_ends_a_server_that_is_at_work(browser: Any, tmp_path: Path) -> None:
+    server = Server(tmp_path, "--model", str(CHECKPOINT))
+    tab = browser.new_context(viewport=WIDE).new_page()
+    tab.set_default_timeout(SECONDS)
+    tab.goto(server.address)
+    put(tab, frames=16, steps=100)
+    tab.get_by_role("button", name="Make a clip").click()
+    tab.locator("#one .film").wait_for()
+    assert server.end() == 128 + signal.SIGINT
+    lines = server.text.splitlines()
+    assert "ending after the step under way (Ctrl-C again: at once)" in lines
+    assert lines[-1] == "zs2: stopped: what was finished before is kept"
 
 
 def test_a_prompt_of_a_script_is_a_text(visit: Any) -> None:

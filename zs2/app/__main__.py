@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from zs2.app.clip_options import Limits
+from zs2.app.worker import Worker
 from zs2.cli.command import Parser, command, parser
 from zs2.cli.derived_options import add_model, chosen_model
 from zs2.errors import InputError, whole
@@ -63,7 +66,19 @@ def run(options: dict[str, Any]) -> None:
         try:
             threading.Event().wait()
         finally:
-            close()
+            end(studio.worker, close, folder)
+
+
+def end(worker: Worker, close: Callable[[], object], folder: str) -> None:
+    """End the worker and the page. folder: that of visitors' files."""
+    try:
+        if worker.busy:
+            show("ending after the step under way (Ctrl-C again: at once)")
+        worker.close()
+        close()
+    except KeyboardInterrupt:  # a step can't be interrupted, and Python can't end cleanly in the midst of one
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(128 + signal.SIGINT)
 
 
 def read_visitors(file: str) -> list[tuple[str, str]]:

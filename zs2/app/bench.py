@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from typing import Any
 import gradio as gr
 
 from zs2.app.making import Shown
-from zs2.app.panel import QUIET
 from zs2.app.texts import EMPTY, duration, figure, message, progress, without_folders
 from zs2.app.worker import DONE, FAILED, WAITING, Job, Worker
 from zs2.errors import counted
@@ -46,24 +46,21 @@ class Bench:
         hidden: Sequence[Any] = (),
     ) -> Any:
         """Do some work at these events. It updates the status and the slots; the buttons change before and after it,
-        because Gradio takes long for each component of an update.
+        because Gradio takes long for each component of an update. The browser itself changes them: at once, in the
+        order of the events, and without a call of the server, for which the work would wait.
 
         Args: hidden: what is hidden then. Returns: the event of its end.
         """
         buttons = [*self.go, self.stop]
 
         def switched(busy: bool) -> list[Update]:
-            return [*(gr.update(interactive=not busy) for _ in self.go), gr.update(interactive=busy)]
+            return [*({"interactive": not busy} for _ in self.go), {"interactive": busy}]
 
-        gr.on(
-            begun,
-            lambda: [*switched(True), *(gr.update(visible=False) for _ in hidden)],
-            None,
-            [*buttons, *hidden],
-            **QUIET,
-        )
+        hide: list[Update] = [{"visible": False} for _ in hidden]
+        gr.on(begun, None, None, [*buttons, *hidden], js=_updates([*switched(True), *hide]), api_visibility="private")
         done = gr.on(begun, work, inputs, [self.status, *self.slots], **MAKING)
-        done.then(lambda: switched(False), None, buttons, **QUIET)
+        for ended in (done.then, done.failure):  # Gradio calls only the second one for values that it refuses itself
+            ended(None, None, buttons, js=_updates(switched(False)), api_visibility="private")
         return done
 
     async def follow(self, job: Job, worker: Worker, text: str) -> AsyncIterator[Update]:
@@ -95,6 +92,11 @@ class Bench:
     def refuse(self, error: Exception) -> Update:
         """What changes if the work can't begin."""
         return {self.status: message(without_folders(str(error), self.root), wrong=True)}
+
+
+def _updates(updates: Sequence[Update]) -> str:
+    """A function of JavaScript that returns these updates, as Gradio's page takes them from a server."""
+    return f"() => {json.dumps([{'__type__': 'update', **one} for one in updates])}"
 
 
 def working(shown: Shown) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import warnings
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,10 +14,10 @@ import gradio as gr
 from zs2.app import files
 from zs2.app.bench import MAKING, POLL, Bench, Update
 from zs2.app.clip_options import BASELINE, FPS_MAX, ClipOptions, title, with_and_without
-from zs2.app.controls import NETWORK, controls, keywords, read_size, shown_name
+from zs2.app.controls import NETWORK, controls, keywords, shown_name
 from zs2.app.lines import command_line, python_lines
 from zs2.app.making import load_model, make_clips, make_stream
-from zs2.app.panel import QUIET, Panel
+from zs2.app.panel import LAST, QUIET, Panel
 from zs2.app.studio import Studio
 from zs2.app.texts import EMPTY, HEADER, message, progress, without_folders
 from zs2.app.worker import DONE, Job
@@ -41,6 +40,8 @@ class Page:
     def __init__(self, studio: Studio, root: Path) -> None:
         self.studio, self.root = studio, root
         loaded = studio.loaded(studio.names[0])
+        studio.choices.begin(model=loaded.name)
+        self._loading: set[str] = set()  # visitors whose next model is not loaded yet
         self._controls = partial(controls, studio.limits, networks=studio.networks)
         self.found = self._controls(loaded.own)
         prompts = loaded.examples(CHIPS)
@@ -69,7 +70,7 @@ class Page:
                     gr.HTML("<h2>Settings</h2>")
                     if len(studio.names) > 1:
                         self.model.render()
-                    self.panel = Panel(self.found, Method(), "More settings", studio.own, self.model)
+                    self.panel = Panel(self.found, Method(), "More settings", studio, self.model)
                     with gr.Row():
                         self.size = gr.Textbox("", label="size", info="as WIDTHxHEIGHT; empty: as trained", max_lines=1)
                         self.fps = gr.Slider(1, FPS_MAX, value=8, step=1, label="frames per second", info="of the film")
@@ -111,7 +112,7 @@ class Page:
         found = [one for one in self.found if one.name not in SHARED]
         with gr.Column(elem_id="other"):
             gr.HTML("<h3>Settings of the right clip</h3><p>The left one has the settings of the page.</p>")
-            self.other = Panel(found, BASELINE, "More settings of the right clip", self.studio.own, self.model)
+            self.other = Panel(found, BASELINE, "More settings of the right clip", self.studio, self.model)
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -124,7 +125,7 @@ class Page:
         begun = [self.one.go[0].click, self.prompt.submit]
         rows = [self.files_row, self.lines_row]
         made = self.one.listen(begun, self._one, clip, rows)
-        made.then(self._keep, None, [*rows, *self.files, self.shell, self.python], **MAKING)
+        made.then(self._keep, None, [*rows, *self.files, self.shell, self.python], **MAKING, **LAST)
         self.two.listen([self.two.go[0].click], self._two, both)
         self.two.listen([self.two.go[1].click], self._four, clip)
         self.stream.listen([self.stream.go[0].click], self._stream, clip)
@@ -132,31 +133,10 @@ class Page:
             bench.stop.click(self._stop, None, None, **QUIET)
         settings = [self.prompt, self.seed, self.size, self.fps, *self.panel.components]
         dropped = [self.panel[name] for name in self.panel.inputs]
-        self.file.upload(self._replay, [self.file, self.model, *dropped], [self.message, *settings], **MAKING)
+        self.file.upload(self._replay, [self.file, self.model, *dropped], [self.message, *settings], **MAKING, **LAST)
         chosen = [self.message, self.prompt, *self.chips, *self.panel.components, *self.other.components]
-        self.model.input(self._choose_model, self.model, chosen, **MAKING)
+        self.model.input(self._choose_model, self.model, chosen, **MAKING, **LAST)
         self.blocks.unload(self._leave)
-
-    def _asked(self, values: Sequence[Any], panel: Panel) -> ClipOptions:
-        """What is asked for, checked as far as it can be without the model. Raises: InputError."""
-        model, prompt, seed, size, fps, *others = values
-        method, options = keywords(panel.controls, others)
-        options |= read_size(size)
-        network = options.pop(NETWORK, "")
-        network = self.studio.check_controlnet(network) if "control" in options else ""
-        self.studio.limits.check(prompt, options)
-        asked = ClipOptions(
-            *(self.studio.check(model), prompt, seed or 0, int(fps)),
-            method,
-            options,
-            self.studio.own(model),
-            self.studio.is_default(model),
-            network,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are shown when the clip is made
-            asked.request()
-        return asked
 
     def _begin(self, visitor: str, clips: Sequence[ClipOptions], *, measured: bool) -> Job:
         """Put the making of clips into the line. Raises: InputError if it is full."""
@@ -168,7 +148,7 @@ class Page:
         visitor = str(request.session_hash)
         self.studio.results.pop(visitor, None)
         try:
-            job = self._begin(visitor, [self._asked(values, self.panel)], measured=False)
+            job = self._begin(visitor, [self.panel.asked(values)], measured=False)
         except InputError as error:
             yield self.one.refuse(error)
             return
@@ -180,15 +160,20 @@ class Page:
     async def _keep(self, request: gr.Request) -> AsyncIterator[Update]:
         """Show the lines that make the clip, and its files."""
         visitor = str(request.session_hash)
-        if visitor not in self.studio.results:
+        made = self.studio.results.get(visitor)
+        if made is None:  # it was stopped: the files of the one before may have come after its beginning
+            yield {self.lines_row: gr.update(visible=False), self.files_row: gr.update(visible=False)}
             return
-        clip, options = self.studio.results.pop(visitor)
+        clip, options = made
         yield {
             self.lines_row: gr.update(visible=True),
             self.shell: command_line(options),
             self.python: python_lines(options),
         }
         paths = await asyncio.to_thread(files.write, clip, self.root, visitor)
+        if self.studio.results.get(visitor) is not made:  # the next one was begun meanwhile
+            return
+        del self.studio.results[visitor]
         buttons = zip(self.files, paths, strict=True)
         yield {
             self.files_row: gr.update(visible=True),
@@ -200,7 +185,7 @@ class Page:
         mine, other = values[:-count], values[-count:]
 
         def asked() -> list[ClipOptions]:
-            left = self._asked(mine, self.panel)
+            left = self.panel.asked(mine)
             method, options = keywords(self.other.controls, other)
             shared = {name: value for name, value in left.options.items() if name in SHARED}
             return [left, replace(left, method=method, options=options | shared)]
@@ -210,7 +195,7 @@ class Page:
 
     async def _four(self, request: gr.Request, *values: Any) -> AsyncIterator[Update]:
         def asked() -> list[ClipOptions]:
-            clip = self._asked(values, self.panel)
+            clip = self.panel.asked(values)
             return [replace(clip, method=method) for method in with_and_without(clip.method)]
 
         async for update in self._compare(str(request.session_hash), asked):
@@ -228,7 +213,7 @@ class Page:
     async def _stream(self, request: gr.Request, *values: Any) -> AsyncIterator[Update]:
         visitor = str(request.session_hash)
         try:
-            one = self._asked(values, self.panel)
+            one = self.panel.asked(values)
             job = self.studio.submit(visitor, Job(partial(make_stream, self.studio, one=one)))
         except InputError as error:
             yield self.stream.refuse(error)
@@ -248,17 +233,23 @@ class Page:
         self.studio.stop(str(request.session_hash))
 
     def _leave(self, request: gr.Request) -> None:
-        self.studio.stop(str(request.session_hash))
-        self.studio.results.pop(str(request.session_hash), None)
+        self.studio.forget(str(request.session_hash))
         files.remove(self.root, str(request.session_hash))
 
-    def _replay(self, file: str, model: str, *dropped: str | None) -> Update:
-        """Fill in the settings of a file that a visitor dropped. dropped: the files of the inputs."""
+    async def _replay(self, request: gr.Request, *values: Any) -> Update:
+        """Fill in the settings of a file that a visitor dropped, after those of a model that is being loaded."""
+        visitor = str(request.session_hash)
+        while visitor in self._loading:
+            await asyncio.sleep(POLL)
+        return await asyncio.to_thread(self._replayed, visitor, *values)
+
+    def _replayed(self, visitor: str, file: str, model: str, *dropped: str | None) -> Update:
+        """What a file fills in. dropped: the files of the inputs."""
         inputs = {name: path for name, path in zip(self.panel.inputs, dropped, strict=True) if path}
         try:
             recorded = files.Recorded.of(file, self.studio, self.studio.check(model), inputs)
             found = self._controls(self.studio.own(model))
-            updates = self.panel.filled(found, recorded.method, recorded.options)
+            updates = self.panel.filled(visitor, found, recorded.method, recorded.options)
         except InputError as error:
             return {self.message: message(without_folders(str(error), self.root), wrong=True)}
         return {
@@ -267,31 +258,43 @@ class Page:
             self.seed: recorded.seed,
             self.size: recorded.size,
             self.fps: recorded.fps,
-            **dict(zip(self.panel.components, updates, strict=True)),
+            **updates,
         }
 
     async def _choose_model(self, request: gr.Request, model: str) -> AsyncIterator[Update]:
-        """Load a model, and show its examples and its own settings."""
+        """Load a model, and show its examples and its own settings. A clip that is begun meanwhile waits for it."""
+        visitor = str(request.session_hash)
+        if not self.studio.choices.changed(visitor, model=model):
+            yield {self.message: gr.skip()}  # without it, Gradio would empty all outputs
+            return
+        self._loading.add(visitor)
+        try:
+            async for update in self._load(visitor, model):
+                yield update
+        finally:
+            self._loading.discard(visitor)
+
+    async def _load(self, visitor: str, model: str) -> AsyncIterator[Update]:
+        name, job = shown_name(model), Job(partial(load_model, self.studio, name=model))
         try:
             self.studio.check(model)
-            job = self.studio.submit(str(request.session_hash), Job(partial(load_model, self.studio, name=model)))
+            self.studio.stop(visitor)
+            self.studio.worker.submit(job)
+            yield {self.message: progress(f"loading {name}: its examples and its own settings come with it")}
+            while not job.ended:
+                await asyncio.sleep(POLL)
+            if job.state != DONE:
+                raise InputError(job.message or "stopped")
         except InputError as error:
+            self.studio.choices.changed(visitor, model="")  # so that it may be chosen again
             yield {self.message: message(str(error), wrong=True)}
             return
-        yield {self.message: progress(f"loading {model}")}
-        while not job.ended:
-            await asyncio.sleep(POLL)
-        if job.state != DONE:
-            yield {self.message: message(job.message or "stopped", wrong=True)}
-            return
+        finally:
+            self.studio.worker.stop(job)  # nobody listens any more
         loaded = self.studio.loaded(model)
         found, prompts = self._controls(loaded.own), loaded.examples(CHIPS)
-        update: Update = {self.message: message(f"{model} is loaded")}
-        for chip, text in zip(self.chips, (*prompts, *[""] * (CHIPS - len(prompts))), strict=True):
-            update[chip] = gr.update(value=text, visible=bool(text))
-        if prompts:
-            update[self.prompt] = prompts[0]
-        for panel, start in ((self.panel, Method()), (self.other, BASELINE)):
-            method = {"attn": start.attn, "noise": start.noise}
-            update |= dict(zip(panel.components, panel.filled(found, method, {}), strict=True))
-        yield update
+        texts = zip(self.chips, (*prompts, *[""] * (CHIPS - len(prompts))), strict=True)
+        update: Update = {chip: gr.update(value=text, visible=bool(text)) for chip, text in texts}
+        update[self.message] = message(f"{name} is loaded")
+        update |= {self.prompt: prompts[0]} if prompts else {}
+        yield update | self.panel.begun(visitor, found, model) | self.other.begun(visitor, found, model)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from zs2.app.controls import Control, defaults, summary
+from zs2.app.clip_options import ClipOptions
+from zs2.app.controls import NETWORK, Control, defaults, keywords, read_size, summary
+from zs2.app.studio import Studio
 from zs2.cli.derived_options import KINDS
 from zs2.method import PARAMETERS, Method
 from zs2.sampling.request import DEFAULTS, usual
 
 FILES, NETWORKS = "Begin from a picture or a clip", "Follow a clip by a ControlNet"
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+LAST: dict[str, Any] = {
+    "trigger_mode": "always_last"
+}  # what comes while an event is at work follows it; else it is lost
 
 
 class Panel:
@@ -23,14 +29,11 @@ class Panel:
 
     Args:
         found: the controls. start: the kinds of attention and noise that are chosen at first.
-        folded: the title of the rarer ones.
-        own: a function from a model's name to its own settings. model: the component with that name.
+        folded: the title of the rarer ones. model: the component with the name of the model.
     Attributes: controls, components: in the same order.
     """
 
-    def __init__(
-        self, found: Sequence[Control], start: Method, folded: str, own: Callable[[str], dict[str, Any]], model: Any
-    ) -> None:
+    def __init__(self, found: Sequence[Control], start: Method, folded: str, studio: Studio, model: Any) -> None:
         groups: list[list[Control]] = [[], [], [], []]  # at once, folded, files, those of a ControlNet
         for control in found:
             groups[3 if control.of_controlnet else 2 if control.kind == "clip" else control.folded].append(control)
@@ -42,11 +45,12 @@ class Panel:
             if group:
                 with gr.Accordion(text, open=False):
                     self._add(group, start, shown)
-        self._own = own
+        self._studio, self._start, self._title = studio, start, folded
+        studio.choices.begin(**self._lists({name: getattr(start, name) for name in KINDS}))
         outputs = [self[name] for name in (*KINDS, *self.parameters)]
         for name in KINDS:
             inputs = [model, *(self[kind] for kind in KINDS)]
-            self[name].input(partial(self._chosen, name), inputs, outputs, **QUIET)
+            self[name].input(self._listener(name), inputs, outputs, **QUIET, **LAST)
         for name in filter(lambda name: usual({name: name}), self.inputs):
             self[name].change(partial(self._dropped, name), [model, self[name]], self["guidance"], **QUIET)
 
@@ -59,6 +63,10 @@ class Panel:
     def inputs(self) -> list[str]:
         """The names of the controls that take a file."""
         return [one.name for one in self.controls if one.kind == "clip"]
+
+    def _lists(self, kinds: Mapping[str, str]) -> dict[str, str]:
+        """The kinds by their names in `Choices`."""
+        return {f"{self._title}: {name}": kind for name, kind in kinds.items()}
 
     def __getitem__(self, name: str) -> Any:
         return self.components[[one.name for one in self.controls].index(name)]
@@ -74,9 +82,18 @@ class Panel:
             visible = control.name in shown or control.name not in PARAMETERS
             self.components.append(component(control, value, info, visible=visible))
 
-    def _chosen(self, name: str, model: str, attn: str, noise: str) -> list[Any]:
+    def _listener(self, name: str) -> Callable[..., list[Any]]:
+        def chosen(request: gr.Request, *values: str) -> list[Any]:  # Gradio gives no request to a partial function
+            return self._chosen(name, str(request.session_hash), *values)
+
+        return chosen
+
+    def _chosen(self, name: str, visitor: str, model: str, attn: str, noise: str) -> list[Any]:
         """Show the parameters that have an effect. Those of the kind that was changed get its defaults."""
-        values = defaults(attn, noise, self._own(model))
+        kind = {"attn": attn, "noise": noise}[name]
+        if not self._studio.choices.changed(visitor, **self._lists({name: kind})):
+            return [gr.skip() for _ in (*KINDS, *self.parameters)]  # each its own: Gradio changes them
+        values = defaults(attn, noise, self._studio.own(model))
         table = "attention" if name == "attn" else "noise"
         updates = [gr.update(info=summary("attn", attn)), gr.update(info=summary("noise", noise))]
         for control in (one for one in self.controls if one.name in self.parameters):
@@ -88,10 +105,12 @@ class Panel:
 
     def _dropped(self, name: str, model: str, file: str | None) -> float:
         """The guidance that goes with an input, or without it."""
-        return {"guidance": DEFAULTS["guidance"], **self._own(model), **usual({name: file})}["guidance"]
+        return {"guidance": DEFAULTS["guidance"], **self._studio.own(model), **usual({name: file})}["guidance"]
 
-    def filled(self, found: Sequence[Control], method: Mapping[str, Any], options: Mapping[str, Any]) -> list[Any]:
-        """Updates that fill in the settings of a clip. Other controls get their default in `found`."""
+    def filled(
+        self, visitor: str, found: Sequence[Control], method: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> dict[Any, Any]:
+        """Updates that fill in the settings of a clip, by component. Other controls get their default in `found`."""
         start = {control.name: control.default for control in found}
         kinds = {name: method.get(name, getattr(Method(), name)) for name in KINDS}
         shown = defaults(kinds["attn"], kinds["noise"], {})
@@ -108,7 +127,37 @@ class Panel:
             elif control.name in PARAMETERS:
                 more = {"visible": control.name in shown}
             updates.append(gr.update(value=value, **more))
-        return updates
+        self._studio.choices.changed(visitor, **self._lists(kinds))
+        return dict(zip(self.components, updates, strict=True))
+
+    def begun(self, visitor: str, found: Sequence[Control], model: str) -> dict[Any, Any]:
+        """Updates that fill in what the panel shows at first with this model, by component."""
+        kinds = {name: getattr(self._start, name) for name in KINDS}
+        return self.filled(visitor, found, kinds | defaults(**kinds, own=self._studio.own(model)), {})
+
+    def asked(self, values: Sequence[Any]) -> ClipOptions:
+        """What is asked for, checked as far as it can be without the model. Raises: InputError.
+
+        values: of the model, the prompt, the seed, the size, the rate and the components.
+        """
+        model, prompt, seed, size, fps, *others = values
+        method, options = keywords(self.controls, others)
+        options |= read_size(size)
+        network = options.pop(NETWORK, "")
+        network = self._studio.check_controlnet(network) if "control" in options else ""
+        self._studio.limits.check(prompt, options)
+        asked = ClipOptions(
+            *(self._studio.check(model), prompt, seed or 0, int(fps)),
+            method,
+            options,
+            self._studio.own(model),
+            self._studio.is_default(model),
+            network,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are shown when the clip is made
+            asked.request()
+        return asked
 
 
 def component(control: Control, value: Any, info: str, *, visible: bool) -> Any:

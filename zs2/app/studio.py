@@ -59,6 +59,36 @@ class Loaded:
         return {"motion": load(METRICS["motion"].compute)(frames), "identity": identity}
 
 
+class Choices:
+    """What each visitor chose last in the lists of the page.
+
+    Gradio calls a choice twice, and calls a list that only lost the focus, too. What a choice fills in may be filled in
+    once only: a visitor changes it afterwards.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+        self._last: dict[str, dict[str, str]] = {}  # by visitor
+        self._lock = threading.Lock()
+
+    def begin(self, **values: str) -> None:
+        """What lists show at first, by the name of the list."""
+        self._first |= values
+
+    def changed(self, visitor: str, **values: str) -> bool:
+        """Note what lists of a visitor show now. Returns: whether any shows something else than before."""
+        with self._lock:
+            last = self._last.setdefault(visitor, dict(self._first))
+            changed = any(last.get(name) != value for name, value in values.items())
+            last |= values
+        return changed
+
+    def forget(self, visitor: str) -> None:
+        """Forget a visitor who left."""
+        with self._lock:
+            self._last.pop(visitor, None)
+
+
 class Studio:
     """All that visitors share.
 
@@ -78,9 +108,10 @@ class Studio:
         self.names, self.limits, self.loading, self.default = tuple(names), limits, loading, default
         self.networks = tuple(networks)
         self.worker = Worker(limits.queue)
+        self.choices = Choices()
         self._loaded: dict[str, Loaded] = {}
         self._jobs: dict[str, Job] = {}
-        self.results: dict[str, tuple[Clip, ClipOptions]] = {}  # by visitor: a clip whose files are not written yet
+        self.results: dict[str, tuple[Clip, ClipOptions]] = {}  # by visitor: a clip whose files are not shown yet
         self._lock = threading.Lock()
 
     def loaded(self, name: str) -> Loaded:
@@ -134,3 +165,9 @@ class Studio:
             job = self._jobs.pop(visitor, None)
         if job is not None:
             self.worker.stop(job)
+
+    def forget(self, visitor: str) -> None:
+        """Stop the job of a visitor who left, and forget the visitor."""
+        self.stop(visitor)
+        self.results.pop(visitor, None)
+        self.choices.forget(visitor)

@@ -97,11 +97,15 @@ class Worker:
         self._line: deque[Job] = deque()
         self._change = threading.Condition()
         self._now: Job | None = None
-        threading.Thread(target=self._run, daemon=True).start()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def submit(self, job: Job) -> Job:
-        """Put a job at the end of the line. Raises: InputError if the line is full."""
+        """Put a job at the end of the line. Raises: InputError if the line is full, or closed."""
         with self._change:
+            if self._closed:
+                raise InputError("the server is ending: start it again")
             if len(self._line) >= self.most:
                 raise InputError(f"{counted(len(self._line), 'visitor')} wait already: try again in a minute")
             self._line.append(job)
@@ -122,6 +126,26 @@ class Worker:
                 self._line.remove(job)
                 job.end(STOPPED)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job is at work."""
+        return self._now is not None
+
+    def close(self) -> None:
+        """Stop all jobs, and wait for the one at work to come to its next check.
+
+        A process must not end before: its end would tear the thread out of the midst of torch, which aborts.
+        """
+        with self._change:
+            self._closed = True
+            for job in self._line:
+                job.end(STOPPED)
+            self._line.clear()
+            if self._now is not None:
+                self._now.stop()
+            self._change.notify()
+        self._thread.join()
+
     def seconds(self, job: Job) -> float | None:
         """How long the job is expected to wait; None if that is not known."""
         with self._change:
@@ -132,15 +156,19 @@ class Worker:
     def _run(self) -> None:
         while True:
             with self._change:
-                while not self._line:
+                while not self._line and not self._closed:
                     self._change.wait()
+                if not self._line:
+                    return
                 job = self._now = self._line.popleft()
             start = time.monotonic()
             more = job.go_on()
             job.spent += time.monotonic() - start
             with self._change:
                 self._now = None
-                if more:
+                if more and self._closed:
+                    job.end(STOPPED)
+                elif more:
                     self._line.append(job)
             if job.state == DONE and job.cost:
                 self.rate = job.spent / job.cost
