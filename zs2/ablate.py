@@ -40,6 +40,8 @@ def run(options: dict[str, Any]) -> None:
     study = plan(options, known)
     if known:
         known.with_more(study)
+        if "motion_target" not in options:  # whose variants only the search tells
+            check_revision(study, folder)
     if "dry_run" in options:
         show(*table(folder, study))
         return

@@ -538,8 +538,10 @@ def test_clips_of_another_revision_are_not_put_beside_those_of_a_study(zs2, copy
     monkeypatch.setattr("zs2.study.planning.REVISION", 17)
     words = f"its clips were made by {'no revision' if recorded is None else f'revision {recorded}'}"
     before = files(copy)
-    failed(zs2("--seeds", "0,3"), words, "now it is revision 17", "give another --out for another study")
-    assert files(copy) == before
+    for line in (["--seeds", "0,3"], ["--seeds", "0,3", "--dry-run"], ["--motion-target", "0.05"]):
+        failed(zs2(*line), words, "now it is revision 17", "give another --out for another study")
+        assert files(copy) == before
+    succeeded(zs2("--dry-run"))
     (copy / "measures" / f"{NAMES[0]}.json").unlink()
     succeeded(zs2())
     assert files(copy).keys() == before.keys()

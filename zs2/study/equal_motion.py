@@ -21,6 +21,7 @@ from zs2.method import PARAMETERS
 from zs2.pipeline import ZS2
 from zs2.study.cells import NUMBERS, Cell, cell, merge, reference, unusual
 from zs2.study.inputs import Inputs
+from zs2.study.planning import refuse_another_revision
 from zs2.study.results import EQUAL_MOTION
 from zs2.study.runner import request
 from zs2.study.study import ANOTHER, Job, Study, study_file
@@ -57,6 +58,7 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
             continue
         key = f"{_with(one, name, 1).id} at {target:g}"  # whatever its own value
         if key not in known:
+            refuse_another_revision(study, folder)  # before a search of minutes
             known[key] = _search(study, model, one, name, target, inputs)
             write_json(file, {SEARCH: search} | known)
         try:

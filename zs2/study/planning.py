@@ -163,6 +163,12 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
 def check_revision(study: Study, folder: Path) -> None:
     """Raise InputError if clips are missing in a study whose other clips are of another revision: see version.py."""
     if study.revision != REVISION and not all(is_finished(folder, job.name) for job in study.jobs()):
+        refuse_another_revision(study, folder)
+
+
+def refuse_another_revision(study: Study, folder: Path) -> None:
+    """Raise InputError if clips of today would be of another revision than those of a study."""
+    if study.revision != REVISION:
         before, now = map(revision_text, (study.revision, REVISION))
         raise InputError(
             f"{folder}: its clips were made by {before} of what zs2 computes, now it is {now}, so that new ones would "
