@@ -123,7 +123,8 @@ def test_a_stream_from_before_a_setting_goes_on_but_not_one_of_another_revision(
     whole = (here / "c.part" / "resume.safetensors").read_bytes()
     failed(run(*line, "--resume", "--deep-cache", "2"), "the stream began with deep_cache 1, now 2: give the same")
     without(here / "c.part" / "resume.safetensors", "revision")
-    failed(run(*line, "--resume"), f"the stream began with revision null, now {REVISION}: give the same options")
+    words = f"began with no revision (before 1) of what zs2 computes, now it is revision {REVISION}: begin anew"
+    failed(run(*line, "--resume"), words)
     (here / "c.part" / "resume.safetensors").write_bytes(whole)
     succeeded(run(*line, "--resume"))
     assert files(here / "whole") == {k: v for k, v in files(here).items() if not k.startswith("whole/")}

@@ -24,6 +24,7 @@ from zs2.errors import InputError
 from zs2.sampling.kept_states import KeptStates
 from zs2.sampling.request import UNSTATED
 from zs2.system.atomic import SUFFIX
+from zs2.version import revision_text
 
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
 
@@ -54,6 +55,11 @@ class ResumeFile:
                 raise ValueError
         except (KeyError, ValueError, RecursionError) as error:
             raise InputError(f"{self.path}: not the states of a stream: begin anew") from error
+        if self.settings is not None and differing(settings, self.settings) == ["revision"]:
+            before, now = (revision_text(one.get("revision")) for one in (settings, self.settings))
+            raise InputError(
+                f"{self.path}: the stream began with {before} of what zs2 computes, now it is {now}: begin anew"
+            )
         if self.settings is not None and (other := differences(settings, self.settings)):
             raise InputError(f"{self.path}: the stream began with {other}: give the same options, or begin anew")
         return frames
