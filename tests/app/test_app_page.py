@@ -20,11 +20,12 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -40,6 +41,8 @@ from zs2.sampling.request import usual
 from zs2.video.clip import Clip
 
 pytestmark = pytest.mark.page
+
+Answer = TypeVar("Answer")
 
 ROOT = TESTS.parent
 SHOTS = ROOT / "out" / "page"
@@ -405,6 +408,12 @@ def test_a_list_that_is_left_as_it_was_changes_nothing(visit: Any) -> None:
     tab.locator("#settings .control-lam").wait_for(state="hidden")
 
 
+def in_a_thread(coroutine: Coroutine[Any, Any, Answer]) -> Answer:
+    """The result of a coroutine. The browser's tests keep a loop of their own in this thread."""
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(asyncio.run, coroutine).result()
+
+
 @pytest.fixture
 def opened(tmp_path: Path) -> Any:
     """The page without a server, with two models."""
@@ -441,7 +450,7 @@ def test_a_model_is_loaded_once_and_what_follows_waits_for_it(opened: Any) -> No
             assert not replay.done()
         return seen, clip, await replay
 
-    seen, clip, replayed = asyncio.run(follow())
+    seen, clip, replayed = in_a_thread(follow())
     assert "loading edit: " in seen[0][opened.message]
     assert "edit is loaded" in seen[-1][opened.message]
     assert seen[-1][opened.prompt] == "a boat"
@@ -464,11 +473,11 @@ def test_files_of_a_clip_are_not_shown_beside_the_next_one(opened: Any) -> None:
         return [*seen, *[one async for one in keeping]]
 
     results["ann"] = (clip, asked)
-    assert len(asyncio.run(keep(lambda: None))) == 2
+    assert len(in_a_thread(keep(lambda: None))) == 2
     assert results == {}
     results["ann"] = (clip, asked)
-    assert len(asyncio.run(keep(results.clear))) == 1  # the next one was begun
-    hidden = asyncio.run(keep(lambda: None))  # it was stopped
+    assert len(in_a_thread(keep(results.clear))) == 1  # the next one was begun
+    hidden = in_a_thread(keep(lambda: None))  # it was stopped
     assert [one["visible"] for one in hidden[0].values()] == [False, False]
 
 
