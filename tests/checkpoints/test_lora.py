@@ -269,6 +269,7 @@ def test_half_weights_are_merged_in_float32(
 # --- diffusers --------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("case", ["kohya", "kohya original", "old diffusers", "peft"])
 def test_fused_outputs_are_those_of_diffusers(case: str, unet: UNet, text: TextEncoder, tmp_path: Path) -> None:
     f = Fixture("lora")
@@ -276,14 +277,17 @@ def test_fused_outputs_are_those_of_diffusers(case: str, unet: UNet, text: TextE
     tensors = {name.removeprefix(prefix): t for name, t in f.tensors.items() if name.startswith(prefix)}
     ids = torch.tensor(f.config["ids"])
 
-    def run() -> tuple[Tensor, Tensor]:
-        exact = copy.deepcopy(unet).double()  # as the reference: trained weights enlarge float32's rounding
-        with torch.no_grad():
-            return exact(f["x"].double(), f.config["t"], f["context"].double(), frames=1).prediction, text(ids)
+    def run() -> tuple[Tensor, ...]:
+        """In float32, and in float64 as the UNet's reference: trained weights enlarge float32's rounding."""
+        found = [text(ids)]
+        for dtype in (torch.float32, torch.float64):
+            x, context = f["x"].to(dtype), f["context"].to(dtype)
+            found.append(copy.deepcopy(unet).to(dtype)(x, f.config["t"], context, frames=1).prediction)
+        return tuple(found)
 
     before = run()
     merge(write(tmp_path, tensors, f.config["metadata"][case]), f.config["scale"], unet, [text])
-    for was, got, want in zip(before, run(), (f[f"{case}/unet"], f[f"{case}/text"]), strict=True):
+    for was, got, want in zip(before, run(), (f[f"{case}/text"], *[f[f"{case}/unet"]] * 2), strict=True):
         assert_close(got, want, MODULE)
         assert (was - want).abs().max() > 0.01 * want.abs().max()  # the LoRA shows
 

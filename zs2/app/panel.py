@@ -19,9 +19,8 @@ from zs2.sampling.request import DEFAULTS, usual
 
 FILES, NETWORKS = "Begin from a picture or a clip", "Follow a clip by a ControlNet"
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-LAST: dict[str, Any] = {
-    "trigger_mode": "always_last"
-}  # what comes while an event is at work follows it; else it is lost
+# What comes while an event is at work follows it; else it would be lost.
+LAST: dict[str, Any] = {"trigger_mode": "always_last"}
 
 
 class Panel:
