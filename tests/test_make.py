@@ -13,6 +13,9 @@ from helpers import TESTS
 ROOT = TESTS.parent
 pytestmark = pytest.mark.skipif(os.name != "posix" or not shutil.which("make"), reason="needs make and a shell")
 
+# What reaches this make from the one that runs the tests: its variables, also by `make test TORCH=…` (MAKEFLAGS).
+GIVEN = ("TORCH", "PROMPT", "SAMPLE", "MAKEFLAGS", "MAKEOVERRIDES")
+
 # As `python -m venv DIR` it makes DIR/bin/python, which is this again; everything else it writes down, a word a line.
 PYTHON = """#!/bin/sh
 if [ "$2" = venv ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; exit; fi
@@ -28,7 +31,7 @@ def calls(folder: Path, *arguments: str) -> list[list[str]]:
         shutil.copy(ROOT / name, folder)
     (folder / "python").write_text(PYTHON)
     (folder / "python").chmod(0o755)
-    environment = {name: value for name, value in os.environ.items() if name not in ("TORCH", "PROMPT", "SAMPLE")}
+    environment = {name: value for name, value in os.environ.items() if name not in GIVEN}
     words = ["make", *arguments, "PYTHON=./python"]
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
