@@ -6,6 +6,7 @@ computed what the parts must compute.
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import struct
 from collections.abc import Callable, Iterator
@@ -476,6 +477,15 @@ def test_a_truncated_file(refused, size):
     refused(path, "model.safetensors", "not a whole safetensors file")
 
 
+@pytest.mark.parametrize("length", [0x80, 0x280, 0x20480, 0xFFFF80])
+@pytest.mark.parametrize("size", [1, 2, 8, 9, 120])
+def test_a_truncated_file_whose_length_begins_as_a_pickle_does(refused, length, size):
+    """The first byte of a pickle, 0x80, is also that of one in 32 of the lengths that a header can have."""
+    path = Path("model.safetensors").absolute()
+    path.write_bytes((length.to_bytes(8, "little") + b'{"weight": {"dtype": "F32", "shape": [1], ' + b" " * 100)[:size])
+    refused(path, "model.safetensors", "not a whole safetensors file")
+
+
 @pytest.mark.parametrize("claimed", [2**31, 2**63, 2**64 - 1])
 def test_a_header_that_claims_gigabytes(refused, claimed):
     path = Path("model.safetensors").absolute()
@@ -523,7 +533,7 @@ def test_a_flipped_bit_in_the_header(here, stored, version):
 
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.pt", "model.safetensors"])
-@pytest.mark.parametrize("head", [b"PK\x03\x04", b"\x80\x02}q\x00"])
+@pytest.mark.parametrize("head", [b"PK\x03\x04", *(pickle.dumps({"epoch": 1}, protocol) for protocol in (2, 3, 4, 5))])
 def test_a_pickle(refused, name, head):
     path = Path(name).absolute()
     path.write_bytes(head + b"archive/data.pkl" * 100)

@@ -143,8 +143,8 @@ def _what_it_is(path: Path) -> str:
         return "a folder, expected a file"
     with open(path, "rb") as file:
         head = file.read(32)
-    if head.startswith((b"PK\x03\x04", b"\x80")):
-        return refuse_pickle(path)
+    if head.startswith(b"PK\x03\x04") or (head.startswith(b"\x80") and any(head[3:8])):
+        return refuse_pickle(path)  # a safetensors file starts with the header's length, and 640 begins with 0x80, too
     if path.suffix == ".json":
         folder = model_folder(path)
         return "JSON, no weights" + (f": give the model's folder, {str(folder)!r}" if folder else "")
