@@ -77,7 +77,7 @@ lint: $(READY)  ## check format, style and types
 
 bench: bench-study bench-speed bench-steps  ## all three of the following
 
-bench-study: $(READY)  ## the ablation study, small, and its report: out/bench-study (MODEL=sd15: of a real model)
+bench-study: $(READY)  ## the ablation study and its report: out/bench-study (MODEL=sd15: smaller, of a real model)
 	@$(RUN) -m zs2.ablate --preset paper lambda mu --lam 0.1 $(STUDY) --out out/bench-study
 	@$(RUN) -m zs2.report out/bench-study
 
