@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import math
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import CHECKPOINT, TESTS
+from helpers import CHECKPOINT, TESTS, assert_close
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 from simulated_device import AVAILABLE
@@ -28,6 +29,7 @@ from torch import nn
 
 from weights.recipe import __main__ as recipe
 from weights.recipe import (
+    autoencoder,
     contrastive,
     denoiser,
     edits,
@@ -939,6 +941,28 @@ def test_figures_of_a_vae_alone_need_no_other_part(made, own, tmp_path, monkeypa
     assert sheet.shape == (2 * SIZE, 12 * SIZE, 3)
     drawn = scenes.render(scenes.draw(12, 3, generator(0, "scenes of the VAE's sheet", 0)), loaded, SIZE)
     assert np.array_equal(sheet[:SIZE, :SIZE], measure.as_bytes(drawn)[0])
+
+
+def test_a_decoder_whose_numbers_grow_is_made_to_fit_float16(made):
+    vae = autoencoder.load(made / "checkpoint")
+    z = torch.randn(3, vae.config.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    for parameter in vae.decoder.up_blocks[-2].upsamplers[0].conv.parameters():
+        parameter *= 3e4
+    before = vae.decode(z)
+    assert not copy.deepcopy(vae).half().decode(z).isfinite().all()
+    by = autoencoder.fit_half(vae, z)
+    assert by >= 2
+    assert by == 2 ** round(math.log2(by))
+    assert_close(vae.decode(z), before, 1e-5)
+    assert autoencoder.fit_half(vae, z) == 1  # nothing is left to do
+    assert_close(vae.half().decode(z), before, 2e-2)
+
+
+def test_the_trained_vae_decodes_in_float16():
+    vae = autoencoder.load(ROOT / "weights/emoji128")
+    z = torch.randn(1, vae.config.latent_channels, 4, 4, generator=torch.Generator().manual_seed(0))
+    z /= vae.config.scaling_factor
+    assert_close(vae.half().decode(z), vae.float().decode(z), 2e-2)
 
 
 def test_the_error_of_a_vae_is_that_of_its_pictures():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from zs2.system.progress import progress
 
 KL = 2e-4  # the weight of a latent number's divergence from the normal distribution, against a pixel's error
 PIECE, BATCH = 1024, 64  # the number of scenes in a file of latents, and of scenes that the encoder sees together
+LARGEST = 8192.0  # what the decoder's largest number should be on scenes: an eighth of what float16 holds
 THREADS = 2  # so many batches are encoded at the same time on a CPU
 
 
@@ -67,7 +69,37 @@ def learn(pictures: Tensor, settings: Settings, folder: Path, work: Path, clock:
     scenes = mild(draw(count, things, generator(settings.seed, numbered("latents", 0), 0)))
     mean, deviation = latents(vae, pictures, settings.size, scenes)
     scale = float((mean**2 + deviation**2).double().mean()) ** -0.5
+    fit_half(vae, mean)
     layout.write_part(folder, "vae", layout.vae(settings, scale), vae, layout.STEM)
+
+
+@torch.no_grad()
+def fit_half(vae: VAE, z: Tensor) -> float:
+    """Make the sum that grows over the decoder's last level fit float16, by a divisor, which is returned.
+
+    All that reads this sum is a GroupNorm, which takes any factor out again. So the pictures stay the same, but for the
+    norms' eps and the rounding of tiny weights. Without this, widths that halve let each upsampler's output grow.
+
+    z: latents of scenes, (b, c, h, w), of which the first 64 are decoded.
+    """
+    largest = torch.zeros(())
+
+    def watch(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal largest
+        largest = torch.maximum(largest, inputs[0].abs().amax().cpu())
+
+    handle = vae.decoder.conv_norm_out.register_forward_pre_hook(watch)
+    for part in z[:BATCH].to(vae.decoder.conv_in.weight).split(8):
+        vae.decode(part)
+    handle.remove()
+    by = 2.0 ** math.ceil(math.log2(max(LARGEST, float(largest)) / LARGEST))  # a power of two, which changes no digit
+    *_, before, last = vae.decoder.up_blocks
+    for module in (before.upsamplers[0].conv, *(resnet.conv2 for resnet in last.resnets)):
+        module.weight /= by
+        module.bias /= by
+    for shortcut in (resnet.conv_shortcut for resnet in last.resnets if resnet.conv_shortcut is not None):
+        shortcut.bias /= by  # its weight multiplies what is small already
+    return by
 
 
 def latents(vae: VAE, pictures: Tensor, size: int, scenes: Scenes) -> tuple[Tensor, Tensor]:
