@@ -96,11 +96,11 @@ def add_loading(group: argparse._ArgumentGroup, **several: Any) -> None:
     group.add_argument(
         "--variant",
         metavar="NAME",
-        help="of a folder's weights, such as bf16 or non_ema (default: plain, then fp16, in half precision the other "
+        help="which of a folder's weights, such as bf16 (default: plain, then fp16; in half precision the other "
         "way round; then the only one)",
     )
     group.add_argument(
-        "--prediction", metavar="P", help="epsilon or v: what single files of SD 2 do not say of themselves"
+        "--prediction", metavar="P", help="epsilon or v, for single files of SD 2, which do not say which it is"
     )
 
 

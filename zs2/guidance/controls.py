@@ -102,7 +102,7 @@ class ControlOptions:
     control_from: tuple[str, ...] | None = option(
         None,
         "text",
-        "of --control: frames, its clip holds the hints, or canny, they are the edges of its frames (with "
+        "of --control: frames (its clip holds the hints) or canny (the edges of its frames are the hints; with "
         "zs2[control]); for each or once for all",
         "KIND",
         unset="frames",

@@ -95,7 +95,9 @@ class Request(ControlOptions):
     negative_prompt: str = option("", "text", "the text that guidance leads away from", "TEXT")
     frames: int | None = option(8, "whole", "frames of the clip", "N", least=1, most=MOST_FRAMES)
     steps: int = option(50, "whole", "sampling steps", "N", least=1, most=MOST_TIMESTEPS)
-    guidance: float = option(7.5, "number", "u + G·(c − u); 1: only the prompt, at half the work", "G")
+    guidance: float = option(
+        7.5, "number", "u + G·(c − u), predicted with the prompt (c) and without; 1: c, at half the work", "G"
+    )
     guidance_interval: tuple[float, float] = option(
         GUIDED,
         "pair",
