@@ -102,11 +102,12 @@ class _Reader:
 
     def metadata(self, metadata: Mapping[str, str]) -> None:
         """Read the metadata of the safetensors header."""
-        stated = {k.strip().lower(): v for k, v in metadata.items() if v.strip().lower() not in NOT_STATED}
-        lcm = [f"{key} = {stated[key][:80]!r}" for key in TITLE_KEYS if LCM.search(stated.get(key, ""))]
+        # Pairs: two spellings of a key may differ in their values, and then each counts.
+        stated = [(k.strip().lower(), v) for k, v in metadata.items() if v.strip().lower() not in NOT_STATED]
+        lcm = [f"{key} = {value[:80]!r}" for key, value in stated if key in TITLE_KEYS and LCM.search(value)]
         if lcm:
             warn(f"{self.path.name} seems to be an LCM ({lcm[0]}): it needs noise anew at each step; here it gets none")
-        for key, value in stated.items():
+        for key, value in stated:
             where, name = f"{key} = {value!r}", key.removeprefix("modelspec.")
             if PREDICTION_KEY.fullmatch(key):
                 self.predictions.append((where, value))
@@ -187,8 +188,9 @@ class _Reader:
     def _resolution(self, where: str, value: str) -> None:
         match = re.fullmatch(r"(\d{2,5})x(\d{2,5})", value.strip())
         sides = [int(match[2]), int(match[1])] if match else []
-        if sides and all(side % 8 == 0 for side in sides):
-            self.stated.sample_size = [side // 8 for side in sides]
+        size = [side // 8 for side in sides]
+        if sides and all(side % 8 == 0 for side in sides) and self.stated.sample_size in (None, size):
+            self.stated.sample_size = size
         else:
             self.ignored.append(where)
 
@@ -239,6 +241,7 @@ def read_statements(
     read.ignored += [where for where, value in read.zero_snr if value != stated.zero_snr]
     if read.ignored:
         shown = "; ".join(where[:120] for where in read.ignored[:5])
+        shown += f"; and {len(read.ignored) - 5} more" * (len(read.ignored) > 5)
         warn(f"{path.name} says what zs2 does not follow: {shown}")
     return stated
 

@@ -54,7 +54,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def read_tensors(files: Iterable[Path]) -> dict[str, Tensor]:
-    """All tensors of some safetensors files, memory-mapped.
+    """All tensors of some safetensors files, memory-mapped, those of each file by name.
 
     Raises: InputError for a file that is incomplete, is something else, or repeats a tensor of another file.
     """
@@ -63,7 +63,7 @@ def read_tensors(files: Iterable[Path]) -> dict[str, Tensor]:
         check_tensor_file(path)
         try:
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict)
+                for name in sorted(file.keys()):
                     if name in tensors:
                         raise InputError(f"{path.name} repeats {name} of another file")
                     tensors[name] = file.get_tensor(name)
@@ -127,9 +127,10 @@ def stored_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file that `read_tensors` could read."""
+    """The metadata of a safetensors file that `read_tensors` could read, by key. (The library's order is another one
+    each time, and would decide which statement of several an error names.)"""
     with safe_open(path, framework="pt") as file:
-        return file.metadata() or {}
+        return dict(sorted((file.metadata() or {}).items()))
 
 
 def model_folder(path: Path) -> Path | None:
