@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,15 @@ def test_a_range_and_its_record(tmp_path, name):
 
 def test_a_folder_is_in_the_order_of_its_numbers(tmp_path):
     assert (InputClip(photos(tmp_path / "photos")).frames(0, 12) == drawn(12)).all()
+
+
+def test_names_of_the_same_number_have_one_order(tmp_path, monkeypatch):
+    """`1.png` and `01.png` count alike: the file system's order of them is not the clip's."""
+    for name, frame in zip(("01.png", "1.png", "2.png"), FRAMES, strict=False):
+        Image.fromarray(frame).save(tmp_path / name)
+    for order in itertools.permutations(("01.png", "1.png", "2.png")):
+        monkeypatch.setattr("zs2.video.decoders.os.listdir", lambda folder, order=order: list(order))
+        assert (InputClip(tmp_path).frames(0, 3) == FRAMES[:3]).all()
 
 
 def test_a_picture_that_lasts_longer_is_repeated(tmp_path):

@@ -181,7 +181,8 @@ def _picture(path: Path) -> Frames:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    names = [name for name in os.listdir(folder) if Path(name).suffix.lower() in PICTURES and name[0] != "."]
+    # Sorted by name first, so that 1.png and 01.png, which count as equal below, have an order.
+    names = [name for name in sorted(os.listdir(folder)) if Path(name).suffix.lower() in PICTURES and name[0] != "."]
     if not 1 <= len(names) <= MOST_FILES:
         raise InputError(f"{folder}: {len(names)} pictures in it: expected from 1 to {MOST_FILES}")
 
