@@ -19,6 +19,9 @@ ROOT = TESTS.parent
 FILES = sorted((ROOT / "zs2").rglob("*.py"))
 PACKAGE = Path(zs2.__file__).parent  # that of a wheel, where its tests run; a clone's own folder may have any name
 
+RECIPE = sorted((ROOT / "weights").rglob("*.py"))
+READS_A_FOLDER = ("glob", "iglob", "iterdir", "listdir", "rglob", "scandir", "walk")
+
 # From the ground up: a wing, or a file beside the wings, imports only from rows above its own (and from its own wing).
 FLOORS = (
     ("version", "errors"),
@@ -101,6 +104,21 @@ def test_everything_printed_goes_through_one_function(file: Path) -> None:
         assert not (isinstance(node, ast.Name) and node.id == "print"), f"{file}:{node.lineno}: print"
         if isinstance(node, ast.Attribute) and node.attr in ("write", "writelines"):
             assert ast.unparse(node.value) not in ("sys.stdout", "sys.stderr"), f"{file}:{node.lineno}"
+
+
+@pytest.mark.parametrize("file", [*FILES, *RECIPE], ids=lambda file: str(file.relative_to(ROOT)))
+def test_the_order_of_a_folder_decides_nothing(file: Path) -> None:
+    """A file system gives names in any order. They are sorted where they are read, or made a set."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] in READS_A_FOLDER:
+            node = parents[call]
+            while isinstance(node, ast.GeneratorExp | ast.comprehension):
+                node = parents[node]
+            assert isinstance(node, ast.SetComp) or (
+                isinstance(node, ast.Call) and ast.unparse(node.func) in ("sorted", "set", "frozenset", "any", "len")
+            ), f"{file}:{call.lineno}: {ast.unparse(call)} in no order: sort it"
 
 
 def test_rows_name_code_that_is_there() -> None:

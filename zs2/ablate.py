@@ -97,7 +97,7 @@ def existing(folder: Path) -> Study | None:
     """The study in a folder, if there is one. Raises: InputError for clips or measures without a study.json."""
     if study_file(folder).exists():
         return Study.read(folder)
-    stray = next((file for part in folders(folder) for file in part.glob("[!.]*")), None)
+    stray = next((file for part in folders(folder) for file in sorted(part.glob("[!.]*"))), None)
     if stray:
         raise InputError(f"{stray} is there, but no study.json that says how it was made: give another --out")
     return None

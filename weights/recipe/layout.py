@@ -197,7 +197,7 @@ def shard(folder: Path, limit: int) -> None:
 
     Some machines send back small files only.
     """
-    for config in folder.glob("*/config.json"):
+    for config in sorted(folder.glob("*/config.json")):
         files = sorted(config.parent.glob("*.safetensors"))
         stem = files[0].stem.partition("-")[0]
         shards: list[dict[str, Tensor]] = [{}]

@@ -248,7 +248,7 @@ def _cached(repo: str, revision: str | None, dtype: str, choose: Choose) -> Path
         raise InputError(f"{what} {reason}: unset it to fetch the model") from None
     folder = Path(found)
     try:
-        choose((path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()), dtype)
+        choose({path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}, dtype)
     except InputError as error:
         raise InputError(
             f"{what} was not downloaded to the end ({error}): unset HF_HUB_OFFLINE to fetch the rest"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -141,7 +142,7 @@ def read_frames(path: Path) -> tuple[Frames, list[int]]:
     Raises: ValueError for more pictures than fit into the file, pictures of several sizes, or more than CLIP_MAX bytes
         of them, before they are decoded; what Pillow raises for a broken file.
     """
-    files = [frame_file(path, index) for index in range(len(list(path.iterdir())))] if path.is_dir() else [path]
+    files = [frame_file(path, index) for index in range(len(os.listdir(path)))] if path.is_dir() else [path]
     pictures, ends, now, first = np.empty((0, 0, 0, 3), np.uint8), [], 0.0, 0
     for file in files:
         with open_image(file, ("PNG", "WEBP")) as image:

@@ -110,14 +110,14 @@ def taken(there: Sequence[Path], base: Path) -> InputError:
 def free_name(path: Path) -> Path:
     """The next free name like this one: panda-2.gif for panda.gif, whatever its ending or what goes with it."""
     stem = re.sub(r"-\d{1,9}$", "", path.stem)
-    names = os.listdir(path.parent) if path.parent.is_dir() else []
+    names = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
     found = [re.match(rf"{re.escape(stem)}-(\d{{1,9}})(?!\d)", name, re.ASCII) for name in names]
     return path.with_name(f"{stem}-{max((int(m[1]) for m in found if m), default=1) + 1}{path.suffix}")
 
 
 def next_number(folder: Path) -> int:
     """One more than the highest number that begins a name in a folder, such as 7 of 00007-s3.gif."""
-    names = os.listdir(folder) if folder.is_dir() else []
+    names = set(os.listdir(folder)) if folder.is_dir() else set()
     return max((int(m[0]) for name in names if (m := re.match(r"\d{5,9}", name, re.ASCII))), default=0) + 1
 
 
@@ -194,8 +194,8 @@ def exists(path: Path) -> bool:
 
 def is_frame_folder(folder: Path) -> bool:
     """Whether a folder is an earlier clip and nothing else: 0000.png, 0001.png, …, each with settings in it."""
-    files = list(folder.iterdir()) if folder.is_dir() else [folder]
-    if {*files} != {frame_file(folder, index) for index in range(len(files))}:
+    files = set(folder.iterdir()) if folder.is_dir() else {folder}
+    if files != {frame_file(folder, index) for index in range(len(files))}:
         return False
     return all(is_own(file, PNG_MARK) for file in files)
 

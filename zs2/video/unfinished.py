@@ -91,7 +91,7 @@ class Unfinished:
 
     def clear(self) -> None:
         """Remove all that is in the folder but the lock."""
-        for path in self.folder.iterdir():
+        for path in sorted(self.folder.iterdir()):
             if path.name != OWN_LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
