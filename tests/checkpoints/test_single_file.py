@@ -6,6 +6,7 @@ computed what the parts must compute.
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import struct
@@ -51,10 +52,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def refused(here: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
+def refused(here: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Assert that the command says in one line, with these words, why it can't sample from a file, and ends with 2."""
 
-    def check(model: Path, *words: str, options: tuple[str, ...] = ()) -> None:
+    def check(model: Path, *words: str, options: tuple[str, ...] = ()) -> str:
         status = main(["red apple", "--model", str(model), "--steps", "1", "--frames", "1", *options])
         out, err = capsys.readouterr()
         assert (status, out) == (2, ""), err
@@ -63,6 +64,7 @@ def refused(here: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Non
         assert len(err) < 700, err
         for word in words:
             assert word in err
+        return err
 
     return check
 
@@ -477,7 +479,7 @@ def test_a_truncated_file(refused, size):
     refused(path, "model.safetensors", "not a whole safetensors file")
 
 
-@pytest.mark.parametrize("length", [0x80, 0x280, 0x20480, 0xFFFF80])
+@pytest.mark.parametrize("length", [0x80, 0x280, 0x20480, 0xFFFF80, 0x2000280])
 @pytest.mark.parametrize("size", [1, 2, 8, 9, 120])
 def test_a_truncated_file_whose_length_begins_as_a_pickle_does(refused, length, size):
     """The first byte of a pickle, 0x80, is also that of one in 32 of the lengths that a header can have."""
@@ -538,6 +540,40 @@ def test_a_pickle(refused, name, head):
     path = Path(name).absolute()
     path.write_bytes(head + b"archive/data.pkl" * 100)
     refused(path, name, "pickle", "convert the model to safetensors")
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.bin", "model.pt", "model.PTH"])
+def test_a_safetensors_file_with_a_pickle_s_name(refused, name):
+    path = save({"weight": ONE}).rename(name).absolute()
+    refused(path, f"{name} is a safetensors file with a pickle's name: rename it to model.safetensors")
+
+
+OTHERS = {
+    "zip": (b"PK\3\4" + bytes(22) + b"\x11\0\0\0model.safetensors" + bytes(600), "a ZIP archive: unpack it"),
+    "html": (
+        b"<!DOCTYPE html>\n<html><head><title>Sign in</title>",
+        "a text, such as a server's error: fetch it again; it begins '<!DOCTYPE html>",
+    ),
+    "json": (b'{"error": "Repository not found"}', 'it begins \'{"error": "Repository not found"}\''),
+    "GGUF": (b"GGUF\3\0\0\0" + bytes(100), "GGUF, expected safetensors"),
+    "LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt", "model.bin"])
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_file_of_another_kind_is_no_pickle(refused, name, kind):
+    path = Path(name).absolute()
+    path.write_bytes(OTHERS[kind][0])
+    assert "pickle" not in refused(path, name, OTHERS[kind][1])
+
+
+def test_what_has_a_pickle_s_name_is_not_waited_for(refused, folder):
+    """A name of a folder's part that is a pickle's: its content is looked at only if it is a regular file."""
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    os.mkfifo(weights.with_suffix(".bin"))
+    refused(folder, "diffusion_pytorch_model.bin is a pickle")
 
 
 def test_a_pointer_of_git_lfs(refused):

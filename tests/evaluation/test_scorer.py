@@ -335,6 +335,11 @@ def text_config(**changes: Any) -> Callable[[Path], None]:
 
 
 def pickled(clip: Path) -> None:
+    (clip / "model.safetensors").unlink()
+    torch.save({"logit_scale": torch.zeros(())}, clip / "pytorch_model.bin")
+
+
+def misnamed(clip: Path) -> None:
     (clip / "model.safetensors").rename(clip / "pytorch_model.bin")
 
 
@@ -350,6 +355,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "no vocabulary": (lambda c: (c / "vocab.json").unlink(), ["no CLIP vocabulary", "tokenizer.json: no such file"]),
     "no weights": (lambda c: (c / "model.safetensors").unlink(), ["has no model.safetensors"]),
     "a pickle": (pickled, ["pytorch_model.bin is a pickle, which can run any code", "convert"]),
+    "no pickle": (misnamed, ["pytorch_model.bin is a safetensors file", "rename it to pytorch_model.safetensors"]),
     "no configuration": (lambda c: (c / "config.json").unlink(), ["has no CLIP that can score", STANDARD_CLIP]),
     "another model": (config(model_type="siglip"), ["is of the type 'siglip': expected a CLIPModel ('clip')"]),
     "a flipped shape": (put(PROJECTION, lambda t: t.T), [PROJECTION, "(48, 24) instead of (24, 48)", "vision tower"]),

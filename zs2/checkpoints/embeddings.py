@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from zs2.checkpoints.digests import check_identity, identity, sha256
-from zs2.checkpoints.locate import PICKLES
+from zs2.checkpoints.locate import PICKLES, refuse_pickle
 from zs2.checkpoints.lora import LoRA, files_of, lora_files, merge
 from zs2.checkpoints.single_file import contents
 from zs2.checkpoints.tensor_files import loading, read_tensors
@@ -96,10 +96,8 @@ def embedding_files(embeddings: EmbeddingFile | Sequence[EmbeddingFile]) -> list
         if not os.path.isfile(file):
             raise InputError(f"no such embedding: {str(file)!r}: expected a safetensors file")
         if file.suffix.lower() in PICKLES:
-            raise InputError(
-                f"{file.name} is a pickle, which can run any code when it is loaded: convert it, where you trust it, "
-                "by torch.load(FILE, weights_only=True) and safetensors.torch.save_file({TOKEN: vectors}, NEW)"
-            )
+            convert = "torch.load(FILE, weights_only=True) and safetensors.torch.save_file({TOKEN: vectors}, NEW)"
+            raise InputError(refuse_pickle(file, f"convert it, where you trust it, by {convert}"))
     return found
 
 

@@ -7,10 +7,12 @@ that begins with `weights/` is also looked for there, whatever the working direc
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from zs2.checkpoints.hub import DEFAULT_MODEL, SHORT_NAMES, Choose, choose_files, fetch, is_hub_id, parse
 from zs2.errors import InputError, brief
+from zs2.system.regular_files import check_regular
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Of a LoRA in a folder: PEFT's files, and that of diffusers.
@@ -22,6 +24,7 @@ BUNDLED = {
     f"{DEFAULT_MODEL}-edit": ": edits by instructions",
 }
 TRAINED = "train it as weights/recipe/README.md says"
+MOST_HEADER = 64 * 2**20  # bytes of a safetensors file; SDXL's has 0.3 MB, and trainers add some MB of metadata
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 
@@ -95,9 +98,63 @@ def refuse_missing(model: str | Path) -> None:
         raise InputError(f"{name} is not here: {origin}, or give another model")
 
 
-def refuse_pickle(path: Path) -> str:
-    """Why a pickle is not read."""
-    return f"{path.name} is a pickle, which can run any code when it is loaded: convert the model to safetensors"
+def refuse_pickle(path: Path, advice: str = "convert the model to safetensors") -> str:
+    """Why a file with a pickle's name is not read: it is one, or its content is something else.
+
+    advice: what to do with a pickle.
+    """
+    head = _head(path)
+    if _is_length(head) and head[8:9] == b"{":
+        right = path.with_suffix(".safetensors").name
+        return f"{path.name} is a safetensors file with a pickle's name: rename it to {right}"
+    return f"{path.name}: {found}" if (found := content(path, advice)) else _pickle(path, advice)
+
+
+def content(path: Path, advice: str = "convert the model to safetensors") -> str:
+    """For an error: what a file is that is no safetensors file, by its first bytes, and what to do. Empty if they may
+    be those of one, or are not known. advice: what to do with a pickle."""
+    head = _head(path)
+    # The first 8 bytes of a safetensors file are the header's length, and 640 begins with 0x80 and 2, too.
+    protocol = head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")
+    if (protocol and not _is_length(head)) or (head.startswith(b"PK\3\4") and b".pkl" in head):
+        return _pickle(path, advice)
+    if head.startswith(b"PK\3\4"):
+        return "a ZIP archive: unpack it, and give the safetensors file in it"
+    if head.startswith(b"GGUF"):
+        return "GGUF, expected safetensors"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the weights: run `git lfs pull`"
+    if len(head) > 8 and re.fullmatch(rb"[\t\n\r\x20-\x7e]*", head[:64]):
+        begin = head[:40].decode()
+        return (
+            f"not a whole safetensors file, but a text, such as a server's error: fetch it again; it begins {begin!r}"
+        )
+    return ""
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file; none of what can't be read, or is no regular file and may keep its reader waiting."""
+    try:
+        check_regular(path)
+        with open(path, "rb") as file:
+            return file.read(512)
+    except (InputError, OSError):
+        return b""
+
+
+def _is_length(head: bytes) -> bool:
+    """Whether a file may begin with the length of a safetensors header: 8 bytes, little endian, as far as it goes."""
+    return int.from_bytes(head[:8], "little") <= MOST_HEADER
+
+
+def _pickle(path: Path, advice: str) -> str:
+    return f"{path.name} is a pickle, which can run any code when it is loaded: {advice}"
+
+
+def model_folder(path: Path) -> Path | None:
+    """The model's folder that a file is of; None if there is none around it."""
+    places = path.absolute().parents[:2]
+    return next((p for p in places if (p / "model_index.json").is_file() or (p / "unet").is_dir()), None)
 
 
 def lora_sources(path: Path) -> list[tuple[Path, Path | None, str]]:

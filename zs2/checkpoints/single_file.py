@@ -15,10 +15,11 @@ from typing import Any
 from torch import Tensor
 
 from zs2.checkpoints.diffusers_folder import SCALING_FACTOR, rename
+from zs2.checkpoints.locate import model_folder
 from zs2.checkpoints.lora_kinds import MARK
 from zs2.checkpoints.original_names import average_names, count, openclip_tensors, unet_tensors, vae_tensors
 from zs2.checkpoints.statements import PREDICTIONS, Statements, read_statements
-from zs2.checkpoints.tensor_files import model_folder, read_metadata, read_tensors
+from zs2.checkpoints.tensor_files import read_metadata, read_tensors
 from zs2.errors import InputError, brief, counted, warn
 from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import Json

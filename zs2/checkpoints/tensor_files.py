@@ -12,12 +12,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from zs2.checkpoints.hub import find_weights
-from zs2.checkpoints.locate import PICKLES, refuse_pickle
+from zs2.checkpoints.locate import MOST_HEADER, PICKLES, content, model_folder, refuse_pickle
 from zs2.errors import InputError, OutOfMemory, brief, is_out_of_memory
 from zs2.system.json_files import NAME, read_json
 from zs2.system.regular_files import check_regular
-
-MOST_HEADER = 64 * 2**20  # bytes; SDXL's has 0.3 MB, and trainers add some MB of metadata
 
 
 def weight_files(folder: Path, stem: str, dtype: torch.dtype, variant: str | None = None) -> list[Path]:
@@ -133,24 +131,10 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(sorted((file.metadata() or {}).items()))
 
 
-def model_folder(path: Path) -> Path | None:
-    """The model's folder that a file is of; None if there is none around it."""
-    places = path.absolute().parents[:2]
-    return next((p for p in places if (p / "model_index.json").is_file() or (p / "unet").is_dir()), None)
-
-
 def _what_it_is(path: Path) -> str:
     if path.is_dir():
         return "a folder, expected a file"
-    with open(path, "rb") as file:
-        head = file.read(32)
-    if head.startswith(b"PK\x03\x04") or (head.startswith(b"\x80") and any(head[3:8])):
-        return refuse_pickle(path)  # a safetensors file starts with the header's length, and 640 begins with 0x80, too
     if path.suffix == ".json":
         folder = model_folder(path)
         return "JSON, no weights" + (f": give the model's folder, {str(folder)!r}" if folder else "")
-    if head.startswith(b"GGUF"):
-        return "GGUF, expected safetensors"
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the weights: run `git lfs pull`"
-    return "not a whole safetensors file: fetch it again"
+    return content(path) or "not a whole safetensors file: fetch it again"
