@@ -67,15 +67,16 @@ def read(file: Path, name: str) -> tuple[list[str], list[dict[str, str]]]:
     """The columns and the rows of a CSV. name: what errors call it. Raises: InputError as `rows` does."""
     try:
         with file.open(encoding="utf-8", newline="") as opened:
-            head, *lines = [line for line in csv.reader(opened) if line] or [[]]
+            reader = csv.reader(opened)
+            (_, head), *lines = [(reader.line_num, line) for line in reader if line] or [(1, [])]
     except FileNotFoundError:
         raise InputError(f"{name} is not there: expected a CSV of that name") from None
     if not lines:
         raise InputError(f"{name} has no rows{' below its head' * bool(head)}: expected at least one")
-    for number, line in enumerate(lines, 2):
+    for number, line in lines:  # as an editor counts them, empty ones included
         if len(line) != len(head):
-            raise InputError(f"{name}, row {number}: {len(line)} cells, expected {len(head)}, as the head has")
-    return head, [dict(zip(head, line, strict=True)) for line in lines]
+            raise InputError(f"{name}, line {number}: {len(line)} cells, expected {len(head)}, as the head has")
+    return head, [dict(zip(head, line, strict=True)) for _, line in lines]
 
 
 def filled(page: str, folder: Path = DOCS) -> str:

@@ -58,8 +58,9 @@ def test_a_wrong_comment_is_answered(folder: Path, what: str, said: str):
     [
         ("", "a-b.csv has no rows: expected at least one"),
         ("name,set,value\n", "a-b.csv has no rows below its head: expected at least one"),
-        ("name,set,value\nx,open\n", "a-b.csv, row 2: 2 cells, expected 3, as the head has"),
-        ("name,set,value\nx,open,1\nx,open,1,2\n", "a-b.csv, row 3: 4 cells, expected 3, as the head has"),
+        ("name,set,value\nx,open\n", "a-b.csv, line 2: 2 cells, expected 3, as the head has"),
+        ("\nname,set,value\n\n\nx,open,1\n\nx,open\n", "a-b.csv, line 7: 2 cells"),
+        ("name,set,value\nx,open,1\nx,open,1,2\n", "a-b.csv, line 3: 4 cells, expected 3, as the head has"),
         (None, "a-b.csv is not there: expected a CSV of that name"),
     ],
 )
