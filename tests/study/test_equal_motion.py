@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from zs2.reporting.content import notes
 from zs2.reporting.markdown import markdown
 from zs2.sample import main as sample
 from zs2.study.cells import paper
-from zs2.study.equal_motion import SEARCH, _digest, at_equal_motion
+from zs2.study.equal_motion import SEARCH, _search_of, at_equal_motion
 from zs2.study.inputs import Inputs
 from zs2.study.results import EQUAL_MOTION, Results
 from zs2.study.study import Study
@@ -145,7 +146,7 @@ def test_a_still_clip_has_no_rank_at_equal_motion(tmp_path: Path):
     assert not any(EQUAL_MOTION in one.presets for one in own)
 
 
-def test_a_search_for_other_settings_is_not_taken_up(tmp_path: Path, monkeypatch):
+def test_a_search_for_other_settings_is_not_taken_up(tmp_path: Path, monkeypatch, capsys):
     prompts, out = tmp_path / "p.txt", tmp_path / "study"
     prompts.write_text("rose\n")
     line = [*SMALL, "--noise", "dnm", "--prompts", str(prompts), "--seeds", "0", "--out", str(out)]
@@ -155,7 +156,10 @@ def test_a_search_for_other_settings_is_not_taken_up(tmp_path: Path, monkeypatch
         assert ablate(line) == 130
     before = json.loads((out / "motion.json").read_text())
     assert not (out / "study.json").exists()
+    capsys.readouterr()
     assert ablate([*line, "--guidance", "1"]) == 0
+    told = r"motion.json is of a search that ended early, with guidance [0-9.]+, now 1(\.0)?: it begins anew"
+    assert re.search(told, capsys.readouterr().err)
     after = json.loads((out / "motion.json").read_text())
     assert before.keys() == after.keys()
     assert not any(before[key] == after[key] for key in before)
@@ -163,8 +167,29 @@ def test_a_search_for_other_settings_is_not_taken_up(tmp_path: Path, monkeypatch
 
 def test_a_search_of_another_revision_is_another_one(tmp_path: Path):
     study = made_up_study(tmp_path, paper()[:1], lambda job: {"motion": 0.0})
-    assert len({_digest(replace(study, revision=revision)) for revision in (None, 1, 2)}) == 3
-    assert _digest(replace(study, cells=paper()[:2])) == _digest(study)
+    one, two, three = (_search_of(replace(study, revision=revision)) for revision in (None, 1, 2))
+    assert one != two != three != one
+    assert _search_of(replace(study, cells=paper()[:2])) == _search_of(study)
+
+
+@pytest.mark.parametrize(
+    ("before", "why"),
+    [
+        ({"revision": 0, "seed": 7}, "with seed 7, now 0; revision 0, now 1: it begins anew"),
+        ({"prompts": ["rose"]}, 'with prompts ["rose"], now ["'),
+        ({}, "with "),
+        ("3f2a", "of an older zs2, and does not say for what: it begins anew"),
+    ],
+)
+def test_an_earlier_search_begins_anew_with_a_word(before, why, tmp_path: Path, capsys):
+    cells = [one for one in paper() if one.noise == "iid"]  # which have nothing to find
+    study = replace(made_up_study(tmp_path, cells, lambda job: None, made=lambda job: False), revision=1)
+    (tmp_path / "study.json").unlink()
+    now = _search_of(study)
+    earlier = now | before if before and isinstance(before, dict) else before
+    (tmp_path / "motion.json").write_text(json.dumps({SEARCH: earlier, "dnm at 0.03": {"value": 1}}))
+    at_equal_motion(study, None, tmp_path, 0.03, Inputs())
+    assert why in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("found", [7, True, {}, {"value": "x"}, {"value": 99}, {"value": None}, []])

@@ -7,7 +7,6 @@ study that goes on has the same cells.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +18,7 @@ from zs2.cli.equal_motion import SHORT, Found, check_target, find, searched
 from zs2.errors import InputError
 from zs2.method import PARAMETERS
 from zs2.pipeline import ZS2
+from zs2.sampling.resume import differences
 from zs2.study.cells import NUMBERS, Cell, cell, merge, reference, unusual
 from zs2.study.inputs import Inputs
 from zs2.study.planning import refuse_another_revision
@@ -30,7 +30,7 @@ from zs2.system.json_files import read_json
 from zs2.video.formats import Frames
 
 PROMPTS = 4  # of the study, for the search; of its first seed
-SEARCH = "search"  # the key of a digest in motion.json: what the search was for
+SEARCH = "search"  # the key in motion.json of what the search was for
 OWN_MOTION = ", own motion"  # what a label adds
 
 
@@ -45,11 +45,12 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
     if study.frames < 2:
         raise InputError("motion_target with one frame: expected two frames or more")
     file = folder / "motion.json"
-    known, search = read_json(file) if file.exists() else {}, _digest(study)
+    known, search = read_json(file) if file.exists() else {}, _search_of(study)
     if study_file(folder).exists():
         _check_same_target(file, known, target)
-    elif known.get(SEARCH) != search:
-        known = {}  # of a search for other settings, which ended early
+    elif known and known.get(SEARCH) != search:
+        say(f"{file} is of a search that ended early, {_difference(known.get(SEARCH), search)}: it begins anew")
+        known = {}
     cells = []
     for one in study.cells:
         name = searched(one.noise)
@@ -79,11 +80,18 @@ def _check_same_target(file: Path, known: dict[str, Any], target: float) -> None
         )
 
 
-def _digest(study: Study) -> str:
+def _search_of(study: Study) -> dict[str, Any]:
     """What a search depends on: the settings of all clips, the prompts and the seed that it takes, the revision."""
     prompts = [str(prompt) for prompt in study.prompts[:PROMPTS]]
-    known = [study.fixed, prompts, study.seeds[0], study.revision]
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    search = study.fixed | {"prompts": prompts, "seed": study.seeds[0], "revision": study.revision}
+    return dict(json.loads(json.dumps(search)))
+
+
+def _difference(before: object, now: dict[str, Any]) -> str:
+    """In what an earlier search differs from one of now."""
+    if not isinstance(before, dict):
+        return "of an older zs2, and does not say for what"
+    return f"with {differences(before, now)}"
 
 
 def _search(study: Study, model: ZS2, one: Cell, name: str, target: float, inputs: Inputs) -> dict[str, Any] | None:
