@@ -12,7 +12,6 @@ from zs2.errors import InputError
 from zs2.evaluation.measure import DEFAULT_CLIPS, LPIPS_HELP, measure_files
 from zs2.evaluation.metrics import METRICS
 from zs2.system.terminal import show
-from zs2.version import __version__
 
 USED = {  # the options that a way of this command has no use for
     "CLIP": (),
@@ -48,16 +47,10 @@ def run(options: dict[str, Any]) -> None:
             most=None,
         )
         return
-    scorer, prompts, rows = measure_files(
+    scorer, protocol, prompts, rows = measure_files(
         options["clips"], options.get("clip"), options.get("device"), options.get("lpips")
     )
     if options.get("json"):
-        protocol = {
-            "clip": scorer.name,
-            "clip_sha256": scorer.digests,
-            "comparable": scorer.comparable,
-            "zs2": __version__,
-        }
         found = [{"clip": path, "prompt": prompts[path], "metrics": row} for path, row in rows.items()]
         show(*json.dumps({"protocol": protocol, "clips": found}, indent=2).splitlines(), most=None)
         return

@@ -26,7 +26,7 @@ from torch import Tensor
 from zs2.checkpoints.hub import DEFAULT_MODEL, STANDARD_CLIP
 from zs2.errors import InputError
 from zs2.evaluation.clip_scorer import Scorer
-from zs2.evaluation.measure import measure, rounded
+from zs2.evaluation.measure import measure, protocol, rounded
 from zs2.evaluation.metrics import (
     METRICS,
     Metric,
@@ -190,6 +190,47 @@ def test_every_metric_has_a_place_and_says_what_it_needs():
     assert [name for name, metric in METRICS.items() if metric.of_noise] == list(METRICS)[-2:]
     assert [name for name, metric in METRICS.items() if metric.of_prompt] == ["clip-score"]
     assert all(load(metric.compute).__doc__ for metric in METRICS.values())
+
+
+# A number that changes here is another definition: raise the metric's `revision`, then it has another key. LPIPS is
+# that of its weights, and the flow that of OpenCV, whose version a protocol has.
+DEFINED = {
+    "clip-score": 17.7008897,
+    "clip-frame-consistency": -0.0398846008,
+    "clip-all-pairs": 0.00996736716,
+    "clip-first": 0.127345398,
+    "motion": 0.047945845,
+    "ssim": 0.983593869,
+    "ms-ssim": 0.99023687,
+    "temporal-flicker": 0.952054155,
+    "motion-smoothness": 0.993464052,
+    "noise-correlation": -0.674741608,
+    "noise-correlation-expected": 0.909020401,
+}
+
+
+def test_another_number_of_the_same_clip_is_another_revision():
+    y, x = np.mgrid[:112, :112]
+    frames = [
+        np.stack([(2 * x + 7 * i) % 256, (2 * y + 5 * i * i) % 256, (x + y + 11 * i) % 256], -1) for i in range(4)
+    ]
+    embeddings = torch.nn.functional.normalize(torch.sin(torch.arange(32.0) ** 1.5).view(4, 8), dim=1)
+    inputs = {
+        "frames": np.stack(frames).astype(np.uint8),
+        "images": embeddings,
+        "prompted_images": embeddings,
+        "texts": embeddings.flip(0).abs(),
+        "noises": torch.cos(torch.arange(512.0) * 1.7).view(4, 2, 8, 8),
+        "method": Method(lam=0.15),
+    }
+    metrics = [one for one in METRICS.values() if one.name not in ("lpips", "flow-warp-error")]
+    found = {one.definition: load(one.compute)(*(inputs[need] for need in one.needs)) for one in metrics}
+    assert found == pytest.approx(DEFINED, rel=1e-5)
+
+
+def test_a_metric_s_name_has_no_revision_in_it():
+    with pytest.raises(InputError, match="a metric is named 'x@2': expected a name without @"):
+        Metric("x@2", "x", None, "x", ("frames",), motion)
 
 
 def test_values_are_kept_to_nine_digits():
@@ -385,8 +426,8 @@ def test_json(made, capsys, scorer):
     status, out, err = run(capsys, made / "travel.png", made / "frames", made / "apple.webp", "--json")
     assert (status, err) == (0, "")
     found = json.loads(out)
-    assert found["protocol"].pop("zs2")
-    assert found["protocol"] == {"clip": DEFAULT_MODEL, "clip_sha256": scorer.digests, "comparable": False}
+    assert found["protocol"] == protocol(scorer, DEFAULT_MODEL)
+    assert found["protocol"]["metrics"] == list(METRICS)
     travel, folder, apple = found["clips"]
     assert [row["clip"] for row in found["clips"]] == [str(made / n) for n in ("travel.png", "frames", "apple.webp")]
     assert travel["prompt"] == ["red apple", "blue star"]

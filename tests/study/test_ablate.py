@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -646,6 +646,33 @@ def test_a_new_metric_is_one_row(zs2, copy, brightness):
     assert head[-1] == "brightness"
     assert "- mean brightness: 0 is black, 1 is white" in markdown
     assert '<th scope="col">mean brightness</th>' in page
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "of a protocol that names no metrics"])
+def test_numbers_of_two_definitions_are_not_in_one_table(zs2, copy, monkeypatch, named):
+    """A metric is defined anew: what was measured before has no number of it, and is measured again."""
+    if not named:
+        for name in NAMES:
+            stored = text(copy / "measures" / f"{name}.json")
+            del stored["protocol"]["metrics"]
+            write_json(copy / "measures" / f"{name}.json", stored)
+    anew = replace(METRICS["motion"], compute=bright, revision=2)
+    monkeypatch.setitem(METRICS._rows, "motion", anew)
+    before = Results.read(copy)
+    assert [values["motion"] for values in before.measures.values()] == [None] * 4
+    assert all(values["ssim"] is not None for values in before.measures.values())
+    assert [gap[1:] for gap in before.gaps()] == [(0, 2), (0, 2)]
+    succeeded(zs2("--shard", "1/2"))
+    assert [values["motion"] is None for values in Results.read(copy).measures.values()].count(True) == 2
+    succeeded(zs2())
+    after = Results.read(copy)
+    for job in after.study.jobs():
+        frames = Clip.open(copy / "clips" / f"{job.name}.webp").frames
+        assert after.measures[job.key]["motion"] == rounded(bright(frames))
+    assert not after.gaps()
+    assert "motion@2" in text(copy / "measures" / f"{NAMES[0]}.json")["protocol"]["metrics"]
+    monkeypatch.undo()  # a zs2 of before does not take the number of a later definition for its own
+    assert {values["motion"] for values in Results.read(copy).measures.values()} == {None}
 
 
 def test_a_metric_that_was_removed_is_not_measured_or_shown(zs2, copy, brightness):

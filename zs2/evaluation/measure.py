@@ -74,12 +74,12 @@ def measure(
 
 def measure_files(
     paths: Sequence[str], clip: str | None = None, device: str | None = None, lpips: str | None = None
-) -> tuple[Scorer, dict[str, Any], dict[str, dict[str, float | None]]]:
+) -> tuple[Scorer, dict[str, Any], dict[str, Any], dict[str, dict[str, float | None]]]:
     """Measure clips in files. All of them are opened before any is measured.
 
     Args: paths: lossless clips. clip: the CLIP that scores, by default as DEFAULT_CLIPS says. device: where it runs.
         lpips: the file of LPIPS's weights; without it that metric is left out.
-    Returns: the CLIP, and for each path the prompt of its settings, and its metrics.
+    Returns: the CLIP, the protocol, and for each path the prompt of its settings, and its metrics.
     Raises: InputError for a file that is no clip, and for a clip without a prompt.
     """
     clips, prompts = dict[str, dict[str, Any]](), dict[str, list[str]]()
@@ -91,12 +91,13 @@ def measure_files(
     from zs2.evaluation.lpips import LPIPS
     from zs2.system.devices import choose_device
 
-    more = {} if lpips is None else {"lpips": LPIPS.read(lpips)}
+    more: dict[str, Any] = {} if lpips is None else {"lpips": LPIPS.read(lpips)}
     own = all(settings.get("model") == Path(DEFAULT_MODEL).name for settings in clips.values())
     clip = (DEFAULT_MODEL if own else STANDARD_CLIP) if clip is None else clip
     scorer = Scorer.from_pretrained(clip, choose_device(device))
     rows = {path: measure(Clip.open(path).frames, prompts[path], scorer, more) for path in clips}
-    return scorer, {path: settings["prompt"] for path, settings in clips.items()}, rows
+    said = {path: settings["prompt"] for path, settings in clips.items()}
+    return scorer, protocol(scorer, scorer.name, more.get("lpips")), said, rows
 
 
 def prompts_of(path: str, settings: dict[str, Any], frames: int) -> list[str]:
@@ -132,13 +133,27 @@ def protocol(scorer: Scorer, name: str, lpips: LPIPS | None = None) -> dict[str,
         "opencv": None if cv2 is None else cv2.__version__,
         "lpips": None if lpips is None else lpips.digest,
         "zs2": __version__,
-        "metrics": list(METRICS),
+        "metrics": definitions(),
     }
 
 
+def definitions() -> list[str]:
+    """The metrics of today, each with the revision of its definition: see `Metric.definition`."""
+    return [metric.definition for metric in METRICS.values()]
+
+
 def measured_metrics(protocol: Mapping[str, Any]) -> frozenset[str]:
-    """The names of the metrics that were measured by a protocol."""
+    """The metrics that were measured by a protocol, as `definitions` has them."""
     return frozenset(protocol.get("metrics", UNNAMED))
+
+
+def of_today(metrics: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a clip's metrics by their names. One that a protocol measured by another definition is None."""
+    before = {name.partition("@")[0]: name for name in measured_metrics(protocol)}
+    return {
+        name: metrics.get(name) if before.get(name, name) == metric.definition else None
+        for name, metric in METRICS.items()
+    }
 
 
 def differences(protocol: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

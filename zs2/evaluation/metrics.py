@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zs2.errors import choose
+from zs2.errors import InputError, choose
 from zs2.method import NOISE_MODELS, Method
 from zs2.system.registry import Registry
 from zs2.video.formats import Frames
@@ -134,6 +134,8 @@ class Metric:
         compute: a function of these inputs, or "module:name" of one, which is imported when it is first called. It
             returns None where the metric has no meaning, as for a single frame.
         still: its value for any clip whose frames are one picture, if that is one number.
+        revision: of its definition. Raise it in the commit that makes the same clip have another number, beyond the
+            rounding of the last digits: numbers of two revisions are never in one table.
     """
 
     name: str
@@ -143,10 +145,18 @@ class Metric:
     needs: tuple[str, ...]
     compute: Callable[..., float | None] | str
     still: float | None = None
+    revision: int = 1
 
     def __post_init__(self) -> None:
+        if "@" in self.name:
+            raise InputError(f"a metric is named {self.name!r}: expected a name without @, which begins its revision")
         for need in self.needs:
             choose(f"input of the metric {self.name}", need, INPUTS)
+
+    @property
+    def definition(self) -> str:
+        """Its name in a protocol: `ssim`, and `ssim@2` once its definition is another one."""
+        return self.name if self.revision == 1 else f"{self.name}@{self.revision}"
 
     @property
     def of_prompt(self) -> bool:

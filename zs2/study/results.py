@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from zs2.cli.command import program
 from zs2.errors import InputError
-from zs2.evaluation.measure import differences, measured_metrics
+from zs2.evaluation.measure import definitions, differences, measured_metrics
 from zs2.evaluation.metrics import METRICS
 from zs2.sampling.request import FIRST, OPTIONS
 from zs2.study.cells import AUTHORS, Cell, sweep_point
@@ -70,7 +70,7 @@ class Results:
             if not study.prompts[job.prompt].text.strip():  # older measures may have a score of the empty prompt
                 values |= {metric.name: None for metric in METRICS.values() if metric.of_prompt}
             measures[job.key] = values
-            if not measured_metrics(protocol) >= METRICS.keys():
+            if not measured_metrics(protocol).issuperset(definitions()):
                 incomplete.add(job.key)
         return cls(study, measures, frozenset(job.name for job in finished), first, frozenset(incomplete))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from zs2.cli.prompt_files import SETS
 from zs2.errors import InputError, brief, choose
-from zs2.evaluation.metrics import METRICS
+from zs2.evaluation.measure import of_today
 from zs2.method import PARAMETERS, SEED_MAX, Method
 from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, STATED, Request
 from zs2.study.cells import NUMBERS, Cell, cell
@@ -74,7 +74,7 @@ def read_study(file: Path) -> dict[str, Any]:
 
 
 def read_measures(file: Path) -> tuple[dict[str, float | None], dict[str, Any]]:
-    """The metrics of METRICS, and the protocol, in a file of measures.
+    """The metrics of METRICS, and the protocol, in a file of measures. A metric of another definition is None.
 
     Raises: InputError for a file that holds anything else.
     """
@@ -84,7 +84,7 @@ def read_measures(file: Path) -> tuple[dict[str, float | None], dict[str, Any]]:
         if metrics is None or protocol is None:
             raise InputError("expected metrics and protocol in it")
         _check_protocol(protocol)
-        values = {name: metrics.get(name) for name in METRICS}
+        values = of_today(metrics, protocol)
         for name, value in values.items():
             if value is not None and not is_number(value):
                 raise InputError(f"{name} is {brief(value)}: expected a finite number or null")
