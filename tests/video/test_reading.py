@@ -53,6 +53,24 @@ def test_the_frames_of_every_kind_in_any_order(tmp_path, name, levels):
         assert np.abs(got - FRAMES[first : first + count]).max() <= levels
 
 
+@pytest.mark.parametrize("name", ["a.webp", "a.png", "a.gif", "a.mp4"])
+@pytest.mark.parametrize("other", ["b.mov", "b.webm", "b.png", "b"])
+def test_a_clip_with_another_ending_is_what_it_was(tmp_path, name, other):
+    digest = InputClip(saved(tmp_path, name)).sha256
+    renamed = InputClip((tmp_path / name).rename(tmp_path / other))
+    assert (renamed.count, renamed.shape, renamed.fps) == (7, (24, 32), 8)
+    assert renamed.sha256 == digest
+    assert np.abs(renamed.frames(0, 7).astype(int) - FRAMES).max() <= 12
+
+
+@pytest.mark.parametrize("brand", [b"avif", b"heic", b"mif1"])
+@pytest.mark.parametrize("name", ["a.avif", "a.png"])
+def test_a_picture_in_the_container_of_videos_is_no_video(tmp_path, brand, name):
+    (tmp_path / name).write_bytes(b"\0\0\0\x1cftyp" + brand + bytes(100))
+    with pytest.raises(InputError, match=r"can't be read \(cannot identify image file .*expected a folder of pictures"):
+        InputClip(tmp_path / name)
+
+
 @pytest.mark.parametrize("name", ["a.webp", "a.gif", "a.mp4", "frames"])
 def test_a_range_and_its_record(tmp_path, name):
     path = saved(tmp_path, name)

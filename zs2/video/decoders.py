@@ -27,6 +27,8 @@ from zs2.video.opening import PICTURE_MAX, check_bytes, check_repeats, open_imag
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 PICTURES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 VIDEOS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "matroska"}  # FFmpeg's names
+PICTURE = re.compile(rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP|BM....\0{4}", re.DOTALL)  # how files of FORMATS begin
+STILLS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")  # pictures in the container of MP4
 DEEP = ("I", "F", "I;16", "I;16B", "I;16L")  # modes of more than 8 bits a channel, which Pillow would clip
 MOST_FILES = 10**6  # of a folder
 ORIENTATION = 0x0112  # in Exif
@@ -109,10 +111,10 @@ class Animation(Decoder):
 
 
 class Video(Decoder):
-    """The pictures of a video that FFmpeg reads."""
+    """The pictures of a video that FFmpeg reads. kind: its name of the format."""
 
-    def __init__(self, path: Path) -> None:
-        self.files = [path]
+    def __init__(self, path: Path, kind: str) -> None:
+        self.files, self.kind = [path], kind
         with self._container() as container:
             stream = container.streams.video[0]
             if stream.width * stream.height > PICTURE_MAX:
@@ -140,7 +142,7 @@ class Video(Decoder):
 
     def _container(self) -> Any:
         # Without a format, FFmpeg would take a playlist for a video and open the files that it names.
-        return pyav().open(str(self.files[0].absolute()), format=VIDEOS[self.files[0].suffix.lower()])
+        return pyav().open(str(self.files[0].absolute()), format=self.kind)
 
 
 class Memory(Decoder):
@@ -160,12 +162,26 @@ def decoder(path: Path) -> Decoder:
     """The decoder of a file or folder. Raises: InputError for no regular file; what a decoder raises."""
     if not os.path.isdir(path):
         check_regular(path)
-        if path.suffix.lower() in VIDEOS:
-            return Video(path)
+        if kind := _video(path):
+            return Video(path, kind)
         with open_image(path, FORMATS) as image:
             if getattr(image, "n_frames", 1) > 1:
                 return Animation(path)
     return Pictures(path)
+
+
+def _video(path: Path) -> str | None:
+    """FFmpeg's name of a video's format, by how the file begins, or else by its ending; None for what is no video.
+
+    A clip that was given another ending, as messengers do, is what it was.
+    """
+    with open(path, "rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp" and head[8:] not in STILLS:
+        return "mp4"
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return "matroska"
+    return None if PICTURE.match(head) else VIDEOS.get(path.suffix.lower())
 
 
 def rgb(image: Image.Image) -> Frames:
