@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from forked import Forked
 from helpers import TESTS, assert_close
 from safetensors.torch import load_file
 
@@ -73,8 +74,9 @@ with joined("cpu") as group:
         for name, method in (WAYS if dtype == "float32" else WAYS | MORE).items():
             variant, clip = model.variant(**method), CLIP[name] | {"chunk": 2}
             made[name] = variant.latents(["rose", "rose", "red apple"], group=group, **clip)
-            streamed = list(variant.stream(["rose", "rose", "red apple"], group=group, **clip))
-            made[f"frames {name}"] = torch.stack([torch.from_numpy(frame) for frame in streamed])
+            if dtype == "float32" or name in MORE:  # a stream of each way
+                streamed = list(variant.stream(["rose", "rose", "red apple"], group=group, **clip))
+                made[f"frames {name}"] = torch.stack([torch.from_numpy(frame) for frame in streamed])
         save_file(made, f"{dtype} {group.rank}.safetensors")
 
     # as if they had memory for 5, 9 and 7 frames at once
@@ -88,19 +90,20 @@ with joined("cpu") as group:
 )
 
 
-def torchrun(processes: int, *arguments: str, cwd: Path, limit: int | None = None) -> subprocess.Popen[str]:
-    """limit: of the bytes of a file that it writes."""
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    env = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        "OMP_NUM_THREADS": "1",
-    }
-    if limit is not None:
-        code = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)"
-        words = [sys.executable, "-c", f"{code}; os.execv(sys.argv[2], sys.argv[2:])", str(limit), *words]
-    return subprocess.Popen(
-        [*words, *arguments], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def launch(processes: int, *arguments: str) -> list[str]:
+    """The words of Python."""
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *arguments]
+
+
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def torchrun(processes: int, *arguments: str, cwd: Path, limit: int | None = None) -> Forked:
+    """limit: of the bytes of a file that it writes; the locks of torchrun itself take 32."""
+    return Forked(launch(processes, *arguments), cwd, ENVIRONMENT, limit)
 
 
 PAPER = "--guidance 7.5 --lam 0.01"  # with them, nothing is said of the checkpoint's own settings
@@ -153,14 +156,23 @@ def test_the_clip_is_that_of_one_process(clips, narrow, dtype, tolerance):
             variant = model.variant(**(WAYS | MORE)[name])
             clip = way(name) | {"chunk": 2 if dtype == "float32" else 7}
             assert_close(latents, variant.latents(["rose", "rose", "red apple"], **clip), tolerance)
-            frames = torch.from_numpy(model.decode(latents)).int()
-            assert (made[0][f"frames {name}"].int() - frames).abs().max() <= 1
+            if f"frames {name}" in made[0]:
+                frames = torch.from_numpy(model.decode(latents)).int()
+                assert (made[0][f"frames {name}"].int() - frames).abs().max() <= 1
 
 
 def test_the_command_writes_one_clip(tmp_path):
+    """By torchrun as it is; elsewhere it and its processes are forked from one that has torch imported."""
     line = "-m zs2.sample --steps 1 --frames 3 --size 16x16 --device cpu --out c.webp"
-    run = torchrun(2, *line.split(), cwd=tmp_path)
-    out, err = run.communicate(timeout=600)
+    run = subprocess.run(
+        [sys.executable, *launch(2, *line.split())],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    out, err = run.stdout, run.stderr
     assert run.returncode == 0, err
     assert out.split() == ["c.webp", "c.webp.sheet.png", "c.webp.json"]
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(out.split())
@@ -271,11 +283,11 @@ def test_processes_with_different_memory_decide_on_one_chunk(clips):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
 def test_what_can_not_be_written_is_said_once(tmp_path):
     line = f"-m zs2.sample --steps 1 --spacing trailing --frames 3 --size 16x16 {PAPER} --device cpu --out c"
-    run = torchrun(2, *line.split(), cwd=tmp_path, limit=1)
+    run = torchrun(2, *line.split(), cwd=tmp_path, limit=64)
     out, err = run.communicate(timeout=600)
     assert run.returncode != 0
     (said_line,) = said(err)
-    reason = "File too large): a file may have 1 bytes here: raise that limit (ulimit -f)"
+    reason = "File too large): a file may have 64 bytes here: raise that limit (ulimit -f)"
     assert said_line == f"zs2: error: c can't be written ({reason}"
     for module in ("sample", "cli/torchrun", "sampling/frame_parallel"):
         assert Path(ROOT, f"zs2/{module}.py").exists()
@@ -286,7 +298,7 @@ def test_what_can_not_be_written_is_said_once(tmp_path):
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 
-def streaming(folder: Path, *options: str) -> tuple[subprocess.Popen[str], dict[int, int]]:
+def streaming(folder: Path, *options: str) -> tuple[Forked, list[int]]:
     """Two processes that stream a clip which takes for ever, and have finished frames. Also their ids, by rank."""
     line = f"-m zs2.sample --steps 20 --frames 9000 --size 16x16 {PAPER} --device cpu --stream --chunk 1"
     run = torchrun(2, *line.split(), "--out", str(folder / "long"), *options, cwd=folder)
@@ -296,7 +308,7 @@ def streaming(folder: Path, *options: str) -> tuple[subprocess.Popen[str], dict[
         time.sleep(0.2)
         assert run.poll() is None, run.communicate()
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    return run, {int(_environment(int(child))["RANK"]): int(child) for child in children}
+    return run, [int(child) for child in children]
 
 
 @linux
@@ -383,8 +395,3 @@ def test_a_timeout_that_is_none(started, seconds):
     place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     status, (said_line,), _ = started(f"--device cpu --process-timeout {seconds}", **place)
     assert (status, "expected seconds, above 0" in said_line) == (2, True)
-
-
-def _environment(process: int) -> dict[str, str]:
-    lines = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-    return dict(line.decode().split("=", 1) for line in lines if b"=" in line)
