@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from helpers import CHECKPOINT, TESTS
 from PIL import Image
 
@@ -44,10 +45,10 @@ def run(here: Path, *words: str, processes: int = 1) -> str:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     path = os.pathsep.join([str(ROOT), str(here), os.environ.get("PYTHONPATH", "")])
     env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    words = (sys.executable, *(launcher if processes > 1 else []), *words)
-    done = subprocess.run(words, cwd=here, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+    process = Forked([*(launcher if processes > 1 else []), *words], here, env)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return out + err
 
 
 @pytest.fixture(scope="module")

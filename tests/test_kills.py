@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from helpers import TESTS
 
 pytest.importorskip("av")
@@ -17,10 +17,10 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fo
 def kill(narrow: Path, folder: Path, *options: str) -> None:
     """Run kills.py. Its output, with the seed, is that of the test."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])}
-    words = [sys.executable, str(TESTS / "kills.py"), str(narrow), str(folder), *options]
-    run = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=1800)
-    print(run.stdout)
-    assert run.returncode == 0, run.stderr
+    process = Forked([str(TESTS / "kills.py"), str(narrow), str(folder), *options], folder, environment)
+    out, err = process.communicate(timeout=1800)
+    print(out)
+    assert process.returncode == 0, err
 
 
 def test_three_kills(narrow, tmp_path):

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from helpers import CHECKPOINT, LATENTS, NAME, REDUCTION, SIDE, TESTS, UNGUIDED
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -99,6 +100,13 @@ def command(*arguments: str, cwd: Path, program: Sequence[str] = ("-m", "zs2.sam
     words, env = [sys.executable, *program, *arguments], environment() | {"PYTHONIOENCODING": encoding or "utf-8"}
     ended = subprocess.run(words, cwd=cwd, env=env, capture_output=True, encoding=encoding or "utf-8", timeout=600)
     return Result(ended.returncode, ended.stdout, ended.stderr)
+
+
+def forked(*arguments: str, cwd: Path, program: Sequence[str] = ("-m", "zs2.sample")) -> Result:
+    """The command, in a process of its own that is forked."""
+    process = Forked([*program, *arguments], cwd)
+    out, err = process.communicate()
+    return Result(process.returncode, out, err)
 
 
 def succeeded(result: Result) -> Result:
@@ -533,7 +541,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="sets limits of a process,
 def test_a_disk_that_is_full(here):
     """No file may be longer than 2000 bytes, so that writing the clip fails."""
     code = LIMITED.format(limits="{resource.RLIMIT_FSIZE: 2000}")
-    result = command(*BRIEF, "--out", "clip.gif", program=("-c", code), cwd=here)
+    result = forked(*BRIEF, "--out", "clip.gif", program=("-c", code), cwd=here)
     assert "Traceback" not in result.err
     assert result.status == 1
     assert result.out == ""
@@ -553,7 +561,7 @@ def test_too_little_memory(here):
     used = "int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()"
     code = LIMITED.format(limits=f"{{resource.RLIMIT_AS: {used} + 2**28}}")
     arguments = (*BRIEF, "--size", "1200x1200", "--guidance", "7.5", "--lam", "0.01", "--device", "cpu")
-    failed(command(*arguments, program=("-c", code), cwd=here), "within ulimit -v", " needs most, ", "smaller size")
+    failed(forked(*arguments, program=("-c", code), cwd=here), "within ulimit -v", " needs most, ", "smaller size")
 
 
 @posix
@@ -678,7 +686,7 @@ def test_the_default_command(tmp_path):
 
 def test_attn_sa_alone(tmp_path):
     """The baseline of every frame on its own, without a prompt or a model, as a newcomer would type it."""
-    succeeded(command("--attn", "sa", "--steps", "2", "--frames", "2", cwd=tmp_path))
+    succeeded(forked("--attn", "sa", "--steps", "2", "--frames", "2", cwd=tmp_path))
     settings = text(tmp_path / "out/00001.gif.json")
     assert (settings["attn"], settings["mu"], settings["prompt"]) == ("sa", None, EXAMPLE)
 
@@ -959,7 +967,7 @@ def test_replay_makes_the_same_bytes(zs2, here, name, source):
 
 def test_replay_as_a_command(zs2, here, tmp_path):
     succeeded(zs2(*CLIP, "--out", "first/c.gif"))
-    succeeded(command("--replay", str(here / "first" / "c.gif"), "--out", "again/c.gif", cwd=tmp_path))
+    succeeded(forked("--replay", str(here / "first" / "c.gif"), "--out", "again/c.gif", cwd=tmp_path))
     assert files(tmp_path / "again") == files(here / "first")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from helpers import CHECKPOINT, TESTS, Fixture
 from hypothesis import given
 from hypothesis import strategies as st
@@ -490,10 +491,12 @@ def test_a_clip_of_another_model_asks_for_openais(made, tmp_path):
     clip = Clip.open(made / "apple.webp")
     Clip(clip.frames, settings=clip.settings | {"model": "mine"}).save(tmp_path / "mine.webp")
     offline: dict[str, Any] = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
-    done = command("-m", "zs2.metrics", "mine.webp", made / "apple.webp", cwd=tmp_path, **offline)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert f"{STANDARD_CLIP} was not downloaded before" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    words = ["-m", "zs2.metrics", "mine.webp", str(made / "apple.webp")]
+    process = Forked(words, tmp_path, os.environ | offline)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (2, "")
+    assert f"{STANDARD_CLIP} was not downloaded before" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_help_and_wrong_clips_answer_without_torch(made):

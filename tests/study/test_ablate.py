@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from helpers import CHECKPOINT, NAME, REDUCTION, TESTS, UNGUIDED, assert_same_picture, write_clip
 from safetensors.torch import load_file, save_file
 
@@ -123,6 +124,11 @@ def zs2(here: Path, prompts: str, capsys: pytest.CaptureFixture[str]) -> Command
 def environment(**more: str) -> dict[str, str]:
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"} | more
+
+
+def forked(*arguments: str, program: Sequence[str] = ("-m", "zs2.ablate")) -> Forked:
+    """The command, in a process of its own that is forked."""
+    return Forked([*program, *arguments], Path.cwd(), environment())
 
 
 def command(*arguments: str, program: Sequence[str] = ("-m", "zs2.ablate"), **more: str) -> Result:
@@ -782,9 +788,10 @@ def test_the_bytes_do_not_depend_on_the_threads_of_later_processes(zs2, here):
 
 def in_forks(mode: str, folder: Path, count: int, *arguments: str) -> list[int]:
     """Run forks.py. Returns how its processes ended."""
-    words = [mode, str(folder), str(count), *arguments]
-    result = succeeded(command(*words, program=(str(ROOT / "tests" / "forks.py"),)))
-    return json.loads(result.out)
+    process = forked(mode, str(folder), str(count), *arguments, program=(str(ROOT / "tests" / "forks.py"),))
+    out, err = process.communicate()
+    assert (process.returncode, "warning" in err) == (0, False), err
+    return json.loads(out)
 
 
 @forks
@@ -898,16 +905,11 @@ def test_a_signal_keeps_what_is_finished(zs2, here, prompts, number, by):
         "--prompts",
         prompts,
     ]
-    words = [sys.executable, "-m", "zs2.ablate", *line, "--out", "s"]
-    process = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        while not list(here.glob("s/measures/*.json")) and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=600)
-    finally:
-        process.kill()
-        process.wait()
+    process = forked(*line, "--out", "s")
+    while not list(here.glob("s/measures/*.json")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate()
     own, *others, stopped = err.splitlines()
     assert not others, others
     assert own == f"zs2: {NAME}'s own settings: guidance 5 (zs2.json)"
@@ -934,7 +936,9 @@ FULL = """if True:
 def test_a_disk_that_is_full(zs2, here, prompts):
     """No file may be longer than 3000 bytes: study.json is shorter, but a clip of 64×64 is not."""
     line = [*TWO, "--size", "64x64", "--prompts", prompts]
-    failed(command(*line, "--out", "s", program=("-c", FULL)), "large", status=1)
+    process = forked(*line, "--out", "s", program=("-c", FULL))
+    out, err = process.communicate()
+    failed(Result(process.returncode, out, err), "large", status=1)
     assert files(here / "s").keys() == {"study.json", ".lock", "clips", "measures"}
     succeeded(zs2(*line))
     assert names(here / "s") == NAMES
