@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,11 @@ SAME = 1e-5
 @pytest.fixture(scope="module")
 def model() -> ZS2:
     return ZS2.from_pretrained(CHECKPOINT, device="cpu", lam=0.5, mu=0.9)
+
+
+@pytest.fixture(scope="module")
+def exact(narrow: Path) -> ZS2:
+    return in_float64(ZS2.from_pretrained(narrow, device="cpu", lam=0.5, mu=0.9))
 
 
 def replacing(unet, features):
@@ -109,20 +116,25 @@ def test_where_guidance_begins_all_is_computed_and_where_it_ends_the_prompts_fea
     assert made == [2, 4]
 
 
-@pytest.mark.parametrize("attn", ATTENTION_KINDS)
-def test_chunks_and_streams_are_the_whole_clip(narrow, attn):
-    exact = in_float64(ZS2.from_pretrained(narrow, device="cpu", lam=0.5, mu=0.9))
-    for noise, sampler in (("dnm", "dpm++"), ("text2video-zero", "ddim")):
-        other = exact.variant(attn=attn, noise=noise)
-        clip = {**SMALL, "steps": 10, "frames": 5, "seed": 2, "deep_cache": 3, "sampler": sampler}
-        clip["guidance_interval"] = (0.2, 0.8)
-        prompt = [PROMPT, PROMPT, "rose"]
-        whole = other.latents(prompt, **clip, chunk=5)
-        for chunk in (1, 2):
-            assert_close(other.latents(prompt, **clip, chunk=chunk), whole, SAME / 10)
-        want = other(prompt, **clip, chunk=2)
-        assert want.settings["deep_cache"] == 3
-        assert np.array_equal(np.stack(list(other.stream(prompt, **clip, chunk=2))), want.frames)
+@pytest.mark.parametrize(
+    ("attn", "noise", "sampler"),
+    [
+        *((kind, "dnm", "dpm++") for kind in ATTENTION_KINDS),
+        *((kind, "text2video-zero", "ddim") for kind in ("cfa", "tma")),
+    ],
+)
+def test_chunks_and_streams_are_the_whole_clip(exact, attn, noise, sampler):
+    """Of the steps, 0, 2 and 3 compute all, the first without guidance; 1 and 5 are without it, 4 with it."""
+    other = exact.variant(attn=attn, noise=noise)
+    clip = {**SMALL, "steps": 6, "frames": 5, "seed": 2, "deep_cache": 3, "sampler": sampler}
+    clip["guidance_interval"] = (0.2, 0.8)
+    prompt = [PROMPT, PROMPT, "rose"]
+    whole = other.latents(prompt, **clip, chunk=5)
+    for chunk in (1, 2):
+        assert_close(other.latents(prompt, **clip, chunk=chunk), whole, SAME / 10)
+    want = other(prompt, **clip, chunk=2)
+    assert want.settings["deep_cache"] == 3
+    assert np.array_equal(np.stack(list(other.stream(prompt, **clip, chunk=2))), want.frames)
 
 
 def test_one_is_exact_and_more_is_another_clip(model):
