@@ -45,10 +45,9 @@ class Share:
         return True
 
     def mine(self, items: list[pytest.Item]) -> Iterator[pytest.Item]:
-        """The tests of the files that this process claims, each when it comes to it: the processes go through the files
-        from both ends, and meet where they meet."""
-        files = [(name, [*group]) for name, group in groupby(items, lambda item: item.location[0])]
-        for name, tests in files if self.number % 2 == 0 else files[::-1]:
+        """The tests of the files that this process claims, each when it comes to it. In the order of their names the
+        last files are short, so that no process waits long for the other."""
+        for name, tests in [(name, [*group]) for name, group in groupby(items, lambda item: item.location[0])]:
             if self.claim(name):
                 yield from tests
 
