@@ -102,13 +102,13 @@ bench-length: $(READY)  ## what a long clip costs: memory, speed, and scaling ov
 	@$(RUN) benchmarks/length.py speed
 	@$(RUN) benchmarks/scaling.py
 
-STUDIES := reproduce motion frequencies levels steps
+STUDIES := reproduce motion frequencies levels steps seeds
 
 bench-findings: $(READY)  ## the studies behind the findings, their reports, and the figures of docs/questions.md: hours
 	@for study in $(STUDIES); do $(RUN) -m zs2.ablate benchmarks/studies/$$study.toml || exit; done
-	@for study in $(filter-out steps,$(STUDIES)); do $(RUN) -m zs2.report out/$$study || exit; done
-	@$(RUN) benchmarks/questions.py drift --csv docs/data/drift.csv --plot docs/drift.svg --sheet docs/drift.webp
-	@$(RUN) benchmarks/questions.py diversity out/motion --csv docs/data/diversity.csv
+	@for study in $(filter-out steps seeds,$(STUDIES)); do $(RUN) -m zs2.report out/$$study || exit; done
+	@$(RUN) benchmarks/questions.py drift --each 2 --csv docs/data/drift.csv --plot docs/drift.svg --sheet docs/drift.webp
+	@$(RUN) benchmarks/questions.py diversity out/seeds --csv docs/data/diversity.csv
 	@$(RUN) benchmarks/questions.py divergence
 	@$(RUN) benchmarks/questions.py votes
 	@$(RUN) benchmarks/search.py
