@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,8 @@ def fit_half(vae: VAE, z: Tensor) -> float:
         vae.decode(part)
     handle.remove()
     by = 2.0 ** math.ceil(math.log2(max(LARGEST, float(largest)) / LARGEST))  # a power of two, which changes no digit
-    *_, before, last = vae.decoder.up_blocks
+    levels: Any = vae.decoder.up_blocks  # whose modules have no type
+    *_, before, last = levels
     for module in (before.upsamplers[0].conv, *(resnet.conv2 for resnet in last.resnets)):
         module.weight /= by
         module.bias /= by
