@@ -96,10 +96,10 @@ def test_what_is_no_regular_file_is_no_clip(tmp_path):
     (tmp_path / "clip" / "0001.png").unlink()
     (tmp_path / "clip" / "0001.png").symlink_to("/dev/zero")
     (tmp_path / "x.webp").symlink_to("/dev/zero")
-    begin = time.monotonic()
+    begin = time.process_time()
     for path in ("clip", "x.webp"):
         with pytest.raises(InputError):
             Clip.open(tmp_path / path)
     with pytest.raises(InputError):
         read_settings(Path("/dev/zero"))
-    assert time.monotonic() - begin < 2
+    assert time.process_time() - begin < 2
