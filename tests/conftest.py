@@ -13,6 +13,11 @@ try:
 except ImportError:  # the tests that need a GPU do without it
     settings = None
 
+# What a user's shell may have set for the hub and for colours would decide how tests end. Folders may stay.
+USERS = ("HF_HUB_", "HF_TOKEN", "HF_ENDPOINT", "TRANSFORMERS_", "FORCE_COLOR", "PYTHON_COLORS")
+for name in [name for name in os.environ if name.startswith(USERS) and not name.endswith("_CACHE")]:
+    del os.environ[name]
+
 # One thread, here and in the processes that tests start: their tensors are small, so that threads cost more than they
 # save. OMP_NUM_THREADS chooses another number.
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
@@ -20,6 +25,12 @@ torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 if settings is not None:
     settings.register_profile("zs2", deadline=None, max_examples=40, derandomize=True)
     settings.load_profile("zs2")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a test and its fixtures draw without a seed of their own is the same, whatever tests ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -1,15 +1,19 @@
-"""tests/run.py, on test files of its own: every test runs once, and the last line and the status say how they ended."""
+"""tests/run.py, on test files of its own: every test runs once, and the last line and the status say how they ended;
+and what all tests share."""
 
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import TESTS
 
+DRAWN: list[torch.Tensor] = []
 LOG = "from pathlib import Path\n\n\ndef log(name): Path('log.txt').open('a').write(name + '\\n')\n"
 FILE = """import pytest
 from log import log
@@ -71,3 +75,17 @@ def test_what_goes_wrong_is_shown_and_fails(folder, code, words, counted):
     assert counted in out.splitlines()[-1]
     for word in words:
         assert word in out
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_what_is_drawn_without_a_seed_is_the_same_whatever_ran_before(number: int) -> None:
+    DRAWN.append(torch.rand(4))
+    assert torch.equal(DRAWN[-1], DRAWN[0])
+
+
+def test_what_a_shell_has_set_for_the_hub_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("HF_HUB_OFFLINE", "HF_TOKEN", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE")
+    for name in names:
+        monkeypatch.setenv(name, "1")
+    runpy.run_path(str(TESTS / "conftest.py"))
+    assert [name for name in names if name in os.environ] == ["HF_HUB_CACHE"]
