@@ -35,7 +35,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOME[name]), name)
+    from zs2.system.collector import without_collector
+
+    with without_collector():
+        return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

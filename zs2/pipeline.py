@@ -33,8 +33,8 @@ from zs2.sampling.request import Request, usual
 from zs2.sampling.resume import ResumeFile
 from zs2.sampling.sampler import Sampler, Step
 from zs2.system.background import in_background
+from zs2.system.collector import without_collector
 from zs2.system.devices import choose_device, choose_dtype
-from zs2.system.modules import without_collector
 from zs2.system.progress import progress_if
 from zs2.video.clip import Clip
 from zs2.video.encoding import Rate, frame_rate

@@ -34,6 +34,7 @@ from zs2.errors import InputError, LostProcess, counted, together, warn
 from zs2.method import METHOD, SEED_MAX
 from zs2.sampling.prompt_syntax import A1111
 from zs2.sampling.request import Request
+from zs2.system.collector import without_collector
 from zs2.system.devices import AUTO, auto_note
 from zs2.system.terminal import show
 from zs2.video.encoding import ENDINGS, Encoding
@@ -79,7 +80,8 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
         for line in clear_leftovers(targets, **ways):
             say(line)
 
-    from zs2.pipeline import ZS2
+    with without_collector():
+        from zs2.pipeline import ZS2
 
     others = {name: options[name] for name in (*METHOD, "device", "dtype", "compile") if name in options}
     model = ZS2.from_pretrained(model_name, **loading(options), **others)

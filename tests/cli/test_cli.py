@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from safetensors.torch import load_file, save_file
 
 import zs2.checkpoints.locate as zs2_locate
 from zs2 import ZS2
+from zs2.__main__ import COMMANDS
 from zs2.ablate import main as ablate
 from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.checkpoints.own_settings import OwnSettings
@@ -413,6 +415,23 @@ def test_help_and_wrong_arguments_answer_without_torch(here):
     """
     result = succeeded(command(program=("-c", code), cwd=here))
     assert result.out.splitlines()[-1] == "[]"
+
+
+def test_no_command_needs_torch_for_its_help_or_a_wrong_option(here):
+    code = """if True:
+        import sys
+        from zs2.__main__ import COMMANDS, main
+        for arguments in ([], ["--help"], ["nope"], *([name, end] for name in COMMANDS for end in ("--help", "--no"))):
+            try:
+                status = main(arguments)
+            except SystemExit as end:
+                status = end.code
+            print(*arguments, "exits with", status, *[name for name in ("torch", "gradio") if name in sys.modules])
+    """
+    result = succeeded(command(program=("-c", code), cwd=here))
+    lines = [line.strip() for line in result.out.splitlines() if "exits with" in line]
+    known = [(f"{name} --help exits with 0", f"{name} --no exits with 2") for name in COMMANDS]
+    assert lines == ["exits with 0", "--help exits with 0", "nope exits with 2", *itertools.chain(*known)]
 
 
 def test_a_clip_imports_nothing_that_it_does_not_use(here):

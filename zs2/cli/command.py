@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import functools
+import gc
 import io
 import re
 import signal
@@ -133,6 +135,7 @@ def command(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # λ on a terminal that has none
     options = vars(parser.parse_args(argv))
+    atexit.register(gc.freeze)  # the process ends without a last search for garbage in all of torch's objects
     warned: set[str] = set()
 
     def warn(message: Warning | str, *_: object, **__: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,19 +28,6 @@ def faster_layout(dtype: torch.dtype, device: torch.device) -> torch.memory_form
     """
     measured = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
     return torch.channels_last if measured else torch.preserve_format
-
-
-@contextmanager
-def without_collector() -> Iterator[None]:
-    """Switch garbage collection off. Loading creates many objects and no garbage. The collector would traverse all of
-    torch's objects again and again, which takes a third of the loading time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 INITIALISERS = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)

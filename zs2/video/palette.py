@@ -130,4 +130,6 @@ def _sums(values: Array, index: Array) -> Array:
 
 def _distances(colours: Array, points: Array) -> Array:
     """The squared distances (points, colours), less those of the points from 0."""
-    return np.asarray((colours**2).sum(axis=1) - 2 * points @ colours.T)
+    distances: Array = points @ (-2 * colours.T)
+    distances += (colours**2).sum(axis=1)
+    return distances
