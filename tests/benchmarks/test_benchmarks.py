@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shlex
 from itertools import pairwise
 
 import numpy as np
@@ -34,8 +35,8 @@ def test_fewer_steps(fewer_steps, narrow, tmp_path, capsys):
     """Every way has its row, and only the reference is the reference."""
     (tmp_path / "prompts.txt").write_text("red apple on a white background\n[open]\nrocket\n")
     file = tmp_path / "figures.json"
-    line = f"--prompts {tmp_path / 'prompts.txt'} --seeds 1 --frames 2 --steps 10 --json {file}"
-    fewer_steps.main([*line.split(), "--model", str(narrow)])
+    line = f"--prompts '{tmp_path / 'prompts.txt'}' --seeds 1 --frames 2 --steps 10 --json '{file}'"
+    fewer_steps.main([*shlex.split(line), "--model", str(narrow)])
     ways = fewer_steps.ways(10)
     rows = capsys.readouterr().out.splitlines()[3:]
     assert [row[:28].strip() for row in rows] == list(ways)
@@ -54,7 +55,7 @@ def test_precision(benchmarks, tmp_path, capsys):
     import precision
 
     file = tmp_path / "figures.json"
-    precision.main(f"--prompts 1 --frames 1 --steps 1 --guidance 1 --json {file}".split())
+    precision.main([*["--prompts", "1", "--frames", "1", "--steps", "1", "--guidance", "1", "--json"], str(file)])
     found = json.loads(file.read_text())["psnr"]
     assert 20 < found["bfloat16"][0] < found["float16"][0] < 99
     assert "float16   PSNR against float32" in capsys.readouterr().out

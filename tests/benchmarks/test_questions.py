@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,14 @@ def table(text: str, start: int = 0) -> list[list[str]]:
 def test_drift_has_the_figures_of_the_clips(questions, tmp_path: Path, capsys):
     """As of a clip at once; momentum of 1 is cross-frame attention; nothing that is there is made again."""
     out, file = tmp_path / "drift", tmp_path / "drift.csv"
-    line = f"drift --model {CHECKPOINT} --frames 3 --steps 1 --size 16 --each 1 --out {out} --variants tma tma:1 cfa "
-    line += f"--csv {file} --plot {tmp_path / 'a.svg'} --sheet {tmp_path / 'a.png'}"
-    assert questions.main([*line.split(), "--shard", "1/2"]) == 0
+    line = (
+        f"drift --model '{CHECKPOINT}' --frames 3 --steps 1 --size 16 --each 1 --out '{out}' --variants tma tma:1 cfa "
+    )
+    line += f"--csv '{file}' --plot '{tmp_path / 'a.svg'}' --sheet '{tmp_path / 'a.png'}'"
+    words = shlex.split(line)
+    assert questions.main([*words, "--shard", "1/2"]) == 0
     assert "3 of 6 clips are left to other shards" in capsys.readouterr().out
-    assert questions.main(line.split()) == 0
+    assert questions.main(words) == 0
     assert "identity to frame 0, frames:" in capsys.readouterr().out
     model = ZS2.from_pretrained(CHECKPOINT)
     prompt = model.own_settings.prompts[0]
@@ -55,10 +59,10 @@ def test_drift_has_the_figures_of_the_clips(questions, tmp_path: Path, capsys):
     one, other = ((out / f"{name}_p00_s0.csv").read_text() for name in ("tma-1", "cfa"))
     assert one == other
     times = {path: path.stat().st_mtime_ns for path in out.iterdir()}
-    assert questions.main(line.split()) == 0
+    assert questions.main(words) == 0
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == times
     capsys.readouterr()
-    assert questions.main([*line.split(), "--steps", "2"]) == 2
+    assert questions.main([*words, "--steps", "2"]) == 2
     assert "has clips of another steps: give another --out" in capsys.readouterr().err
 
 

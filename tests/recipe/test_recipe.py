@@ -7,6 +7,7 @@ import csv
 import json
 import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -894,7 +895,7 @@ def test_things_are_listed_that_are_seen_often_enough(made, tmp_path, monkeypatc
 def test_options_of_measure_that_would_do_harm_or_nothing(line, words, with_guides, tmp_path, capsys):
     file = tmp_path / "judge.safetensors"
     save_file(judge.Judge(NAMES, SIZE).state_dict(), file, {"things": json.dumps(NAMES), "size": str(SIZE)})
-    assert recipe.main(["measure", *f"{with_guides}/{line}".split(), "--judge", str(file)]) == 1
+    assert recipe.main(["measure", *shlex.split(f"'{with_guides}'/{line}"), "--judge", str(file)]) == 1
     assert words in capsys.readouterr().err
     assert not (with_guides / "nothing").exists()
 
@@ -1116,9 +1117,9 @@ def test_the_pictures_of_the_page_on_guidance(what, with_guides, own, tmp_path, 
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import guided as script
 
-    line = f"--model {with_guides / 'checkpoint'} --thing disc --pictures {own} --frames 4 --steps 2"
+    line = f"--model '{with_guides / 'checkpoint'}' --thing disc --pictures '{own}' --frames 4 --steps 2"
     line += f" --size {SIZE}" if what == "outline" else ""
-    assert script.main([what, *line.split(), "--scale", "1", "--out", str(tmp_path / "out.webp")]) == 0
+    assert script.main([what, *shlex.split(line), "--scale", "1", "--out", str(tmp_path / "out.webp")]) == 0
     frames = Clip.open(tmp_path / "out.webp").frames
     assert frames.shape == (4, SIZE if what == "outline" else 2 * SIZE + script.GAP, SIZE, 3)
     if what == "outline":
