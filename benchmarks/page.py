@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     studio = Studio([args.model], Limits(), {})
     model = studio.loaded(args.model).model
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
-        close, address = serve(studio, Path(folder), "127.0.0.1", None, None, "1mb")
+        close, address = serve(studio, Path(folder), "127.0.0.1", None, None, 2**20)
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"))
         tab = browser.new_page()
         tab.goto(address)

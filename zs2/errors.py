@@ -18,8 +18,28 @@ class InputError(ValueError):
     """The user's input can't be used. The message says what was got, what was expected, and what to do."""
 
 
+_COLLECTED: ContextVar[list[str] | None] = ContextVar("collected", default=None)
+
+
+@contextlib.contextmanager
+def collected(found: list[str] | None = None) -> Iterator[list[str]]:
+    """Within it, the warnings of `warn` go into this list, each once, and are not shown.
+
+    That holds for the calling thread or task alone; `warnings.catch_warnings` changes where those of all threads go.
+    """
+    found = [] if found is None else found
+    token = _COLLECTED.set(found)
+    try:
+        yield found
+    finally:
+        _COLLECTED.reset(token)
+
+
 def warn(message: str) -> None:
     """Warn of something. The warning points to the line of the caller's own code that led to it."""
+    if (found := _COLLECTED.get()) is not None:
+        found.extend([message] * (message not in found))
+        return
     frame, level = sys._getframe(1), 2
     wrappers = ("zs2", "contextlib", "torch")  # torch's contexts, such as no_grad
     while str(frame.f_globals.get("__name__")).partition(".")[0] in wrappers and frame.f_back is not None:

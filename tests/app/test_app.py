@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Generator
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,15 +34,16 @@ from zs2.app.files import KINDS, Recorded, folder, remove, write
 from zs2.app.film import film
 from zs2.app.lines import command_line, python_lines
 from zs2.app.making import Budget, make_clips, make_stream
-from zs2.app.studio import Loaded, Studio
+from zs2.app.studio import Loaded, Studio, Visitors
 from zs2.app.texts import figure, message, progress, without_folders
 from zs2.app.worker import DONE, FAILED, RUNNING, STOPPED, WAITING, Job, Worker
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.sample_options import parser
 from zs2.cli.sample_requests import clip_requests
-from zs2.errors import InputError
+from zs2.errors import InputError, collected, warn
 from zs2.method import METHOD, NOISE_MODELS, Method, NoiseModel
 from zs2.sampling.request import OF_CONTROLNETS, OPTIONS, usual
+from zs2.system.stopping import SIGPIPE, Stopped
 from zs2.video.clip import Clip
 from zs2.video.formats import WRITERS
 
@@ -456,6 +458,125 @@ def test_previews_keep_to_their_share_of_the_time(monkeypatch: pytest.MonkeyPatc
     assert 0.04 < spent / now[0] <= 0.05
 
 
+def test_a_terminal_that_nobody_reads_does_not_end_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of `zs2 app | head`: what is shown of a failure raises in the worker's thread."""
+
+    def unread(*lines: str, **how: Any) -> None:
+        raise Stopped(SIGPIPE)
+
+    def wrong(job: Job) -> Generator[None]:
+        raise KeyError
+        yield
+
+    def right(job: Job) -> Generator[None]:
+        yield
+
+    monkeypatch.setattr("zs2.app.worker.show", unread)
+    worker = Worker(4)
+    assert [ended(worker.submit(Job(work))).state for work in (wrong, right)] == [FAILED, DONE]
+
+
+# --- visitors ---------------------------------------------------------------------------------------------------------
+
+
+def until_stopped(job: Job) -> Generator[None]:
+    """Work without end."""
+    while True:
+        job.check()
+        time.sleep(0.002)
+        yield
+
+
+@pytest.fixture
+def idle() -> Studio:
+    """A page whose models are never loaded."""
+    return Studio(["none"], Limits(), {})
+
+
+def test_a_stopped_press_is_over_wherever_its_work_is(idle: Studio) -> None:
+    idle.stop("ann", 1)  # before its work came
+    assert idle.submit("ann", Job(until_stopped), 1).state == STOPPED
+    second = idle.submit("ann", Job(until_stopped), 2)
+    idle.stop("ann", 1)  # that of the press before, which came late
+    other = idle.submit("bob", Job(until_stopped), 1)
+    assert not ended(second, 0.05).ended
+    idle.stop("ann", 2)
+    assert ended(second).state == STOPPED
+    assert not other.ended
+    idle.forget("bob")
+    assert ended(other).state == STOPPED
+
+
+def test_work_of_an_earlier_press_that_comes_later_is_stopped(idle: Studio) -> None:
+    """Gradio may begin the events of two buttons in any order."""
+    later = idle.submit("ann", Job(until_stopped), 2)
+    assert idle.submit("ann", Job(until_stopped), 1).state == STOPPED
+    assert not ended(later, 0.05).ended
+    third = idle.submit("ann", Job(until_stopped), 3)
+    assert ended(later).state == STOPPED
+    idle.stop("ann")
+    assert ended(third).state == STOPPED
+
+
+def test_what_ends_after_a_visitor_left_does_not_bring_them_back(idle: Studio) -> None:
+    visitors = idle.visitors
+    visitors.begin(noise="dnm")
+    assert [visitors.changed("ann", noise=noise) for noise in ("dnm", "iid", "iid")] == [False, True, False]
+    visitors.note("ann", noise="mixed")
+    assert not visitors.changed("ann", noise="mixed")
+    job = idle.submit("ann", Job(until_stopped), 1)
+    idle.forget("ann")
+    visitors.note("ann", noise="iid")
+    visitors.keep("ann", (CLIP, clip_options()))
+    idle.leave("ann", job)
+    assert len(visitors) == 0
+
+
+def test_who_is_silent_longest_is_forgotten_first_but_not_who_waits_for_a_clip() -> None:
+    studio = Studio(["none"], Limits(), {})
+    visitors = studio.visitors = Visitors(most=3)
+    job = studio.submit("ann", Job(until_stopped), 1)
+    for name in ("bob", "cid", "bob", "dan", "eve"):
+        visitors.enter(name)
+    assert [name for name in ("ann", "bob", "cid", "dan", "eve") if visitors.get(name)] == ["ann", "dan", "eve"]
+    assert not job.ended
+    studio.forget("ann")
+
+
+CLIP = Clip(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_clips_that_nobody_asks_for_are_dropped() -> None:
+    visitors, made = Visitors(bytes_most=2 * CLIP.frames.nbytes), (CLIP, clip_options())
+    for name in ("ann", "bob", "cid"):
+        visitors.enter(name)
+        visitors.keep(name, made)
+    assert [visitors.enter(name).made for name in ("ann", "bob", "cid")] == [None, made, made]
+    visitors.keep("bob", None)
+    assert visitors.enter("bob").made is None
+
+
+def test_warnings_of_visitors_at_the_same_time_go_to_each() -> None:
+    barrier, found = threading.Barrier(2), {}
+
+    def work(name: str) -> None:
+        with collected() as notes:
+            barrier.wait(5)
+            warn(f"of {name}")
+            barrier.wait(5)
+            warn(f"of {name}")
+        found[name] = notes
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("ann", "bob")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {"ann": ["of ann"], "bob": ["of bob"]}
+    with pytest.warns(UserWarning, match="of nobody"):
+        warn("of nobody")
+
+
 # --- clips and streams ------------------------------------------------------------------------------------------------
 
 
@@ -549,6 +670,31 @@ def test_a_clip_is_stopped_within_a_step(studio: Studio) -> None:
     assert job.shown.step <= step + 1
 
 
+def test_a_clip_is_stopped_while_it_is_decoded(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    monkeypatch.setattr(making, "at_once", lambda *_: 1)
+
+    def decode(plan: Any, latents: torch.Tensor) -> np.ndarray:
+        decoded.append(len(latents))
+        job.stop()
+        return np.zeros((len(latents), 8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(making, "decode_frames", decode)
+    job = Job(partial(make_clips, studio, asked=[clip_options()], titles=["clip"], measured=False))
+    assert not job.go_on()
+    assert (job.state, job.message, decoded) == (STOPPED, "", [1])
+
+
+def test_warnings_of_all_clips_side_by_side_are_shown(studio: Studio) -> None:
+    asked = [clip_options(steps=1, deep_cache=2), clip_options(steps=1, strength=0.5)]
+    job = Job(partial(make_clips, studio, asked=asked, titles=["left", "right"], measured=False))
+    while job.go_on():
+        pass
+    assert (job.state, job.message) == (DONE, "")
+    for words in ("deep_cache has no effect on a single step", "strength has no effect without source"):
+        assert words in job.shown.notes
+
+
 def test_a_stream_goes_on_without_end_no_faster_than_it_is_seen(studio: Studio) -> None:
     one = replace(clip_options({"attn": "sa"}, steps=1), fps=30)
     job = studio.submit("me", Job(partial(make_stream, studio, one=one)))
@@ -613,6 +759,28 @@ def test_files_of_a_clip_are_replayed(studio: Studio, tmp_path: Path) -> None:
         Recorded.of(paths[-1], studio, MODEL)
 
 
+def test_a_file_of_any_settings_is_replayed_or_refused_in_words(studio: Studio, tmp_path: Path) -> None:
+    model, file = studio.loaded(MODEL).model, tmp_path / "clip.json"
+    settings = model.settings(model.plan(clip_options().request()), Fraction(24000, 1001))
+    file.write_text(json.dumps(settings))
+    assert Recorded.of(str(file), studio, MODEL).notes == (
+        "23.976 frames per second: this page has whole numbers up to 30",
+    )
+    shown = controls(studio.limits, {}, ["network"])
+    for name in settings:
+        for value in (None, True, -1, 0.5, 10**400, "", "9", [], [None], {"0": "a"}):
+            file.write_text(json.dumps(settings | {name: value}))
+            try:
+                found = Recorded.of(str(file), studio, MODEL)
+            except InputError:
+                continue
+            values = {**found.method, **found.options}
+            assert json.dumps([one.shown(values.get(one.name)) for one in shown])
+            assert (type(found.seed), type(found.prompt), 1 <= found.fps <= 30) == (int, str, True)
+            with collected():
+                ClipOptions(MODEL, found.prompt, found.seed, found.fps, found.method, found.options).request()
+
+
 def test_a_visitor_may_leave_while_files_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_gif = WRITERS[".gif"]
 
@@ -669,14 +837,28 @@ def test_wrong_options_are_one_line(
     assert len(err.splitlines()) == 1
 
 
+def test_a_file_of_visitors(tmp_path: Path) -> None:
+    file = tmp_path / "visitors"
+    file.write_text("ann:a:b\n\nbob:c\n", encoding="utf-8-sig")  # as some editors write it
+    assert read_visitors(str(file)) == [("ann", "a:b"), ("bob", "c")]
+    many = "\n".join(f"v{i}:secret" for i in range(20_000))
+    file.write_text(many)
+    assert len(read_visitors(str(file))) == 20_000
+
+
 @pytest.mark.parametrize(
-    ("text", "found"), [("ann:a:b\n\nbob:c\n", [("ann", "a:b"), ("bob", "c")]), ("ann\n", None), ("", None)]
+    ("text", "words"),
+    [
+        ("", "no line NAME:PASSWORD in it"),
+        ("ann:a\nbob\n", "line 2: expected NAME:PASSWORD"),
+        ("ann:\n", "line 1: expected NAME:PASSWORD"),
+        (":secret\n", "line 1: expected NAME:PASSWORD"),
+        ("ann:secret\nann:secret2\n", "line 2: 'ann' stands above, too"),
+    ],
 )
-def test_visitors(tmp_path: Path, text: str, found: list[tuple[str, str]] | None) -> None:
+def test_a_wrong_file_of_visitors_is_refused_without_its_passwords(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "visitors"
     file.write_text(text)
-    if found is None:
-        with pytest.raises(InputError, match="expected lines NAME:PASSWORD"):
-            read_visitors(str(file))
-    else:
-        assert read_visitors(str(file)) == found
+    with pytest.raises(InputError, match=words) as refused:
+        read_visitors(str(file))
+    assert "secret" not in str(refused.value)

@@ -33,7 +33,8 @@ from helpers import CHECKPOINT, SIDE, TESTS, Fixture, tiny, write_guided
 from PIL import Image
 
 from zs2 import ZS2
-from zs2.app.clip_options import ClipOptions
+from zs2.app.clip_options import ClipOptions, Limits
+from zs2.app.files import folder
 from zs2.app.making import load_model
 from zs2.app.worker import DONE, Job
 from zs2.checkpoints.own_settings import OwnSettings
@@ -242,6 +243,20 @@ def test_a_clip_is_stopped_within_a_step(visit: Any) -> None:
     make(tab, frames=2, steps=2)
 
 
+def test_a_stop_before_the_work_came_stops_it(visit: Any) -> None:
+    tab, held = visit(), []
+    put(tab, frames=1, steps=1)
+    tab.route("**/queue/join*", lambda route: held.append(route), times=1)  # on its way to the server
+    tab.get_by_role("button", name="Make a clip").click()
+    with tab.expect_response(lambda response: "run/predict" in response.url):
+        tab.get_by_role("button", name="Stop").first.click()
+    (route,) = held
+    route.continue_()
+    status(tab, "one", "^stopped$")
+    assert tab.locator("#one .film").count() == 0
+    make(tab)
+
+
 def test_two_variants_play_in_step_with_their_metrics(visit: Any) -> None:
     tab = visit()
     put(tab, frames=4, steps=3)
@@ -418,7 +433,6 @@ def in_a_thread(coroutine: Coroutine[Any, Any, Answer]) -> Answer:
 def opened(tmp_path: Path) -> Any:
     """The page without a server, with two models."""
     pytest.importorskip("gradio")
-    from zs2.app.clip_options import Limits
     from zs2.app.page import Page
     from zs2.app.studio import Studio
 
@@ -438,9 +452,9 @@ def test_a_model_is_loaded_once_and_what_follows_waits_for_it(opened: Any) -> No
 
     async def follow() -> tuple[list[Any], Any, Any]:
         studio.worker.submit(Job(waiting))  # of another visitor
-        choosing = opened._choose_model(visitor, second)
+        choosing = opened._choose_model(visitor, 0, second)
         seen = [await anext(choosing)]
-        again = [one async for one in opened._choose_model(visitor, second)]  # Gradio calls twice
+        again = [one async for one in opened._choose_model(visitor, 0, second)]  # Gradio calls twice
         assert again == [{opened.message: {"__type__": "update"}}]
         replay = asyncio.ensure_future(opened._replay(visitor, "none.json", second, *nothing))
         clip = studio.submit("ann", Job(partial(load_model, studio, name=second)))
@@ -462,9 +476,9 @@ def test_a_model_is_loaded_once_and_what_follows_waits_for_it(opened: Any) -> No
 
 
 def test_files_of_a_clip_are_not_shown_beside_the_next_one(opened: Any) -> None:
-    visitor, results = SimpleNamespace(session_hash="ann"), opened.studio.results
+    visitor, visitors = SimpleNamespace(session_hash="ann"), opened.studio.visitors
     clip = Clip(np.zeros((1, 8, 8, 3), np.uint8), settings={"prompt": "fox", "seed": 0})
-    asked = ClipOptions(opened.studio.names[0], "fox", 0, 8, {"attn": "sa", "noise": "iid"}, {})
+    made = (clip, ClipOptions(opened.studio.names[0], "fox", 0, 8, {"attn": "sa", "noise": "iid"}, {}))
 
     async def keep(then: Callable[[], object]) -> list[Any]:
         keeping = opened._keep(visitor)
@@ -472,13 +486,85 @@ def test_files_of_a_clip_are_not_shown_beside_the_next_one(opened: Any) -> None:
         then()
         return [*seen, *[one async for one in keeping]]
 
-    results["ann"] = (clip, asked)
+    place = folder(opened.root, "ann")
+    known = visitors.enter("ann")
+    visitors.keep("ann", made)
     assert len(in_a_thread(keep(lambda: None))) == 2
-    assert results == {}
-    results["ann"] = (clip, asked)
-    assert len(in_a_thread(keep(results.clear))) == 1  # the next one was begun
+    assert known.made is None
+    visitors.keep("ann", made)
+    assert len(in_a_thread(keep(lambda: visitors.keep("ann", None)))) == 1  # the next one was begun
     hidden = in_a_thread(keep(lambda: None))  # it was stopped
     assert [one["visible"] for one in hidden[0].values()] == [False, False]
+    assert place.exists()
+    visitors.keep("ann", made)
+    in_a_thread(keep(lambda: opened._leave(visitor)))
+    assert not place.exists()
+
+
+def test_a_failure_before_the_work_is_a_message(opened: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def begin(*values: Any) -> Job:
+        raise KeyError("secret")
+
+    work = opened._work(opened.one, begin, "done")
+
+    async def updates() -> list[Any]:
+        return [one async for one in work(SimpleNamespace(session_hash="ann"), 1)]
+
+    ((_, text),) = in_a_thread(updates())[0].items()
+    assert "this failed (KeyError): the server&#x27;s terminal says more" in text
+    assert "secret" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/gradio_api/queue/join", {"content-length": "1000"}, 200),
+        ("/gradio_api/queue/join", {"content-length": "2000000"}, 413),
+        ("/gradio_api/queue/join", {"transfer-encoding": "chunked"}, 411),
+        ("/gradio_api/upload", {"content-length": "2000000"}, 200),
+        ("/gradio_api/upload/", {"content-length": "4000000"}, 413),
+        ("/gradio_api/upload", {"content-length": "100"}, 507),
+        ("/gradio_api/heartbeat/x", {}, 200),
+    ],
+)
+def test_a_request_is_no_larger_than_the_page_needs(
+    path: str, headers: dict[str, str], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = pytest.importorskip("zs2.app.server", exc_type=ImportError)
+    (tmp_path / "visitor").mkdir()
+    (tmp_path / "visitor" / "clip.gif").write_bytes(bytes(1000))
+    monkeypatch.setattr(server, "FILES_MAX", 1050 if status == 507 else 2**32)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+
+    scope = {"type": "http", "path": path, "headers": [(k.encode(), v.encode()) for k, v in headers.items()]}
+    in_a_thread(server.Guard(app, tmp_path, 2**21)(scope, None, send))
+    assert sent[0]["status"] == status
+    assert dict(sent[0]["headers"])[b"content-security-policy"].startswith(b"default-src 'self'")
+
+
+@pytest.mark.parametrize(("queue", "threads"), [(16, 40), (100, 200)])
+def test_all_who_may_wait_are_told_where_they_are(
+    queue: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradio itself would let those wait, without a word, who are more than its threads."""
+    server = pytest.importorskip("zs2.app.server", exc_type=ImportError)
+    seen: dict[str, Any] = {}
+
+    def launch(**options: Any) -> tuple[None, str, None]:
+        seen.update(options)
+        return None, "address", None
+
+    blocks = SimpleNamespace(launch=launch, close=lambda: None)
+    monkeypatch.setattr(server, "Page", lambda *_: SimpleNamespace(blocks=blocks))
+    studio = SimpleNamespace(limits=Limits(queue=queue))
+    assert server.serve(studio, tmp_path, "127.0.0.1", None, None, 2**20)[1] == "address"
+    assert (seen["max_threads"], seen["max_file_size"], seen["share"]) == (threads, 2**20, False)
 
 
 def test_ctrl_c_ends_a_server_that_is_at_work(browser: Any, tmp_path: Path) -> None:
@@ -569,10 +655,18 @@ def test_a_visitor_reads_no_file_of_the_machine(server: Server) -> None:
         assert refused.value.code in (403, 404)
 
 
-def test_who_has_no_password_sees_nothing(tmp_path: Path) -> None:
+def test_who_has_no_password_sees_nothing_and_who_has_one_reads_no_file(tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     (tmp_path / "visitors").write_text("ann:secret\n")
     server = Server(tmp_path, "--auth", str(tmp_path / "visitors"))
+    enter = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+
+    def ask(path: str, data: dict[str, Any] | None = None) -> str:
+        body = None if data is None else json.dumps(data).encode()
+        request = urllib.request.Request(server.address + path, body, {"content-type": "application/json"})
+        with enter.open(request, timeout=60) as answer:
+            return answer.read().decode()
+
     try:
         with urllib.request.urlopen(server.address) as page:
             text = page.read().decode()
@@ -582,6 +676,18 @@ def test_who_has_no_password_sees_nothing(tmp_path: Path) -> None:
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(server.address + path)
             assert refused.value.code == 401
+        enter.open(server.address + "login", b"username=ann&password=secret").read()
+        events = json.loads(ask("config"))["dependencies"]
+        replay = next(one for one in events if any(event == "upload" for _, event in one["targets"]))
+        for i, file in enumerate(("/etc/hostname", "http://example.com/clip.gif", "http://127.0.0.1:1/\x1b[2J")):
+            dropped = {"path": file, "meta": {"_type": "gradio.FileData"}}
+            data = [dropped, str(CHECKPOINT), *[None] * (len(replay["inputs"]) - 2)]
+            session = {"session_hash": f"s{i}"}
+            ask("gradio_api/queue/join", {"data": data, "fn_index": replay["id"], **session})
+            told = ask(f"gradio_api/queue/data?session_hash=s{i}")
+            assert '"success":false' in told.partition("process_completed")[2]
+        assert "BLOCKED" not in server.text
+        assert "\x1b" not in server.text
     finally:
         server.end()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import traceback
 import warnings
 
 import pytest
 
 from zs2.cli.command import command, parser
 from zs2.errors import InputError, brief
-from zs2.system.terminal import MOST, show, shown
+from zs2.system.terminal import MOST, Escaping, show, shown
 
 ORDERS = ["\x1b[2J", "\x1b]0;title\x07", "\r", "\x08", "\x9b31m", "\u202e", "\u2028", "\ud800", "\x7f", "\x00"]
 
@@ -19,6 +22,19 @@ def test_a_control_character_is_shown(order):
     assert text.isprintable()
     assert text[0] + text[-1] == "ab"
     assert "\\" in text
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_a_library_prints_is_shown(order):
+    out = io.StringIO()
+    with contextlib.redirect_stderr(Escaping(out)):
+        try:
+            raise ValueError(f"a{order}b")
+        except ValueError:
+            traceback.print_exc()
+    lines = out.getvalue().split("\n")
+    assert (lines[0], lines[-1]) == ("Traceback (most recent call last):", "")
+    assert lines[-2] == shown(f"ValueError: a{order}b")
 
 
 @pytest.mark.parametrize("text", ["", "rose", "λ = 0.1 · é 日本 🌹", "x" * MOST])

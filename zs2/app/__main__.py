@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from zs2.app.clip_options import Limits
 from zs2.app.worker import Worker
@@ -19,12 +20,11 @@ from zs2.cli.command import Parser, command, parser
 from zs2.cli.derived_options import add_model, chosen_model
 from zs2.errors import InputError, whole
 from zs2.system.devices import AUTO, DTYPE_HELP
-from zs2.system.terminal import show
+from zs2.system.terminal import Escaping, show
 
 INSTALL = "the page needs Gradio 6: pip install 'zs2[app]' (in a clone: pip install -e '.[app]', or make app)"
 HOST, PORT, PORT_MAX = "127.0.0.1", 7860, 65535
-LINES_MAX = 10_000  # of a file of visitors
-BYTES_MAX = "64mb"  # of a file that a visitor drops
+BYTES_MAX = 2**26  # of a file that a visitor drops
 
 
 def run(options: dict[str, Any]) -> None:
@@ -48,7 +48,8 @@ def run(options: dict[str, Any]) -> None:
     visitors = read_visitors(options["auth"]) if "auth" in options else None
     if find_spec("gradio") is None:
         raise InputError(INSTALL)
-    with tempfile.TemporaryDirectory(prefix="zs2-app-") as folder:
+    printed = contextlib.redirect_stderr(cast(TextIO, Escaping(sys.stderr)))  # Gradio prints what visitors sent
+    with printed, tempfile.TemporaryDirectory(prefix="zs2-app-") as folder:
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_TEMP_DIR": folder}
         from zs2.cli.checked_models import check_models
 
@@ -84,13 +85,21 @@ def end(worker: Worker, close: Callable[[], object], folder: str) -> None:
 def read_visitors(file: str) -> list[tuple[str, str]]:
     """The names and passwords of a file, a line NAME:PASSWORD each. Raises: InputError."""
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--auth {file}: can't be read ({error}): expected a file of lines NAME:PASSWORD") from error
-    found = [line.partition(":") for line in lines[:LINES_MAX] if line.strip()]
-    if not found or not all(name and colon and password for name, colon, password in found):
-        raise InputError(f"--auth {file}: expected lines NAME:PASSWORD, one for each visitor")
-    return [(name, password) for name, _, password in found]
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            name, _, password = line.partition(":")
+            if not name or not password:
+                raise InputError(f"--auth {file}: line {number}: expected NAME:PASSWORD, one for each visitor")
+            if name in found:
+                raise InputError(f"--auth {file}: line {number}: {name!r} stands above, too: expected each name once")
+            found[name] = password
+    if not found:
+        raise InputError(f"--auth {file}: no line NAME:PASSWORD in it: expected one for each visitor")
+    return [*found.items()]
 
 
 def options_parser() -> Parser:

@@ -14,9 +14,10 @@ import gradio as gr
 
 from zs2.app.making import Shown
 from zs2.app.texts import EMPTY, duration, figure, message, progress, without_folders
-from zs2.app.worker import DONE, FAILED, WAITING, Job, Worker
+from zs2.app.worker import DONE, FAILED, WAITING, Job, Worker, failure
 from zs2.errors import counted
 
+LAST_PRESS = "(window.zs2Press ?? 0)"  # in the browser: what `Bench.listen` counts
 POLL = 0.03  # seconds between looks at the work
 EACH = 0.25  # seconds between updates while a clip is made: each takes time from the work
 MAKING: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
@@ -30,6 +31,7 @@ class Bench:
     Args:
         go: the buttons that start. stop: the one that stops. status: HTML. slots: HTML, one for each film.
         root: the folder of visitors' files, which messages do not name.
+        press: a number that nobody sees: that of the visitor's last press of a button that starts.
     """
 
     go: Sequence[Any]
@@ -37,6 +39,7 @@ class Bench:
     status: Any
     slots: Sequence[Any]
     root: Path
+    press: Any
 
     def listen(
         self,
@@ -49,7 +52,10 @@ class Bench:
         because Gradio takes long for each component of an update. The browser itself changes them: at once, in the
         order of the events, and without a call of the server, for which the work would wait.
 
-        Args: hidden: what is hidden then. Returns: the event of its end.
+        Args:
+            work: its first value is the number of the press.
+            hidden: what is hidden then.
+        Returns: the event of its end.
         """
         buttons = [*self.go, self.stop]
 
@@ -58,7 +64,8 @@ class Bench:
 
         hide: list[Update] = [{"visible": False} for _ in hidden]
         gr.on(begun, None, None, [*buttons, *hidden], js=_updates([*switched(True), *hide]), api_visibility="private")
-        done = gr.on(begun, work, inputs, [self.status, *self.slots], **MAKING)
+        count = f"(...values) => [window.zs2Press = {LAST_PRESS} + 1, ...values.slice(1, {len(inputs) + 1})]"
+        done = gr.on(begun, work, [self.press, *inputs], [self.status, *self.slots], js=count, **MAKING)
         for ended in (done.then, done.failure):  # Gradio calls only the second one for values that it refuses itself
             ended(None, None, buttons, js=_updates(switched(False)), api_visibility="private")
         return done
@@ -91,7 +98,7 @@ class Bench:
 
     def refuse(self, error: Exception) -> Update:
         """What changes if the work can't begin."""
-        return {self.status: message(without_folders(str(error), self.root), wrong=True)}
+        return {self.status: message(without_folders(failure(error), self.root), wrong=True)}
 
 
 def _updates(updates: Sequence[Update]) -> str:

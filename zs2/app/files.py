@@ -13,11 +13,11 @@ from typing import Any
 from zs2.app.clip_options import FPS_MAX
 from zs2.app.studio import Studio
 from zs2.cli.replay import replay_options
-from zs2.errors import InputError, NotWritten
-from zs2.method import METHOD
-from zs2.sampling.request import INPUTS, OPTIONS
+from zs2.errors import InputError, NotWritten, brief, collected, whole
+from zs2.method import METHOD, Method
+from zs2.sampling.request import INPUTS, OF_CONTROLNETS, OPTIONS, Request
 from zs2.video.clip import Clip
-from zs2.video.reading import opened
+from zs2.video.encoding import frame_rate
 
 KINDS = {  # the words on the button, and the end of the file's name
     "GIF": ".gif",
@@ -84,39 +84,43 @@ class Recorded:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, file: str, studio: Studio, model: str, inputs: Mapping[str, str] | None = None) -> Recorded:
+    def of(cls, file: str, studio: Studio, model: str, inputs: Mapping[str, Any] | None = None) -> Recorded:
         """Read a file that zs2 made. model: the one that is chosen on the page. inputs: the files that are dropped.
 
         Raises: InputError for any other file, and for a clip that the page can't make.
         """
         inputs = inputs or {}
         found = replay_options(file, inputs)
-        prompt = found["prompt"]
-        options = {name: found[name] for name in OPTIONS if name in found and name not in INPUTS}
-        if not isinstance(prompt, str):
+        if not isinstance(prompt := found["prompt"], str):
             raise InputError("this clip has a prompt for each frame: this page has one; zs2 sample --replay makes it")
-        studio.limits.check(prompt, options | dict(zip(("width", "height"), found["size"], strict=True)))
+        unused = () if "control" in inputs else OF_CONTROLNETS
+        options = {name: found[name] for name in OPTIONS if name in found and name not in (*INPUTS, *unused)}
         method = {name: found[name] for name in METHOD if name in found}
-        size, rate = "{}x{}".format(*found["size"]), found["fps"]
+        width, height = (whole(name, side, 1) for name, side in zip(("width", "height"), found["size"], strict=True))
+        with collected():  # of what has no effect: it is shown when the clip is made
+            Method(**method)
+            request = Request(prompt, **options, **inputs, seed=found["seed"][0])
+        studio.limits.check(prompt, options | {"width": width, "height": height})
+        rate = float(frame_rate(found["fps"]))
         fps = min(max(round(rate), 1), FPS_MAX)
-        others = notes(found["recorded"], studio, model, inputs)
+        others = notes(found["recorded"], studio, model, request)
         if fps != rate:
             others = (*others, f"{rate:g} frames per second: this page has whole numbers up to {FPS_MAX}")
-        return cls(prompt, found["seed"][0], size, fps, method, options, others)
+        return cls(prompt, request.seed, f"{width}x{height}", fps, method, options, others)
 
 
-def notes(recorded: dict[str, Any], studio: Studio, model: str, inputs: Mapping[str, str]) -> tuple[str, ...]:
-    """What differs between a clip's record and the page."""
+def notes(recorded: dict[str, Any], studio: Studio, model: str, request: Request) -> tuple[str, ...]:
+    """What differs between a clip's record and the page. request: with the inputs that are dropped."""
     others = [what for what in ("lora", "embeddings", "vae") if recorded[what]]
     found = [f"made with {what}, which this page does not load: the clip will differ" for what in others]
     loaded = studio.ready(model)
     checkpoint = None if loaded is None else loaded.model.checkpoint
     if checkpoint is not None and recorded["weights"] != checkpoint.digests:
-        found.append(f"made with other weights, those of {recorded['model']}: the clip will differ")
+        name = brief(recorded["model"]).strip("'")
+        found.append(f"made with other weights, those of {name}: the clip will differ")
     if recorded["controlnet"]:
         found.append("made with a ControlNet: expected the same here, or the clip will differ")
     for name in INPUTS:
-        record = opened(inputs[name], several=OPTIONS[name].several).record if name in inputs else None
-        if recorded[name] != record:
+        if recorded[name] != request.stored(name):
             found.append(f"made with another {name.replace('_', ' ')}: the clip will differ")
     return tuple(found)

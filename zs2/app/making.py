@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from torch import Tensor
 
 from zs2.app.clip_options import ClipOptions, Limits
 from zs2.app.film import film
 from zs2.app.studio import Loaded, Studio
 from zs2.app.worker import Job, Stop
-from zs2.errors import counted
+from zs2.errors import collected, counted
 from zs2.pipeline import ZS2
-from zs2.sampling.decoding import decode_frames
+from zs2.sampling.decoding import at_once, decode_frames
 from zs2.sampling.plan import SamplingPlan
 from zs2.sampling.sampler import Sampler
 from zs2.system.background import in_background
 from zs2.video.clip import Clip
+from zs2.video.formats import Frames
 
 SHARE = 0.05  # of the time may go to previews
 CHUNK = 8  # frames of a part of a stream
@@ -83,12 +84,13 @@ def make_clips(
 
     titles: of the clips, and keys of their films. measured: whether motion and identity go below each.
     """
-    shown = Shown(("",) * len(asked), tuple(titles))
+    shown, notes = Shown(("",) * len(asked), tuple(titles)), list[str]()
     for index, one in enumerate(asked):
         loaded = studio.loaded(one.model)
         one = replace(one, own=loaded.own)
         left_behind = sum(replace(other, own=loaded.own).cost for other in asked[index + 1 :])
-        shown = _make(studio, job, one, index, left_behind, shown)
+        with collected(notes):
+            shown = _make(studio, job, one, index, left_behind, shown, notes)
         if measured:
             values = loaded.measure(shown.clips[-1].frames)
             texts = (f"{name} {'—' if value is None else f'{value:.3f}'}" for name, value in values.items())
@@ -100,10 +102,15 @@ def make_clips(
             yield
 
 
-def _make(studio: Studio, job: Job, one: ClipOptions, index: int, more: float, shown: Shown) -> Shown:
-    """Make one of the clips. index: which one. more: the cost of those after it. Returns: what there is to show."""
+def _make(
+    studio: Studio, job: Job, one: ClipOptions, index: int, more: float, shown: Shown, notes: Sequence[str]
+) -> Shown:
+    """Make one of the clips. index: which one. more: the cost of those after it. notes: the warnings so far.
+
+    Returns: what there is to show.
+    """
     loaded = studio.loaded(one.model)
-    model, plan, notes = planned(loaded, one, studio.limits)
+    model, plan = planned(loaded, one, studio.limits)
     settings = in_background(lambda: model.settings(plan, one.fps))  # hashes the weights, once
     key, title = f"film{index}", shown.captions[index]
     start, budget = time.monotonic(), Budget()
@@ -122,36 +129,42 @@ def _make(studio: Studio, job: Job, one: ClipOptions, index: int, more: float, s
             films = (*films[:index], html, *films[index + 1 :])
             budget.spent(time.monotonic() - now)
             previewed = job.version + 1
-        shown = replace(shown, films=films, step=i + 1, steps=steps, left=left, notes=notes)
+        shown = replace(shown, films=films, step=i + 1, steps=steps, left=left, notes=tuple(notes))
         job.publish(shown)
 
     for step in Watched(plan, watch).steps():  # noqa: B007
         pass
-    frames = decode_frames(plan, step.latents)
+    frames = decoded(job, plan, step.latents)
     clip = Clip(frames, one.fps, settings())
     html = film(frames, one.fps, f"{counted(len(frames), 'frame')}, {title}: {one.prompt}", key)
     films = (*shown.films[:index], html, *shown.films[index + 1 :])
-    return replace(shown, films=films, clips=(*shown.clips, clip), options=(*shown.options, one))
+    return replace(shown, films=films, clips=(*shown.clips, clip), options=(*shown.options, one), notes=tuple(notes))
 
 
-def planned(
-    loaded: Loaded, one: ClipOptions, limits: Limits, **request: object
-) -> tuple[ZS2, SamplingPlan, tuple[str, ...]]:
-    """The model with the clip's method, the plan, and warnings. request: keywords that take the place of the clip's.
+def planned(loaded: Loaded, one: ClipOptions, limits: Limits, **request: object) -> tuple[ZS2, SamplingPlan]:
+    """The model with the clip's method, and the plan. request: keywords that take the place of the clip's.
 
     Raises: InputError, also for a clip that the checkpoint's own settings or its size make larger than the page allows.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        model = loaded.steered(one.controlnet).variant(**one.method)
-        asked = one.request(**request)
-        if asked.guidance != 0:
-            model.own_settings.warn_of_unknown_things(asked.words)
-        model.text.warn_of_unused(asked.texts)
-        plan = model.plan(asked, stream=asked.frames is None)
+    model = loaded.steered(one.controlnet).variant(**one.method)
+    asked = one.request(**request)
+    if asked.guidance != 0:
+        model.own_settings.warn_of_unknown_things(asked.words)
+    model.text.warn_of_unused(asked.texts)
+    plan = model.plan(asked, stream=asked.frames is None)
     height, width = plan.size
-    limits.check("", {"frames": asked.frames, "steps": asked.steps, "width": width, "height": height})
-    return model, plan, tuple(str(one.message) for one in caught if issubclass(one.category, UserWarning))
+    options = {name: getattr(asked, name) for name in ("frames", "steps", "negative_prompt")}
+    limits.check(one.prompt, options | {"width": width, "height": height})
+    return model, plan
+
+
+def decoded(job: Job, plan: SamplingPlan, latents: Tensor) -> Frames:
+    """The frames of latents. A stop is noticed between those that are decoded together."""
+    parts = []
+    for part in latents.split(at_once(plan.model.vae, *plan.size, plan.chunk)):
+        parts.append(decode_frames(plan, part))
+        job.check()
+    return np.concatenate(parts)
 
 
 def make_stream(studio: Studio, job: Job, one: ClipOptions) -> Generator[None]:
@@ -161,18 +174,20 @@ def make_stream(studio: Studio, job: Job, one: ClipOptions) -> Generator[None]:
     """
     loaded = studio.loaded(one.model)
     one = replace(one, own=loaded.own)
-    _, plan, notes = planned(loaded, one, studio.limits, frames=None, chunk=CHUNK)
-    shown = Shown(("",), ("",), steps=plan.request.steps, notes=notes, options=(one,))
+    with collected() as notes:
+        _, plan = planned(loaded, one, studio.limits, frames=None, chunk=CHUNK)
+    shown = Shown(("",), ("",), steps=plan.request.steps, notes=tuple(notes), options=(one,))
 
     def watch(i: int, latents: Tensor) -> None:
         job.check()
 
     begun, count = time.monotonic(), 0
     for part, latents in enumerate(Watched(plan, watch).chunks()):
-        frames = decode_frames(plan, latents)
+        with collected(notes):
+            frames = decoded(job, plan, latents)
         count += len(frames)
-        label = f"a stream without end: {one.prompt}"
-        shown = replace(shown, films=(film(frames, one.fps, label, "endless", part=part),), frames=count)
+        films = (film(frames, one.fps, f"a stream without end: {one.prompt}", "endless", part=part),)
+        shown = replace(shown, films=films, frames=count, notes=tuple(notes))
         if part == 0:
             begun = time.monotonic()
         job.publish(shown)

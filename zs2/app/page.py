@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from zs2.app import files
-from zs2.app.bench import MAKING, POLL, Bench, Update
+from zs2.app.bench import LAST_PRESS, MAKING, POLL, Bench, Update
 from zs2.app.clip_options import BASELINE, FPS_MAX, ClipOptions, title, with_and_without
 from zs2.app.controls import NETWORK, controls, keywords, shown_name
 from zs2.app.lines import command_line, python_lines
@@ -20,8 +20,8 @@ from zs2.app.making import load_model, make_clips, make_stream
 from zs2.app.panel import LAST, QUIET, Panel
 from zs2.app.studio import Studio
 from zs2.app.texts import EMPTY, HEADER, message, progress, without_folders
-from zs2.app.worker import DONE, Job
-from zs2.errors import InputError
+from zs2.app.worker import DONE, Job, failure
+from zs2.errors import InputError, collected
 from zs2.method import Method
 from zs2.sampling.request import INPUTS
 
@@ -40,8 +40,7 @@ class Page:
     def __init__(self, studio: Studio, root: Path) -> None:
         self.studio, self.root = studio, root
         loaded = studio.loaded(studio.names[0])
-        studio.choices.begin(model=loaded.name)
-        self._loading: set[str] = set()  # visitors whose next model is not loaded yet
+        studio.visitors.begin(model=loaded.name)
         self._controls = partial(controls, studio.limits, networks=studio.networks)
         self.found = self._controls(loaded.own)
         prompts = loaded.examples(CHIPS)
@@ -49,6 +48,7 @@ class Page:
         self.model = gr.Dropdown(names, value=studio.names[0], label="model", filterable=False, render=False)
         with gr.Blocks(title="zs2", analytics_enabled=False, delete_cache=(3600, 3 * 3600)) as self.blocks:
             gr.HTML(HEADER)
+            self.press = gr.Number(0, precision=0, visible=False)  # its value comes from the browser's own count
             with gr.Row(elem_id="ask"):
                 self.prompt = gr.Textbox(prompts[0] if prompts else "", label="prompt", max_lines=3, scale=5)
                 self.seed = gr.Number(0, label="seed", precision=0, minimum=0, scale=1, min_width=110)
@@ -87,8 +87,9 @@ class Page:
         with gr.Row(elem_classes=["buttons"]):
             go = gr.Button(text, variant="primary", scale=3, min_width=140)
             stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80)
+        status = gr.HTML("", elem_id=f"{name}-status")  # above the film: in sight of the buttons
         film = gr.HTML(EMPTY, elem_id=name, elem_classes=["stage"])
-        return Bench([go], stop, gr.HTML("", elem_id=f"{name}-status"), [film], self.root)
+        return Bench([go], stop, status, [film], self.root, self.press)
 
     def _lay_out_one(self) -> None:
         self.one = self._bench("Make a clip", "one")
@@ -108,7 +109,7 @@ class Page:
         status = gr.HTML("", elem_id="two-status")
         with gr.Row(elem_id="slots"):
             slots = [gr.HTML("", elem_id=f"slot{i}", elem_classes=["slot"]) for i in range(SLOTS)]
-        self.two = Bench([both, four], stop, status, slots, self.root)
+        self.two = Bench([both, four], stop, status, slots, self.root, self.press)
         found = [one for one in self.found if one.name not in SHARED]
         with gr.Column(elem_id="other"):
             gr.HTML("<h3>Settings of the right clip</h3><p>The left one has the settings of the page.</p>")
@@ -124,44 +125,75 @@ class Page:
         both = [*clip, *self.other.components]
         begun = [self.one.go[0].click, self.prompt.submit]
         rows = [self.files_row, self.lines_row]
-        made = self.one.listen(begun, self._one, clip, rows)
+        made = self.one.listen(begun, self._work(self.one, self._one, "done"), clip, rows)
         made.then(self._keep, None, [*rows, *self.files, self.shell, self.python], **MAKING, **LAST)
-        self.two.listen([self.two.go[0].click], self._two, both)
-        self.two.listen([self.two.go[1].click], self._four, clip)
-        self.stream.listen([self.stream.go[0].click], self._stream, clip)
+        for button, begin, values in zip(self.two.go, (self._two, self._four), (both, clip), strict=True):
+            self.two.listen([button.click], self._work(self.two, begin, "done: read identity beside motion"), values)
+        self.stream.listen([self.stream.go[0].click], self._work(self.stream, self._stream, "the end"), clip)
         for bench in (self.one, self.two, self.stream):
-            bench.stop.click(self._stop, None, None, **QUIET)
+            bench.stop.click(self._stop, self.press, None, js=f"() => [{LAST_PRESS}]", **QUIET)
         settings = [self.prompt, self.seed, self.size, self.fps, *self.panel.components]
         dropped = [self.panel[name] for name in self.panel.inputs]
         self.file.upload(self._replay, [self.file, self.model, *dropped], [self.message, *settings], **MAKING, **LAST)
         chosen = [self.message, self.prompt, *self.chips, *self.panel.components, *self.other.components]
-        self.model.input(self._choose_model, self.model, chosen, **MAKING, **LAST)
+        last = f"(_, model) => [{LAST_PRESS}, model]"
+        self.model.input(self._choose_model, [self.press, self.model], chosen, js=last, **MAKING, **LAST)
         self.blocks.unload(self._leave)
 
-    def _begin(self, visitor: str, clips: Sequence[ClipOptions], *, measured: bool) -> Job:
-        """Put the making of clips into the line. Raises: InputError if it is full."""
+    def _work(self, bench: Bench, begin: Callable[..., Job], text: str) -> Callable[..., AsyncIterator[Update]]:
+        """What puts a job into the line, and follows it to its end. If the page no longer listens, the job is stopped.
+
+        begin: values of the components → the job; it opens files. text: the status when it is done.
+        """
+
+        async def work(request: gr.Request, press: int | None, *values: Any) -> AsyncIterator[Update]:
+            visitor = str(request.session_hash)
+            if bench is self.one:
+                self.studio.visitors.keep(visitor, None)
+            try:
+                job = self.studio.submit(visitor, await asyncio.to_thread(begin, *values), press or 0)
+            except Exception as error:
+                yield bench.refuse(error)
+                return
+            try:
+                async for update in bench.follow(job, self.studio.worker, text):
+                    yield update
+            finally:
+                self.studio.leave(visitor, job)
+            if bench is self.one and job.state == DONE:
+                self.studio.visitors.keep(visitor, (job.shown.clips[0], job.shown.options[0]))
+
+        return work
+
+    def _clips(self, clips: Sequence[ClipOptions], *, measured: bool) -> Job:
         titles = [title(clip) for clip in clips]
         work = partial(make_clips, self.studio, asked=clips, titles=titles, measured=measured)
-        return self.studio.submit(visitor, Job(work, sum(clip.cost for clip in clips)))
+        return Job(work, sum(clip.cost for clip in clips))
 
-    async def _one(self, request: gr.Request, *values: Any) -> AsyncIterator[Update]:
-        visitor = str(request.session_hash)
-        self.studio.results.pop(visitor, None)
-        try:
-            job = self._begin(visitor, [self.panel.asked(values)], measured=False)
-        except InputError as error:
-            yield self.one.refuse(error)
-            return
-        async for update in self._follow(visitor, self.one, job, "done"):
-            yield update
-        if job.state == DONE:
-            self.studio.results[visitor] = (job.shown.clips[0], job.shown.options[0])
+    def _one(self, *values: Any) -> Job:
+        return self._clips([self.panel.asked(values)], measured=False)
+
+    def _two(self, *values: Any) -> Job:
+        count = len(self.other.components)
+        left = self.panel.asked(values[:-count])
+        method, options = keywords(self.other.controls, values[-count:])
+        shared = {name: value for name, value in left.options.items() if name in SHARED}
+        return self._clips([left, replace(left, method=method, options=options | shared)], measured=True)
+
+    def _four(self, *values: Any) -> Job:
+        clip = self.panel.asked(values)
+        methods = with_and_without(clip.method)
+        return self._clips([replace(clip, method=method) for method in methods], measured=True)
+
+    def _stream(self, *values: Any) -> Job:
+        return Job(partial(make_stream, self.studio, one=self.panel.asked(values)))
 
     async def _keep(self, request: gr.Request) -> AsyncIterator[Update]:
         """Show the lines that make the clip, and its files."""
         visitor = str(request.session_hash)
-        made = self.studio.results.get(visitor)
-        if made is None:  # it was stopped: the files of the one before may have come after its beginning
+        known = self.studio.visitors.get(visitor)
+        if known is None or (made := known.made) is None:
+            # It was stopped: the files of the one before may have come after its beginning.
             yield {self.lines_row: gr.update(visible=False), self.files_row: gr.update(visible=False)}
             return
         clip, options = made
@@ -171,66 +203,19 @@ class Page:
             self.python: python_lines(options),
         }
         paths = await asyncio.to_thread(files.write, clip, self.root, visitor)
-        if self.studio.results.get(visitor) is not made:  # the next one was begun meanwhile
+        if self.studio.visitors.get(visitor) is not known:  # who left meanwhile
+            files.remove(self.root, visitor)
+        if known.made is not made:  # the next one was begun meanwhile
             return
-        del self.studio.results[visitor]
+        known.made = None
         buttons = zip(self.files, paths, strict=True)
         yield {
             self.files_row: gr.update(visible=True),
             **{button: gr.update(value=path, visible=path is not None) for button, path in buttons},
         }
 
-    async def _two(self, request: gr.Request, *values: Any) -> AsyncIterator[Update]:
-        count = len(self.other.components)
-        mine, other = values[:-count], values[-count:]
-
-        def asked() -> list[ClipOptions]:
-            left = self.panel.asked(mine)
-            method, options = keywords(self.other.controls, other)
-            shared = {name: value for name, value in left.options.items() if name in SHARED}
-            return [left, replace(left, method=method, options=options | shared)]
-
-        async for update in self._compare(str(request.session_hash), asked):
-            yield update
-
-    async def _four(self, request: gr.Request, *values: Any) -> AsyncIterator[Update]:
-        def asked() -> list[ClipOptions]:
-            clip = self.panel.asked(values)
-            return [replace(clip, method=method) for method in with_and_without(clip.method)]
-
-        async for update in self._compare(str(request.session_hash), asked):
-            yield update
-
-    async def _compare(self, visitor: str, asked: Callable[[], list[ClipOptions]]) -> AsyncIterator[Update]:
-        try:
-            job = self._begin(visitor, asked(), measured=True)
-        except InputError as error:
-            yield self.two.refuse(error)
-            return
-        async for update in self._follow(visitor, self.two, job, "done: read identity beside motion"):
-            yield update
-
-    async def _stream(self, request: gr.Request, *values: Any) -> AsyncIterator[Update]:
-        visitor = str(request.session_hash)
-        try:
-            one = self.panel.asked(values)
-            job = self.studio.submit(visitor, Job(partial(make_stream, self.studio, one=one)))
-        except InputError as error:
-            yield self.stream.refuse(error)
-            return
-        async for update in self._follow(visitor, self.stream, job, "the end"):
-            yield update
-
-    async def _follow(self, visitor: str, bench: Bench, job: Job, text: str) -> AsyncIterator[Update]:
-        """Follow a job. If the page no longer listens, the job is stopped."""
-        try:
-            async for update in bench.follow(job, self.studio.worker, text):
-                yield update
-        finally:
-            self.studio.leave(visitor, job)
-
-    def _stop(self, request: gr.Request) -> None:
-        self.studio.stop(str(request.session_hash))
+    def _stop(self, request: gr.Request, press: int | None) -> None:
+        self.studio.stop(str(request.session_hash), press or 0)
 
     def _leave(self, request: gr.Request) -> None:
         self.studio.forget(str(request.session_hash))
@@ -239,21 +224,21 @@ class Page:
     async def _replay(self, request: gr.Request, *values: Any) -> Update:
         """Fill in the settings of a file that a visitor dropped, after those of a model that is being loaded."""
         visitor = str(request.session_hash)
-        while visitor in self._loading:
-            await asyncio.sleep(POLL)
-        return await asyncio.to_thread(self._replayed, visitor, *values)
+        async with self.studio.visitors.enter(visitor).turn:
+            return await asyncio.to_thread(self._replayed, visitor, *values)
 
     def _replayed(self, visitor: str, file: str, model: str, *dropped: str | None) -> Update:
         """What a file fills in. dropped: the files of the inputs."""
         inputs = {name: path for name, path in zip(self.panel.inputs, dropped, strict=True) if path}
         try:
-            recorded = files.Recorded.of(file, self.studio, self.studio.check(model), inputs)
+            with collected() as notes:
+                recorded = files.Recorded.of(file, self.studio, self.studio.check(model), inputs)
             found = self._controls(self.studio.own(model))
             updates = self.panel.filled(visitor, found, recorded.method, recorded.options)
-        except InputError as error:
-            return {self.message: message(without_folders(str(error), self.root), wrong=True)}
+        except Exception as error:
+            return {self.message: message(without_folders(failure(error), self.root), wrong=True)}
         return {
-            self.message: message(f"the settings of {Path(file).name} are filled in", recorded.notes),
+            self.message: message(f"the settings of {Path(file).name} are filled in", [*notes, *recorded.notes]),
             self.prompt: recorded.prompt,
             self.seed: recorded.seed,
             self.size: recorded.size,
@@ -261,24 +246,21 @@ class Page:
             **updates,
         }
 
-    async def _choose_model(self, request: gr.Request, model: str) -> AsyncIterator[Update]:
+    async def _choose_model(self, request: gr.Request, press: int | None, model: str) -> AsyncIterator[Update]:
         """Load a model, and show its examples and its own settings. A clip that is begun meanwhile waits for it."""
         visitor = str(request.session_hash)
-        if not self.studio.choices.changed(visitor, model=model):
+        if not self.studio.visitors.changed(visitor, model=model):
             yield {self.message: gr.skip()}  # without it, Gradio would empty all outputs
             return
-        self._loading.add(visitor)
-        try:
-            async for update in self._load(visitor, model):
+        async with self.studio.visitors.enter(visitor).turn:
+            async for update in self._load(visitor, press, model):
                 yield update
-        finally:
-            self._loading.discard(visitor)
 
-    async def _load(self, visitor: str, model: str) -> AsyncIterator[Update]:
+    async def _load(self, visitor: str, press: int | None, model: str) -> AsyncIterator[Update]:
         name, job = shown_name(model), Job(partial(load_model, self.studio, name=model))
         try:
             self.studio.check(model)
-            self.studio.stop(visitor)
+            self.studio.stop(visitor, press or 0)
             self.studio.worker.submit(job)
             yield {self.message: progress(f"loading {name}: its examples and its own settings come with it")}
             while not job.ended:
@@ -286,8 +268,8 @@ class Page:
             if job.state != DONE:
                 raise InputError(job.message or "stopped")
         except InputError as error:
-            self.studio.choices.changed(visitor, model="")  # so that it may be chosen again
-            yield {self.message: message(str(error), wrong=True)}
+            self.studio.visitors.note(visitor, model="")  # so that it may be chosen again
+            yield {self.message: message(without_folders(str(error), self.root), wrong=True)}
             return
         finally:
             self.studio.worker.stop(job)  # nobody listens any more

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from zs2.app.clip_options import ClipOptions
 from zs2.app.controls import NETWORK, Control, defaults, keywords, read_size, summary
 from zs2.app.studio import Studio
 from zs2.cli.derived_options import KINDS
+from zs2.errors import collected
 from zs2.method import PARAMETERS, Method
 from zs2.sampling.request import DEFAULTS, usual
 
@@ -45,7 +45,7 @@ class Panel:
                 with gr.Accordion(text, open=False):
                     self._add(group, start, shown)
         self._studio, self._start, self._title = studio, start, folded
-        studio.choices.begin(**self._lists({name: getattr(start, name) for name in KINDS}))
+        studio.visitors.begin(**self._lists({name: getattr(start, name) for name in KINDS}))
         outputs = [self[name] for name in (*KINDS, *self.parameters)]
         for name in KINDS:
             inputs = [model, *(self[kind] for kind in KINDS)]
@@ -64,7 +64,7 @@ class Panel:
         return [one.name for one in self.controls if one.kind == "clip"]
 
     def _lists(self, kinds: Mapping[str, str]) -> dict[str, str]:
-        """The kinds by their names in `Choices`."""
+        """The kinds by their names in `Visitors`."""
         return {f"{self._title}: {name}": kind for name, kind in kinds.items()}
 
     def __getitem__(self, name: str) -> Any:
@@ -90,7 +90,7 @@ class Panel:
     def _chosen(self, name: str, visitor: str, model: str, attn: str, noise: str) -> list[Any]:
         """Show the parameters that have an effect. Those of the kind that was changed get its defaults."""
         kind = {"attn": attn, "noise": noise}[name]
-        if not self._studio.choices.changed(visitor, **self._lists({name: kind})):
+        if not self._studio.visitors.changed(visitor, **self._lists({name: kind})):
             return [gr.skip() for _ in (*KINDS, *self.parameters)]  # each its own: Gradio changes them
         values = defaults(attn, noise, self._studio.own(model))
         table = "attention" if name == "attn" else "noise"
@@ -126,7 +126,7 @@ class Panel:
             elif control.name in PARAMETERS:
                 more = {"visible": control.name in shown}
             updates.append(gr.update(value=value, **more))
-        self._studio.choices.changed(visitor, **self._lists(kinds))
+        self._studio.visitors.note(visitor, **self._lists(kinds))
         return dict(zip(self.components, updates, strict=True))
 
     def begun(self, visitor: str, found: Sequence[Control], model: str) -> dict[Any, Any]:
@@ -153,8 +153,7 @@ class Panel:
             self._studio.is_default(model),
             network,
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are shown when the clip is made
+        with collected():  # they are shown when the clip is made
             asked.request()
         return asked
 

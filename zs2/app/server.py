@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import processing_utils
 
 from zs2.app.page import Page
 from zs2.app.studio import Studio
@@ -19,26 +23,75 @@ FAVICON = (
     "<rect width='16' height='16' rx='4' fill='%231f5fa8'/><circle cx='4' cy='8' r='2' fill='%23fff' opacity='.5'/>"
     "<circle cx='8' cy='8' r='2' fill='%23fff' opacity='.75'/><circle cx='12' cy='8' r='2' fill='%23fff'/></svg>\">"
 )
-# A browser that shows the page asks no other host for anything, whatever Gradio's page says.
-POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
+HEADERS = [  # of every answer
+    # A browser that shows the page asks no other host for anything, whatever Gradio's page says.
+    (
+        b"content-security-policy",
+        b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'; base-uri 'self'; "
+        b"form-action 'self'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+]
+BODY_MAX = 2**20  # bytes of a request that is no upload
+FILES_MAX = 2**32  # bytes of visitors' files together
+THREADS = 40  # at least
+SESSIONS = 256  # of visitors whose last values Gradio keeps
 Message = MutableMapping[str, Any]
 
 
-class Policy:
-    """ASGI middleware: the content security policy in every answer."""
+class Guard:
+    """ASGI middleware: HEADERS in every answer, and no request that is larger than the page needs.
 
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
-        self.app = app
+    Args: root: the folder of visitors' files. bytes_max: of an upload.
+    """
+
+    def __init__(self, app: Callable[..., Awaitable[None]], root: Path, bytes_max: int) -> None:
+        self.app, self.root, self.bytes_max = app, root, bytes_max
 
     async def __call__(self, scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
-        """Pass a request on."""
+        """Pass a request on, or refuse it."""
 
-        async def with_policy(message: Message) -> None:
+        async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), (b"content-security-policy", POLICY.encode())]
+                message["headers"] = [*message.get("headers", []), *HEADERS]
             await send(message)
 
-        await self.app(scope, receive, with_policy)
+        refused = await self._refused(scope) if scope["type"] == "http" else None
+        if refused is None:
+            await self.app(scope, receive, with_headers)
+            return
+        status, text = refused
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        await with_headers({"type": "http.response.start", "status": status, "headers": headers})
+        await with_headers({"type": "http.response.body", "body": text.encode()})
+
+    async def _refused(self, scope: Message) -> tuple[int, str] | None:
+        """Why a request is refused, with the status; None if it is not."""
+        headers = dict(scope["headers"])
+        if b"transfer-encoding" in headers:  # without it, the server reads no more than the length
+            return 411, "expected a request with its length"
+        length = int(headers.get(b"content-length", 0))
+        upload = scope["path"].rstrip("/").endswith("/upload")
+        if length > (self.bytes_max + BODY_MAX if upload else BODY_MAX):
+            return 413, f"the request has {length} bytes: expected less"
+        if upload and await asyncio.to_thread(stored, self.root) + length > FILES_MAX:
+            return 507, "the files of visitors take all the room that they may: try again in an hour"
+        return None
+
+
+def stored(root: Path) -> int:
+    """The bytes of the files in a folder and its folders."""
+    total = 0
+    for folder, _, names in sorted(os.walk(root)):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
+
+
+async def _no_address(address: str, cache_dir: str) -> str:
+    """In the place of Gradio's function, which loads what a visitor names as a file by an address."""
+    raise gr.Error("an address is no file: expected a file that was dropped on the page", print_exception=False)
 
 
 def theme() -> Any:
@@ -75,15 +128,18 @@ def serve(
     host: str,
     port: int | None,
     visitors: Sequence[tuple[str, str]] | None,
-    bytes_max: str,
+    bytes_max: int,
 ) -> tuple[Callable[[], object], str]:
     """Load the first model, and serve the page in threads of their own.
 
-    Args: root: the folder of visitors' files. visitors: who may enter, with passwords; None for everybody.
+    Args:
+        root: the folder of visitors' files, of which each has at most `bytes_max` bytes.
+        visitors: who may enter, with passwords; None for everybody.
     Returns: a function that ends it, and the page's address.
     Raises: InputError for a model that can't be loaded, and for a host or a port that can't be had.
     """
     page = Page(studio, root).blocks
+    processing_utils.async_ssrf_protected_download = _no_address
     script = (ASSETS / "film.js").read_text(encoding="utf-8")
     try:
         _, address, _ = page.launch(
@@ -99,8 +155,10 @@ def serve(
             enable_monitoring=False,
             run_history=False,
             max_file_size=bytes_max,
+            max_threads=max(THREADS, 2 * studio.limits.queue),  # of events at work, of which those in line are some
+            state_session_capacity=SESSIONS,
             footer_links=[],
-            app_kwargs={"middleware": [_middleware()], "docs_url": None, "redoc_url": None},
+            app_kwargs={"middleware": [_middleware(root, bytes_max)], "docs_url": None, "redoc_url": None},
             theme=theme(),
             css=(ASSETS / "page.css").read_text(encoding="utf-8"),
             head=f"{FAVICON}<script>{script}</script>",
@@ -110,7 +168,7 @@ def serve(
     return page.close, address
 
 
-def _middleware() -> Any:
+def _middleware(root: Path, bytes_max: int) -> Any:
     from starlette.middleware import Middleware
 
-    return Middleware(Policy)
+    return Middleware(Guard, root=root, bytes_max=bytes_max)

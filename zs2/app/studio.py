@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 from zs2.app.clip_options import ClipOptions, Limits
 from zs2.app.preview import Preview
-from zs2.app.worker import Job, Worker
+from zs2.app.worker import STOPPED, Job, Worker
 from zs2.errors import choose
 from zs2.evaluation.clip_scorer import Scorer, own_clip
 from zs2.evaluation.metrics import METRICS
@@ -19,6 +21,8 @@ from zs2.pipeline import ZS2
 from zs2.system.registry import load
 from zs2.video.clip import Clip
 from zs2.video.formats import Frames
+
+VISITORS, KEPT = 10_000, 2**30  # how many are known, and the bytes of clips that are kept for them, at most
 
 
 class Loaded:
@@ -59,34 +63,91 @@ class Loaded:
         return {"motion": load(METRICS["motion"].compute)(frames), "identity": identity}
 
 
-class Choices:
-    """What each visitor chose last in the lists of the page.
+@dataclass
+class Visitor:
+    """What the page knows of a visitor.
 
-    Gradio calls a choice twice, and calls a list that only lost the focus, too. What a choice fills in may be filled in
-    once only: a visitor changes it afterwards.
+    Attributes:
+        chosen: what they chose last in the lists of the page, by the name of the list.
+        job: their clip or stream, until it has ended.
+        over: the number of their last press that was stopped, or that is followed by another one.
+        made: a clip whose files are not shown yet, and what it was made by.
+        turn: what fills in settings waits for it.
     """
 
-    def __init__(self) -> None:
+    chosen: dict[str, str]
+    job: Job | None = None
+    over: int = 0
+    made: tuple[Clip, ClipOptions] | None = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Visitors:
+    """The visitors of the page, by name.
+
+    Some leave without a word, and what one of them began may end after it. So there is a bound to how many are known,
+    and to the bytes of the clips that are kept for them. Who was silent longest is forgotten first.
+    """
+
+    def __init__(self, most: int = VISITORS, bytes_most: int = KEPT) -> None:
+        self.most, self.bytes_most = most, bytes_most
+        self.lock = threading.RLock()
         self._first: dict[str, str] = {}
-        self._last: dict[str, dict[str, str]] = {}  # by visitor
-        self._lock = threading.Lock()
+        self._known: dict[str, Visitor] = {}  # who was silent longest comes first
 
-    def begin(self, **values: str) -> None:
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def begin(self, **chosen: str) -> None:
         """What lists show at first, by the name of the list."""
-        self._first |= values
+        self._first |= chosen
 
-    def changed(self, visitor: str, **values: str) -> bool:
-        """Note what lists of a visitor show now. Returns: whether any shows something else than before."""
-        with self._lock:
-            last = self._last.setdefault(visitor, dict(self._first))
-            changed = any(last.get(name) != value for name, value in values.items())
-            last |= values
+    def get(self, name: str) -> Visitor | None:
+        """A visitor, if they are known."""
+        return self._known.get(name)
+
+    def enter(self, name: str) -> Visitor:
+        """A visitor who did something."""
+        with self.lock:
+            self._known[name] = found = self._known.pop(name, None) or Visitor(dict(self._first))
+            if len(self._known) > self.most:  # the line bounds how many have a job
+                del self._known[next(name for name, one in self._known.items() if one.job is None)]
+        return found
+
+    def changed(self, name: str, **chosen: str) -> bool:
+        """Note what a visitor chose in lists. Returns: whether any shows something else than before.
+
+        Gradio calls a choice twice, and calls a list that only lost the focus, too. What a choice fills in may be
+        filled in once only: a visitor changes it afterwards.
+        """
+        with self.lock:
+            last = self.enter(name).chosen
+            changed = any(last.get(key) != value for key, value in chosen.items())
+            last |= chosen
         return changed
 
-    def forget(self, visitor: str) -> None:
+    def note(self, name: str, **chosen: str) -> None:
+        """Note what lists show now, if the visitor did not leave meanwhile."""
+        if (found := self.get(name)) is not None:
+            found.chosen |= chosen
+
+    def keep(self, name: str, made: tuple[Clip, ClipOptions] | None) -> None:
+        """Keep a clip until its files are shown, if the visitor did not leave meanwhile; None drops the last one."""
+        with self.lock:
+            if (found := self.get(name)) is None:
+                return
+            found.made = made
+            kept = [one for one in self._known.values() if one.made is not None and one is not found]
+            total = sum(one.made[0].frames.nbytes for one in (*kept, found) if one.made is not None)
+            for one in kept:
+                if total > self.bytes_most and one.made is not None:
+                    total -= one.made[0].frames.nbytes
+                    one.made = None
+
+    def forget(self, name: str) -> None:
         """Forget a visitor who left."""
-        with self._lock:
-            self._last.pop(visitor, None)
+        with self.lock:
+            self._known.pop(name, None)
 
 
 class Studio:
@@ -108,11 +169,8 @@ class Studio:
         self.names, self.limits, self.loading, self.default = tuple(names), limits, loading, default
         self.networks = tuple(networks)
         self.worker = Worker(limits.queue)
-        self.choices = Choices()
+        self.visitors = Visitors()
         self._loaded: dict[str, Loaded] = {}
-        self._jobs: dict[str, Job] = {}
-        self.results: dict[str, tuple[Clip, ClipOptions]] = {}  # by visitor: a clip whose files are not shown yet
-        self._lock = threading.Lock()
 
     def loaded(self, name: str) -> Loaded:
         """A model, loaded at its first use: call this in the worker's thread, or before there are visitors.
@@ -144,30 +202,45 @@ class Studio:
         """A model's own settings as far as they are known, without loading it."""
         return self._loaded[name].own if name in self._loaded else {}
 
-    def submit(self, visitor: str, job: Job) -> Job:
-        """Put a visitor's job into the line. Their job before it is stopped. Raises: InputError if the line is full."""
-        self.stop(visitor)
-        self.worker.submit(job)
-        with self._lock:
-            self._jobs[visitor] = job
+    def submit(self, name: str, job: Job, press: int = 0) -> Job:
+        """Put a visitor's job into the line. Their job before it is stopped.
+
+        press: the number of the visitor's press that began it, if it has one. If that press is over, so is the job.
+        Raises: InputError if the line is full.
+        """
+        with self.visitors.lock:
+            visitor, job.press = self.visitors.enter(name), press
+            if 0 < press <= visitor.over:
+                job.end(STOPPED)
+                return job
+            self.stop(name)
+            visitor.over = max(visitor.over, press - 1)
+            visitor.job = self.worker.submit(job)
         return job
 
-    def leave(self, visitor: str, job: Job) -> None:
+    def leave(self, name: str, job: Job) -> None:
         """Stop a job if it has not ended, and forget it."""
         self.worker.stop(job)
-        with self._lock:
-            if self._jobs.get(visitor) is job:
-                del self._jobs[visitor]
+        with self.visitors.lock:
+            if (visitor := self.visitors.get(name)) is not None and visitor.job is job:
+                visitor.job = None
 
-    def stop(self, visitor: str) -> None:
-        """Stop a visitor's job, if there is one."""
-        with self._lock:
-            job = self._jobs.pop(visitor, None)
-        if job is not None:
-            self.worker.stop(job)
+    def stop(self, name: str, press: int = 0) -> None:
+        """Stop a visitor's job, if there is one.
 
-    def forget(self, visitor: str) -> None:
+        press: the number of the press that is stopped, if it has one. What it began may come later; what a later press
+            began goes on.
+        """
+        with self.visitors.lock:
+            visitor = self.visitors.enter(name)
+            visitor.over = max(visitor.over, press)
+            job = visitor.job
+            if job is not None and (press == 0 or job.press <= press):
+                visitor.job = None
+                self.worker.stop(job)
+
+    def forget(self, name: str) -> None:
         """Stop the job of a visitor who left, and forget the visitor."""
-        self.stop(visitor)
-        self.results.pop(visitor, None)
-        self.choices.forget(visitor)
+        with self.visitors.lock:
+            self.stop(name)
+            self.visitors.forget(name)

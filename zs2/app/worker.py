@@ -5,6 +5,7 @@ Visitors wait in line. Work that has no end lets the others go first after each 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import traceback
@@ -13,6 +14,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from zs2.errors import InputError, NotWritten, OutOfMemory, counted
+from zs2.system.stopping import Stopped
 from zs2.system.terminal import show
 
 WAITING, RUNNING, DONE, STOPPED, FAILED = "waiting", "running", "done", "stopped", "failed"
@@ -21,6 +23,15 @@ EXPECTED = (InputError, OutOfMemory, NotWritten, FloatingPointError)  # errors w
 
 class Stop(Exception):
     """The visitor stopped the work."""
+
+
+def failure(error: Exception) -> str:
+    """What a visitor reads of an error, in one line. Of one that nobody expected, the terminal says more."""
+    if isinstance(error, EXPECTED):
+        return " ".join(str(error).split())
+    with contextlib.suppress(OSError, Stopped):  # nobody reads it: the page goes on
+        show(*"".join(traceback.format_exception(error)).splitlines(), most=None)
+    return f"this failed ({type(error).__name__}): the server's terminal says more"
 
 
 class Job:
@@ -33,12 +44,13 @@ class Job:
         state: waiting, running, done, stopped or failed. message: of a failure, one line.
         shown: what there is to show, as the work publishes it. version: how often it was published.
         seen: the version that the page has taken. spent: seconds that its parts have taken.
+        press: the number of the visitor's press that began it; 0 without one.
     """
 
     def __init__(self, work: Callable[[Job], Generator[None]], cost: float = 0) -> None:
         self.cost, self.state, self.message = cost, WAITING, ""
         self.shown: Any = None
-        self.version = self.seen = 0
+        self.version = self.seen = self.press = 0
         self.spent = 0.0
         self._stop = threading.Event()
         self._parts = work(self)
@@ -73,11 +85,8 @@ class Job:
             self.end(DONE)
         except Stop:
             self.end(STOPPED)
-        except EXPECTED as error:
-            self.end(FAILED, " ".join(str(error).split()))
         except Exception as error:
-            show(*traceback.format_exception(error), most=None)
-            self.end(FAILED, f"this failed ({type(error).__name__}): the server's terminal says more")
+            self.end(FAILED, failure(error))
         return False
 
     def end(self, state: str, message: str = "") -> None:

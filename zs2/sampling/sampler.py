@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import time
-import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zs2.errors import counted, is_out_of_memory
+from zs2.errors import collected, counted, is_out_of_memory
 from zs2.guidance.edits import combined
 from zs2.guidance.inputs import DRAWN, INVERTED
 from zs2.guidance.interval import GUIDED
@@ -165,8 +164,7 @@ class Sampler:
             noise, schedule = next(plan.noises()).to(self.device), plan.solver.schedule
             path = [schedule.signal(t) * clean[0] + schedule.sigma(t) * noise for t in plan.solver.timesteps]
             return torch.stack([*path, clean[0]])
-        with warnings.catch_warnings():  # of options without effect at guidance 1
-            warnings.simplefilter("ignore")
+        with collected():  # of options without effect at guidance 1
             alone = replace(request, deep_cache=1, first_frame=None)
             if request.noise_of_first_frame == INVERTED:
                 alone = replace(alone, guidance=1, guidance_interval=GUIDED)

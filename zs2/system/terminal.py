@@ -6,6 +6,7 @@ escapes, such as \\x1b. A text of more than 400 characters is shortened in its m
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import TextIO
 
@@ -44,6 +45,30 @@ def write(text: str, out: TextIO | None) -> None:
         if isinstance(error, BrokenPipeError):
             raise Stopped(SIGPIPE) from None
         raise
+
+
+class Escaping(io.TextIOBase):
+    """A stream for libraries that print a stranger's text as it is: it passes lines on without control characters."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        """Write lines to the other stream."""
+        self._out.write("\n".join(map(_escaped, text.split("\n"))))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the other stream."""
+        self._out.flush()
+
+    def fileno(self) -> int:
+        """The file of the other stream."""
+        return self._out.fileno()
+
+    def isatty(self) -> bool:
+        """Whether the other stream is a terminal."""
+        return self._out.isatty()
 
 
 def _shortened(text: str, most: int | None) -> str:
