@@ -96,8 +96,14 @@ class Settings:
         ),
         Stage(
             None,
+            16_000,
+            Schedule(steps=3_200, batch=32, rate=7e-4, muon=1.4e-2, hold=0.08, average=0.999, pieces=2),
+            lean=0.7,
+        ),
+        Stage(
+            None,
             32_000,
-            Schedule(steps=12_000, batch=32, rate=7e-4, muon=1.4e-2, hold=0.08, average=0.9995, pieces=2),
+            Schedule(steps=6_000, batch=32, rate=6e-4, muon=1.2e-2, hold=0.08, average=0.9995, pieces=2),
             lean=0.7,
         ),
     )
