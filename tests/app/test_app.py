@@ -554,6 +554,12 @@ def test_clips_that_nobody_asks_for_are_dropped() -> None:
     assert [visitors.enter(name).made for name in ("ann", "bob", "cid")] == [None, made, made]
     visitors.keep("bob", None)
     assert visitors.enter("bob").made is None
+    writing = visitors.enter("cid")
+    writing.writing = writing.made
+    for name in ("ann", "bob", "dan", "eve"):
+        visitors.enter(name)
+        visitors.keep(name, made)
+    assert writing.made is made  # its files are being written
 
 
 def test_warnings_of_visitors_at_the_same_time_go_to_each() -> None:
@@ -561,9 +567,9 @@ def test_warnings_of_visitors_at_the_same_time_go_to_each() -> None:
 
     def work(name: str) -> None:
         with collected() as notes:
-            barrier.wait(5)
+            barrier.wait(60)
             warn(f"of {name}")
-            barrier.wait(5)
+            barrier.wait(60)
             warn(f"of {name}")
         found[name] = notes
 

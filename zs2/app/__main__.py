@@ -48,8 +48,7 @@ def run(options: dict[str, Any]) -> None:
     visitors = read_visitors(options["auth"]) if "auth" in options else None
     if find_spec("gradio") is None:
         raise InputError(INSTALL)
-    printed = contextlib.redirect_stderr(cast(TextIO, Escaping(sys.stderr)))  # Gradio prints what visitors sent
-    with printed, tempfile.TemporaryDirectory(prefix="zs2-app-") as folder:
+    with tempfile.TemporaryDirectory(prefix="zs2-app-") as folder:
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_TEMP_DIR": folder}
         from zs2.cli.checked_models import check_models
 
@@ -62,12 +61,13 @@ def run(options: dict[str, Any]) -> None:
 
         studio = Studio(names, limits, loading, default, networks)
         show(f"loading {names[0]}")
-        close, address = serve(studio, Path(folder), options.get("host", HOST), port, visitors, BYTES_MAX)
-        show(f"the page is at {address} (Ctrl-C ends it)")
-        try:
-            threading.Event().wait()
-        finally:
-            end(studio.worker, close, folder)
+        with contextlib.redirect_stderr(cast(TextIO, Escaping(sys.stderr))):  # Gradio prints what visitors sent
+            close, address = serve(studio, Path(folder), options.get("host", HOST), port, visitors, BYTES_MAX)
+            show(f"the page is at {address} (Ctrl-C ends it)")
+            try:
+                threading.Event().wait()
+            finally:
+                end(studio.worker, close, folder)
 
 
 def end(worker: Worker, close: Callable[[], object], folder: str) -> None:

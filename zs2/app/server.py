@@ -75,7 +75,7 @@ class Guard:
         if length > (self.bytes_max + BODY_MAX if upload else BODY_MAX):
             return 413, f"the request has {length} bytes: expected less"
         if upload and await asyncio.to_thread(stored, self.root) + length > FILES_MAX:
-            return 507, "the files of visitors take all the room that they may: try again in an hour"
+            return 507, "the files of visitors take all the room that they may: try again in some hours"
         return None
 
 

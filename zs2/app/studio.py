@@ -72,6 +72,7 @@ class Visitor:
         job: their clip or stream, until it has ended.
         over: the number of their last press that was stopped, or that is followed by another one.
         made: a clip whose files are not shown yet, and what it was made by.
+        writing: the same, while its files are written.
         turn: what fills in settings waits for it.
     """
 
@@ -79,6 +80,7 @@ class Visitor:
     job: Job | None = None
     over: int = 0
     made: tuple[Clip, ClipOptions] | None = None
+    writing: tuple[Clip, ClipOptions] | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -137,7 +139,8 @@ class Visitors:
             if (found := self.get(name)) is None:
                 return
             found.made = made
-            kept = [one for one in self._known.values() if one.made is not None and one is not found]
+            others = (one for one in self._known.values() if one is not found)
+            kept = [one for one in others if one.made is not None and one.made is not one.writing]
             total = sum(one.made[0].frames.nbytes for one in (*kept, found) if one.made is not None)
             for one in kept:
                 if total > self.bytes_most and one.made is not None:

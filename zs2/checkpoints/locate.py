@@ -107,7 +107,9 @@ def refuse_pickle(path: Path, advice: str = "convert the model to safetensors") 
     if _is_length(head) and head[8:9] == b"{":
         right = path.with_suffix(".safetensors").name
         return f"{path.name} is a safetensors file with a pickle's name: rename it to {right}"
-    return f"{path.name}: {found}" if (found := content(path, advice)) else _pickle(path, advice)
+    pickle = _pickle(path, advice)
+    found = content(path, advice) or pickle
+    return pickle if found == pickle else f"{path.name}: {found}"
 
 
 def content(path: Path, advice: str = "convert the model to safetensors") -> str:
