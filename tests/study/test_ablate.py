@@ -905,13 +905,18 @@ def test_a_signal_keeps_what_is_finished(zs2, here, prompts, number, by):
         "--prompts",
         prompts,
     ]
-    process = forked(*line, "--out", "s")
-    while not list(here.glob("s/measures/*.json")) and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(number)
-    out, err = process.communicate()
+    words = [sys.executable, "-m", "zs2.ablate", *line, "--out", "s"]
+    process = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while not list(here.glob("s/measures/*.json")) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=600)
+    finally:
+        process.kill()
+        process.wait()
     own, *others, stopped = err.splitlines()
-    assert not others, others
+    assert not others, (err, process.returncode)
     assert own == f"zs2: {NAME}'s own settings: guidance 5 (zs2.json)"
     kept = f"zs2: stopped{by}: what was finished before is kept"
     assert (process.returncode, out, stopped) == (128 + number, "", kept)

@@ -89,3 +89,21 @@ def test_only_temporary_files_are_removed(tmp_path):
     (tmp_path / ".zs2-2.part" / "new").mkdir(parents=True)
     remove_unfinished(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == names
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_signal_during_the_clean_up_leaves_nothing(tmp_path, monkeypatch, after):
+    """The signal comes just before or just after the file in the temporary folder is removed."""
+    unlink, left = os.unlink, [1]
+
+    def interrupted(*words: object, **options: object) -> None:
+        if left and left.pop():
+            if after:
+                unlink(*words, **options)
+            raise KeyboardInterrupt
+        unlink(*words, **options)
+
+    monkeypatch.setattr(os, "unlink", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(tmp_path / "a", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -241,6 +241,15 @@ def try_lock(file: Path) -> IO[bytes] | None:
     return None
 
 
+def _remove(folder: Path) -> None:
+    """Remove a folder, also if a signal comes just then."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 @contextlib.contextmanager
 def _temporary_folder(folder: Path) -> Iterator[Path]:
     """A new folder, locked until it is removed at the end of the block."""
@@ -254,6 +263,6 @@ def _temporary_folder(folder: Path) -> Iterator[Path]:
         yield path
     finally:
         if path is not None:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
         if lock is not None:
             lock.close()
