@@ -23,6 +23,7 @@ from torch import Tensor
 from zs2 import ZS2
 from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.checkpoints.hub import DEFAULT_MODEL
+from zs2.checkpoints.locate import refuse_pickle
 from zs2.errors import InputError
 from zs2.models.tokenizer import Tokenizer
 
@@ -228,6 +229,7 @@ def test_a_pickle_is_no_model(tmp_path, ending):
     file = tmp_path / f"model{ending}"
     torch.save({"weight": torch.zeros(1)}, file)
     refused(file, f"model{ending} is a pickle", "convert", "safetensors")
+    assert refuse_pickle(file).count(file.name) == 1
 
 
 # --- variants and shards ----------------------------------------------------------------------------------------------

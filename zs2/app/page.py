@@ -203,8 +203,10 @@ class Page:
             self.python: python_lines(options),
         }
         known.writing = made
-        paths = await asyncio.to_thread(files.write, clip, self.root, visitor)
-        known.writing = None
+        try:
+            paths = await asyncio.to_thread(files.write, clip, self.root, visitor)
+        finally:
+            known.writing = None
         if self.studio.visitors.get(visitor) is not known:  # who left meanwhile
             files.remove(self.root, visitor)
         if known.made is not made:  # the next one was begun meanwhile
