@@ -9,6 +9,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 import threading
 import time
 from collections.abc import Generator
@@ -33,11 +34,12 @@ from zs2.app.controls import controls, defaults, keywords, read_size
 from zs2.app.files import KINDS, Recorded, folder, remove, write
 from zs2.app.film import film
 from zs2.app.lines import command_line, python_lines
-from zs2.app.making import Budget, make_clips, make_stream
+from zs2.app.making import Budget, load_model, make_clips, make_stream
 from zs2.app.studio import Loaded, Studio, Visitors
 from zs2.app.texts import figure, message, progress, without_folders
 from zs2.app.worker import DONE, FAILED, RUNNING, STOPPED, WAITING, Job, Worker
 from zs2.checkpoints.own_settings import OwnSettings
+from zs2.cli.model_names import names_of_paths, shown_names
 from zs2.cli.sample_options import parser
 from zs2.cli.sample_requests import clip_requests
 from zs2.errors import InputError, collected, warn
@@ -47,7 +49,7 @@ from zs2.system.stopping import SIGPIPE, Stopped
 from zs2.video.clip import Clip
 from zs2.video.formats import WRITERS
 
-MODEL = str(CHECKPOINT)
+MODEL = CHECKPOINT.name
 OWN = OwnSettings.read(CHECKPOINT)
 OWN_KEYWORDS = OWN.request | OWN.method
 SMALL = {"frames": 2, "steps": 2, "width": 32, "height": 32}
@@ -60,7 +62,7 @@ def clip_options(method: dict[str, Any] | None = None, prompt: str = "fox face",
 
 @pytest.fixture(scope="module")
 def studio() -> Studio:
-    return Studio([MODEL], Limits(), {"device": "cpu"}, MODEL)
+    return Studio([str(CHECKPOINT)], Limits(), {"device": "cpu"}, str(CHECKPOINT))
 
 
 def ended(job: Job, seconds: float = 60) -> Job:
@@ -86,11 +88,11 @@ def test_every_setting_is_a_control_and_has_the_default_of_the_command_line() ->
 
 
 def test_controls_of_a_controlnet_show_where_there_is_one() -> None:
-    found = controls(Limits(), OWN_KEYWORDS, ["/srv/canny", "owner/depth"])
+    found = controls(Limits(), OWN_KEYWORDS, ["canny", "owner/depth"])
     assert sorted(one.name for one in found) == sorted({*METHOD, *OPTIONS, "controlnet"})
     of_one = {one.name: one for one in found if one.of_controlnet}
     assert of_one.keys() == {*OF_CONTROLNETS, "controlnet"}
-    assert of_one["controlnet"].choices == (("canny", "/srv/canny"), ("owner/depth", "owner/depth"))
+    assert of_one["controlnet"].choices == (("canny", "canny"), ("owner/depth", "owner/depth"))
     _, options = keywords(found, [one.default for one in found])
     assert {name for name in options if name in of_one} == {"controlnet"}  # the others are empty
 
@@ -279,7 +281,7 @@ def test_a_picture_is_frame_0_and_goes_by_its_name(studio: Studio, tmp_path: Pat
     with pytest.raises(InputError, match="made from an input: give the same --first-frame"):
         Recorded.of(str(paths[0]), studio, MODEL)
     assert Recorded.of(str(paths[0]), studio, MODEL, {"first_frame": str(file)}).notes == ()
-    assert without_folders(f"{paths[0]}: none", tmp_path / "root") == "fox-face-s3.gif: none"
+    assert without_folders(f"{paths[0]}: none", {str(tmp_path): ""}) == "fox-face-s3.gif: none"
 
 
 @pytest.fixture(scope="module")
@@ -287,20 +289,21 @@ def steered(tmp_path_factory: pytest.TempPathFactory) -> Studio:
     """A page with a tiny model and its ControlNet."""
     place = tmp_path_factory.mktemp("models")
     network = tiny.write_control(place / "control", "sd", Fixture("controlnet").weights("sd"))
-    return Studio([str(write_tiny(place / "sd", "sd"))], Limits(), {"device": "cpu"}, MODEL, [str(network)])
+    return Studio([str(write_tiny(place / "sd", "sd"))], Limits(), {"device": "cpu"}, networks=[str(network)])
 
 
 def test_a_clip_by_a_controlnet(steered: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hints = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     Clip(hints).save(tmp_path / "my walk.webp", sheet=False, json=False)
     model, network = steered.names[0], steered.networks[0]
+    loaded = steered.loaded(model)
     more = {"control": str(tmp_path / "my walk.webp"), "control_scale": 2.0, "control_interval": (0.0, 0.5)}
     small = {"frames": 2, "steps": 2, "width": 64, "height": 64}
     one = ClipOptions(model, "fox", 0, 8, {"attn": "tma", "noise": "dnm"}, small | more, controlnet=network)
     work = partial(make_clips, steered, asked=[one], titles=["clip"], measured=False)
     job = ended(steered.submit("me", Job(work)))
     assert (job.state, job.message) == (DONE, "")
-    other = ZS2.from_pretrained(model, device="cpu", controlnet=network)
+    other = ZS2.from_pretrained(loaded.place, device="cpu", controlnet=loaded.networks[network])
     expected = other("fox", **small, control=[hints], control_scale=2.0, control_interval=(0.0, 0.5))
     clip = job.shown.clips[0]
     np.testing.assert_array_equal(clip.frames, expected.frames)
@@ -329,6 +332,62 @@ def test_clips_of_a_model_with_a_base_are_measured_by_the_bases_clip(studio: Stu
     mine, base = Loaded(str(tmp_path), studio.loaded(MODEL).model), studio.loaded(MODEL)
     assert mine.scorer is not None
     assert mine.scorer.digests == base.scorer.digests
+
+
+# --- paths of the server ----------------------------------------------------------------------------------------------
+
+
+def test_models_go_by_names_without_the_folders_of_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("my models/fox", "other/fox", "other/fox (2)"):
+        (tmp_path / place).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    one, two, three = f"{tmp_path}/my models/fox/", "other/fox", "other/fox (2)"
+    assert shown_names([one, two, three, one, "sd15", "owner/name@v1", "weights/emoji64", "other/../other/."]) == {
+        "fox": one, "fox (2)": two, "fox (2) (2)": three, "sd15": "sd15", "owner/name@v1": "owner/name@v1",
+        "emoji64": "weights/emoji64", "other": "other/../other/.",
+    }  # fmt: skip
+    page = Studio([one, two], Limits(), {}, networks=["other/fox (2)"])
+    assert (page.names, page.networks) == (("fox", "fox (2)"), ("fox (2)",))
+    for name in (one, two, "none"):
+        with pytest.raises(InputError, match=r"expected one of fox, fox \(2\)(; did you mean|$)") as refused:
+            page.check(name)
+        assert "other" not in str(refused.value).partition("expected")[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{one}/vae/config.json: no such file", "fox/vae/config.json: no such file"),
+        ("'{one}' needs the model 'base', and there is no folder '{folder}/my models/base'",
+         "'fox' needs the model 'base', and there is no folder 'base'"),
+        ("other/fox/unet: wrong, an/other/fox, other/fox-2 right", "bear/unet: wrong, an/other/fox, other/fox-2 right"),
+        ("no such model other/fox.", "no such model bear."),
+        ("(No such file: '/home/me/.cache/hub/config.json')", "(No such file: 'config.json')"),
+        ("{one}x/vae", "vae"),
+        ("a fox and/or a bear, 24000/1001, u + g·(c − u) / 2, https://example.com/a/b, owner/name, --x a/b", None),
+    ],
+)  # fmt: skip
+def test_a_text_for_visitors_names_no_folder(text: str, expected: str | None, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("my models/fox", "other/fox"):
+        (tmp_path / place).mkdir(parents=True)
+    one = f"{tmp_path}/my models/fox"
+    names = names_of_paths({"fox": one, "bear": "other/fox"})
+    shown = without_folders(text.format(one=one, folder=tmp_path), names)
+    assert shown == (text if expected is None else expected)
+
+
+def test_a_model_that_can_not_be_loaded_is_told_without_its_folder(tmp_path: Path) -> None:
+    place = tmp_path / "my models" / "broken"
+    shutil.copytree(CHECKPOINT, place)
+    (place / "scheduler" / "scheduler_config.json").write_text("{")
+    page = Studio([str(place)], Limits(), {"device": "cpu"})
+    job = ended(page.submit("me", Job(partial(load_model, page, name="broken"))))
+    assert job.state == FAILED
+    assert str(place) in job.message  # for the owner of the server
+    told = message(job.message, (), page.names_of_paths, wrong=True)
+    assert "broken/scheduler/scheduler_config.json: can&#x27;t be read as JSON" in told
+    assert str(tmp_path) not in told
 
 
 # --- the line of jobs -------------------------------------------------------------------------------------------------
@@ -752,6 +811,7 @@ def test_files_of_a_clip_are_replayed(studio: Studio, tmp_path: Path) -> None:
         model = studio.loaded(MODEL).model.variant(**again.method)
         assert model.settings(model.plan(again.request()), again.fps) == job.shown.clips[0].settings
         assert found.notes == ()
+        assert str(CHECKPOINT.parent).encode() not in Path(path).read_bytes()
     settings = json.loads(Path(paths[-1]).read_text())
     Path(paths[-1]).write_text(json.dumps(settings | {"weights": {"unet": "0"}, "model": "other"}))
     assert Recorded.of(paths[-1], studio, MODEL).notes == (
@@ -805,7 +865,7 @@ def test_a_format_that_can_not_hold_a_clip_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "html", [figure("<b>film</b>", "<script>"), message("<script>", ["<script>"]), progress("<script>")]
+    "html", [figure("<b>film</b>", "<script>"), message("<script>", ["<script>"], {}), progress("<script>")]
 )
 def test_texts_are_escaped(html: str) -> None:
     assert "<script>" not in html

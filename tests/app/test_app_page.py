@@ -380,7 +380,8 @@ def test_an_editing_model_and_a_controlnet_follow_a_clip(browser: Any, tmp_path:
         np.testing.assert_array_equal(clip.frames, expected.frames)
         tab.get_by_text("The same by command line and in Python").click()
         shell = tab.locator("#shell .cm-content").inner_text().replace("\n", "")
-        assert f"--control {network} walk.webp" in shell
+        assert "--model source --control network walk.webp" in shell
+        assert "from_pretrained('source', controlnet='network')" in tab.locator("#python .cm-content").inner_text()
         settings.locator(".control-control button[aria-label='Clear']").click()
 
         tab.get_by_label("model", exact=True).click()
@@ -439,6 +440,23 @@ def opened(tmp_path: Path) -> Any:
     names = [str(write_guided(tmp_path / way, way, "sd")) for way in ("source", "edit")]
     (tmp_path / "edit" / "zs2.json").write_text('{"lam": 0.25, "prompts": ["a boat"]}')
     return Page(Studio(names, Limits(), {"device": "cpu"}), tmp_path / "files")
+
+
+def test_a_visitor_reads_no_path_of_a_model(opened: Any, tmp_path: Path) -> None:
+    assert opened.studio.names == ("source", "edit")
+    assert str(tmp_path) not in json.dumps(opened.blocks.get_config_file())
+    (tmp_path / "edit" / "scheduler" / "scheduler_config.json").write_text("{")
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a b.json").write_text("{")
+
+    async def told() -> list[Any]:
+        ann, nothing = SimpleNamespace(session_hash="ann"), [None] * len(opened.panel.inputs)
+        replayed = await opened._replay(ann, str(tmp_path / "files" / "a b.json"), "source", *nothing)
+        return [replayed, *[one async for one in opened._choose_model(ann, 0, "edit")]]
+
+    replayed, _, failed = (one[opened.message] for one in in_a_thread(told()))
+    assert "<span>a b.json: no settings of zs2 in it" in replayed
+    assert "<span>edit/scheduler/scheduler_config.json: can" in failed
 
 
 def test_a_model_is_loaded_once_and_what_follows_waits_for_it(opened: Any) -> None:
@@ -618,13 +636,14 @@ def test_limits_and_wrong_values_are_messages_on_the_page(visit: Any) -> None:
     make(tab)
 
 
-def test_a_model_that_fails_to_load_is_a_message(visit: Any) -> None:
+def test_a_model_that_fails_to_load_is_a_message(visit: Any, broken: Path) -> None:
     tab, other = visit(), visit()
     tab.get_by_label("model").click()
     tab.get_by_role("option").nth(1).click()
     tab.locator("#message [role=alert]", has_text="safetensors").wait_for()
     tab.get_by_role("button", name="Make a clip").click()
     tab.locator("#one-status [role=alert]", has_text="safetensors").wait_for()
+    assert str(broken.parent) not in tab.content()
     make(other, frames=1, steps=1)
 
 
@@ -681,7 +700,7 @@ def test_who_has_no_password_sees_nothing_and_who_has_one_reads_no_file(tmp_path
         replay = next(one for one in events if any(event == "upload" for _, event in one["targets"]))
         for i, file in enumerate(("/etc/hostname", "http://example.com/clip.gif", "http://127.0.0.1:1/\x1b[2J")):
             dropped = {"path": file, "meta": {"_type": "gradio.FileData"}}
-            data = [dropped, str(CHECKPOINT), *[None] * (len(replay["inputs"]) - 2)]
+            data = [dropped, CHECKPOINT.name, *[None] * (len(replay["inputs"]) - 2)]
             session = {"session_hash": f"s{i}"}
             ask("gradio_api/queue/join", {"data": data, "fn_index": replay["id"], **session})
             told = ask(f"gradio_api/queue/data?session_hash=s{i}")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from zs2.app.making import Shown
-from zs2.app.texts import EMPTY, duration, figure, message, progress, without_folders
+from zs2.app.texts import EMPTY, duration, figure, message, progress
 from zs2.app.worker import DONE, FAILED, WAITING, Job, Worker, failure
 from zs2.errors import counted
 
@@ -30,7 +29,7 @@ class Bench:
 
     Args:
         go: the buttons that start. stop: the one that stops. status: HTML. slots: HTML, one for each film.
-        root: the folder of visitors' files, which messages do not name.
+        names: what stands for paths of the server in messages.
         press: a number that nobody sees: that of the visitor's last press of a button that starts.
     """
 
@@ -38,7 +37,7 @@ class Bench:
     stop: Any
     status: Any
     slots: Sequence[Any]
-    root: Path
+    names: Mapping[str, str]
     press: Any
 
     def listen(
@@ -94,11 +93,11 @@ class Bench:
                 job.seen = seen
             if not ended:
                 await asyncio.sleep(POLL)
-        yield {**values, self.status: without_folders(ending(job, text), self.root)}
+        yield {**values, self.status: ending(job, text, self.names)}
 
     def refuse(self, error: Exception) -> Update:
         """What changes if the work can't begin."""
-        return {self.status: message(without_folders(failure(error), self.root), wrong=True)}
+        return {self.status: message(failure(error), (), self.names, wrong=True)}
 
 
 def _updates(updates: Sequence[Update]) -> str:
@@ -124,14 +123,15 @@ def waiting(ahead: int, seconds: float | None) -> str:
     return f"in line: {ahead} before you" + (f", {duration(seconds)}" if seconds else "")
 
 
-def ending(job: Job, text: str) -> str:
-    """What came of a job, as HTML."""
+def ending(job: Job, text: str, names: Mapping[str, str]) -> str:
+    """What came of a job, as HTML. names: what stands for paths of the server."""
     shown: Shown | None = job.shown if isinstance(job.shown, Shown) else None
     notes = shown.notes if shown is not None else ()
     if job.state == FAILED:
-        return message(job.message, notes, wrong=True)
+        return message(job.message, notes, names, wrong=True)
     if job.state == DONE:
-        return message(text, notes)
+        return message(text, notes, names)
     if shown is not None and shown.frames:
-        return message(f"stopped after {counted(shown.frames, 'frame')}", notes)
-    return message(f"stopped after step {shown.step} of {shown.steps}" if shown is not None else "stopped", notes)
+        return message(f"stopped after {counted(shown.frames, 'frame')}", notes, names)
+    step = "" if shown is None else f" after step {shown.step} of {shown.steps}"
+    return message(f"stopped{step}", notes, names)

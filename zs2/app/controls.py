@@ -9,7 +9,6 @@ import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from zs2.app.clip_options import Limits
@@ -124,14 +123,9 @@ def controls(limits: Limits, own: Mapping[str, Any], networks: Sequence[str] = (
         if row.kind in KNOWN and (networks or name not in OF_CONTROLNETS)
     ]
     options.sort(key=lambda one: FIRST.index(one.name) if one.name in FIRST else len(FIRST))
-    choices = tuple((shown_name(one), one) for one in networks)
+    choices = tuple((one, one) for one in networks)
     network = Control(NETWORK, "choice", "ControlNet", "which one reads the hints", next(iter(networks), None), choices)
     return [*found, *[network] * bool(networks), *options]
-
-
-def shown_name(name: str) -> str:
-    """The name of a model on the page: without the folders of the server."""
-    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _kind(name: str) -> Control:

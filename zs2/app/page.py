@@ -14,12 +14,12 @@ import gradio as gr
 from zs2.app import files
 from zs2.app.bench import LAST_PRESS, MAKING, POLL, Bench, Update
 from zs2.app.clip_options import BASELINE, FPS_MAX, ClipOptions, title, with_and_without
-from zs2.app.controls import NETWORK, controls, keywords, shown_name
+from zs2.app.controls import NETWORK, controls, keywords
 from zs2.app.lines import command_line, python_lines
 from zs2.app.making import load_model, make_clips, make_stream
 from zs2.app.panel import LAST, QUIET, Panel
 from zs2.app.studio import Studio
-from zs2.app.texts import EMPTY, HEADER, message, progress, without_folders
+from zs2.app.texts import EMPTY, HEADER, message, progress
 from zs2.app.worker import DONE, Job, failure
 from zs2.errors import InputError, collected
 from zs2.method import Method
@@ -38,14 +38,15 @@ class Page:
     """
 
     def __init__(self, studio: Studio, root: Path) -> None:
-        self.studio, self.root = studio, root
+        self.studio, self.root, self.names = studio, root, {str(root): "", **studio.names_of_paths}
         loaded = studio.loaded(studio.names[0])
-        studio.visitors.begin(model=loaded.name)
+        studio.visitors.begin(model=studio.names[0])
         self._controls = partial(controls, studio.limits, networks=studio.networks)
         self.found = self._controls(loaded.own)
         prompts = loaded.examples(CHIPS)
-        names = [(shown_name(name), name) for name in studio.names]
-        self.model = gr.Dropdown(names, value=studio.names[0], label="model", filterable=False, render=False)
+        self.model = gr.Dropdown(
+            list(studio.names), value=studio.names[0], label="model", filterable=False, render=False
+        )
         with gr.Blocks(title="zs2", analytics_enabled=False, delete_cache=(3600, 3 * 3600)) as self.blocks:
             gr.HTML(HEADER)
             self.press = gr.Number(0, precision=0, visible=False)  # its value comes from the browser's own count
@@ -89,7 +90,7 @@ class Page:
             stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80)
         status = gr.HTML("", elem_id=f"{name}-status")  # above the film: in sight of the buttons
         film = gr.HTML(EMPTY, elem_id=name, elem_classes=["stage"])
-        return Bench([go], stop, status, [film], self.root, self.press)
+        return Bench([go], stop, status, [film], self.names, self.press)
 
     def _lay_out_one(self) -> None:
         self.one = self._bench("Make a clip", "one")
@@ -109,7 +110,7 @@ class Page:
         status = gr.HTML("", elem_id="two-status")
         with gr.Row(elem_id="slots"):
             slots = [gr.HTML("", elem_id=f"slot{i}", elem_classes=["slot"]) for i in range(SLOTS)]
-        self.two = Bench([both, four], stop, status, slots, self.root, self.press)
+        self.two = Bench([both, four], stop, status, slots, self.names, self.press)
         found = [one for one in self.found if one.name not in SHARED]
         with gr.Column(elem_id="other"):
             gr.HTML("<h3>Settings of the right clip</h3><p>The left one has the settings of the page.</p>")
@@ -239,10 +240,11 @@ class Page:
                 recorded = files.Recorded.of(file, self.studio, self.studio.check(model), inputs)
             found = self._controls(self.studio.own(model))
             updates = self.panel.filled(visitor, found, recorded.method, recorded.options)
+            both = [*notes, *recorded.notes]
         except Exception as error:
-            return {self.message: message(without_folders(failure(error), self.root), wrong=True)}
+            return {self.message: message(failure(error), (), self.names, wrong=True)}
         return {
-            self.message: message(f"the settings of {Path(file).name} are filled in", [*notes, *recorded.notes]),
+            self.message: message(f"the settings of {Path(file).name} are filled in", both, self.names),
             self.prompt: recorded.prompt,
             self.seed: recorded.seed,
             self.size: recorded.size,
@@ -261,19 +263,19 @@ class Page:
                 yield update
 
     async def _load(self, visitor: str, press: int | None, model: str) -> AsyncIterator[Update]:
-        name, job = shown_name(model), Job(partial(load_model, self.studio, name=model))
+        job = Job(partial(load_model, self.studio, name=model))
         try:
             self.studio.check(model)
             self.studio.stop(visitor, press or 0)
             self.studio.worker.submit(job)
-            yield {self.message: progress(f"loading {name}: its examples and its own settings come with it")}
+            yield {self.message: progress(f"loading {model}: its examples and its own settings come with it")}
             while not job.ended:
                 await asyncio.sleep(POLL)
             if job.state != DONE:
                 raise InputError(job.message or "stopped")
         except InputError as error:
             self.studio.visitors.note(visitor, model="")  # so that it may be chosen again
-            yield {self.message: message(without_folders(str(error), self.root), wrong=True)}
+            yield {self.message: message(str(error), (), self.names, wrong=True)}
             return
         finally:
             self.studio.worker.stop(job)  # nobody listens any more
@@ -281,6 +283,6 @@ class Page:
         found, prompts = self._controls(loaded.own), loaded.examples(CHIPS)
         texts = zip(self.chips, (*prompts, *[""] * (CHIPS - len(prompts))), strict=True)
         update: Update = {chip: gr.update(value=text, visible=bool(text)) for chip, text in texts}
-        update[self.message] = message(f"{name} is loaded")
+        update[self.message] = message(f"{model} is loaded", (), self.names)
         update |= {self.prompt: prompts[0]} if prompts else {}
         yield update | self.panel.begun(visitor, found, model) | self.other.begun(visitor, found, model)

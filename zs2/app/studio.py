@@ -14,6 +14,7 @@ from typing import Any
 from zs2.app.clip_options import ClipOptions, Limits
 from zs2.app.preview import Preview
 from zs2.app.worker import STOPPED, Job, Worker
+from zs2.cli.model_names import names_of_paths, shown_names
 from zs2.errors import choose
 from zs2.evaluation.clip_scorer import Scorer, own_clip
 from zs2.evaluation.metrics import METRICS
@@ -26,17 +27,20 @@ VISITORS, KEPT = 10_000, 2**30  # how many are known, and the bytes of clips tha
 
 
 class Loaded:
-    """A model, and what the page needs with it."""
+    """A model, and what the page needs with it.
 
-    def __init__(self, name: str, model: ZS2) -> None:
-        self.name, self.model = name, model
+    place: as the server's owner named it. networks: the ControlNets, likewise, by the names that are shown.
+    """
+
+    def __init__(self, place: str, model: ZS2, networks: Mapping[str, str] | None = None) -> None:
+        self.place, self.model, self.networks = place, model, networks or {}
         self.preview = Preview(model)
         self._steered = {"": model}  # by ControlNet
 
     def steered(self, controlnet: str) -> ZS2:
         """The model with a ControlNet, loaded at its first use; an empty name is none. Raises: InputError."""
         if controlnet not in self._steered:
-            self._steered[controlnet] = self.model.with_controlnet(controlnet)
+            self._steered[controlnet] = self.model.with_controlnet(self.networks[controlnet])
         return self._steered[controlnet]
 
     @property
@@ -53,7 +57,7 @@ class Loaded:
     @cached_property
     def scorer(self) -> Scorer | None:
         """The CLIP in the folder of the model, or of its base; None if there is none. Nothing is fetched for it."""
-        model = own_clip(self.name)
+        model = own_clip(self.place)
         return None if model is None else Scorer.from_pretrained(model, self.model.device)
 
     def measure(self, frames: Frames) -> dict[str, float | None]:
@@ -157,20 +161,26 @@ class Studio:
     """All that visitors share.
 
     Args:
-        names: of the models to choose from. limits: of a clip. loading: keywords of `ZS2.from_pretrained`.
-        default: the model that commands use without --model. networks: the ControlNets to choose from.
+        models: those to choose from, as --model takes them. limits: of a clip.
+        loading: keywords of `ZS2.from_pretrained`. default: the model that commands use without --model.
+        networks: the ControlNets to choose from.
+    Attributes:
+        names, networks: how visitors see and choose them: without the folders of the server.
+        names_of_paths: what stands for their paths in messages.
     """
 
     def __init__(
         self,
-        names: Sequence[str],
+        models: Sequence[str],
         limits: Limits,
         loading: Mapping[str, Any],
         default: str = "",
         networks: Sequence[str] = (),
     ) -> None:
-        self.names, self.limits, self.loading, self.default = tuple(names), limits, loading, default
-        self.networks = tuple(networks)
+        self.limits, self.loading, self.default = limits, loading, default
+        self._models, self._networks = shown_names(models), shown_names(networks)
+        self.names, self.networks = tuple(self._models), tuple(self._networks)
+        self.names_of_paths = names_of_paths(self._models) | names_of_paths(self._networks)
         self.worker = Worker(limits.queue)
         self.visitors = Visitors()
         self._loaded: dict[str, Loaded] = {}
@@ -182,7 +192,8 @@ class Studio:
         """
         self.check(name)
         if name not in self._loaded:
-            self._loaded[name] = Loaded(name, ZS2.from_pretrained(name, **self.loading))
+            place = self._models[name]
+            self._loaded[name] = Loaded(place, ZS2.from_pretrained(place, **self.loading), self._networks)
         return self._loaded[name]
 
     def check(self, name: str) -> str:
@@ -195,7 +206,8 @@ class Studio:
 
     def is_default(self, name: str) -> bool:
         """Whether commands without --model use this model, also by its path."""
-        return bool(self.default) and Path(name).absolute() == Path(self.default).absolute()
+        place = self._models.get(name)
+        return bool(self.default) and place is not None and Path(place).absolute() == Path(self.default).absolute()
 
     def ready(self, name: str) -> Loaded | None:
         """A model, if it is loaded."""

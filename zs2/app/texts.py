@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 
 HEADER = """<header class="zs2"><h1>zs2</h1><p>Video from an image model, without training. Press
 <b>Make a clip</b>, then move λ and μ and look.</p></header>"""
 EMPTY = '<div class="empty" aria-hidden="true"><span></span><span></span><span></span></div>'
+BEFORE, WITHIN, AFTER = r"(?<![\w./:~-])", r"(?:[^\s/'\"]+/)", r"(?![\w-]|\.\w)"  # of a path in a text
 PLAY = '<button type="button" class="play">Pause</button>'
 
 
@@ -27,12 +27,16 @@ def progress(text: str, step: int = 0, steps: int = 0) -> str:
     return f'<div class="status"><progress aria-label="progress"{value}></progress><span>{escape(text)}</span></div>'
 
 
-def message(text: str, notes: Sequence[str] = (), *, wrong: bool = False) -> str:
-    """What came of the work, with warnings. wrong: whether it failed."""
+def message(text: str, notes: Sequence[str], names: Mapping[str, str], *, wrong: bool = False) -> str:
+    """What came of the work, with warnings.
+
+    names: what stands for paths of the server, see `without_folders`. wrong: whether it failed.
+    """
     role = "alert" if wrong else "status"
-    lines = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    line, *others = (escape(without_folders(one, names)) for one in (text, *notes))
+    lines = "".join(f'<p class="note">{note}</p>' for note in others)
     kind = "status wrong" if wrong else "status"
-    return f'<div class="{kind}" role="{role}"><span>{escape(text)}</span></div>{lines}'
+    return f'<div class="{kind}" role="{role}"><span>{line}</span></div>{lines}'
 
 
 def duration(seconds: float) -> str:
@@ -40,6 +44,12 @@ def duration(seconds: float) -> str:
     return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
 
 
-def without_folders(text: str, root: Path) -> str:
-    """A text in which files below a folder of the server go by their names."""
-    return re.sub(re.escape(str(root)) + r"/(?:[^\s/]+/)*", "", text)
+def without_folders(text: str, names: Mapping[str, str]) -> str:
+    """A text for visitors, in which no folder of the server is named: files go by their names.
+
+    names: what stands for paths that are known, which may have spaces or be relative; nothing for mere folders.
+    """
+    for path, name in sorted(names.items(), key=lambda item: -len(item[0])):
+        end = AFTER if name else f"(?:/{WITHIN}*|{AFTER})"
+        text = re.sub(BEFORE + re.escape(path) + end, name.replace("\\", r"\\"), text)
+    return re.sub(f"{BEFORE}/{WITHIN}+", "", text)
