@@ -68,3 +68,10 @@ def test_the_tests_of_a_gpu_can_do_without_an_environment(tmp_path):
     (tmp_path / "calls").unlink()
     assert calls(tmp_path, "test-cuda", "RUN=./python") == [test]
     assert not (tmp_path / ".venv").exists()
+
+
+def test_the_pages_tests_are_all_in_the_folders_that_are_named(tmp_path):
+    *_, test = calls(tmp_path, "test-page")
+    assert test[:3] == ["tests/run.py", "-m", "page"]
+    files = [path for path in TESTS.rglob("test_*.py") if "mark.page" in path.read_text(encoding="utf-8")]
+    assert {path.parent for path in files if path != Path(__file__)} == {ROOT / folder for folder in test[3:]}
