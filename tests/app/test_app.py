@@ -557,6 +557,7 @@ def test_a_stopped_press_is_over_wherever_its_work_is(idle: Studio) -> None:
     assert idle.submit("ann", Job(until_stopped), 1).state == STOPPED
     second = idle.submit("ann", Job(until_stopped), 2)
     idle.stop("ann", 1)  # that of the press before, which came late
+    idle.stop("ann", 0)  # of what was chosen before any press
     other = idle.submit("bob", Job(until_stopped), 1)
     assert not ended(second, 0.05).ended
     idle.stop("ann", 2)

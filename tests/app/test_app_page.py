@@ -27,7 +27,7 @@ from zs2 import ZS2
 from zs2.app.clip_options import ClipOptions, Limits
 from zs2.app.files import folder
 from zs2.app.making import load_model
-from zs2.app.worker import DONE, Job
+from zs2.app.worker import DONE, STOPPED, Job
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.sampling.request import usual
 from zs2.video.clip import Clip
@@ -333,6 +333,45 @@ def test_a_model_is_loaded_once_and_what_follows_waits_for_it(opened: Any) -> No
     assert seen[-1][opened.prompt] == "a boat"
     assert seen[-1][opened.panel["lam"]]["value"] == 0.25  # the model's own
     assert "none.json" in replayed[opened.message]
+    while not clip.ended:
+        time.sleep(0.01)
+    assert clip.state == DONE
+
+
+@pytest.mark.parametrize("first", [0, 3])  # the number of the visitor's last press before
+def test_a_clip_begun_while_models_load_is_made(opened: Any, first: int) -> None:
+    visitor, studio = SimpleNamespace(session_hash="ann"), opened.studio
+    go, loading = threading.Event(), threading.Event()
+
+    def slow(job: Job) -> Iterator[None]:
+        go.wait(60)
+        yield
+
+    def clip_of_steps(job: Job) -> Iterator[None]:
+        while not loading.wait(0.01):
+            job.check()
+            yield
+        job.check()
+
+    async def drain(choosing: Any) -> list[Any]:
+        return [one async for one in choosing]
+
+    async def follow() -> tuple[Job, Job, list[Any]]:
+        before = studio.submit("ann", Job(slow), first)
+        choosing = opened._choose_model(visitor, first, "edit")
+        await anext(choosing)
+        second = asyncio.ensure_future(drain(opened._choose_model(visitor, first, "source")))
+        await asyncio.sleep(0)
+        clip = studio.submit("ann", Job(clip_of_steps), first + 1)
+        go.set()
+        await drain(choosing)
+        seen = await second
+        loading.set()
+        return before, clip, seen
+
+    before, clip, seen = in_a_thread(follow())
+    assert before.state == STOPPED  # which was begun before
+    assert "source is loaded" in seen[-1][opened.message]
     while not clip.ended:
         time.sleep(0.01)
     assert clip.state == DONE

@@ -240,17 +240,17 @@ class Studio:
             if (visitor := self.visitors.get(name)) is not None and visitor.job is job:
                 visitor.job = None
 
-    def stop(self, name: str, press: int = 0) -> None:
+    def stop(self, name: str, press: int | None = None) -> None:
         """Stop a visitor's job, if there is one.
 
-        press: the number of the press that is stopped, if it has one. What it began may come later; what a later press
-            began goes on.
+        press: the number of the press that is stopped; 0 before the first one. What it began may come later; what a
+            later press began goes on. None stops any job.
         """
         with self.visitors.lock:
             visitor = self.visitors.enter(name)
-            visitor.over = max(visitor.over, press)
+            visitor.over = max(visitor.over, press or 0)
             job = visitor.job
-            if job is not None and (press == 0 or job.press <= press):
+            if job is not None and (press is None or job.press <= press):
                 visitor.job = None
                 self.worker.stop(job)
 
