@@ -36,6 +36,7 @@ pytestmark = pytest.mark.page
 
 Answer = TypeVar("Answer")
 
+FIRST = asyncio.FIRST_COMPLETED
 LAM = OwnSettings.read(CHECKPOINT).lam
 SHOWN = "() => document.querySelector('#one .film').dataset.id === document.querySelector('#one canvas').shown?.id"
 
@@ -448,6 +449,48 @@ def test_a_request_is_no_larger_than_the_page_needs(
     in_a_thread(server.Guard(app, tmp_path, 2**21)(scope, None, send))
     assert sent[0]["status"] == status
     assert dict(sent[0]["headers"])[b"content-security-policy"].startswith(b"default-src 'self'")
+
+
+def test_uploads_that_arrive_together_share_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = pytest.importorskip("zs2.app.server", exc_type=ImportError)
+    monkeypatch.setattr(server, "FILES_MAX", 1000)
+    monkeypatch.setattr(server, "UPLOAD_SECONDS", 60)
+    go = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope.get("fails"):
+            raise OSError
+        await go.wait()
+        await send({"type": "http.response.start", "status": 200})
+
+    guard = server.Guard(app, tmp_path, 2**21)
+
+    async def ask(length: int, **more: Any) -> int:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"content-length", str(length).encode())]
+        await guard({"type": "http", "path": "/gradio_api/upload", "headers": headers, **more}, None, send)
+        return int(sent[0]["status"])
+
+    async def upload() -> None:
+        both = await asyncio.wait([asyncio.ensure_future(ask(600)) for _ in range(2)], timeout=60, return_when=FIRST)
+        assert [one.result() for one in both[0]] == [507]
+        go.set()
+        assert [await one for one in both[1]] == [200]
+        with pytest.raises(OSError):
+            await ask(600, fails=True)
+        assert await ask(1000) == 200
+        monkeypatch.setattr(server, "UPLOAD_SECONDS", 0.01)
+        go.clear()
+        assert await ask(1000) == 408  # one that never ends keeps no room
+        go.set()
+        monkeypatch.setattr(server, "UPLOAD_SECONDS", 60)
+        assert await ask(1000) == 200
+
+    in_a_thread(upload())
 
 
 @pytest.mark.parametrize(("queue", "threads"), [(16, 40), (100, 200)])

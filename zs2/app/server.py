@@ -34,6 +34,7 @@ HEADERS = [  # of every answer
 ]
 BODY_MAX = 2**20  # bytes of a request that is no upload
 FILES_MAX = 2**32  # bytes of visitors' files together
+UPLOAD_SECONDS = 1800  # that an upload may take: until then it keeps its room
 THREADS = 40  # at least
 SESSIONS = 256  # of visitors whose last values Gradio keeps
 Message = MutableMapping[str, Any]
@@ -47,6 +48,7 @@ class Guard:
 
     def __init__(self, app: Callable[..., Awaitable[None]], root: Path, bytes_max: int) -> None:
         self.app, self.root, self.bytes_max = app, root, bytes_max
+        self._arriving = 0  # bytes of the uploads that are not finished
 
     async def __call__(self, scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
         """Pass a request on, or refuse it."""
@@ -56,17 +58,18 @@ class Guard:
                 message["headers"] = [*message.get("headers", []), *HEADERS]
             await send(message)
 
-        refused = await self._refused(scope) if scope["type"] == "http" else None
-        if refused is None:
-            await self.app(scope, receive, with_headers)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
             return
-        status, text = refused
+        status, text = await self._passed(scope, receive, with_headers)
+        if not status:
+            return
         headers = [(b"content-type", b"text/plain; charset=utf-8")]
         await with_headers({"type": "http.response.start", "status": status, "headers": headers})
         await with_headers({"type": "http.response.body", "body": text.encode()})
 
-    async def _refused(self, scope: Message) -> tuple[int, str] | None:
-        """Why a request is refused, with the status; None if it is not."""
+    async def _passed(self, scope: Message, receive: Any, send: Any) -> tuple[int, str]:
+        """Pass a request on. Returns: the status and the reason if it is refused, else (0, "")."""
         headers = dict(scope["headers"])
         if b"transfer-encoding" in headers:  # without it, the server reads no more than the length
             return 411, "expected a request with its length"
@@ -74,9 +77,21 @@ class Guard:
         upload = scope["path"].rstrip("/").endswith("/upload")
         if length > (self.bytes_max + BODY_MAX if upload else BODY_MAX):
             return 413, f"the request has {length} bytes: expected less"
-        if upload and await asyncio.to_thread(stored, self.root) + length > FILES_MAX:
-            return 507, "the files of visitors take all the room that they may: try again in some hours"
-        return None
+        if not upload:
+            await self.app(scope, receive, send)
+            return 0, ""
+        self._arriving += length
+        arriving = self._arriving  # before the files are counted: what is finished meanwhile may count twice, not never
+        try:
+            if arriving + await asyncio.to_thread(stored, self.root) > FILES_MAX:
+                return 507, "the files of visitors take all the room that they may: try again in some hours"
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                await self.app(scope, receive, send)
+        except TimeoutError:
+            return 408, f"the upload took longer than {UPLOAD_SECONDS} s"
+        finally:
+            self._arriving -= length
+        return 0, ""
 
 
 def stored(root: Path) -> int:
