@@ -278,10 +278,33 @@ def test_a_picture_is_frame_0_and_goes_by_its_name(studio: Studio, tmp_path: Pat
     expected = studio.loaded(MODEL).model("fox face", first_frame=picture, seed=3, **SMALL)
     np.testing.assert_array_equal(job.shown.clips[0].frames, expected.frames)
     paths = write(job.shown.clips[0], tmp_path / "root", "me")
-    with pytest.raises(InputError, match="made from an input: give the same --first-frame"):
-        Recorded.of(str(paths[0]), studio, MODEL)
+    (note,) = Recorded.of(str(paths[0]), studio, MODEL).notes
+    assert note == "made with a first frame: drop the same one, or the clip will differ"
     assert Recorded.of(str(paths[0]), studio, MODEL, {"first_frame": str(file)}).notes == ()
     assert without_folders(f"{paths[0]}: none", {str(tmp_path): ""}) == "fox-face-s3.gif: none"
+
+
+def test_an_input_that_is_not_that_of_a_replayed_clip_is_a_note(studio: Studio, tmp_path: Path) -> None:
+    """The settings are filled in: the visitor removes the input, or drops the right one."""
+    files = [str(tmp_path / f"{name}.webp") for name in ("walk", "run")]
+    for i, file in enumerate(files):
+        Clip(np.full((2, 32, 32, 3), 99 * i, np.uint8)).save(file, json=False)  # fewer frames than the clip
+    model, file = studio.loaded(MODEL).model, str(tmp_path / "clip.json")
+
+    def note(recorded: dict[str, Any], dropped: dict[str, str], *words: str) -> None:
+        request = clip_options(**{"frames": 2 if recorded else 4, **recorded}).request()
+        Path(file).write_text(json.dumps(model.settings(model.plan(request), 8)))
+        found = Recorded.of(file, studio, MODEL, dropped)
+        assert (found.prompt, found.options["frames"]) == ("fox face", request.frames)
+        assert found.notes == tuple(f"{one}, or the clip will differ" for one in words)
+
+    without = [f"made without a {one}: remove the one that is dropped" for one in ("source", "first frame")]
+    note({}, {"source": files[0]}, without[0])
+    note({}, dict.fromkeys(("first_frame", "source"), files[0]), *without)
+    walk = {"source": files[0], "strength": 0.5}
+    note(walk, {"source": files[0]})
+    note(walk, {"source": files[1]}, "made with another source: drop that one")
+    note(walk, {"first_frame": files[0]}, "made with a source: drop the same one", without[1])
 
 
 @pytest.fixture(scope="module")

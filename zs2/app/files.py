@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from zs2.app.clip_options import FPS_MAX
 from zs2.app.studio import Studio
 from zs2.cli.replay import replay_options
@@ -18,6 +20,7 @@ from zs2.method import METHOD, Method
 from zs2.sampling.request import INPUTS, OF_CONTROLNETS, OPTIONS, Request
 from zs2.video.clip import Clip
 from zs2.video.encoding import frame_rate
+from zs2.video.reading import opened
 
 KINDS = {  # the words on the button, and the end of the file's name
     "GIF": ".gif",
@@ -89,28 +92,36 @@ class Recorded:
 
         Raises: InputError for any other file, and for a clip that the page can't make.
         """
-        inputs = inputs or {}
-        found = replay_options(file, inputs)
+        found = replay_options(file, dict.fromkeys(INPUTS, ""))  # without one it is filled in, too
         if not isinstance(prompt := found["prompt"], str):
             raise InputError("this clip has a prompt for each frame: this page has one; zs2 sample --replay makes it")
-        unused = () if "control" in inputs else OF_CONTROLNETS
+        recorded = found["recorded"]
+        unused = () if recorded["control"] is not None else OF_CONTROLNETS
         options = {name: found[name] for name in OPTIONS if name in found and name not in (*INPUTS, *unused)}
         method = {name: found[name] for name in METHOD if name in found}
         width, height = (whole(name, side, 1) for name, side in zip(("width", "height"), found["size"], strict=True))
         with collected():  # of what has no effect: it is shown when the clip is made
             Method(**method)
-            request = Request(prompt, **options, **inputs, seed=found["seed"][0])
+            request = Request(prompt, **options, **stand_ins(recorded), seed=found["seed"][0])
         studio.limits.check(prompt, options | {"width": width, "height": height})
         rate = float(frame_rate(found["fps"]))
         fps = min(max(round(rate), 1), FPS_MAX)
-        others = notes(found["recorded"], studio, model, request)
+        others = notes(recorded, studio, model, inputs or {})
         if fps != rate:
             others = (*others, f"{rate:g} frames per second: this page has whole numbers up to {FPS_MAX}")
         return cls(prompt, request.seed, f"{width}x{height}", fps, method, options, others)
 
 
-def notes(recorded: dict[str, Any], studio: Studio, model: str, request: Request) -> tuple[str, ...]:
-    """What differs between a clip's record and the page. request: with the inputs that are dropped."""
+def stand_ins(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """A picture for each input of a clip's record, which fits a clip of any length: the settings are checked with it,
+    because others, or none, may be dropped."""
+    picture = np.zeros((1, 1, 3), np.uint8)
+    found = {name: value for name in INPUTS if (value := recorded[name]) is not None}
+    return {name: [picture] * len(one) if isinstance(one, list) else picture for name, one in found.items()}
+
+
+def notes(recorded: dict[str, Any], studio: Studio, model: str, inputs: Mapping[str, Any]) -> tuple[str, ...]:
+    """What differs between a clip's record and the page. inputs: the files that are dropped."""
     others = [what for what in ("lora", "embeddings", "vae") if recorded[what]]
     found = [f"made with {what}, which this page does not load: the clip will differ" for what in others]
     loaded = studio.ready(model)
@@ -121,6 +132,9 @@ def notes(recorded: dict[str, Any], studio: Studio, model: str, request: Request
     if recorded["controlnet"]:
         found.append("made with a ControlNet: expected the same here, or the clip will differ")
     for name in INPUTS:
-        if recorded[name] != request.stored(name):
-            found.append(f"made with another {name.replace('_', ' ')}: the clip will differ")
+        record = opened(inputs[name], several=OPTIONS[name].several).record if name in inputs else None
+        if recorded[name] != record:
+            how = ("with a", "drop the same one") if record is None else ("with another", "drop that one")
+            how = ("without a", "remove the one that is dropped") if recorded[name] is None else how
+            found.append(f"made {how[0]} {name.replace('_', ' ')}: {how[1]}, or the clip will differ")
     return tuple(found)
