@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,9 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from zs2.errors import InputError
+from zs2.system.json_files import read_json
 from zs2.video import formats, metadata
 from zs2.video.clip import Clip, read_settings
 from zs2.video.outputs import check_output
+from zs2.video.reading import InputClip
 
 SETTINGS = {
     "prompt": 'a "red" äpple 🍎\n\u0000 ☃',
@@ -554,6 +557,49 @@ def test_reading_settings_where_there_are_none(tmp_path):
         read_settings(tmp_path)
 
 
+@pytest.mark.parametrize("right", [".gif", ".webp", ".png", ".json", ".mp4"])
+def test_a_renamed_file_is_read_as_what_it_is(tmp_path, right):
+    if right == ".mp4":
+        pytest.importorskip("av")
+    clip = Clip(moving(3, 16), settings={"width": 16, "height": 16, "frames": 3})
+    made = tmp_path / ("clip.webp.json" if right == ".json" else f"clip{right}")
+    clip.save(tmp_path / f"clip{'.webp' if right == '.json' else right}")
+    settings = read_settings(made)
+    assert settings["width"] == 16
+    for other in (".gif", ".webp", ".apng", ".mp4", ".json", ".jpg", ".txt", ""):
+        place = shutil.copy(made, tmp_path / f"other{other}")
+        assert read_settings(place) == settings
+        if right in (".webp", ".png"):
+            assert np.array_equal(Clip.open(place).frames, clip.frames)
+        else:
+            not_opened(Path(place), "no clip" if right == ".json" else f"\\{right} is lossy")
+
+
+def test_a_file_of_another_kind_is_told_so(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "clip.webp", "JPEG")
+    with pytest.raises(InputError, match=r"clip.webp: its content is of another kind, '.jpg': expected one of .json"):
+        read_settings(tmp_path / "clip.webp")
+
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 39532096\n"
+
+
+@pytest.mark.parametrize(
+    ("read", "file"),
+    [
+        *((read, file) for read in (read_settings, InputClip) for file in ("clip.json", "clip.webp", "clip.mp4")),
+        (Clip.open, "clip.webp"),
+        (read_json, "config.json"),
+    ],
+)
+def test_a_pointer_of_git_lfs_is_named(tmp_path, read, file):
+    path = tmp_path / file
+    path.write_text(POINTER)
+    with pytest.raises(InputError, match="a Git LFS pointer, not the file itself: run `git lfs pull`") as told:
+        read(path)
+    assert str(told.value).startswith(str(path))
+
+
 def test_a_json_with_a_byte_order_mark(tmp_path):
     (tmp_path / "clip.json").write_bytes(b'\xef\xbb\xbf{"seed": 1}')
     assert read_settings(tmp_path / "clip.json") == {"seed": 1}
@@ -609,7 +655,7 @@ def test_what_is_no_lossless_clip_is_not_opened(tmp_path):
         path = tmp_path / f"clip.{ending}"
         if ending == "gif":
             clip.save(path)
-        not_opened(path, f"\\.{ending} is lossy: expected .webp, .png, .apng or a folder of PNG files")
+        not_opened(path, f"\\.{ending.lower()} is lossy: expected .webp, .png, .apng or a folder of PNG files")
     clip.save(tmp_path / "clip.webp", sheet=True)
     not_opened(tmp_path / "clip.webp.json", "no clip: expected .webp")
     not_opened(

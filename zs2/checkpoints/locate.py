@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zs2.checkpoints.hub import DEFAULT_MODEL, SHORT_NAMES, Choose, choose_files, fetch, is_hub_id, parse
 from zs2.errors import InputError, brief
-from zs2.system.regular_files import check_regular
+from zs2.system.regular_files import POINTER, first_bytes
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Of a LoRA in a folder: PEFT's files, and that of diffusers.
@@ -103,7 +103,7 @@ def refuse_pickle(path: Path, advice: str = "convert the model to safetensors") 
 
     advice: what to do with a pickle.
     """
-    head = _head(path)
+    head = first_bytes(path)
     if _is_length(head) and head[8:9] == b"{":
         right = path.with_suffix(".safetensors").name
         return f"{path.name} is a safetensors file with a pickle's name: rename it to {right}"
@@ -115,7 +115,7 @@ def refuse_pickle(path: Path, advice: str = "convert the model to safetensors") 
 def content(path: Path, advice: str = "convert the model to safetensors") -> str:
     """For an error: what a file is that is no safetensors file, by its first bytes, and what to do. Empty if they may
     be those of one, or are not known. advice: what to do with a pickle."""
-    head = _head(path)
+    head = first_bytes(path)
     # The first 8 bytes of a safetensors file are the header's length, and 640 begins with 0x80 and 2, too.
     protocol = head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")
     if (protocol and not _is_length(head)) or (head.startswith(b"PK\3\4") and b".pkl" in head):
@@ -124,7 +124,7 @@ def content(path: Path, advice: str = "convert the model to safetensors") -> str
         return "a ZIP archive: unpack it, and give the safetensors file in it"
     if head.startswith(b"GGUF"):
         return "GGUF, expected safetensors"
-    if head.startswith(b"version https://git-lfs"):
+    if head.startswith(POINTER):
         return "a Git LFS pointer, not the weights: run `git lfs pull`"
     if len(head) > 8 and re.fullmatch(rb"[\t\n\r\x20-\x7e]*", head[:64]):
         begin = head[:40].decode()
@@ -132,16 +132,6 @@ def content(path: Path, advice: str = "convert the model to safetensors") -> str
             f"not a whole safetensors file, but a text, such as a server's error: fetch it again; it begins {begin!r}"
         )
     return ""
-
-
-def _head(path: Path) -> bytes:
-    """The first bytes of a file; none of what can't be read, or is no regular file and may keep its reader waiting."""
-    try:
-        check_regular(path)
-        with open(path, "rb") as file:
-            return file.read(512)
-    except (InputError, OSError):
-        return b""
 
 
 def _is_length(head: bytes) -> bool:

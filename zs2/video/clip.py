@@ -28,6 +28,7 @@ from zs2.video.formats import (
     frames_in_time,
     read_frames,
     settings_file,
+    true_ending,
     write_apng,
 )
 from zs2.video.metadata import png_text
@@ -69,13 +70,14 @@ class Clip:
             and for pictures whose size is not the one in the settings, such as a contact sheet.
         """
         path = Path(path)
-        if path.suffix.lower() in LOSSY:
+        ending = true_ending(path)
+        if ending in LOSSY:
             again = f"zs2 sample --replay {path.name} --out {path.stem}.webp makes the clip again"
             raise InputError(
-                f"{path}: {path.suffix} is lossy: expected .webp, .png, .apng or a folder of PNG files; {again}"
+                f"{path}: {ending} is lossy: expected .webp, .png, .apng or a folder of PNG files; {again}"
             )
         settings = read_settings(path)
-        if path.suffix.lower() == ".json" or (path.is_dir() and not is_frame_folder(path)):
+        if ending == ".json" or (path.is_dir() and not is_frame_folder(path)):
             raise InputError(f"{path}: no clip: expected .webp, .png, .apng or a folder 0000.png, 0001.png, …")
         if settings.get("quality") is not None:
             raise InputError(f"{path}: it is lossy, of quality {settings['quality']}: expected one without --quality")
@@ -199,10 +201,11 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     file = frame_file(path, 0) if os.path.isdir(path) else path  # not Path.is_dir, which fails for a name too long
-    ending = file.suffix.lower()
+    ending = true_ending(file)
     if ending not in READERS:
         known = f"{', '.join(READERS)}{did_you_mean(ending, tuple(READERS))}"
-        raise InputError(f"{path}: unknown clip ending {ending!r}: expected one of {known}")
+        what = "unknown clip ending" if ending == file.suffix.lower() else "its content is of another kind,"
+        raise InputError(f"{path}: {what} {ending!r}: expected one of {known}")
     if os.path.exists(file):
         check_regular(file)
     else:

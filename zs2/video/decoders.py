@@ -21,14 +21,12 @@ from zs2.errors import InputError
 from zs2.system.json_files import parse_json
 from zs2.system.regular_files import check_regular
 from zs2.video.encoding import frame_rate
-from zs2.video.formats import LEAST_BYTES, Frames, pyav, read_image
+from zs2.video.formats import LEAST_BYTES, Frames, pyav, read_image, true_ending
 from zs2.video.opening import PICTURE_MAX, check_bytes, check_repeats, open_image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 PICTURES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 VIDEOS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "matroska"}  # FFmpeg's names
-PICTURE = re.compile(rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP|BM....\0{4}", re.DOTALL)  # how files of FORMATS begin
-STILLS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")  # pictures in the container of MP4
 DEEP = ("I", "F", "I;16", "I;16B", "I;16L")  # modes of more than 8 bits a channel, which Pillow would clip
 MOST_FILES = 10**6  # of a folder
 ORIENTATION = 0x0112  # in Exif
@@ -162,26 +160,12 @@ def decoder(path: Path) -> Decoder:
     """The decoder of a file or folder. Raises: InputError for no regular file; what a decoder raises."""
     if not os.path.isdir(path):
         check_regular(path)
-        if kind := _video(path):
+        if kind := VIDEOS.get(true_ending(path)):
             return Video(path, kind)
         with open_image(path, FORMATS) as image:
             if getattr(image, "n_frames", 1) > 1:
                 return Animation(path)
     return Pictures(path)
-
-
-def _video(path: Path) -> str | None:
-    """FFmpeg's name of a video's format, by how the file begins, or else by its ending; None for what is no video.
-
-    A clip that was given another ending, as messengers do, is what it was.
-    """
-    with open(path, "rb") as file:
-        head = file.read(12)
-    if head[4:8] == b"ftyp" and head[8:] not in STILLS:
-        return "mp4"
-    if head.startswith(b"\x1a\x45\xdf\xa3"):
-        return "matroska"
-    return None if PICTURE.match(head) else VIDEOS.get(path.suffix.lower())
 
 
 def rgb(image: Image.Image) -> Frames:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zs2.errors import InputError
-from zs2.system.regular_files import read_text
+from zs2.system.regular_files import first_bytes, read_text
 from zs2.video.encoding import CRF, Encoding, Rate, start
 from zs2.video.metadata import EXIF_IMAGE_DESCRIPTION, PNG_KEY, exif, png_text
 from zs2.video.opening import check_bytes, open_image
@@ -24,6 +25,17 @@ from zs2.video.palette import paletted
 Frames: TypeAlias = NDArray[np.uint8]  # (F, H, W, 3)
 
 SETTINGS_MAX = 1 << 20  # characters; zs2 writes no file with more
+STILLS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")  # pictures in the container of MP4
+BEGINNINGS = {  # of files, by their usual ending
+    ".gif": rb"GIF8",
+    ".png": rb"\x89PNG",
+    ".webp": rb"RIFF....WEBP",
+    ".jpg": rb"\xff\xd8\xff",
+    ".bmp": rb"BM....\0{4}",
+    ".mkv": rb"\x1a\x45\xdf\xa3",
+    ".mp4": b"....ftyp(?!" + b"|".join(STILLS) + b")",
+    ".json": rb"(\xef\xbb\xbf)?\s*\{",
+}
 LEAST_BYTES = 24  # that a picture of an animation takes in its file
 
 
@@ -134,6 +146,16 @@ class Mp4Writer:
         for name in ("colorspace", "color_primaries", "color_trc", "color_range"):
             setattr(stream.codec_context, name, 1)
         return stream
+
+
+def true_ending(path: Path) -> str:
+    """The ending of a file's kind, by how it begins; else that of its name, in small letters.
+
+    A clip that was given another ending, as messengers do, is what it was.
+    """
+    head = first_bytes(path)
+    found = (ending for ending, begin in BEGINNINGS.items() if re.match(begin, head, re.DOTALL))
+    return next(found, path.suffix.lower())
 
 
 def read_frames(path: Path) -> tuple[Frames, list[int]]:
