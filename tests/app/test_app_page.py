@@ -459,7 +459,7 @@ def test_uploads_that_arrive_together_share_the_room(tmp_path: Path, monkeypatch
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope.get("fails"):
-            raise OSError
+            raise OSError("lost")
         await go.wait()
         await send({"type": "http.response.start", "status": 200})
 
@@ -480,7 +480,7 @@ def test_uploads_that_arrive_together_share_the_room(tmp_path: Path, monkeypatch
         assert [one.result() for one in both[0]] == [507]
         go.set()
         assert [await one for one in both[1]] == [200]
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="lost"):
             await ask(600, fails=True)
         assert await ask(1000) == 200
         monkeypatch.setattr(server, "UPLOAD_SECONDS", 0.01)
