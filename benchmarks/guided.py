@@ -1,9 +1,9 @@
-"""The moving pictures of docs/guidance.md: each input over the clip that it led to.
+"""The hints that docs/guidance.md uses, and moving pictures of guided clips: each input over the clip that it led to.
 
     python benchmarks/guided.py outline --out out/outline.webp    hints alone: a thing's outline goes round once
-    python benchmarks/guided.py path                              docs/guided-path.webp: a clip that follows them
-    python benchmarks/guided.py edit                              docs/guided-edit.webp: a clip, and the same edited
-    python benchmarks/guided.py first-frame                       docs/guided-first-frame.webp: a picture comes alive
+    python benchmarks/guided.py path                              out/guided-path.webp: a clip that follows them
+    python benchmarks/guided.py edit                              out/guided-edit.webp: a clip, and the same edited
+    python benchmarks/guided.py first-frame                       out/guided-first-frame.webp: a picture comes alive
 
 Outlines and the first frame are drawn by the recipe's renderer, which fetches its pictures once. The clips have the
 model's own settings.
@@ -49,10 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--scale", type=int, default=2, help="pixels of the picture for each pixel of a clip (default 2)")
     p.add_argument("--fps", type=int, default=8)
     p.add_argument("--pictures", type=Path, metavar="PATH", help="as those of python -m weights.recipe")
-    p.add_argument("--out", metavar="FILE", help="default: docs/guided-WHAT.webp")
+    p.add_argument("--out", metavar="FILE", help="default: out/guided-WHAT.webp")
     p.add_argument("--overwrite", action="store_true", help="replace a picture that is there")
     args = p.parse_args(argv)
-    out = args.out or f"docs/guided-{args.what}.webp"
+    out = args.out or f"out/guided-{args.what}.webp"
     try:
         size = whole("--size", 128 if args.size is None else args.size, 1, 1024)
         for name, most in (("frames", 1000), ("scale", 16)):
