@@ -20,7 +20,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +82,23 @@ class Forked:
         return self.returncode
 
     def communicate(self, timeout: float = 600) -> tuple[str, str]:
-        """Wait for its end. Returns: what it wrote to its standard output, and to that for errors."""
-        with ThreadPoolExecutor(len(self._outputs)) as pool:
-            read = [pool.submit(output.read) for output in self._outputs]
-            start = time.monotonic()
-            if self.wait(timeout) is None:
-                self.send_signal(signal.SIGKILL)
-                raise subprocess.TimeoutExpired("a forked process", timeout)
-            out, err = (one.result(max(0, start + timeout - time.monotonic())) for one in read)
+        """Wait for its end, and for that of its children which write there as well. Returns: what it wrote to its
+        standard output, and to that for errors. Raises: subprocess.TimeoutExpired; then it is killed."""
+        end = time.monotonic() + timeout
+        read = dict.fromkeys(self._outputs, b"")
+        left = {*self._outputs}
+        while left and (ready := select.select(left, [], [], max(0, end - time.monotonic()))[0]):
+            for output in ready:
+                piece = os.read(output.fileno(), 1 << 16)
+                read[output] += piece
+                if not piece:
+                    left.discard(output)
+        if left or self.wait(max(0, end - time.monotonic())) is None:
+            self.send_signal(signal.SIGKILL)
+            raise subprocess.TimeoutExpired("a forked process", timeout)
         for file in (*self._outputs, self._state):
             file.close()
+        out, err = (text.decode().replace("\r\n", "\n").replace("\r", "\n") for text in read.values())
         return out, err
 
     def send_signal(self, number: int) -> None:
@@ -189,7 +195,7 @@ def main() -> None:
         importlib.import_module(f"zs2.{module}")
     if torch.distributed.is_available():
         importlib.import_module("torch.distributed.run")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # one that comes early waits
     request = serve(socket.socket(fileno=int(sys.argv[1])))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["cwd"])
@@ -204,6 +210,7 @@ def main() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"],) * 2)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     python(request["words"])
 
 

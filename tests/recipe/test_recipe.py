@@ -9,6 +9,7 @@ import math
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from forked import Forked
 from helpers import CHECKPOINT, TESTS, assert_close
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
@@ -737,26 +739,27 @@ SHORTER = """if True:
     import functools, runpy
     from dataclasses import replace
     from weights.recipe import judge, settings
-    settings.QUICK = replace(settings.QUICK, judge=replace(settings.QUICK.judge, steps=60))
-    judge.accuracy = functools.partial(judge.accuracy, count=300)
+    settings.QUICK = replace(settings.QUICK, size=32, judge=replace(settings.QUICK.judge, steps=60))
+    judge.accuracy = functools.partial(judge.accuracy, count=200)
     runpy.run_module("weights.recipe", run_name="__main__", alter_sys=True)
 """
 
 
 def test_killed_while_training_and_finished(own, tmp_path):
-    """The command `python -m weights.recipe`, with fewer steps: three things are learnt in 60."""
-    line = [sys.executable, "-c", SHORTER, "judge", "--quick", "--pictures", str(own), "--work", str(tmp_path)]
-    process = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.DEVNULL)
+    """The command `python -m weights.recipe`, with fewer steps and smaller pictures: three things are learnt in 60."""
+    line = ["-c", SHORTER, "judge", "--quick", "--pictures", str(own), "--work", str(tmp_path)]
+    killed = Forked(line, ROOT)
     deadline = time.monotonic() + 600
-    while not (tmp_path / "judge.log.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+    while not (tmp_path / "judge.log.jsonl").exists() and killed.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.kill()
-    assert process.wait() == -9
-    said = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert said.returncode == 0, said.stderr
-    assert "right of held-out scenes" in said.stdout
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    again = Forked(line, ROOT)
+    out, err = again.communicate()
+    assert again.returncode == 0, err
+    assert "right of held-out scenes" in out
     found = judge.accuracy(
-        judge.Judge.load(tmp_path / "judge.safetensors"), pictures.load(NAMES, own, own, SIZE), 0, count=300
+        judge.Judge.load(tmp_path / "judge.safetensors"), pictures.load(NAMES, own, own, 32), 0, count=200
     )
     assert found["thing"] > 0.9
     assert found["colour"] > 0.5
