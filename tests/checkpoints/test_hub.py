@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 import torch
-from forked import Forked
 from helpers import CHECKPOINT, NAME, TESTS, write_clip
 from hub_server import READER, STRANGER, Hub
 from safetensors.torch import load_file, save, save_file
@@ -444,10 +443,10 @@ def ask(hub: Hub, tmp_path: Path) -> Ask:
             "PYTHONPATH": str(ROOT),
         }
         env |= {"HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONIOENCODING": "utf-8"} | environment
-        process = Forked(["-c", code, *arguments], tmp_path, env)
-        out, err = process.communicate()
-        assert process.returncode == 0, err
-        return [json.loads(line) for line in out.splitlines()]
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
 
     return run
 
