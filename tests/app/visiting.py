@@ -67,7 +67,10 @@ class Server:
     def end(self) -> int:
         """End it as Ctrl-C does. Returns: its exit status."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(120)  # on a busy machine
+        try:
+            return self.process.wait(120)  # on a busy machine
+        finally:
+            self.process.kill()  # no effect if it has ended
 
 
 def put(tab: Any, panel: str = "#settings", **settings: float) -> None:
