@@ -1,12 +1,15 @@
-"""What all tests share: one thread, hypothesis's same examples in every run, a copy of the checkpoint to change."""
+"""What all tests share: no network, one thread, hypothesis's same examples, a copy of the checkpoint to change."""
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers import CHECKPOINT, write_narrow
+from network import stay_here
 
 try:
     from hypothesis import settings
@@ -17,6 +20,10 @@ except ImportError:  # the tests that need a GPU do without it
 USERS = ("HF_HUB_", "HF_TOKEN", "HF_ENDPOINT", "TRANSFORMERS_", "FORCE_COLOR", "PYTHON_COLORS")
 for name in [name for name in os.environ if name.startswith(USERS) and not name.endswith("_CACHE")]:
     del os.environ[name]
+
+# Without HF_HUB_OFFLINE, a test may ask the hub, so every process that this one forks fails as without a network.
+ASKED: list[Any] = []
+stay_here(ASKED.append)
 
 # One thread, here and in the processes that tests start: their tensors are small, so that threads cost more than they
 # save. OMP_NUM_THREADS chooses another number.
@@ -31,6 +38,14 @@ if settings is not None:
 def pytest_runtest_setup() -> None:
     """What a test and its fixtures draw without a seed of their own is the same, whatever tests ran before."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_network() -> Iterator[list[Any]]:
+    """A test that asks another machine for something fails, also if it would pass without an answer."""
+    ASKED.clear()
+    yield ASKED
+    assert ASKED == []
 
 
 @pytest.fixture

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import os
 import runpy
+import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,3 +92,14 @@ def test_what_a_shell_has_set_for_the_hub_does_not_count(monkeypatch: pytest.Mon
         monkeypatch.setenv(name, "1")
     runpy.run_path(str(TESTS / "conftest.py"))
     assert [name for name in names if name in os.environ] == ["HF_HUB_CACHE"]
+
+
+def test_another_machine_is_not_asked(no_network: list[Any]) -> None:
+    for ask in (
+        lambda: socket.create_connection(("192.0.2.1", 80), 1),
+        lambda: urllib.request.urlopen("http://example.com", timeout=1),
+    ):
+        with pytest.raises(OSError, match="no network in tests"):
+            ask()
+    assert no_network == ["192.0.2.1", "example.com"]
+    no_network.clear()
