@@ -25,6 +25,7 @@ WIDEST = 360  # the largest value on a slider; other numbers are typed
 OPEN = ""  # in a choice: as the checkpoint says
 NETWORK = "controlnet"  # the control that chooses a ControlNet; it is no keyword of `Request`
 HELP = {  # of options that are written in another way on a page than on a command line
+    "guidance": "how much the prompt counts; 1: as the model has learnt it, in half the time",
     "source": "begin from this clip, or edit it",
     "first_frame": "this picture is frame 0",
     "control": "follow the hints of this clip",

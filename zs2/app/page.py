@@ -19,7 +19,7 @@ from zs2.app.lines import command_line, python_lines
 from zs2.app.making import load_model, make_clips, make_stream
 from zs2.app.panel import LAST, QUIET, Panel
 from zs2.app.studio import Studio
-from zs2.app.texts import EMPTY, HEADER, message, progress
+from zs2.app.texts import EMPTY, HEADER, OTHER, message, progress
 from zs2.app.worker import DONE, Job, failure
 from zs2.errors import InputError, collected
 from zs2.method import Method
@@ -113,7 +113,7 @@ class Page:
         self.two = Bench([both, four], stop, status, slots, self.names, self.press)
         found = [one for one in self.found if one.name not in SHARED]
         with gr.Column(elem_id="other"):
-            gr.HTML("<h3>Settings of the right clip</h3><p>The left one has the settings of the page.</p>")
+            gr.HTML(OTHER)
             self.other = Panel(found, BASELINE, "More settings of the right clip", self.studio, self.model)
 
     # --- events -------------------------------------------------------------------------------------------------------

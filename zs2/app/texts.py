@@ -10,6 +10,8 @@ HEADER = """<header class="zs2"><h1>zs2</h1><p>Video from an image model, withou
 <b>Make a clip</b>, then move λ and μ and look.</p></header>"""
 EMPTY = '<div class="empty" aria-hidden="true"><span></span><span></span><span></span></div>'
 BEFORE, WITHIN, AFTER = r"(?<![\w./:~-])", r"(?:[^\s/'\"]+/)", r"(?![\w-]|\.\w)"  # of a path in a text
+OTHER = """<h3>Settings of the right clip</h3><p>The left one has the settings of the page. <b>With and without</b>
+makes four clips instead: with both parts of the method, without either, and without both.</p>"""
 PLAY = '<button type="button" class="play">Pause</button>'
 
 
