@@ -80,6 +80,8 @@ def test_every_setting_is_a_control_and_has_the_default_of_the_command_line() ->
     found = controls(Limits(), OWN_KEYWORDS)
     names = [one.name for one in found]
     assert sorted(names) == sorted({*METHOD, *OPTIONS} - {*OF_CONTROLNETS})
+    assert not [one for one in found if "--" in one.help]  # those are words of a command line
+    assert next(one for one in found if one.name == "first_frame_noise").help.startswith("of the first frame: ")
     method, options = keywords(found, [one.default for one in found])
     plain = Method(lam=OWN.lam)
     assert Method(**method).settings(25, False) == plain.settings(25, False)

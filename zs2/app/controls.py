@@ -6,6 +6,7 @@ A new row of zs2/method.py, or a new field of `Request`, is a control without a 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -149,7 +150,7 @@ def _parameter(name: str, own: Mapping[str, Any]) -> Control:
         name,
         kind,
         f"{row.symbol} ({name})",
-        row.help,
+        without_options(row.help),
         low=low,
         high=high,
         folded=bool(row.unset),
@@ -169,12 +170,18 @@ def _option(name: str, limits: Limits, own: Mapping[str, Any]) -> Control:
     kind = row.kind if row.kind == "flag" or not choices else "choice"
     low, high = (row.least, limits.most(name, row.most)) if row.kind == "whole" else (None, None)
     text = HELP.get(name, row.help.partition(";")[0] if choices else row.help)
+    text = without_options(text)
     kind = "list" if kind == "pair" or (kind in ("whole", "number") and default is None) else kind
     reader = READERS.get(row.kind, str)
     found = Control(name, kind, label, text, None, choices, low, high, name not in FIRST, row.several, reader)
     if high is None:
         found = replace(found, low=None)
     return replace(found, default=found.shown(default if high is None or default is None else min(default, high)))
+
+
+def without_options(text: str) -> str:
+    """A help text of the command line for a page, where a setting is no option."""
+    return re.sub("--([a-z-]+)(=?)", lambda one: "" if one[2] else f"the {one[1].replace('-', ' ')}", text)
 
 
 def _choices(name: str) -> Iterable[str]:
