@@ -103,7 +103,7 @@ class Settings:
         Stage(
             None,
             32_000,
-            Schedule(steps=6_000, batch=32, rate=6e-4, muon=1.2e-2, hold=0.08, average=0.9995, pieces=2),
+            Schedule(steps=4_000, batch=32, rate=6e-4, muon=1.2e-2, hold=0.08, average=0.9995, pieces=2),
             lean=0.7,
         ),
     )
