@@ -42,7 +42,7 @@ weights: $(READY)  ## train a checkpoint: out/recipe (QUICK=1: in minutes: out/r
 	@$(RUN) -m weights.recipe train $(TRAINING)
 	@$(RUN) -m weights.recipe judge $(TRAINING)
 
-test: $(READY)  ## run the tests, in three processes: four to ten minutes on two cores
+test: $(READY)  ## run the tests, in two processes: four to ten minutes on two cores
 	@$(RUN) tests/run.py
 
 test-slow: $(READY)  ## run the tests that take minutes each

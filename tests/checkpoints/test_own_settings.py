@@ -197,7 +197,7 @@ def test_what_has_an_effect_is_said_in_one_line(here, capsys, line, shown):
     assert said == ([f"zs2: {NAME}'s own settings: {shown} (zs2.json)"] if shown else [])
 
 
-def test_a_study_takes_them_and_goes_on_with_its_own(write, here, capsys):
+def test_a_study_takes_them_and_goes_on_with_its_own(write, here, capsys, no_network):
     (here / "prompts.txt").write_text("rose\n")
     model = ["--model", str(write(steps=2, guidance=2.0, lam=0.5))]
     line = ["--frames", "2", "--size", "16x16", "--noise", "dnm", "--seeds", "0", "--out", "s"]
@@ -213,6 +213,7 @@ def test_a_study_takes_them_and_goes_on_with_its_own(write, here, capsys):
     assert ablate([*line, *model, "--seeds", "0,1"]) == 1
     assert "own settings" not in capsys.readouterr().err
     assert settings("s/clips/dnm-0.5_tma-0.98_p00_s1.webp.json")["steps"] == 2
+    no_network.clear()  # the hub was asked for a CLIP, twice
 
 
 def test_the_first_example_is_the_default_prompt(write, here, capsys):
