@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import threading
 import time
@@ -491,6 +492,18 @@ def test_uploads_that_arrive_together_share_the_room(tmp_path: Path, monkeypatch
         assert await ask(1000) == 200
 
     in_a_thread(upload())
+
+
+def test_an_upload_that_broke_off_leaves_nothing_for_long(tmp_path: Path) -> None:
+    server = pytest.importorskip("zs2.app.server", exc_type=ImportError)
+    (tmp_path / "visitor").mkdir()
+    kept, new, old = tmp_path / "visitor" / "clip.gif", tmp_path / "tmpnew", tmp_path / "tmpold"
+    for file, age in ((kept, 1), (new, -60), (old, 1)):
+        file.write_bytes(bytes(100))
+        last = time.time() - server.UPLOAD_SECONDS - age
+        os.utime(file, (last, last))
+    assert server.stored(tmp_path) == 200
+    assert [file.exists() for file in (kept, new, old)] == [True, True, False]
 
 
 @pytest.mark.parametrize(("queue", "threads"), [(16, 40), (100, 200)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -95,12 +96,21 @@ class Guard:
 
 
 def stored(root: Path) -> int:
-    """The bytes of the files in a folder and its folders."""
+    """The bytes of the files in a folder and its folders.
+
+    Gradio gives what has arrived a folder. What is in none, and is older than an upload can be, is the rest of one that
+    broke off, which Gradio forgets: it is removed.
+    """
     total = 0
     for folder, _, names in sorted(os.walk(root)):
         for name in names:
+            path = os.path.join(folder, name)
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                total += os.lstat(os.path.join(folder, name)).st_size
+                status = os.lstat(path)
+                if folder == os.fspath(root) and time.time() - status.st_mtime > UPLOAD_SECONDS:
+                    os.remove(path)
+                else:
+                    total += status.st_size
     return total
 
 
