@@ -397,9 +397,17 @@ def test_a_text_for_visitors_names_no_folder(text: str, expected: str | None, tm
     for place in ("my models/fox", "other/fox"):
         (tmp_path / place).mkdir(parents=True)
     one = f"{tmp_path}/my models/fox"
-    names = names_of_paths({"fox": one, "bear": "other/fox"})
+    names = names_of_paths([("fox", one), ("bear", "other/fox")])
     shown = without_folders(text.format(one=one, folder=tmp_path), names)
     assert shown == (text if expected is None else expected)
+
+
+def test_a_model_in_the_folder_of_another_leaves_it_its_name(tmp_path: Path) -> None:
+    (tmp_path / "fox" / "canny").mkdir(parents=True)
+    fox, canny = str(tmp_path / "fox"), str(tmp_path / "fox" / "canny")
+    for page in (Studio([fox], Limits(), {}, networks=[canny]), Studio([canny], Limits(), {}, networks=[fox])):
+        told = without_folders(f"{fox}: no UNet; {canny}/config.json: none", page.names_of_paths)
+        assert told == "fox: no UNet; canny/config.json: none"
 
 
 def test_a_model_that_can_not_be_loaded_is_told_without_its_folder(tmp_path: Path) -> None:

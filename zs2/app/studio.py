@@ -180,7 +180,7 @@ class Studio:
         self.limits, self.loading, self.default = limits, loading, default
         self._models, self._networks = shown_names(models), shown_names(networks)
         self.names, self.networks = tuple(self._models), tuple(self._networks)
-        self.names_of_paths = names_of_paths(self._models) | names_of_paths(self._networks)
+        self.names_of_paths = names_of_paths([*self._models.items(), *self._networks.items()])
         self.worker = Worker(limits.queue)
         self.visitors = Visitors()
         self._loaded: dict[str, Loaded] = {}

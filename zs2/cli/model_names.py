@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from zs2.checkpoints.locate import local_path
@@ -23,13 +23,14 @@ def shown_names(models: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def names_of_paths(models: Mapping[str, str]) -> dict[str, str]:
+def names_of_paths(models: Iterable[tuple[str, str]]) -> dict[str, str]:
     """What stands for a path in a text that names no folder of the machine: the model's name for its own path, nothing
-    for the folder around it. models: by the names that are shown."""
+    for the folder around it, unless that is a model, too. models: the names that are shown, each with its model."""
     found: dict[str, str] = {}
-    for name, model in models.items():
+    around: dict[str, str] = {}
+    for name, model in models:
         if (place := local_path(model)) is not None:
             paths = [Path(model), place, place.absolute(), Path(os.path.abspath(place)), place.resolve()]
             found |= {str(path): name for path in paths if len(path.parts) > 1}
-            found |= {str(path.parent): "" for path in paths if path.is_absolute() and path.parent.name}
-    return found
+            around |= {str(path.parent): "" for path in paths if path.is_absolute() and path.parent.name}
+    return around | found
