@@ -24,9 +24,10 @@ def stay_here(report: Callable[[Any], object]) -> None:
         connect(self, address)
 
     def looked_up(host: Any, *more: Any, **others: Any) -> Any:
-        if host not in (*LOOPBACK, socket.gethostname()) and not isinstance(host, bytes):
-            report(host)
-            raise socket.gaierror(f"no network in tests: {host}")
+        name = host.decode() if isinstance(host, bytes) else host
+        if name not in (*LOOPBACK, socket.gethostname()):
+            report(name)
+            raise socket.gaierror(f"no network in tests: {name}")
         return getaddrinfo(host, *more, **others)
 
     socket.socket.connect, socket.getaddrinfo = connected, looked_up  # type: ignore[method-assign, assignment]
