@@ -579,6 +579,8 @@ def test_a_file_of_another_kind_is_told_so(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "clip.webp", "JPEG")
     with pytest.raises(InputError, match=r"clip.webp: its content is of another kind, '.jpg': expected one of .json"):
         read_settings(tmp_path / "clip.webp")
+    with pytest.raises(InputError, match=r"clip.jpeg: unknown clip ending '.jpeg': expected one of .json"):
+        read_settings((tmp_path / "clip.webp").rename(tmp_path / "clip.jpeg"))
 
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 39532096\n"

@@ -203,9 +203,10 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     file = frame_file(path, 0) if os.path.isdir(path) else path  # not Path.is_dir, which fails for a name too long
     ending = true_ending(file)
     if ending not in READERS:
-        known = f"{', '.join(READERS)}{did_you_mean(ending, tuple(READERS))}"
-        what = "unknown clip ending" if ending == file.suffix.lower() else "its content is of another kind,"
-        raise InputError(f"{path}: {what} {ending!r}: expected one of {known}")
+        named = file.suffix.lower()
+        what = f"its content is of another kind, {ending!r}" if named in READERS else f"unknown clip ending {named!r}"
+        hint = "" if named in READERS else did_you_mean(named, tuple(READERS))
+        raise InputError(f"{path}: {what}: expected one of {', '.join(READERS)}{hint}")
     if os.path.exists(file):
         check_regular(file)
     else:
