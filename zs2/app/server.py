@@ -86,9 +86,11 @@ class Guard:
         try:
             if arriving + await asyncio.to_thread(stored, self.root) > FILES_MAX:
                 return 507, "the files of visitors take all the room that they may: try again in some hours"
-            async with asyncio.timeout(UPLOAD_SECONDS):
+            async with asyncio.timeout(UPLOAD_SECONDS) as limit:
                 await self.app(scope, receive, send)
         except TimeoutError:
+            if not limit.expired():  # one of the application's own
+                raise
             return 408, f"the upload took longer than {UPLOAD_SECONDS} s"
         finally:
             self._arriving -= length
