@@ -1,7 +1,7 @@
 """zs2: zero-shot video from image diffusion models (ZS², arXiv 2407.21475).
 
 from zs2 import ZS2
-clip = ZS2.from_pretrained("weights/emoji64")("red apple on a sky blue background")
+clip = ZS2.from_pretrained("weights/emoji128")("red apple on a sky blue background")
 clip.save("apple.gif")
 """
 

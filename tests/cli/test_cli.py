@@ -32,6 +32,7 @@ from zs2 import ZS2
 from zs2.__main__ import COMMANDS
 from zs2.ablate import main as ablate
 from zs2.checkpoints.hub import DEFAULT_MODEL
+from zs2.checkpoints.locate import FORMER
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.sample_options import fast
 from zs2.errors import InputError
@@ -1159,6 +1160,19 @@ def test_the_default_model_is_never_asked_of_the_hub(zs2, monkeypatch):
     for model, short in ((f"{DEFAULT_MODEL}-edit", False), (f"{DEFAULT_MODEL}-edges", True)):
         line = ["--model", Path(model).name if short else f"{model}/"]
         failed(zs2("rose", *line), f"{model} is not here", "train it as weights/recipe/README.md says")
+
+
+@pytest.mark.parametrize(("model", "commit"), FORMER.items())
+def test_a_default_checkpoint_of_before_is_named_with_the_commit_that_has_it(zs2, here, clip_settings, model, commit):
+    name, back = Path(model).name, f"`git restore --source {commit} {model}`"
+    for given in (model, name, f"{model}/"):
+        failed(zs2("rose", "--model", given), f"{model} is not here", back)
+    (here / "c.json").write_text(json.dumps(clip_settings | {"model": name, "weights": {"unet": "0" * 64}}))
+    failed(zs2("--replay", "c.json"), f"those of {name}", "give its --model", back)
+    words = ["git", "-C", ROOT, "ls-tree", commit, f"{model}/"]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    if ended.returncode == 0:  # not in a shallow clone
+        assert "unet" in ended.stdout
 
 
 @pytest.mark.parametrize(

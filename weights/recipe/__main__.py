@@ -5,10 +5,10 @@
     python -m weights.recipe edges                     # a ControlNet for the finished checkpoint, in an hour
     python -m weights.recipe edit                      # an editing UNet that starts from the checkpoint's, in an hour
     python -m weights.recipe judge                     # train the classifier that judges the pictures
-    python -m weights.recipe measure weights/emoji64   # the share of prompts whose picture shows the right thing
-    python -m weights.recipe measure out/recipe-edges/emoji64-edges    # whether it does what it is for
-    python -m weights.recipe sheet weights/emoji64     # scenes, their reconstructions, and samples: out/sheet.png
-    python -m weights.recipe looks weights/emoji64     # whether attention keeps a look that the prompt leaves open
+    python -m weights.recipe measure weights/emoji128   # the share of prompts whose picture shows the right thing
+    python -m weights.recipe measure out/recipe-edges/emoji128-edges    # whether it does what it is for
+    python -m weights.recipe sheet weights/emoji128     # scenes, their reconstructions, and samples: out/sheet.png
+    python -m weights.recipe looks weights/emoji128     # whether attention keeps a look that the prompt leaves open
 
 You can stop a training at any moment: started again, it goes on where it was. `--minutes` stops it by itself.
 """

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from zs2.errors import InputError, brief, warn
 from zs2.system.atomic import NO_ROOM, write_advice
 
-DEFAULT_MODEL = "weights/emoji64"  # comes with zs2
+DEFAULT_MODEL = "weights/emoji128"  # comes with zs2
 STANDARD_CLIP = "openai/clip-vit-large-patch14"  # scores models without a CLIP of their own; also torchmetrics' default
 
 # Short name: hub id, licence of the weights.

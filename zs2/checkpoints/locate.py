@@ -25,13 +25,15 @@ BUNDLED = {
 }
 TRAINED = "train it as weights/recipe/README.md says"
 MOST_HEADER = 64 * 2**20  # bytes of a safetensors file; SDXL's has 0.3 MB, and trainers add some MB of metadata
+# Default checkpoints of before, each with the last commit that has it.
+FORMER = {"weights/emoji64": "830a0b4bcd"}
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 
 def full_name(model: str) -> str:
     """The name that a model is recorded by: the short name of one of zs2's own becomes its path."""
-    bundled = {Path(path).name: path for path in BUNDLED}
-    return bundled[model] if model in bundled and not Path(model).exists() else model
+    own = {Path(path).name: path for path in (*BUNDLED, *FORMER)}
+    return own[model] if model in own and not Path(model).exists() else model
 
 
 def local_path(model: str | Path) -> Path | None:
@@ -96,6 +98,17 @@ def refuse_missing(model: str | Path) -> None:
     if name in BUNDLED:
         origin = "it comes with the repository and its wheel; clone it" if name == DEFAULT_MODEL else TRAINED
         raise InputError(f"{name} is not here: {origin}, or give another model")
+    if name in FORMER:
+        raise InputError(f"{name} is not here: {former(name)}; or give another model")
+
+
+def former(model: str) -> str:
+    """How to get a default checkpoint of before, by its path or short name; empty for any other model."""
+    name = full_name(model)
+    if name not in FORMER:
+        return ""
+    commit = FORMER[name]
+    return f"commit {commit} is the last that has it; in a clone, `git restore --source {commit} {name}` brings it back"
 
 
 def refuse_pickle(path: Path, advice: str = "convert the model to safetensors") -> str:

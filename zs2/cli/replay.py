@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zs2.checkpoints.locate import former
 from zs2.cli.derived_options import LOADING, flag
 from zs2.cli.sample_requests import REQUEST
 from zs2.errors import InputError, check_keywords, warn
@@ -169,9 +170,10 @@ def check_replay(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         raise InputError(f"the clip was made with {texts[0]}, not with {texts[1]}: give the same --vae, or none")
     if recorded["weights"] != now["weights"]:
         parts = [part for part, digest in now["weights"].items() if recorded["weights"].get(part) != digest]
+        origin = former(str(recorded["model"]))
         raise InputError(
             f"the clip was made with other weights, those of {recorded['model']} ({', '.join(parts)} differ): "
-            "give its --model"
+            f"give its --model{origin and '; ' + origin}"
         )
     if recorded["lora"] != now["lora"]:
         raise InputError(f"the clip was made with LoRA {recorded['lora']}, not {now['lora']}: give the same --lora")
