@@ -26,7 +26,7 @@ BUNDLED = {
 TRAINED = "train it as weights/recipe/README.md says"
 MOST_HEADER = 64 * 2**20  # bytes of a safetensors file; SDXL's has 0.3 MB, and trainers add some MB of metadata
 # Default checkpoints of before, each with the last commit that has it.
-FORMER = {"weights/emoji64": "1d53d66"}
+FORMER = {"weights/emoji64": "5bdcf2b42a"}
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 
