@@ -851,8 +851,11 @@ def test_figures_of_a_checkpoint_that_can_do_nothing_are_those_of_chance(made, l
     monkeypatch.setattr(measure, "restored", partial(measure.restored, count=64))
     torch.manual_seed(0)
     classifier = judge.Judge(NAMES, SIZE).eval()
-    found, shown = measure.figures(str(checkpoint), classifier, loaded, NAMES)
+    monkeypatch.setattr(measure, "OFTEN", 0.05)
+    found, shown = measure.figures(str(checkpoint), classifier, loaded, NAMES, anew=True)
     assert shown.shape == (36, SIZE, SIZE, 3)
+    often = [share for share in found["by thing"].values() if share > 0.05]
+    assert found["thing, those it lists"][0] == pytest.approx(sum(often) / len(often))
     assert found["prompts"] == 36
     assert found["thing"][1] < found["thing"][0] < found["thing"][2]
     assert found["thing"][0] < 0.7
@@ -883,7 +886,7 @@ def test_things_are_listed_that_are_seen_often_enough(made, tmp_path, monkeypatc
     line = ["measure", str(tmp_path / "here"), "--judge", str(file), "--things", "3", "--list"]
     assert recipe.main(line) == 0
     assert json.loads((tmp_path / "here" / "zs2.json").read_text()) == layout.own_settings(["star face"])
-    assert measure.listed(found, NAMES) == ["star face"]
+    assert measure.often(shares) == {"star face"}
 
 
 @pytest.mark.parametrize(

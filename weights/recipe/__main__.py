@@ -180,11 +180,12 @@ def run(args: argparse.Namespace) -> None:
             raise InputError("--base is of ControlNets, and there is none")
         if args.list:
             check_listing(folders, things, len(classifier.things))
-        figures = report(args.checkpoint, classifier, load, things, seed, args.out, args.base)
+        figures = report(args.checkpoint, classifier, load, things, seed, args.out, args.base, args.list)
         for checkpoint in args.checkpoint if args.csv is not None else ():
             measure.add_to_csv(args.csv, Path(checkpoint).name, things, seed, figures[checkpoint])
         for checkpoint, folder in folders.items() if args.list else ():
-            names = measure.listed(figures[checkpoint], classifier.things[:things])
+            often = measure.often(figures[checkpoint]["by thing"])
+            names = [name for name in classifier.things if name in often]
             layout.write(folder / "zs2.json", layout.own_settings(names))
         return
     if args.command == "sheet":
@@ -339,10 +340,12 @@ def report(
     seed: int,
     out: Path | None,
     base: str | None = None,
+    anew: bool = False,
 ) -> dict[str, Any]:
     """Print and return the figures of checkpoints, and write them to `out` if it is not None.
 
     load: pictures for a size. base: the model that a ControlNet guides; None: that of its name without `-edges`.
+    anew: the lists of the checkpoints' things are about to be made from these figures.
     """
     loaded = load(classifier.size)
     known = judge.accuracy(classifier, loaded, seed=0)
@@ -359,7 +362,7 @@ def report(
         elif measure_guided.is_editing(folder):
             found, shown = measure_guided.of_edit(checkpoint, classifier, load, names, seed)
         else:
-            found, shown = measure.figures(checkpoint, classifier, loaded[: len(names)], names, seed)
+            found, shown = measure.figures(checkpoint, classifier, loaded[: len(names)], names, seed, anew)
         what = f"{found['prompts']} prompts" if "prompts" in found else "a VAE alone"
         print(f"\n{checkpoint}: {what}")
         figures[checkpoint] = found
@@ -370,7 +373,7 @@ def report(
             print(f"  {'VAE, PSNR':28}{found['psnr']:6.2f} dB\n  {'VAE, SSIM':28}{found['ssim']:7.3f}")
         by_thing = found.get("by thing", {})
         if by_thing:
-            often = len(measure.listed(found, names))
+            often = len(measure.often(by_thing))
             print(
                 f"  seen in more than {100 * measure.OFTEN:.0f} % of their pictures: {often} of {len(by_thing)} things"
             )

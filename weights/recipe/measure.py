@@ -34,16 +34,17 @@ from zs2.system.progress import progress
 BATCH = 36
 SHOWN = 12  # pictures in a row of a sheet
 CSV_HEAD = ("checkpoint", "things", "seed", "figure", "value", "low", "high", "unit")
-OFTEN = 0.85  # a thing is listed if more of its pictures show it
+OFTEN = 0.8  # a thing is listed if more of its pictures show it
 
 
 def figures(
-    checkpoint: str, judge: Judge, pictures: Tensor, names: Sequence[str], seed: int = 0
+    checkpoint: str, judge: Judge, pictures: Tensor, names: Sequence[str], seed: int = 0, anew: bool = False
 ) -> tuple[dict[str, Any], NDArray[np.uint8]]:
     """Judge one picture for each pair of a thing and a plain colour: frame 0 of a seed.
 
+    anew: the list of the checkpoint's things is about to be made from these figures.
     Returns: the figures, and the pictures, uint8 (things · colours, size, size, 3). If a folder lists its things in a
-        zs2.json, there is also the share of these that are right.
+        zs2.json, there is also the share of these that are right; with `anew`, of those that it will list.
     Raises: InputError for a checkpoint that makes pictures of another size.
     """
     model = ZS2.from_pretrained(checkpoint, dtype="float32", attn="sa", noise="iid")
@@ -56,8 +57,9 @@ def figures(
     right, right_colour = (thing == which[asked]).float(), (colour == on).float()
     never = held_out(asked)
     held = (on == never[0]) | (on == never[1])
-    listed = torch.tensor([name in model.own_settings.things for name in names])[asked]
     by_thing = {name: float(right[asked == i].mean()) for i, name in enumerate(names)}
+    lists = often(by_thing) if anew else model.own_settings.things
+    listed = torch.tensor([name in lists for name in names])[asked]
     return {
         "prompts": len(prompts),
         "thing": share(right),
@@ -145,9 +147,9 @@ def add_to_csv(file: Path, checkpoint: str, things: int, seed: int, found: Mappi
     write_text(file, text.getvalue())
 
 
-def listed(found: dict[str, Any], names: Sequence[str]) -> list[str]:
-    """The names of the things that are seen in more than OFTEN of their pictures, by what `figures` found."""
-    return [name for name in names if found["by thing"][name] > OFTEN]
+def often(by_thing: Mapping[str, float]) -> set[str]:
+    """The names of the things that are seen in more than OFTEN of their pictures, by the share of each."""
+    return {name for name, share in by_thing.items() if share > OFTEN}
 
 
 def sheet(checkpoint: str, load: Callable[[int], Tensor], names: Sequence[str], seed: int = 0) -> NDArray[np.uint8]:

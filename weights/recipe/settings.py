@@ -16,7 +16,7 @@ EXAMPLES = {
     "sunflower": "purple",
     "penguin": "orange",
     "sailboat": "green",
-    "birthday cake": "pink",
+    "cupcake": "pink",
 }  # things, each on a background of this colour
 OPEN_EXAMPLES = ("fox face", "turtle", "cactus", "hamburger", "airplane", "butterfly", "soccer ball")  # things alone
 
