@@ -12,6 +12,7 @@ READY := $(VENV)/.ready
 PROMPT ?=
 # The options of `make app`.
 APP ?=
+PAGE ?= page
 SAMPLE ?= --seed 0 --out out/sample.gif --overwrite
 
 TRAINING := $(if $(QUICK),--quick) $(if $(DEVICE),--device $(DEVICE)) $(if $(MINUTES),--minutes $(MINUTES))
@@ -62,7 +63,7 @@ fuzz: $(READY)  ## read 2,000 damaged files of each kind, with another seed in e
 
 test-page: $(READY)  ## test the report and the app in a real browser: needs Chromium (Debian's package chromium)
 	@$(RUN) -m pip install -q -e ".[page,app]"
-	@$(RUN) tests/run.py -m page tests/app tests/reporting
+	@$(RUN) tests/run.py -m "$(PAGE)" tests/app tests/reporting
 
 page-picture: $(READY)  ## make the picture of the app in docs/guide.md again: docs/page.png (needs Chromium)
 	@$(RUN) -m pip install -q -e ".[page,app]"

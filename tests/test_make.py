@@ -75,3 +75,6 @@ def test_the_pages_tests_are_all_in_the_folders_that_are_named(tmp_path):
     assert test[:3] == ["tests/run.py", "-m", "page"]
     files = [path for path in TESTS.rglob("test_*.py") if "mark.page" in path.read_text(encoding="utf-8")]
     assert {path.parent for path in files if path != Path(__file__)} == {ROOT / folder for folder in test[3:]}
+    *_, some = calls(tmp_path, "test-page", "PAGE=page and core")
+    assert some == [*test[:2], "page and core", *test[3:]]
+    assert 'PAGE="page and core"' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")

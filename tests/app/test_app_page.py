@@ -42,6 +42,7 @@ LAM = OwnSettings.read(CHECKPOINT).lam
 SHOWN = "() => document.querySelector('#one .film').dataset.id === document.querySelector('#one canvas').shown?.id"
 
 
+@pytest.mark.core
 def test_a_clip_is_made_seen_and_kept(visit: Any, tmp_path: Path) -> None:
     tab = visit()
     tab.get_by_label("prompt").fill("fox face")
@@ -76,6 +77,7 @@ def test_a_clip_is_made_seen_and_kept(visit: Any, tmp_path: Path) -> None:
     assert "model('fox face', frames=3, steps=3, seed=0)" in tab.locator("#python .cm-content").inner_text()
 
 
+@pytest.mark.core
 def test_a_clip_is_stopped_within_a_step(visit: Any) -> None:
     tab = visit()
     put(tab, frames=8, steps=40)
@@ -104,6 +106,7 @@ def test_a_stop_before_the_work_came_stops_it(visit: Any) -> None:
     make(tab)
 
 
+@pytest.mark.core
 def test_two_variants_play_in_step_with_their_metrics(visit: Any) -> None:
     tab = visit()
     put(tab, frames=4, steps=3)
@@ -163,6 +166,7 @@ def test_a_stream_plays_until_it_is_stopped(visit: Any) -> None:
     assert re.fullmatch(r"stopped after \d+ frames", status(tab, "endless", "^stopped"))
 
 
+@pytest.mark.core
 def test_a_file_is_replayed(visit: Any, tmp_path: Path) -> None:
     method = {"noise": "mixed", "alpha": 3.0, "attn": "sa"}
     clip = ZS2.from_pretrained(CHECKPOINT, device="cpu", **method)("turtle", frames=2, steps=2, seed=7, guidance=2.0)

@@ -33,6 +33,7 @@ def test_ctrl_c_ends_a_server_that_is_at_work(browser: Any, tmp_path: Path) -> N
     assert lines[-1] == "zs2: stopped: what was finished before is kept"
 
 
+@pytest.mark.core
 def test_a_prompt_of_a_script_is_a_text(visit: Any) -> None:
     tab = visit()
     text = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -43,6 +44,7 @@ def test_a_prompt_of_a_script_is_a_text(visit: Any) -> None:
     assert tab.locator("#one-status script, #one script, #one-status img").count() == 0
 
 
+@pytest.mark.core
 def test_two_visitors_at_once(visit: Any) -> None:
     first, second = visit(), visit()
     put(first, frames=8, steps=12)
@@ -55,6 +57,7 @@ def test_two_visitors_at_once(visit: Any) -> None:
     status(second, "one", "^done$")
 
 
+@pytest.mark.core
 def test_limits_and_wrong_values_are_messages_on_the_page(visit: Any) -> None:
     tab = visit()
     put(tab, frames=1, steps=1)
@@ -101,6 +104,7 @@ def test_twenty_requests_of_four_visitors(visit: Any, server: Server) -> None:
     assert memory[-1] <= 1.1 * memory[4], said
 
 
+@pytest.mark.core
 def test_a_visitor_reads_no_file_of_the_machine(server: Server) -> None:
     for path in ("/etc/hostname", str(CHECKPOINT / "zs2.json"), "../../etc/hostname"):
         with pytest.raises(urllib.error.HTTPError) as refused:

@@ -191,6 +191,7 @@ def test_no_table_is_scrolled_sideways(large, visit, size, scripts):
         assert sideways(tab) == []
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("scripts", [True, False])
 def test_a_metric_and_a_set_of_prompts_are_chosen(large, visit, scripts):
     tab = visit(large, viewport=PHONE, java_script_enabled=scripts)
@@ -278,6 +279,7 @@ def test_clips_are_large_or_small(large, visit, size, wide, small):
         assert least <= width < least * 1.5
 
 
+@pytest.mark.core
 def test_a_prompt_that_is_a_script_is_text(real, visit):
     tab = visit(real)
     assert tab.inner_text("#prompt option >> nth=0") == f"{SCRIPT} · closed"
@@ -287,6 +289,7 @@ def test_a_prompt_that_is_a_script_is_text(real, visit):
     assert visit.wrong == []  # no alert
 
 
+@pytest.mark.core
 def test_nothing_else_can_run_or_be_fetched(tab, visit):
     tab.evaluate("""() => {
         window.refused = [];
@@ -307,6 +310,7 @@ def test_nothing_else_can_run_or_be_fetched(tab, visit):
 # --- clips ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.core
 def test_clips_play_in_step(tab, report):
     _, study = report
     drawn(tab)
