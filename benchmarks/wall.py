@@ -1,7 +1,7 @@
 """The moving picture of the README: one prompt, the DNM and TMA on and off, six clips side by side.
 
     python benchmarks/wall.py --overwrite              docs/wall.webp
-    python benchmarks/wall.py --prompt "fox face" --seed 1 --out out/wall.webp
+    python benchmarks/wall.py --prompt "panda face" --seed 0 --out out/wall.webp
 
 The upper row has the dependency noise model (DNM), the lower one independent noises. The columns are temporal momentum
 attention (TMA) and the two kinds of attention that can replace it. All six clips have the same seed, and so the same
@@ -45,8 +45,8 @@ INK, PAPER, PALE = "#1b1f24", "#ffffff", "#8a939d"
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--model", default=DEFAULT_MODEL)
-    p.add_argument("--prompt", default="panda face")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--prompt", default="fox face")
+    p.add_argument("--seed", type=int, default=1)
     p.add_argument("--lam", type=float, default=0.15)
     p.add_argument("--frames", type=int, default=12)
     p.add_argument("--steps", type=int, default=25)

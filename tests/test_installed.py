@@ -111,7 +111,7 @@ def test_a_clip_where_it_is_installed(run, installed, tmp_path):
     assert installed.parent in where.parents
     assert run("zs2", "sample", *BRIEF, "--out", "c.webp").split() == ["c.webp", "c.webp.sheet.png", "c.webp.json"]
     settings = json.loads((tmp_path / "c.webp.json").read_text())
-    assert (settings["model"], settings["prompt"]) == (NAME, "panda face on a sky blue background")
+    assert (settings["model"], settings["prompt"]) == (NAME, "rocket on a black background")
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """zs2: zero-shot video from image diffusion models (ZS², arXiv 2407.21475).
 
 from zs2 import ZS2
-clip = ZS2.from_pretrained("weights/emoji128")("red apple on a sky blue background")
-clip.save("apple.gif")
+clip = ZS2.from_pretrained("weights/emoji128")("strawberry on a sky blue background")
+clip.save("berry.gif")
 """
 
 from __future__ import annotations

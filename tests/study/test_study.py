@@ -74,7 +74,7 @@ def test_the_default_prompts_are_what_the_default_checkpoint_knows():
 
 
 def test_the_default_prompts_are_those_of_studies_that_were_begun_before():
-    closed = ("panda face on a sky blue", "red apple on a yellow", "rocket on a black", "octopus on a white")
+    closed = ("rocket on a black", "panda face on a sky blue", "red apple on a yellow", "octopus on a white")
     closed += ("sunflower on a purple", "penguin on a orange", "sailboat on a green", "cupcake on a pink")
     alone = ("", "fox face", "turtle", "cactus", "hamburger", "airplane", "butterfly", "soccer ball")
     assert (

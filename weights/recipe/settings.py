@@ -9,9 +9,9 @@ TOKENS = 32  # the number of tokens of a prompt
 # The contents of the checkpoint's zs2.json: the sampling that suits it, and examples of things that it draws well.
 STEPS, GUIDANCE, LAM = 25, 5.0, 0.15
 EXAMPLES = {
+    "rocket": "black",
     "panda face": "sky blue",
     "red apple": "yellow",
-    "rocket": "black",
     "octopus": "white",
     "sunflower": "purple",
     "penguin": "orange",

@@ -18,12 +18,12 @@ def parser() -> command.Parser:
         "sample",
         "Make a video clip from a text prompt with an image diffusion model, without training (ZS²).",
         """examples:
-  %(prog)s "red apple on a sky blue background" --out apple.gif
+  %(prog)s "strawberry on a sky blue background" --out berry.gif
   %(prog)s --attn sa --noise iid          every frame on its own: the baseline
   %(prog)s --seed 0..3 --out clips/c.webp  four clips: clips/c-s0.webp …
-  %(prog)s --replay apple.gif --out again.gif
+  %(prog)s --replay berry.gif --out again.gif
   %(prog)s --frames 2000 --stream --out long.mp4
-  torchrun --nproc-per-node 2 -m zs2.sample --frames 64 --out apple.gif    one clip, made by two processes""",
+  torchrun --nproc-per-node 2 -m zs2.sample --frames 64 --out berry.gif    one clip, made by two processes""",
     )
     p.add_argument("prompt", nargs="?", help="what to show, in quotes (default: the checkpoint's own example)")
 
