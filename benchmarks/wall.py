@@ -47,7 +47,7 @@ def main() -> int:
     p.add_argument("--model", default=DEFAULT_MODEL)
     p.add_argument("--prompt", default="fox face")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--lam", type=float, default=0.15)
+    p.add_argument("--lam", type=float, default=0.3)
     p.add_argument("--frames", type=int, default=12)
     p.add_argument("--steps", type=int, default=25)
     p.add_argument("--guidance", type=float, default=5)

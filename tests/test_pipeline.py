@@ -98,7 +98,7 @@ def test_a_clip(model):
         "attn": "tma",
         "mu": 0.98,
         "noise": "dnm",
-        "lam": 0.15,
+        "lam": 0.3,
         "alpha": None,
         "motion": None,
         "renoise": None,

@@ -60,7 +60,7 @@ def settings(file: str) -> dict[str, Any]:
 
 
 def test_the_default_checkpoint():
-    assert (DEFAULT.name, DEFAULT.request, DEFAULT.method) == (NAME, {"steps": 25, "guidance": 5.0}, {"lam": 0.15})
+    assert (DEFAULT.name, DEFAULT.request, DEFAULT.method) == (NAME, {"steps": 25, "guidance": 5.0}, {"lam": 0.3})
     assert len(DEFAULT.things) == len({*DEFAULT.things}) >= 86
     assert len(DEFAULT.prompts) == len(DEFAULT.open_prompts) == 8
     assert OwnSettings.of(NAME) == OwnSettings.of(CHECKPOINT) == DEFAULT
@@ -183,11 +183,11 @@ def test_an_option_wins_then_replay_then_the_checkpoint_then_the_paper(write, he
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
-        ("", "25 steps, guidance 5, λ 0.15"),
-        ("--steps 2 --spacing trailing", "guidance 5, λ 0.15"),
+        ("", "25 steps, guidance 5, λ 0.3"),
+        ("--steps 2 --spacing trailing", "guidance 5, λ 0.3"),
         ("--steps 2 --spacing trailing --noise iid", "guidance 5"),
         ("--steps 2 --spacing trailing --frames 1", "guidance 5"),
-        ("--steps 2 --spacing trailing --noise dnm-search --guidance 5", "λ 0.15"),
+        ("--steps 2 --spacing trailing --noise dnm-search --guidance 5", "λ 0.3"),
         ("--steps 2 --spacing trailing --noise shared --guidance 5", ""),
     ],
 )
@@ -306,7 +306,7 @@ def test_the_list_of_what_it_knows(capsys):
     assert models([NAME]) == models([DEFAULT_MODEL]) == models([str(CHECKPOINT)]) == 0
     out = capsys.readouterr().out
     assert out == out[: len(out) // 3] * 3
-    assert out.startswith(f"{NAME}'s own settings: 25 steps, guidance 5, λ 0.15 (zs2.json)\n")
+    assert out.startswith(f"{NAME}'s own settings: 25 steps, guidance 5, λ 0.3 (zs2.json)\n")
     words = " ".join(out[: len(out) // 3].split())
     assert f"it knows {len(DEFAULT.things)} things: " + ", ".join(DEFAULT.things) in words
     assert all(f'"{prompt}"' in words for prompt in (*DEFAULT.prompts, *DEFAULT.open_prompts))

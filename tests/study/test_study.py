@@ -320,7 +320,7 @@ def test_an_environment_that_is_not_torchruns(monkeypatch, rank, world):
 
 def test_the_default_study():
     study = planned()
-    assert study.cells == tuple(preset("paper", lam=0.15))  # λ is of its own zs2.json
+    assert study.cells == tuple(preset("paper", lam=0.3))  # λ is of its own zs2.json
     assert (study.prompts, study.seeds) == (OWN_PROMPTS, (0, 1))
     assert study.sampling == DEFAULTS | {"steps": 25, "guidance": 5.0}  # its own zs2.json
     assert (study.model, study.dtype, study.fps) == (DEFAULT_MODEL, "auto", 8)

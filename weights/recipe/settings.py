@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 TOKENS = 32  # the number of tokens of a prompt
 
 # The contents of the checkpoint's zs2.json: the sampling that suits it, and examples of things that it draws well.
-STEPS, GUIDANCE, LAM = 25, 5.0, 0.15
+STEPS, GUIDANCE, LAM = 25, 5.0, 0.3
 EXAMPLES = {
     "rocket": "black",
     "panda face": "sky blue",

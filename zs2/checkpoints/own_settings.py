@@ -2,7 +2,7 @@
 
 An example of the file, in which every key is optional:
 
-    {"steps": 25, "guidance": 5.0, "lam": 0.15,
+    {"steps": 25, "guidance": 5.0, "lam": 0.3,
      "prompts": ["red apple on a yellow background"], "open_prompts": ["", "rocket"], "things": ["red apple", "rocket"]}
 
 A folder that has a part of a model, such as a UNet alone, names the model that has the others: {"base": "sd15"}.
