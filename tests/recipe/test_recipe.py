@@ -878,13 +878,19 @@ def test_looks_speak_of_the_intervals_that_they_have(monkeypatch, capsys, figure
 
 def test_things_are_listed_that_are_seen_often_enough(made, tmp_path, monkeypatch, own):
     shutil.copytree(made / "checkpoint", tmp_path / "here")
-    shares = {"disc": 0.8, "square": 0.85, "star face": 11 / 12}
+    shares = {"disc": 9 / 12, "square": 0.8, "star face": 10 / 12}
     found = {"thing": [0.8, 0.7, 0.9], "by thing": shares}
-    monkeypatch.setattr(recipe, "report", lambda checkpoints, *_: {checkpoints[0]: found})
+    anew: list[bool] = []
+    monkeypatch.setattr(measure, "figures", lambda *options: (anew.append(options[-1]), (found, None))[1])
+    monkeypatch.setattr(judge, "accuracy", lambda *_, **__: {})
     file = tmp_path / "judge.safetensors"
     save_file(judge.Judge(NAMES, SIZE).state_dict(), file, {"things": json.dumps(NAMES), "size": str(SIZE)})
-    line = ["measure", str(tmp_path / "here"), "--judge", str(file), "--things", "3", "--list"]
+    line = ["measure", str(tmp_path / "here"), "--pictures", str(own), "--judge", str(file), "--things", "3"]
+    before = (tmp_path / "here" / "zs2.json").read_text()
     assert recipe.main(line) == 0
+    assert (tmp_path / "here" / "zs2.json").read_text() == before
+    assert recipe.main([*line, "--list"]) == 0
+    assert anew == [False, True]  # which things the figures' own share is of
     assert json.loads((tmp_path / "here" / "zs2.json").read_text()) == layout.own_settings(["star face"])
     assert measure.often(shares) == {"star face"}
 
