@@ -18,9 +18,10 @@ from helpers import CHECKPOINT, NAME, TESTS, write_guided
 
 from zs2 import ZS2
 from zs2.ablate import main as ablate
+from zs2.checkpoints import locate
 from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.checkpoints.hub import DEFAULT_MODEL, STANDARD_CLIP
-from zs2.checkpoints.locate import BUNDLED, full_name, local_path
+from zs2.checkpoints.locate import BUNDLED, FORMER, full_name, local_path
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.model_list import main as models
 from zs2.errors import InputError
@@ -419,10 +420,14 @@ NO_NAME = "expected a model's short name, or the name of a folder beside it"
         ("", NO_NAME),
         (3, NO_NAME),
         ("nothing", "needs the model 'nothing', and there is no folder"),
+        *((Path(model).name, f"{model} is not here: commit {commit} is the last") for model, commit in FORMER.items()),
         ("edit", "scheduler/, nor has its base"),  # itself
     ],
 )
-def test_a_base_is_the_name_of_a_model(parts: Path, tmp_path: Path, base: object, words: str) -> None:
+def test_a_base_is_the_name_of_a_model(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: object, words: str
+) -> None:
+    monkeypatch.setattr(locate, "PACKAGE", Path("/nowhere/zs2"))  # this clone may have a former one again
     shutil.copytree(parts / "edit", tmp_path / "edit")
     (tmp_path / "edit" / "zs2.json").write_text(json.dumps({"base": base}))
     with pytest.raises(InputError, match=re.escape(words)):

@@ -87,7 +87,7 @@ def locate_base(folder: Path, base: str, dtype: str, choose: Choose = choose_fil
     beside = folder.resolve().parent / base
     if beside.is_dir():
         return beside
-    if base not in (*SHORT_NAMES, Path(DEFAULT_MODEL).name):
+    if base not in (*SHORT_NAMES, *(Path(own).name for own in (DEFAULT_MODEL, *FORMER))):
         raise InputError(f"{str(folder)!r} needs the model {base!r}, and there is no folder {str(beside)!r}")
     return locate(base, dtype, choose)[0]
 
