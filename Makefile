@@ -12,12 +12,13 @@ READY := $(VENV)/.ready
 PROMPT ?=
 # The options of `make app`.
 APP ?=
+# Which tests of the report and the app `make test-page` runs: .ci/run takes some.
 PAGE ?= page
 SAMPLE ?= --seed 0 --out out/sample.gif --overwrite
 
 TRAINING := $(if $(QUICK),--quick) $(if $(DEVICE),--device $(DEVICE)) $(if $(MINUTES),--minutes $(MINUTES))
 
-# The study of `make bench-study`: under half an hour on two cores with the default checkpoint.
+# What makes the study of `make bench-study` smaller, of a real model.
 STUDY := $(if $(MODEL),--model $(MODEL),--seeds 0 --steps 10)
 
 # The starts of `make bench-speed`; with FULL=1 also from a single file, and --fast at SD 1.5's size.

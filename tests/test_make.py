@@ -14,7 +14,7 @@ ROOT = TESTS.parent
 pytestmark = pytest.mark.skipif(os.name != "posix" or not shutil.which("make"), reason="needs make and a shell")
 
 # What reaches this make from the one that runs the tests: its variables, also by `make test TORCH=…` (MAKEFLAGS).
-GIVEN = ("TORCH", "PROMPT", "SAMPLE", "MAKEFLAGS", "MAKEOVERRIDES")
+GIVEN = ("TORCH", "PROMPT", "SAMPLE", "PAGE", "MAKEFLAGS", "MAKEOVERRIDES")
 
 # As `python -m venv DIR` it makes DIR/bin/python, which is this again; everything else it writes down, a word a line.
 PYTHON = """#!/bin/sh

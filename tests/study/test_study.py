@@ -73,7 +73,8 @@ def test_the_default_prompts_are_what_the_default_checkpoint_knows():
         assert background.removesuffix(" background") in colours
 
 
-def test_the_default_prompts_are_those_of_studies_that_were_begun_before():
+def test_the_default_prompts_stay_as_they_are():
+    """A study that was begun with them grows only if they are the same, in the same order."""
     closed = ("rocket on a black", "panda face on a sky blue", "red apple on a yellow", "octopus on a white")
     closed += ("sunflower on a purple", "penguin on a orange", "sailboat on a green", "cupcake on a pink")
     alone = ("", "fox face", "turtle", "cactus", "hamburger", "airplane", "butterfly", "soccer ball")
