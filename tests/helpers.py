@@ -42,6 +42,7 @@ LATENTS = (_config("unet")["in_channels"],) + (_config("unet")["sample_size"],) 
 REDUCTION = 2 ** (len(_config("vae")["block_out_channels"]) - 1)  # pixels of a latent's side
 SIDE = LATENTS[1] * REDUCTION  # of its pictures, in pixels
 VOCABULARY = _config("text_encoder")["vocab_size"]
+LAM: float = json.loads((CHECKPOINT / "zs2.json").read_text())["lam"]  # its own λ
 
 # The settings of a clip, and of a study, that is made from a prompt alone.
 UNGUIDED: dict[str, Any] = {

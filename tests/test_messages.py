@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT, NAME, SIDE
+from helpers import CHECKPOINT, LAM, NAME, SIDE
 
 import zs2
 from zs2 import ZS2, Clip
@@ -105,7 +105,7 @@ def test_dir_is_the_api() -> None:
 
 
 def test_a_model_says_what_it_is(model: ZS2) -> None:
-    assert repr(model) == f"<ZS2('{NAME}', attn='tma', mu=0.98, noise='dnm', lam=0.3): {SIDE}x{SIDE}, float32 on cpu>"
+    assert repr(model) == f"<ZS2('{NAME}', attn='tma', mu=0.98, noise='dnm', lam={LAM}): {SIDE}x{SIDE}, float32 on cpu>"
     other = repr(model.variant(attn="sa", noise="mixed"))
     assert other == f"<ZS2('{NAME}', attn='sa', noise='mixed', alpha=1.0): {SIDE}x{SIDE}, float32 on cpu>"
     parts = ZS2(model.unet, model.vae, model.text, model.schedule)

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT, CLIP, LATENTS, NAME, REDUCTION, SIDE, UNGUIDED, Fixture, assert_close
+from helpers import CHECKPOINT, CLIP, LAM, LATENTS, NAME, REDUCTION, SIDE, UNGUIDED, Fixture, assert_close
 
 import zs2
 from zs2 import ZS2, Clip, Request
@@ -98,7 +98,7 @@ def test_a_clip(model):
         "attn": "tma",
         "mu": 0.98,
         "noise": "dnm",
-        "lam": 0.3,
+        "lam": LAM,
         "alpha": None,
         "motion": None,
         "renoise": None,

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from helpers import CHECKPOINT, SIDE, Fixture, tiny, write_guided
+from helpers import CHECKPOINT, LAM, SIDE, Fixture, tiny, write_guided
 from PIL import Image
 from visiting import SECONDS, SHOTS, WIDE, Server, choose, download, make, pixels, put, status
 
@@ -29,7 +29,6 @@ from zs2.app.clip_options import ClipOptions, Limits
 from zs2.app.files import folder
 from zs2.app.making import load_model
 from zs2.app.worker import DONE, STOPPED, Job
-from zs2.checkpoints.own_settings import OwnSettings
 from zs2.sampling.request import usual
 from zs2.video.clip import Clip
 
@@ -38,7 +37,6 @@ pytestmark = pytest.mark.page
 Answer = TypeVar("Answer")
 
 FIRST = asyncio.FIRST_COMPLETED
-LAM = OwnSettings.read(CHECKPOINT).lam
 SHOWN = "() => document.querySelector('#one .film').dataset.id === document.querySelector('#one canvas').shown?.id"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CHECKPOINT, LATENTS, VOCABULARY, write_tiny
+from helpers import CHECKPOINT, LAM, LATENTS, VOCABULARY, write_tiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -94,7 +94,7 @@ def assert_same(got: ZS2, want: ZS2) -> None:
         a, b = getattr(got, part).state_dict(), getattr(want, part).state_dict()
         assert a.keys() == b.keys()
         assert [name for name in a if a[name].dtype != b[name].dtype or not torch.equal(a[name], b[name])] == []
-    variants = (model.variant(lam=0.3) for model in (got, want))  # of the copy's and the checkpoint's own settings
+    variants = (model.variant(lam=LAM) for model in (got, want))  # of the copy's and the checkpoint's own settings
     assert torch.equal(*(model.latents(PROMPT, frames=2, steps=1, guidance=5.0) for model in variants))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import CHECKPOINT, NAME, TESTS, write_guided
+from helpers import CHECKPOINT, LAM, NAME, TESTS, write_guided
 
 from zs2 import ZS2
 from zs2.ablate import main as ablate
@@ -184,11 +184,11 @@ def test_an_option_wins_then_replay_then_the_checkpoint_then_the_paper(write, he
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
-        ("", "25 steps, guidance 5, λ 0.3"),
-        ("--steps 2 --spacing trailing", "guidance 5, λ 0.3"),
+        ("", f"25 steps, guidance 5, λ {LAM:g}"),
+        ("--steps 2 --spacing trailing", f"guidance 5, λ {LAM:g}"),
         ("--steps 2 --spacing trailing --noise iid", "guidance 5"),
         ("--steps 2 --spacing trailing --frames 1", "guidance 5"),
-        ("--steps 2 --spacing trailing --noise dnm-search --guidance 5", "λ 0.3"),
+        ("--steps 2 --spacing trailing --noise dnm-search --guidance 5", f"λ {LAM:g}"),
         ("--steps 2 --spacing trailing --noise shared --guidance 5", ""),
     ],
 )
@@ -307,7 +307,7 @@ def test_the_list_of_what_it_knows(capsys):
     assert models([NAME]) == models([DEFAULT_MODEL]) == models([str(CHECKPOINT)]) == 0
     out = capsys.readouterr().out
     assert out == out[: len(out) // 3] * 3
-    assert out.startswith(f"{NAME}'s own settings: 25 steps, guidance 5, λ 0.3 (zs2.json)\n")
+    assert out.startswith(f"{NAME}'s own settings: 25 steps, guidance 5, λ {LAM:g} (zs2.json)\n")
     words = " ".join(out[: len(out) // 3].split())
     assert f"it knows {len(DEFAULT.things)} things: " + ", ".join(DEFAULT.things) in words
     assert all(f'"{prompt}"' in words for prompt in (*DEFAULT.prompts, *DEFAULT.open_prompts))
@@ -334,7 +334,7 @@ def test_the_short_name_is_the_path(here, capsys):
     assert ablate([*line, "--model", NAME, "--clip", NAME]) == 0
     assert ablate(line) == 0  # the same study
     assert settings("s/study.json")["model"] == DEFAULT_MODEL
-    assert settings("s/measures/dnm-0.15_tma-0.98_p00_s0.json")["protocol"]["clip"] == DEFAULT_MODEL
+    assert settings(f"s/measures/dnm-{LAM:g}_tma-0.98_p00_s0.json")["protocol"]["clip"] == DEFAULT_MODEL
     assert metrics(["a.webp", "--clip", NAME]) == 0
     assert f"CLIP: {DEFAULT_MODEL}" in capsys.readouterr().out
 

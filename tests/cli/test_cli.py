@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 from forked import Forked
-from helpers import CHECKPOINT, LATENTS, NAME, REDUCTION, SIDE, TESTS, UNGUIDED
+from helpers import CHECKPOINT, LAM, LATENTS, NAME, REDUCTION, SIDE, TESTS, UNGUIDED
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -566,7 +566,7 @@ def test_a_disk_that_is_full(here):
     assert result.status == 1
     assert result.out == ""
     own, sampled, error = result.err.splitlines()
-    assert own == f"zs2: {NAME}'s own settings: guidance 5, λ 0.3 (zs2.json)"
+    assert own == f"zs2: {NAME}'s own settings: guidance 5, λ {LAM:g} (zs2.json)"
     assert sampled.startswith("sampling 1/1")
     assert error.startswith("zs2: error: ")
     assert files(here) == {}
@@ -690,7 +690,7 @@ def test_the_default_command(tmp_path):
     assert result.written == names
     assert sorted(files(tmp_path)) == sorted(names)
     own, *_, sampled = result.err.splitlines()  # on a slow machine there are lines between
-    assert own == f"zs2: {NAME}'s own settings: guidance 5, λ 0.3 (zs2.json)"
+    assert own == f"zs2: {NAME}'s own settings: guidance 5, λ {LAM:g} (zs2.json)"
     assert sampled.startswith("sampling 8/8 in ")
     clip = frames(tmp_path / "out/00001.gif")
     assert clip.shape == (2, SIDE, SIDE, 3)
@@ -700,7 +700,7 @@ def test_the_default_command(tmp_path):
     settings = text(tmp_path / "out/00001.gif.json")
     assert settings == read_settings(tmp_path / "out/00001.gif") == read_settings(tmp_path / "out/00001.gif.sheet.png")
     expected = {"prompt": EXAMPLE, "frames": 2, "steps": 8, "seed": 0, "attn": "tma", "noise": "dnm", "fps": 8}
-    expected |= {"guidance": 5.0, "lam": 0.3, "mu": 0.98}
+    expected |= {"guidance": 5.0, "lam": LAM, "mu": 0.98}
     assert settings.items() >= expected.items()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import CHECKPOINT
+from helpers import CHECKPOINT, LAM
 from hypothesis import given
 from hypothesis import strategies as st
 from studies import changed
@@ -321,11 +321,11 @@ def test_an_environment_that_is_not_torchruns(monkeypatch, rank, world):
 
 def test_the_default_study():
     study = planned()
-    assert study.cells == tuple(preset("paper", lam=0.3))  # λ is of its own zs2.json
+    assert study.cells == tuple(preset("paper", lam=LAM))  # λ is of its own zs2.json
     assert (study.prompts, study.seeds) == (OWN_PROMPTS, (0, 1))
     assert study.sampling == DEFAULTS | {"steps": 25, "guidance": 5.0}  # its own zs2.json
     assert (study.model, study.dtype, study.fps) == (DEFAULT_MODEL, "auto", 8)
-    assert study.full == "dnm-0.15_tma-0.98"
+    assert study.full == f"dnm-{LAM:g}_tma-0.98"
     assert study.chunk == study.frames
     assert [planned("--chunk", chunk).chunk for chunk in ("3", "9")] == [3, 8]
 
@@ -339,7 +339,7 @@ def test_the_default_study_of_another_model():
 
 def test_a_grid_and_a_preset_together():
     assert planned("--noise", "dnm", "iid", "--lam", "0.1").cells == CELLS
-    assert [cell.id for cell in planned("--noise", "dnm").cells] == ["dnm-0.15_tma-0.98"]  # the checkpoint's own λ
+    assert [cell.id for cell in planned("--noise", "dnm").cells] == [f"dnm-{LAM:g}_tma-0.98"]  # the checkpoint's own λ
     more = planned("--noise", "progressive", "dnm", known=replace(STUDY, model=DEFAULT_MODEL))
     assert more.cells[1].lam == 0.1  # that of the study that is there
     assert planned("--preset", "lambda", "--noise", "dnm", "iid", "--lam", "0.1").cells == (*preset("lambda"), CELLS[1])
