@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from helpers import TESTS
 
+from zs2.checkpoints.own_settings import OwnSettings
 from zs2.reporting import tables
 from zs2.reporting.spreadsheet import table_of_clips
 from zs2.sampling.request import FIRST, OPTIONS
@@ -29,8 +30,9 @@ def test_its_cells_are_those_of_today():
 
 def test_it_goes_on_with_its_own_settings_and_cells():
     study = Study.read(FOLDER)
+    own = OwnSettings("emoji64", steps=25, guidance=5.0, lam=0.15)  # its model's, which is no longer in the tree
     for line in ("", "--preset paper lambda mu", "--noise dnm --attn cfa tma --lam 0.1", "--frames 2 --steps 2"):
-        asked = plan({"out": "s"} | vars(parser().parse_args(line.split())), study)
+        asked = plan({"out": "s"} | vars(parser().parse_args(line.split())), study, own)
         assert study.with_more(replace(asked, threads=None)) == study
 
 
