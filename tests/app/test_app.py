@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT, SIDE, Fixture, tiny, write_tiny
+from helpers import CHECKPOINT, NAME, SIDE, Fixture, tiny, write_tiny
 from PIL import Image
 
 from zs2 import ZS2
@@ -38,6 +38,7 @@ from zs2.app.making import Budget, load_model, make_clips, make_stream
 from zs2.app.studio import Loaded, Studio, Visitors
 from zs2.app.texts import figure, message, progress, without_folders
 from zs2.app.worker import DONE, FAILED, RUNNING, STOPPED, WAITING, Job, Worker
+from zs2.checkpoints.hub import DEFAULT_MODEL
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.model_names import names_of_paths, shown_names
 from zs2.cli.sample_options import parser
@@ -367,9 +368,9 @@ def test_models_go_by_names_without_the_folders_of_the_server(tmp_path: Path, mo
         (tmp_path / place).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     one, two, three = f"{tmp_path}/my models/fox/", "other/fox", "other/fox (2)"
-    assert shown_names([one, two, three, one, "sd15", "owner/name@v1", "weights/emoji64", "other/../other/."]) == {
+    assert shown_names([one, two, three, one, "sd15", "owner/name@v1", DEFAULT_MODEL, "other/../other/."]) == {
         "fox": one, "fox (2)": two, "fox (2) (2)": three, "sd15": "sd15", "owner/name@v1": "owner/name@v1",
-        "emoji64": "weights/emoji64", "other": "other/../other/.",
+        NAME: DEFAULT_MODEL, "other": "other/../other/.",
     }  # fmt: skip
     page = Studio([one, two], Limits(), {}, networks=["other/fox (2)"])
     assert (page.names, page.networks) == (("fox", "fox (2)"), ("fox (2)",))
