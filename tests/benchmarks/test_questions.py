@@ -133,7 +133,7 @@ def test_votes(questions, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "clips"), [("reproduce", 384), ("motion", 576), ("frequencies", 256), ("levels", 160), ("steps", 128)]
+    ("name", "clips"), [("reproduce", 400), ("motion", 576), ("frequencies", 256), ("levels", 160), ("steps", 128)]
 )
 def test_the_studies_can_be_planned(name, clips):
     """Each is a file of options for zs2.ablate, of so many clips on 16 prompts."""

@@ -283,7 +283,7 @@ def test_an_unknown_prediction(refused, stored, version):
 
 def test_a_folder_says_what_it_predicts():
     with pytest.warns(UserWarning, match="prediction has no effect"):
-        assert Checkpoint(CHECKPOINT, prediction="v").schedule().prediction_type == "epsilon"
+        assert Checkpoint(CHECKPOINT, prediction="epsilon").schedule().prediction_type == "v_prediction"
 
 
 # --- more and fewer tensors -------------------------------------------------------------------------------------------

@@ -40,8 +40,8 @@ def test_residuals_are_added_to_the_skips_and_the_middle(unet: UNet, inputs: tup
     x, context = inputs
     maps = skips(unet, x, context)
     generator = torch.Generator().manual_seed(1)
-    added = [torch.randn(one.shape, generator=generator) for one in maps]
-    middle = torch.randn(maps[-1].shape, generator=generator)
+    added = [one.std() * torch.randn(one.shape, generator=generator) for one in maps]
+    middle = maps[-1].std() * torch.randn(maps[-1].shape, generator=generator)
     got = unet(x, 500, context, frames=2, residuals=Residuals(added, middle)).prediction
 
     handles = [unet.mid_block.register_forward_hook(lambda module, args, out: out + middle)]

@@ -105,10 +105,8 @@ def of(thing: int, background: int, look: int = 0, chance: float = 0.5) -> scene
 # --- pictures and scenes ----------------------------------------------------------------------------------------------
 
 
-def test_things_begin_with_those_that_are_judged():
-    """In the checkpoint's list, too, which goes on with others that it draws well."""
+def test_the_things_are_listed_in_their_order():
     things, listed = pictures.things(), json.loads((CHECKPOINT / "zs2.json").read_text())["things"]
-    assert listed[:49] == things[:49]
     assert listed == [name for name in things if name in listed]
 
 
