@@ -371,6 +371,8 @@ def report(
                 print(f"  {key:40}{100 * value[0]:6.1f} %{ends(value, 100)}")
         if "psnr" in found:
             print(f"  {'VAE, PSNR':28}{found['psnr']:6.2f} dB\n  {'VAE, SSIM':28}{found['ssim']:7.3f}")
+        if "psnr after" in found:
+            print(f"  {'UNet, PSNR':28}{found['psnr after']:6.2f} dB\n  {'UNet, SSIM':28}{found['ssim after']:7.3f}")
         by_thing = found.get("by thing", {})
         if by_thing:
             often = len(measure.often(by_thing))

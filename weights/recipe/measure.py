@@ -6,7 +6,8 @@ import csv
 import io
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 from weights.recipe import autoencoder
 from weights.recipe.judge import Judge
-from weights.recipe.scenes import COLOURS, Scenes, caption, draw, held_out, mild, render
+from weights.recipe.scenes import COLOURS, Labels, Scenes, caption, draw, held_out, mild, render
 from weights.recipe.settings import GUIDANCE, STEPS
 from weights.recipe.training import batches, generator
 from zs2 import ZS2
@@ -34,6 +35,7 @@ from zs2.system.progress import progress
 BATCH = 36
 SHOWN = 12  # pictures in a row of a sheet
 CSV_HEAD = ("checkpoint", "things", "seed", "figure", "value", "low", "high", "unit")
+HALF: dict[str, Any] = {"strength": 0.5, "guidance": 1.0}  # of scenes that are noised and sampled back
 OFTEN = 0.8  # a thing is listed if more of its pictures show it
 
 
@@ -70,6 +72,7 @@ def figures(
         "background, seen pairs": share(right_colour[~held]),
         "background, held-out pairs": share(right_colour[held]),
         **restored(model.vae, pictures, judge.size),
+        **resampled(model, names, pictures, judge.size, seed),
         "by thing": dict(sorted(by_thing.items(), key=lambda item: item[1])),
     }, shown
 
@@ -99,8 +102,7 @@ def drawn(
     first = next(plan.noises())
     frames = []
     parts = list(batches(len(prompts), BATCH))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".* names none of the")  # the things that zs2.json does not list
+    with unlisted_too():
         for part in progress(parts, len(parts), what):
             count = part.stop - part.start
             latents = first.expand(count, -1, -1, -1).contiguous()
@@ -108,6 +110,14 @@ def drawn(
             clip = model(prompts[part], frames=count, latents=latents, steps=STEPS, guidance=GUIDANCE, **inputs)
             frames.append(clip.frames)
     return np.concatenate(frames)
+
+
+@contextmanager
+def unlisted_too() -> Iterator[None]:
+    """Without a warning for the things that a zs2.json does not list."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* names none of the")
+        yield
 
 
 def seen(judge: Judge, pictures: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
@@ -140,8 +150,10 @@ def add_to_csv(file: Path, checkpoint: str, things: int, seed: int, found: Mappi
         if isinstance(value, list):
             cells = [f"{100 * part:.1f}" for part in value]  # the value alone, or its interval, too
             rows.append([*same, name, *cells, *[""] * (3 - len(cells)), "%"])
-    rows += [[*same, "PSNR of the VAE", f"{found['psnr']:.2f}", "", "", "dB"]] if "psnr" in found else []
-    rows += [[*same, "SSIM of the VAE", f"{found['ssim']:.3f}", "", "", ""]] if "ssim" in found else []
+    for key, title in (("", "of the VAE"), (" after", "after the UNet")):
+        if f"psnr{key}" in found:
+            rows.append([*same, f"PSNR {title}", f"{found[f'psnr{key}']:.2f}", "", "", "dB"])
+            rows.append([*same, f"SSIM {title}", f"{found[f'ssim{key}']:.3f}", "", "", ""])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([CSV_HEAD, *rows])
     write_text(file, text.getvalue())
@@ -209,6 +221,29 @@ def restored(vae: VAE, pictures: Tensor, size: int, count: int = 512) -> dict[st
     return {
         "psnr": -10 * math.log10(error / (count * 3 * size * size) / 4),
         "ssim": float(np.mean([value for value in likeness if value is not None])),
+    }
+
+
+def resampled(
+    model: ZS2, names: Sequence[str], pictures: Tensor, size: int, seed: int, count: int = 2 * BATCH
+) -> dict[str, float]:
+    """How like scenes are to themselves after VAE and UNet: encoded, noised over half of the steps, and sampled back
+    with their captions, without guidance. PSNR in dB and SSIM, as of `restored`."""
+    scenes = mild(draw(count, len(pictures), generator(0, "scenes that are noised", 0)))
+    pixels = as_bytes(render(scenes, pictures, size))
+    captions = Labels(scenes.thing, scenes.background, scenes.look).captions(names)
+    back = []
+    parts = list(batches(count, BATCH))
+    with unlisted_too():
+        for part in progress(parts, len(parts), "scenes noised and sampled back"):
+            clip = {"frames": part.stop - part.start, "source": pixels[part], "seed": seed, "steps": STEPS}
+            back.append(model(captions[part], **clip, **HALF).frames)
+    shown = np.concatenate(back)
+    error = np.square(pixels.astype(np.float64) - shown).mean()
+    likeness = [ssim(np.stack(pair)) for pair in zip(pixels, shown, strict=True)]
+    return {
+        "psnr after": 10 * math.log10(255**2 / error),
+        "ssim after": float(np.mean([value for value in likeness if value is not None])),
     }
 
 
