@@ -24,7 +24,7 @@ from fixtures.original import single_file, single_file_xl, unet, write
 from fixtures.prompts import random_prompts
 from fixtures.reference import noise, over_frames, set_attention
 from fixtures.store import scramble
-from helpers import CHECKPOINT, MODULE, Fixture, assert_close
+from helpers import CHECKPOINT, MODULE, Fixture, assert_close, assert_same_picture
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -400,6 +400,20 @@ def test_diffusers_reads_the_tiny_file_of_sdxl_the_same(scratch: Path) -> None:
         want = {name.removeprefix("text_model."): value for name, value in want.items()}
         assert got.keys() == want.keys()
         assert [name for name in got if not torch.equal(got[name], want[name])] == []
+
+
+def test_the_default_checkpoint_makes_the_pictures_of_diffusers() -> None:
+    """Of its own size and steps, to one grey level: a prompt of each kind."""
+    from diffusers import StableDiffusionPipeline
+
+    model = ZS2.from_pretrained(CHECKPOINT, dtype="float32", device="cpu")
+    parts = StableDiffusionPipeline.from_pretrained(CHECKPOINT, dtype=torch.float32)
+    own = model.own_settings
+    for seed, prompt in enumerate((own.prompts[0], own.open_prompts[1])):
+        generator = torch.Generator("cpu").manual_seed(seed)
+        made = parts(prompt, num_inference_steps=25, guidance_scale=5.0, generator=generator, output_type="np").images
+        clip = model(prompt, frames=1, steps=25, guidance=5.0, seed=seed)
+        assert_same_picture(torch.from_numpy(clip.frames), torch.from_numpy((made * 255).round().astype("uint8")))
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
