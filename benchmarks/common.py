@@ -19,10 +19,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from zs2.errors import InputError
 from zs2.system.own_files import is_own
 
 MARK = '{\n "machine": {'  # how the JSON of a benchmark begins
 BEGUN = "ZS2_BENCHMARK_BEGUN"  # the time when this process was started, by the clock that all processes share
+
+
+def run(main: Callable[[], object]) -> None:
+    """Run a benchmark, and end with what it returns. What zs2 refuses is one line."""
+    try:
+        sys.exit(main())
+    except InputError as error:
+        sys.exit(f"error: {error}")
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:

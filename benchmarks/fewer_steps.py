@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from common import add_json, machine, psnr, save, sentence
+from common import add_json, machine, psnr, run, save, sentence
 
 from zs2 import ZS2, Request
 from zs2.checkpoints.hub import DEFAULT_MODEL
@@ -118,4 +118,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

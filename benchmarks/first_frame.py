@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import add_json, machine, psnr, save, sentence
+from common import add_json, machine, psnr, run, save, sentence
 
 from weights.recipe import pictures, scenes
 from zs2 import ZS2
@@ -106,4 +106,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from common import add_json, bar, machine, ratio, save, sentence, spread
+from common import add_json, bar, machine, ratio, run, save, sentence, spread
 
 from zs2.checkpoints.hub import DEFAULT_MODEL
 
@@ -95,4 +95,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from common import add_json, machine, native, psnr, save, sentence, spread
+from common import add_json, machine, native, psnr, run, save, sentence, spread
 
 from zs2 import ZS2
 from zs2.checkpoints.hub import DEFAULT_MODEL
@@ -57,4 +57,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -15,10 +15,10 @@ second.
 from __future__ import annotations
 
 import argparse
-import sys
 from functools import cache
 
 import numpy as np
+from common import run
 from PIL import Image, ImageDraw, ImageFont
 
 from zs2 import ZS2, Clip
@@ -108,4 +108,4 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

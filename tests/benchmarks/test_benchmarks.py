@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import runpy
 import shlex
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -49,6 +51,18 @@ def test_the_ways_can_be_meant_and_differ(fewer_steps):
     requests = [Request("a", **options) for options in fewer_steps.ways(50).values()]
     assert {request.sampler for request in requests} == set(SOLVERS)
     assert len({(r.sampler, r.steps, r.guidance_interval, r.deep_cache) for r in requests}) == len(requests)
+
+
+@pytest.mark.parametrize("name", ["fewer_steps", "first_frame", "precision", "wall"])
+def test_a_model_that_is_not_there_is_one_line(name, benchmarks, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", [name, "--model", str(tmp_path / "none")])
+    if name == "wall":
+        sys.argv += ["--out", str(tmp_path / "wall.webp")]
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(f"benchmarks/{name}.py", run_name="__main__")
+    assert str(ended.value).startswith("error: ")
+    assert str(tmp_path / "none") in str(ended.value)
+    assert len(str(ended.value).splitlines()) == 1
 
 
 def test_precision(benchmarks, tmp_path, capsys):
