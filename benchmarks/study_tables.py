@@ -58,7 +58,8 @@ def tables(results: Results) -> dict[str, str]:
         ranks += [(name, which, *figures(rank)) for which, rank in sweep.ranks.items()]
         if name == "mu":
             head = ("prompts", "mu_from", "mu_to", "motion_change", "low", "high")
-            made["sweep-mu-against-the-authors"] = table(head, against_rows(sweep))
+            if rows := [*against_rows(sweep)]:
+                made["sweep-mu-against-the-authors"] = table(head, rows)
     return made | {"rank-correlation": table(("sweep", "prompts", "spearman", "low", "high"), ranks)}
 
 
