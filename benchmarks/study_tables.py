@@ -3,8 +3,9 @@
     python benchmarks/study_tables.py out/study                    docs/data/ablation.csv, sweep-lambda.csv, …
     python benchmarks/study_tables.py out/study --out out/tables   into another folder
 
-`ablation.csv` is the table of differences of `zs2 report`. In the sweeps, each row is a value of λ or μ, with the mean
-motion of the authors' clips and of each set of prompts. `python benchmarks/excerpts.py` then fills the page's tables.
+`ablation.csv` has the differences of `zs2 report`, rounded as its tables are; `noise-correlation.csv` has the
+correlation of consecutive noises. In the sweeps, each row is a value of λ or μ, with the mean motion of the authors'
+clips and of each set of prompts. `python benchmarks/excerpts.py` then fills the page's tables.
 """
 
 from __future__ import annotations
@@ -15,18 +16,54 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from zs2.reporting.numbers import columns
-from zs2.reporting.spreadsheet import table_of_differences
+from zs2.reporting.numbers import columns, number
+from zs2.reporting.tables import mark, noise_rows
 from zs2.study.results import Results, Sweep, sweeps
 from zs2.study.stats import Estimate
 from zs2.system.atomic import write_text
 
+DIFFERENCES = (
+    "prompts",
+    "variant",
+    "control",
+    "clips",
+    "metric",
+    "mean",
+    "difference",
+    "low",
+    "high",
+    "difference_seen",
+)
 NAMES = {"λ": ("lambda", "lam"), "μ": ("mu", "mu")}
 
 
 def figures(found: Estimate | None) -> list[str]:
     """An estimate and the ends of its interval, with signs that a spreadsheet reads."""
-    return [text.replace("−", "-").replace("≈", "") for text in columns(found)]
+    return [plain(text) for text in columns(found)]
+
+
+def plain(text: str) -> str:
+    """A number of a report as a spreadsheet reads it; empty for none."""
+    return text.replace("−", "-").replace("≈", "").replace("–", "")
+
+
+def difference_rows(results: Results) -> Iterable[Sequence[str]]:
+    """For each set of prompts, variant and metric, the mean and the difference to the reference."""
+    for prompts, rows in results.tables.items():
+        for row in rows:
+            for metric, (value, change, _) in zip(results.metrics, row.entries, strict=True):
+                of = (prompts, row.cell.label, mark(row.cell, results), str(row.clips), metric)
+                seen = "" if change is None or change.low is None else "no" if change.none_seen else "yes"
+                yield *of, plain(number(value and value.value)), *figures(change), seen
+
+
+def correlation_rows(results: Results) -> Iterable[Sequence[str]]:
+    """For each noise model, the correlation of consecutive noises, measured and in theory."""
+    cells = {cell.noise_label: cell for cell in results.study.cells}
+    for label, *values in noise_rows(results):
+        given = (cells[label].lam, cells[label].alpha)
+        parameters = ("" if value is None else f"{value:g}" for value in given)
+        yield cells[label].noise, *parameters, *(plain(text) for text in values)
 
 
 def sweep_table(sweep: Sweep, column: str) -> str:
@@ -50,7 +87,11 @@ def against_rows(sweep: Sweep) -> Iterable[Sequence[str]]:
 def tables(results: Results) -> dict[str, str]:
     """The CSVs by the names of their files."""
     prompts = [(f"{i:02}", prompt.set, prompt.text) for i, prompt in enumerate(results.study.prompts)]
-    made = {"ablation": table_of_differences(results), "study-prompts": table(("number", "kind", "prompt"), prompts)}
+    made = {
+        "ablation": table(DIFFERENCES, difference_rows(results)),
+        "noise-correlation": table(("noise", "lam", "alpha", "measured", "theory"), correlation_rows(results)),
+        "study-prompts": table(("number", "kind", "prompt"), prompts),
+    }
     ranks = []
     for sweep in sweeps(results):
         name, column = NAMES[sweep.parameter]

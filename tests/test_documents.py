@@ -201,7 +201,7 @@ def test_the_guide_has_every_option() -> None:
 
 
 def test_every_table_is_linked_and_tidy() -> None:
-    """A page links each CSV of docs/data. Its rows have one length, and no cell holds two numbers."""
+    """A page links each CSV of docs/data. Its rows have one length, and a cell holds one number, rounded."""
     linked = {(page.parent / target).resolve() for page in documents() for target in targets(page)}
     tables = sorted((ROOT / "docs/data").glob("*"))
     assert tables
@@ -213,6 +213,7 @@ def test_every_table_is_linked_and_tidy() -> None:
         assert rows, table.name
         assert {len(row) for row in rows} == {len(head)}, table.name
         assert not re.search(r"\[[^\]]*\d|±|<br>", "".join(map("".join, rows))), f"{table.name}: two numbers in a cell"
+        assert not re.search(r"\d\.\d{7}", "\n".join(map("\n".join, rows))), f"{table.name}: a number is not rounded"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from helpers import TESTS, benchmark
 
+from zs2.reporting import numbers
 from zs2.sampling.request import Request
 from zs2.sampling.solver import SOLVERS
 from zs2.study.cells import AUTHORS
@@ -125,4 +126,20 @@ def test_the_tables_of_a_study_are_those_of_its_report(tmp_path):
         found = [float(row[head.index(prompts)]) for row in rows]
         assert found == pytest.approx([estimate.value for estimate in motion], rel=1e-2)
     assert (tmp_path / "study-prompts.csv").read_text() == "number,kind,prompt\n00,closed,red apple\n01,open,rocket\n"
-    assert (tmp_path / "ablation.csv").read_text().startswith('"prompts","variant","control","clips","metric"')
+    with (tmp_path / "ablation.csv").open() as file:
+        rows = [*csv.DictReader(file)]
+    results = Results.read(TESTS / "fixtures" / "study")
+    assert len(rows) == sum(len(results.tables[name]) for name in results.tables) * len(results.metrics)
+    for row in rows:
+        (of,) = [one for one in results.tables[row["prompts"]] if one.cell.label == row["variant"]]
+        entry = of.entries[results.metrics.index(row["metric"])]
+        assert (row["mean"] == "") == (entry.value is None)
+        if entry.value is not None:
+            assert row["mean"] == numbers.number(entry.value.value).replace("−", "-").replace("≈", "")
+        assert (row["difference"] == "") == (entry.change is None)
+        if entry.change is not None:
+            assert float(row["difference"]) == pytest.approx(entry.change.value, rel=0.05, abs=1e-6)
+    with (tmp_path / "noise-correlation.csv").open() as file:
+        rows = {(row["noise"], row["lam"]): row for row in csv.DictReader(file)}
+    assert float(rows["dnm", "0.1"]["theory"]) == pytest.approx(1 - 0.1 / math.e**0.5, abs=1e-4)
+    assert abs(float(rows["dnm", "0.1"]["measured"]) - float(rows["dnm", "0.1"]["theory"])) < 0.1

@@ -62,7 +62,7 @@ def settings(file: str) -> dict[str, Any]:
 
 def test_the_default_checkpoint():
     assert (DEFAULT.name, DEFAULT.request, DEFAULT.method) == (NAME, {"steps": 25, "guidance": 5.0}, {"lam": 0.3})
-    assert len(DEFAULT.things) == len({*DEFAULT.things}) >= 86
+    assert len(DEFAULT.things) == len({*DEFAULT.things}) >= 100
     assert len(DEFAULT.prompts) == len(DEFAULT.open_prompts) == 8
     assert OwnSettings.of(NAME) == OwnSettings.of(CHECKPOINT) == DEFAULT
 

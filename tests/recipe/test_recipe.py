@@ -1162,7 +1162,7 @@ def test_options_that_the_pictures_can_t_have(line, words, tmp_path, monkeypatch
 
 
 def test_scenes_that_are_noised_come_back(monkeypatch):
-    """By half of the steps less than by few, and not much better than by the VAE alone."""
+    """The more of the steps are noise, the less they are like themselves."""
     names, model = pictures.things(), ZS2.from_pretrained(CHECKPOINT, attn="sa", noise="iid", device="cpu")
     loaded = torch.tensor([0.8, 0.2, 0.1, 1.0]).reshape(4, 1, 1).expand(3, 4, 256, 256)  # red squares
     back = {}
