@@ -53,6 +53,17 @@ def correlation(x, y):
 
 
 @pytest.mark.parametrize("kind", NOISE_KINDS)
+def test_the_first_noise_may_be_given(kind):
+    """Frame 0 is that noise. Later ones begin at it, in every model whose frames have anything in common."""
+    one = torch.ones(4, 8, 8)
+    seeded, given = draw(kind, 40, shape=one.shape), draw(kind, 40, shape=one.shape, first=one)
+    assert torch.equal(given[0], one)
+    assert torch.equal(given[1], seeded[1]) == (kind in ("iid", "freenoise"))
+    if kind in ("shared", "freenoise"):  # the latter repeats the noises of its window
+        assert any(torch.equal(noise, one) for noise in given[1:])
+
+
+@pytest.mark.parametrize("kind", NOISE_KINDS)
 def test_every_frame_is_standard_normal(kind):
     """Mean, variance and fourth moment of each frame: standard errors 1/√N, √(2/N), √(96/N)."""
     # the search picks its draws, so that its frames are normal only nearly: its moments get the looser bound below

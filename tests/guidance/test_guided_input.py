@@ -11,10 +11,15 @@ import pytest
 import torch
 from fixtures import tiny
 from helpers import write_guided
+from PIL import Image
 from safetensors.torch import save_file
 
+from weights.recipe import layout
 from zs2 import ZS2, Clip, Request
 from zs2.errors import InputError
+from zs2.guidance.inputs import check_for_model
+from zs2.guidance.sources import SourceLatents
+from zs2.models.controlnet import ControlNet, ControlNetConfig
 from zs2.sample import main
 
 PICTURE = np.full((16, 24, 3), 90, np.uint8)
@@ -48,18 +53,27 @@ REFUSED = [
         "guidance_interval 0,0.5 holds none of the steps 2 to 2 of 2, which strength 0.5 leaves",
     ),
     ("--source clip.webp --guidance 0", "edit", "guidance 0 leaves out the instruction"),
+    ("--source mixed --frames 2", "source", "frame 1 is 24x8: expected 24x16, as the first one"),
+    ("--control edges clip.webp", "source", "is of another family: it has text of width 24, the model 16"),
 ]
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("models")
-    return {way: write_guided(place / way, way, "sd") for way in ("source", "edit")}
+    models = {way: write_guided(place / way, way, "sd") for way in ("source", "edit")}
+    config = tiny.CONTROLS["xl"]
+    layout.write_part(place, "edges", config, ControlNet(ControlNetConfig.from_json(config)), layout.STEM)
+    return models
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path]) -> Path:
     monkeypatch.chdir(tmp_path)
+    Path("edges").symlink_to(folders["source"].with_name("edges"))
+    Path("mixed").mkdir()
+    Image.fromarray(PICTURE).save("mixed/1.png")
+    Image.fromarray(PICTURE[:8]).save("mixed/2.png")
     Clip(PICTURE[None]).save("picture.png", json=False)
     Clip(np.stack([PICTURE + i for i in range(4)])).save("clip.webp", json=False)
     Path("text.png").write_text("text")
@@ -141,6 +155,36 @@ def test_a_first_frame_is_the_frame_0_of_any_clip() -> None:
         assert Request("a cat", frames=8, first_frame=source).frames == 8
         assert Request("a cat", frames=None, first_frame=source).frames is None
     assert Request("a cat", frames=None, source=np.stack([PICTURE] * 3)).frames == 3
+
+
+@pytest.mark.parametrize("long", ["source", "control"])
+def test_a_clip_without_a_length_is_as_long_as_its_shortest_input(long: str) -> None:
+    clips = {name: np.stack([PICTURE] * (7 if name == long else 3)) for name in ("source", "control")}
+    assert Request("a cat", frames=None, **clips).frames == 3
+    assert Request("a cat", frames=2, **clips).frames == 2
+    with pytest.raises(InputError, match="has 3 frames, the clip has 5"):
+        Request("a cat", frames=5, **clips)
+    assert Request("a cat", frames=None, **clips | {long: PICTURE}).frames == 3  # one picture is as long as any
+
+
+def test_an_editing_model_takes_no_control(folders: dict[str, Path]) -> None:
+    request = Request("a cat", source=PICTURE, control=PICTURE)
+    with pytest.raises(InputError, match="this model edits a clip, so it takes no control"):
+        check_for_model(request, True, True, None)
+
+
+def test_one_draw_of_the_posterior_is_that_of_all_frames(folders: dict[str, Path]) -> None:
+    """Each frame's latents are its own mean and deviation, with the seed's first draw; or its mean alone."""
+    model = ZS2.from_pretrained(folders["source"], device="cpu")
+    clip = np.random.default_rng(0).integers(0, 256, (3, *PICTURE.shape), np.uint8)
+    pixels = torch.from_numpy(clip).permute(0, 3, 1, 2) / 127.5 - 1
+    mean, deviation = model.vae.moments(pixels)
+    draw = torch.randn(mean.shape[1:], generator=torch.Generator().manual_seed(5))
+    assert deviation.min() > 1e-4
+    for kind, want in (("sample", mean + deviation * draw), ("mean", mean)):
+        plan = model.plan(Request("a cat", frames=3, seed=5, source=clip, source_latents=kind, **SIZE))
+        got = SourceLatents(model.vae, lambda first, count: clip[first:][:count], 2, plan.posterior, keep_all=True)
+        torch.testing.assert_close(got.frames(0, 3), want, atol=1e-6, rtol=0)
 
 
 def test_a_frame_that_becomes_nan_names_the_input(folders: dict[str, Path]) -> None:

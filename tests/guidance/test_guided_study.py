@@ -19,8 +19,12 @@ from zs2.ablate import main as ablate
 from zs2.models.controlnet import ControlNet, ControlNetConfig
 from zs2.report import main as report
 from zs2.reporting.tables import RANKS
+from zs2.sampling.request import FIRST_FRAME_GUIDANCE
+from zs2.study.options import parser, with_file
+from zs2.study.planning import plan
 
 SOURCE = np.stack([np.full((20, 30, 3), 40 * i, np.uint8) for i in range(4)])
+OWN, SHARED, GIVEN = "", 'first-frame = "picture.png"\n', "guidance = 2.5\n"
 TOML = """
 model = "{model}"
 device = "cpu"
@@ -91,8 +95,12 @@ def test_a_prompt_may_have_inputs_of_its_own(
     Clip(SOURCE, 8, {"fps": 8}).save("clip.webp")
     Clip(SOURCE[:1], 8).save("picture.png")
     prompts = '{ text = "rose", source = "clip.webp@2:" }, "tulip", { text = "fox face", first-frame = "picture.png" }'
-    text = TOML.format(model=narrow).replace('"rose"', prompts)
-    Path("study.toml").write_text(re.sub("source = .*\nstrength.*", "", text))
+    text = re.sub("source = .*\nstrength.*", "", TOML.format(model=narrow).replace('"rose"', prompts))
+    Path("study.toml").write_text(text)
+    assert ablate(["study.toml", "--out", "s"]) == 2
+    assert "some prompts have a first frame, 'rose' has none, and a study has one guidance" in capsys.readouterr().err
+    text += "guidance = 3\n"
+    Path("study.toml").write_text(text)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert ablate(["study.toml", "--out", "s"]) == 0
@@ -110,6 +118,32 @@ def test_a_prompt_may_have_inputs_of_its_own(
         assert "prompts with inputs of their own: give their file again" in capsys.readouterr().err
         Path("study.toml").write_text(text.replace("@2:", "@1:"))
         assert ablate(["study.toml", "--out", "s"]) == 2
+
+
+def test_prompts_that_all_have_a_first_frame_have_its_guidance(
+    tmp_path: Path, narrow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one for all clips has."""
+    monkeypatch.chdir(tmp_path)
+    Clip(SOURCE[:1], 8).save("picture.png")
+    (narrow / "zs2.json").write_text('{"guidance": 5}')
+    own = '{ text = "rose", first-frame = "picture.png" }, { text = "fox face", first-frame = "picture.png" }'
+    text = re.sub("source = .*\nstrength.*", "", TOML.format(model=narrow))
+    for more, prompts in ((OWN, own), (SHARED, '"rose", "fox face"'), (GIVEN, own)):
+        Path("study.toml").write_text(text.replace('"rose"', prompts) + more)
+        options = with_file(vars(parser().parse_args(["study.toml", "--out", "s"])))
+        assert plan(options, None).sampling["guidance"] == (2.5 if more == GIVEN else FIRST_FRAME_GUIDANCE)
+
+
+def test_a_prompts_own_control_needs_a_controlnet(
+    tmp_path: Path, narrow: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Clip(SOURCE, 8, {"fps": 8}).save("path.webp")
+    text = re.sub("source = .*\nstrength.*", "", TOML.format(model=narrow))
+    Path("study.toml").write_text(text.replace('"rose"', '{ text = "rose", control = "path.webp" }'))
+    assert ablate(["study.toml", "--out", "s"]) == 2
+    assert "a prompt has a control, and the study has no ControlNet: give control" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore:.*names none")

@@ -62,8 +62,9 @@ def check_for_model(request: Any, edits: bool, guided: bool, noise: str | None) 
         )
     if "source" in changed and not edits:
         _check_strength(request.strength, request.steps)
-    if edits and "first_frame" in changed:
-        raise InputError("this model edits a clip, so it takes no first_frame: leave it out")
+    for name in ("first_frame", "control"):
+        if edits and name in changed:
+            raise InputError(f"this model edits a clip, so it takes no {name}: leave it out")
     if edits and changed.get("guidance") == 0:
         raise InputError("guidance 0 leaves out the instruction of an editing model: expected another guidance")
     if noise is not None and ("first_frame" in changed or ("source" in changed and not edits)):

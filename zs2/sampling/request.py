@@ -223,14 +223,16 @@ class Request(ControlOptions):
 
     def _read_inputs(self) -> None:
         """Open the inputs. A clip without a number of frames is as long as its shortest input."""
-        for name, source in self.inputs.items():
-            from zs2.video.reading import opened
+        from zs2.video.reading import opened
 
-            clip = opened(source, several=OPTIONS[name].several)
-            object.__setattr__(self, name, clip)
-            if not OPTIONS[name].picture:
-                object.__setattr__(self, "frames", clip.count if self.frames is None else self.frames)
-                clip.check_length(self.frames, name.replace("_", " "))
+        for name, source in self.inputs.items():
+            object.__setattr__(self, name, opened(source, several=OPTIONS[name].several))
+        long = {name: clip for name, clip in self.inputs.items() if not OPTIONS[name].picture}
+        if self.frames is None:
+            counts = (clip.count for clip in long.values() if clip.count is not None)
+            object.__setattr__(self, "frames", min(counts, default=None))
+        for name, clip in long.items():
+            clip.check_length(self.frames, name.replace("_", " "))
 
     def stored(self, name: str) -> Any:
         """The value of an option as settings store it. Of an input that is its digest."""

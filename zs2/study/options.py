@@ -156,6 +156,11 @@ def with_file(options: dict[str, Any]) -> dict[str, Any]:
     found = vars(reader.parse_args(arguments)) | more | options
     if "prompts" in options:
         found.pop(OWN, None)
+    if "controlnet" not in found and any("control" in own for own in found.get(OWN, {}).values()):
+        raise InputError(
+            f"{file}: a prompt has a control, and the study has no ControlNet: give control = [MODEL, CLIP], whose "
+            "clip is that of the other prompts"
+        )
     return found
 
 

@@ -30,8 +30,8 @@ from zs2.study.cells import (
     reference,
 )
 from zs2.study.experiments import SHARED_PROMPTS
-from zs2.study.inputs import opened
-from zs2.study.prompts import default_prompts, read_prompts
+from zs2.study.inputs import Inputs, opened
+from zs2.study.prompts import Prompt, default_prompts, read_prompts
 from zs2.study.study import Study, is_finished
 from zs2.system.devices import AUTO, DTYPES, auto_dtype, choose_device, choose_dtype, own_device
 from zs2.version import REVISION, __version__, revision_text
@@ -127,6 +127,8 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         prompts = read_prompts(prompts)
     if "prompts" in options:
         own.warn_of_unknown_things([prompt.text for prompt in prompts])
+    if not known and "guidance" not in options:
+        settings |= _usual_of_own(prompts, inputs)
     seeds = options.get("seeds", known.seeds if known else (0, 1))
     chosen = list(known.cells) if known and not any(name in options for name in METHOD) else None
     chosen = cells(options, _usual_lam(known, own)) if chosen is None else chosen
@@ -158,6 +160,19 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         compile="compile" in options or bool(known and known.compile),
         revision=known.revision if known else REVISION,
     )
+
+
+def _usual_of_own(prompts: Sequence[Prompt], inputs: Inputs) -> dict[str, Any]:
+    """The defaults of the guided modes that the prompts' own inputs ask for. Raises: InputError if they differ."""
+    own = [usual(inputs.of(i)) for i in range(len(prompts))]
+    for name in {name for values in own for name in values}:
+        without = next((prompt.text for prompt, values in zip(prompts, own, strict=True) if name not in values), None)
+        if without is not None:
+            raise InputError(
+                f"some prompts have a first frame, {without!r} has none, and a study has one guidance: give "
+                f"{flag(name)}"
+            )
+    return own[0]
 
 
 def check_revision(study: Study, folder: Path) -> None:
