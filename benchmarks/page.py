@@ -29,15 +29,17 @@ WATCH = """() => {
   return new Promise((resolve) => {
     const start = performance.now();
     let first = null;
-    const look = () => {
+    const look = (changes, watch) => {
       const film = document.querySelector("#one .film canvas");
       const label = film?.getAttribute("aria-label") ?? "";
       if (first === null && label.startsWith("preview after step 1:")) first = performance.now() - start;
-      if (label.includes("frames,") && first !== null) resolve([first / 1000, (performance.now() - start) / 1000]);
-      else setTimeout(look, 5);
+      if (first === null || !label.includes("frames,")) return;
+      watch.disconnect();
+      resolve([first / 1000, (performance.now() - start) / 1000]);
     };
+    const one = document.querySelector("#one");
+    new MutationObserver(look).observe(one, { subtree: true, childList: true, attributes: true });
     go.click();
-    look();
   });
 }"""
 
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from zs2.app.studio import Studio
 
     studio = Studio([args.model], Limits(), {})
-    model = studio.loaded(args.model).model
+    model = studio.loaded(studio.names[0]).model
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         close, address = serve(studio, Path(folder), "127.0.0.1", None, None, 2**20)
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"))
