@@ -42,45 +42,50 @@ def _histogram(pixels: Array) -> tuple[Array, Array, Array]:
 
     A cell is one colour if the pixels are few, or alike.
     """
+    channels = np.ascontiguousarray(pixels.T)
     for bits in BITS:
-        cell = _packed(pixels >> (8 - bits), bits)
+        cell = _packed(channels >> (8 - bits), bits)
         number = np.bincount(cell, minlength=1 << 3 * bits)
         occupied = np.flatnonzero(number)
         if len(occupied) <= CELLS:
             break
     if len(occupied) <= COLOURS or len(pixels) <= CELLS:
-        found, cell, number = np.unique(_packed(pixels, 8), return_inverse=True, return_counts=True)
+        found, cell, number = np.unique(_packed(channels, 8), return_inverse=True, return_counts=True)
         points = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=1)
         return points.astype(np.float32), number.astype(float), cell
     weights = number[occupied].astype(float)
-    sums = [np.bincount(cell, channel)[occupied] for channel in pixels.T]
+    sums = [np.bincount(cell, channel)[occupied] for channel in channels]
     points = (np.stack(sums, axis=1) / weights[:, None]).astype(np.float32)
     index = np.zeros(len(number), np.int32)
     index[occupied] = np.arange(len(occupied))
     return points, weights, index[cell]
 
 
-def _packed(values: Array, bits: int) -> Array:
-    """Three channels in one number."""
-    red, green, blue = values.astype(np.int32).T
+def _packed(channels: Array, bits: int) -> Array:
+    """Three channels (3, n) in one number."""
+    red, green, blue = channels.astype(np.int32)
     return np.asarray((red << 2 * bits) | (green << bits) | blue)
 
 
 def _split(points: Array, weights: Array) -> Array:
     """Means (≤ 256, 3) of clusters: the one of the largest variance is split until there are enough."""
     order = count()  # decides between equal variances
-    clusters = [(0.0, next(order), points, weights)]
+
+    def cluster(points: Array, weights: Array) -> tuple[Any, ...]:
+        mean, variance = _moments(points, weights)
+        return -variance.sum(), next(order), points, weights, mean, variance
+
+    clusters = [cluster(points, weights)]
     while len(clusters) < COLOURS and len(clusters[0][2]) > 1:
         for part in _halves(*heapq.heappop(clusters)[2:]):
-            heapq.heappush(clusters, (-_moments(*part)[1].sum(), next(order), *part))
-    return np.array([_moments(*cluster[2:])[0] for cluster in clusters])
+            heapq.heappush(clusters, cluster(*part))
+    return np.array([mean for *_, mean, _ in clusters])
 
 
-def _halves(points: Array, weights: Array) -> list[tuple[Array, Array]]:
-    """Points and weights of a cluster, split at its mean along its widest axis. Points must differ."""
-    mean, variance = _moments(points, weights)
+def _halves(points: Array, weights: Array, mean: Array, variance: Array) -> list[tuple[Array, Array]]:
+    """Points and weights of a cluster of these moments, split at its mean along its widest axis. Points must differ."""
     axis = variance.argmax()
-    below = (points - mean)[:, axis] <= 0  # in float64, so that the largest is above the mean
+    below = points[:, axis] - mean[axis] <= 0  # in float64, so that the largest is above the mean
     return [(points[part], weights[part]) for part in (below, ~below)]
 
 
@@ -119,7 +124,8 @@ def _move(colours: Array, missed: Array, nearest: Array, points: Array, weights:
         inside = nearest == cluster
         if missed[unmissed] >= error[cluster] / 2 or inside.sum() < 2:
             break
-        colours[[cluster, unmissed]] = [_moments(*part)[0] for part in _halves(points[inside], weights[inside])]
+        one = points[inside], weights[inside]
+        colours[[cluster, unmissed]] = [_moments(*part)[0] for part in _halves(*one, *_moments(*one))]
 
 
 def _sums(values: Array, index: Array) -> Array:
@@ -130,6 +136,7 @@ def _sums(values: Array, index: Array) -> Array:
 
 def _distances(colours: Array, points: Array) -> Array:
     """The squared distances (points, colours), less those of the points from 0."""
-    distances: Array = points @ (-2 * colours.T)
-    distances += (colours**2).sum(axis=1)
-    return distances
+    # one product with a column of ones: a sum after it would pass over all distances once more
+    ones = np.ones((len(points), 1), points.dtype)
+    factors = np.concatenate([-2 * colours.T, (colours**2).sum(axis=1)[None]])
+    return np.asarray(np.concatenate([points, ones], axis=1) @ factors)
