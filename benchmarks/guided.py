@@ -30,6 +30,7 @@ from zs2.video.formats import Frames
 from zs2.video.outputs import check_output
 
 LOOPS, GAP = 1, 8  # times that the outline goes round; pixels between input and clip
+QUALITY = 90  # of moving pictures in WebP
 EDIT = "make it golden"
 
 
@@ -69,7 +70,8 @@ def main(argv: list[str] | None = None) -> int:
             frames = np.concatenate([rows[0], gap, rows[1]], axis=1)
     except InputError as error:
         p.error(str(error))
-    (file,) = Clip(frames, args.fps, {}).save(out, json=False, overwrite=args.overwrite)
+    quality = QUALITY if args.what != "outline" and Path(out).suffix.lower() == ".webp" else None  # hints stay exact
+    (file,) = Clip(frames, args.fps, {}).save(out, json=False, overwrite=args.overwrite, quality=quality)
     print(f"{file}: {frames.shape[2]}x{frames.shape[1]} pixels, {file.stat().st_size / 1e6:.2f} MB")
     return 0
 

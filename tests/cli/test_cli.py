@@ -1157,9 +1157,11 @@ def test_the_default_model_is_never_asked_of_the_hub(zs2, monkeypatch):
     """Where it has not come with the code, another's model of that name must not take its place."""
     monkeypatch.setattr(zs2_locate, "PACKAGE", Path("/nowhere/zs2"))
     failed(zs2(), f"{DEFAULT_MODEL} is not here", "comes with the repository")
-    for model, short in ((f"{DEFAULT_MODEL}-edit", False), (f"{DEFAULT_MODEL}-edges", True)):
-        line = ["--model", Path(model).name if short else f"{model}/"]
-        failed(zs2("rose", *line), f"{model} is not here", "train it as weights/recipe/README.md says")
+    for model, line, advice in (
+        (f"{DEFAULT_MODEL}-edit", ["--model", f"{DEFAULT_MODEL}-edit/"], "train it as weights/recipe/README.md says"),
+        (f"{DEFAULT_MODEL}-edges", ["--model", Path(f"{DEFAULT_MODEL}-edges").name], "comes with the repository"),
+    ):
+        failed(zs2("rose", *line), f"{model} is not here", advice)
 
 
 @pytest.mark.parametrize(("model", "commit"), FORMER.items())

@@ -137,11 +137,11 @@ class Guided:
     scenes: int  # how many are encoded once; of the editing UNet, pairs of them
     schedule: Schedule
     seed: int = 0
-    hint_channels: tuple[int, ...] = (16, 32, 64, 96)  # of the ControlNet's encoder of hints
+    hint_channels: tuple[int, ...] = (8, 16, 32, 64)  # of the ControlNet's encoder of hints
     dropped: float = 0.05  # of the editing UNet: the shares of pairs without text, without a source, and without both
 
 
-EDGES = Guided(16_000, Schedule(5_000, 32, 5e-4, muon=5e-3, hold=0.08, average=0.999, pieces=2))
+EDGES = Guided(12_000, Schedule(2_200, 24, 6e-4, muon=6e-3, hold=0.08, average=0.998, pieces=2))
 EDIT = Guided(12_000, Schedule(5_000, 32, 4e-4, muon=8e-3, hold=0.08, average=0.999, pieces=2))
 QUICK_EDGES = Guided(256, Schedule(60, 16, 1e-3, warmup=10, average=0.9), hint_channels=(8, 16, 16, 32))
 QUICK_EDIT = Guided(256, Schedule(60, 16, 1e-3, warmup=10, average=0.9))

@@ -17,13 +17,13 @@ from zs2.system.regular_files import POINTER, first_bytes
 PACKAGE = Path(__file__).resolve().parents[1]
 # Of a LoRA in a folder: PEFT's files, and that of diffusers.
 ADAPTER, CONFIG, DIFFUSERS = "adapter_model.safetensors", "adapter_config.json", "pytorch_lora_weights.safetensors"
-# The default checkpoint, which comes with zs2, and the models that the recipe trains for it, with what they are.
+# What comes with zs2: the default checkpoint, and the models that go with it, with what they are.
 BUNDLED = {
     DEFAULT_MODEL: "",
     f"{DEFAULT_MODEL}-edges": ": its ControlNet of edges",
     f"{DEFAULT_MODEL}-edit": ": edits by instructions",
 }
-TRAINED = "train it as weights/recipe/README.md says"
+TRAINED = f"{DEFAULT_MODEL}-edit"  # of these, what is not there before the recipe has trained it
 MOST_HEADER = 64 * 2**20  # bytes of a safetensors file; SDXL's has 0.3 MB, and trainers add some MB of metadata
 # Default checkpoints of before, each with the last commit that has it.
 FORMER = {"weights/emoji64": "5bdcf2b42a"}
@@ -96,7 +96,9 @@ def refuse_missing(model: str | Path) -> None:
     """Raise InputError for one of zs2's own models that is not here: on the hub its name would be another's."""
     name = str(Path(full_name(str(model))))
     if name in BUNDLED:
-        origin = "it comes with the repository and its wheel; clone it" if name == DEFAULT_MODEL else TRAINED
+        origin = "it comes with the repository and its wheel; clone it"
+        if name == TRAINED:
+            origin = "train it as weights/recipe/README.md says"
         raise InputError(f"{name} is not here: {origin}, or give another model")
     if name in FORMER:
         raise InputError(f"{name} is not here: {former(name)}; or give another model")
