@@ -14,10 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import CHECKPOINT, NAME, TESTS
+from helpers import NAME, TESTS
 
 from zs2.__main__ import COMMANDS
 from zs2.checkpoints.hub import DEFAULT_MODEL
+from zs2.checkpoints.locate import BUNDLED
 from zs2.version import __version__
 
 ROOT = TESTS.parent
@@ -80,15 +81,17 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in paths}
 
 
-def test_the_wheel_holds_the_package_and_the_default_checkpoint(wheel):
-    """Every file of both, and nothing else: no test, no recipe, no model that was downloaded into weights/."""
+def test_the_wheel_holds_the_package_and_its_checkpoints(wheel):
+    """Every file of them, and nothing else: no test, no recipe, no model that was downloaded into weights/."""
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         entries = configparser.ConfigParser()
         entries.read_string(archive.read(f"zs2-{__version__}.dist-info/entry_points.txt").decode())
-    checkpoint = {f"zs2/{DEFAULT_MODEL}/{name}" for name in files(CHECKPOINT)}
-    assert f"zs2/{DEFAULT_MODEL}/unet/diffusion_pytorch_model.safetensors" in checkpoint
-    assert names == {f"zs2/{name}" for name in files(ROOT / "zs2")} | checkpoint
+    carried = [model for model in BUNDLED if (ROOT / model).exists()]
+    checkpoints = {f"zs2/{model}/{name}" for model in carried for name in files(ROOT / model)}
+    assert f"zs2/{DEFAULT_MODEL}/unet/diffusion_pytorch_model.safetensors" in checkpoints
+    assert f"zs2/{DEFAULT_MODEL}-edges/diffusion_pytorch_model.safetensors" in checkpoints
+    assert names == {f"zs2/{name}" for name in files(ROOT / "zs2")} | checkpoints
     assert dict(entries["console_scripts"]) == {"zs2": "zs2.__main__:main"}
 
 

@@ -1130,8 +1130,9 @@ def test_the_pictures_of_the_page_on_guidance(what, with_guides, own, tmp_path, 
 
     line = f"--model '{with_guides / 'checkpoint'}' --thing disc --pictures '{own}' --frames 4 --steps 2"
     line += f" --size {SIZE}" if what == "outline" else ""
-    assert script.main([what, *shlex.split(line), "--scale", "1", "--out", str(tmp_path / "out.webp")]) == 0
-    frames = Clip.open(tmp_path / "out.webp").frames
+    out = tmp_path / ("out.webp" if what == "outline" else "out.apng")
+    assert script.main([what, *shlex.split(line), "--scale", "1", "--out", str(out)]) == 0
+    frames = Clip.open(out).frames
     assert frames.shape == (4, SIZE if what == "outline" else 2 * SIZE + script.GAP, SIZE, 3)
     if what == "outline":
         assert set(np.unique(frames)) == {0, 255}

@@ -223,9 +223,9 @@ class Request(ControlOptions):
 
     def _read_inputs(self) -> None:
         """Open the inputs. A clip without a number of frames is as long as its shortest input."""
-        from zs2.video.reading import opened
-
         for name, source in self.inputs.items():
+            from zs2.video.reading import opened
+
             object.__setattr__(self, name, opened(source, several=OPTIONS[name].several))
         long = {name: clip for name, clip in self.inputs.items() if not OPTIONS[name].picture}
         if self.frames is None:
