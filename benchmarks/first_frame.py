@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 from common import add_json, machine, psnr, run, save, sentence
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # of weights.recipe, which is not installed
 
 from weights.recipe import pictures, scenes
 from zs2 import ZS2

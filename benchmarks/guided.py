@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # of weights.recipe, which is not installed
+
 from weights.recipe import pictures, scenes
 from weights.recipe.measure import as_bytes
 from weights.recipe.measure_guided import side

@@ -323,7 +323,7 @@ def test_the_plan_is_near_the_peak():
         assert ended.returncode == 0, ended.stderr
         measured = json.loads(ended.stdout)
         peaks.append(measured["peak"])
-        if measured["plan"] == pytest.approx(min(peaks), rel=0.15):
+        if measured["plan"] > 0.85 * min(peaks):
             break
     assert measured["plan"] == pytest.approx(min(peaks), rel=0.15)
 

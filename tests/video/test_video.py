@@ -22,6 +22,7 @@ from zs2.system.json_files import read_json
 from zs2.video import formats, metadata
 from zs2.video.clip import Clip, read_settings
 from zs2.video.outputs import check_output
+from zs2.video.palette import _halves, _moments
 from zs2.video.reading import InputClip
 
 SETTINGS = {
@@ -203,6 +204,12 @@ def test_a_gif_of_few_colours_is_exact(tmp_path, colours):
     frames = palette[index]
     got, _ = decoded(Clip(frames, fps=8).save(tmp_path / "clip.gif")[0])
     assert np.array_equal(np.broadcast_to(got, frames.shape), frames)
+
+
+def test_a_cluster_of_nearly_one_colour_has_two_halves():
+    """One odd pixel in 512²: in float32 the mean would be the other colour, and a half empty."""
+    points, weights = np.array([[200, 0, 0], [201, 0, 0]], np.float32), np.array([1.0, 262143.0])
+    assert [len(part) for part, _ in _halves(points, weights, *_moments(points, weights))] == [1, 1]
 
 
 def test_gif_at_eight_fps_alternates(tmp_path):

@@ -85,7 +85,7 @@ def _split(points: Array, weights: Array) -> Array:
 def _halves(points: Array, weights: Array, mean: Array, variance: Array) -> list[tuple[Array, Array]]:
     """Points and weights of a cluster of these moments, split at its mean along its widest axis. Points must differ."""
     axis = variance.argmax()
-    below = points[:, axis] - mean[axis] <= 0  # in float64, so that the largest is above the mean
+    below = points[:, axis] - mean[axis : axis + 1] <= 0  # in float64, so that the largest is above the mean
     return [(points[part], weights[part]) for part in (below, ~below)]
 
 
