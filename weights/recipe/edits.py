@@ -1,7 +1,7 @@
 """An editing UNet for the checkpoint: it changes a scene by an instruction (Brooks et al. 2022, arXiv 2211.09800).
 
 It learns from pairs of scenes that the renderer draws, before and after: the same place and size, but another look,
-another background or another thing.
+another background or another thing. At first it is taught to read instructions (see `reading.py`).
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weights.recipe import autoencoder, layout
+from weights.recipe import autoencoder, layout, reading
 from weights.recipe.base import Base
-from weights.recipe.denoiser import Latents, denoising
-from weights.recipe.scenes import COLOURS, LOOKS, SETTINGS, Scenes, allowed, draw, half_mild
+from weights.recipe.denoiser import Latents, denoising, timesteps
+from weights.recipe.scenes import COLOURS, LOOKS, SETTINGS, Scenes, allowed, caption, draw, half_mild
 from weights.recipe.settings import Guided
 from weights.recipe.training import Clock, generator, train
 from zs2.models.config import UNetConfig
 from zs2.models.unet import UNet
 
 KINDS = ("look", "background", "thing")  # what an instruction changes
+READ = 1_200  # the number of scenes by which it is taught to read
+TOLD = (0.2, 0.7)  # the shares of those of which it is told the background, and the thing; of the others, nothing
 
 
 def pairs(count: int, things: int, source: torch.Generator) -> tuple[Scenes, Scenes, Tensor]:
@@ -49,8 +51,19 @@ def instruction(names: Sequence[str], kind: int, thing: int, background: int, lo
 
 def instructions(names: Sequence[str], after: Scenes, kind: Tensor) -> list[str]:
     """The instructions of `pairs`."""
-    rows = zip(*(x.tolist() for x in (kind, after.thing, after.background, after.look)), strict=True)
-    return [instruction(names, *row) for row in rows]
+    return [instruction(names, *row) for row in _rows(after, kind)]
+
+
+def captions(names: Sequence[str], after: Scenes, kind: Tensor) -> list[str]:
+    """Captions of the background or the thing that the instructions of `pairs` name."""
+    return [
+        caption(names, thing, -1, 0) if KINDS[this] == "thing" else caption(names, -1, background, 0)
+        for this, thing, background, _ in _rows(after, kind)
+    ]
+
+
+def _rows(after: Scenes, kind: Tensor) -> list[tuple[int, ...]]:
+    return list(zip(*(x.tolist() for x in (kind, after.thing, after.background, after.look)), strict=True))
 
 
 def editing(unet: UNet, config: dict[str, Any]) -> UNet:
@@ -63,6 +76,35 @@ def editing(unet: UNet, config: dict[str, Any]) -> UNet:
     first = weights["conv_in.weight"]
     edit.load_state_dict(weights | {"conv_in.weight": torch.cat([first, torch.zeros_like(first)], dim=1)})
     return edit
+
+
+def read(unet: UNet, names: Sequence[str], clean: Tensor, scenes: Scenes, base: Base, settings: Guided) -> None:
+    """Teach a UNet in place to read instructions, by noise on the latents of scenes.
+
+    Not those for looks: a caption names no look without a thing. The empty text must stay what it was, for it is one of
+    guidance's branches.
+    """
+    source = generator(settings.seed, "reading", 0)
+    x = torch.rand(len(clean), generator=source)
+    kind = torch.where(x < TOLD[0], KINDS.index("background"), KINDS.index("thing"))
+    silent = (x >= sum(TOLD)).tolist()
+    said, meant = (
+        ["" if none else text for text, none in zip(texts(names, scenes, kind), silent, strict=True)]
+        for texts in (instructions, captions)
+    )
+    t = timesteps(len(clean), len(base.cumprod), settings.lean, source)
+    a = base.cumprod[t][:, None, None, None]
+    noisy = a.sqrt() * clean + (1 - a).sqrt() * torch.randn(clean.shape, generator=source)
+    reading.read(
+        unet,
+        said,
+        meant,
+        base.texts,
+        lambda text: len(base.tokenizer.groups(text)),
+        noisy.to(base.device),
+        t.to(base.device),
+        source,
+    )
 
 
 def dropped(count: int, share: float, source: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -78,7 +120,6 @@ def learn(
     """Train the editing UNet, and write `unet/` to a folder, with a zs2.json that names the checkpoint of the rest."""
     torch.manual_seed(settings.seed)
     config = base.json("unet") | {"in_channels": 2 * base.json("unet")["in_channels"]}
-    unet = editing(base.unet(), config).to(base.device)
 
     def of_file(number: int, count: int) -> tuple[Scenes, Scenes, Tensor]:
         return pairs(count, len(pictures), generator(settings.seed, "edit", number))
@@ -89,6 +130,10 @@ def learn(
     before = encoded("before", lambda number, count: of_file(number, count)[0])
     after = encoded("after", lambda number, count: of_file(number, count)[1])
     kind = torch.cat([of_file(i, len(part))[2] for i, part in enumerate(before.mean.split(autoencoder.PIECE))])
+
+    unet = base.unet()
+    read(unet, names, after.mean[:READ], after.scenes[:READ], base, settings)
+    unet = editing(unet, config).to(base.device)
 
     def loss(step: int, source: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         rows = torch.randint(len(kind), (settings.schedule.piece,), generator=source)
@@ -102,7 +147,14 @@ def learn(
             return unet(torch.cat([noisy, image], dim=1), t, context, frames=1).prediction
 
         return denoising(
-            predict, after.mean[rows], after.deviation[rows], base.cumprod, base.prediction, source, base.device
+            predict,
+            after.mean[rows],
+            after.deviation[rows],
+            base.cumprod,
+            base.prediction,
+            source,
+            base.device,
+            lean=settings.lean,
         )
 
     train("edit", unet, settings.schedule, loss, seed=settings.seed, folder=work, clock=clock)

@@ -10,7 +10,18 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from weights.recipe.settings import EDITS, EXAMPLES, GUIDANCE, LAM, OPEN_EXAMPLES, STEPS, TOKENS, Settings
+from weights.recipe.settings import (
+    EDIT_GUIDANCE,
+    EDITS,
+    EXAMPLES,
+    GUIDANCE,
+    IMAGE_GUIDANCE,
+    LAM,
+    OPEN_EXAMPLES,
+    STEPS,
+    TOKENS,
+    Settings,
+)
 from weights.recipe.training import save
 from zs2.models.tokenizer import Tokenizer
 
@@ -153,7 +164,8 @@ def controlnet(unet: Mapping[str, Any], hint_channels: Sequence[int]) -> dict[st
 
 def editing_settings(base: str) -> dict[str, Any]:
     """The contents of an editing model's zs2.json. base: the name of the checkpoint that its other parts are from."""
-    return {"base": base, "steps": STEPS, "guidance": GUIDANCE, "lam": LAM, "prompts": list(EDITS)}
+    guidance = {"guidance": EDIT_GUIDANCE, "image_guidance": IMAGE_GUIDANCE}
+    return {"base": base, "steps": STEPS, **guidance, "lam": LAM, "prompts": list(EDITS)}
 
 
 def own_settings(things: Sequence[str]) -> dict[str, Any]:

@@ -84,6 +84,7 @@ def drawn(
     seed: int,
     size: int,
     clips: Mapping[str, Any] = MappingProxyType({}),
+    settings: Mapping[str, Any] | None = None,
 ) -> NDArray[np.uint8]:
     """Frame 0 of each prompt: uint8 (prompts, size, size, 3).
 
@@ -93,6 +94,8 @@ def drawn(
     Args:
         model: one without attention between frames (`sa`). what: the label of the progress bar.
         clips: keywords of a call that take a clip, with a frame for each prompt.
+        settings: other keywords of it; what they leave open is as the model's own settings have it. None: STEPS and
+            GUIDANCE.
     Raises: InputError for a checkpoint that makes pictures of another size.
     """
     plan = model.plan(Request(prompts[0], seed=seed, frames=1, **{name: clip[:1] for name, clip in clips.items()}))
@@ -100,6 +103,7 @@ def drawn(
     if (height, width) != (size, size):
         raise InputError(f"{what}: they are {width}x{height}, but expected are {size}x{size}, as the judge knows them")
     first = next(plan.noises())
+    settings = {"steps": STEPS, "guidance": GUIDANCE} if settings is None else settings
     frames = []
     parts = list(batches(len(prompts), BATCH))
     with unlisted_too():
@@ -107,7 +111,7 @@ def drawn(
             count = part.stop - part.start
             latents = first.expand(count, -1, -1, -1).contiguous()
             inputs = {name: clip[part] for name, clip in clips.items()}
-            clip = model(prompts[part], frames=count, latents=latents, steps=STEPS, guidance=GUIDANCE, **inputs)
+            clip = model(prompts[part], frames=count, latents=latents, **settings, **inputs)
             frames.append(clip.frames)
     return np.concatenate(frames)
 

@@ -107,7 +107,7 @@ def of_edit(
 
     An edit of the look is done where the thing is nearest to the renderer's in that look; its rest is thing and
     background. The rest of an edit of the background is the thing, that of an edit of the thing the background. The
-    judge sees all but looks.
+    judge sees all but looks. Sampling is as the model's own settings say.
 
     Returns: the figures, also of the renderer's own edits and of sources that were not edited, and a sheet of sources
         over edited pictures.
@@ -118,7 +118,7 @@ def of_edit(
     before, after, kind = asked_edits(len(names))
     sources, ideal = (as_bytes(render(scenes, pictures, size)) for scenes in (before, after))
     texts = edits.instructions(names, after, kind)
-    made = drawn(model, texts, f"pictures of {Path(folder).name}", seed, size, {"source": sources})
+    made = drawn(model, texts, f"pictures of {Path(folder).name}", seed, size, {"source": sources}, {})
     wanted = silhouettes(before, pictures, size)[:, 0].numpy()
     which = torch.tensor([judge.things.index(name) for name in names])
     found: dict[str, Any] = {"prompts": len(texts)}

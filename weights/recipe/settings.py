@@ -20,6 +20,7 @@ EXAMPLES = {
 }  # things, each on a background of this colour
 OPEN_EXAMPLES = ("fox face", "turtle", "cactus", "hamburger", "airplane", "butterfly", "soccer ball")  # things alone
 
+EDIT_GUIDANCE, IMAGE_GUIDANCE = 4.0, 4.5  # of the editing UNet; with less of the source, backgrounds turn grey
 EDITS = ("make it golden", "on a red background", "turn it into a panda face", "make it striped")  # instructions
 
 
@@ -138,10 +139,11 @@ class Guided:
     schedule: Schedule
     seed: int = 0
     hint_channels: tuple[int, ...] = (8, 16, 32, 64)  # of the ControlNet's encoder of hints
+    lean: float = 0.7  # of the editing UNet's timesteps (see denoiser.timesteps)
     dropped: float = 0.05  # of the editing UNet: the shares of pairs without text, without a source, and without both
 
 
 EDGES = Guided(12_000, Schedule(2_200, 24, 6e-4, muon=6e-3, hold=0.08, average=0.998, pieces=2))
-EDIT = Guided(12_000, Schedule(5_000, 32, 4e-4, muon=8e-3, hold=0.08, average=0.999, pieces=2))
+EDIT = Guided(6_000, Schedule(2_300, 24, 4e-4, muon=6e-3, hold=0.08, average=0.998, pieces=2))
 QUICK_EDGES = Guided(256, Schedule(60, 16, 1e-3, warmup=10, average=0.9), hint_channels=(8, 16, 16, 32))
 QUICK_EDIT = Guided(256, Schedule(60, 16, 1e-3, warmup=10, average=0.9))
