@@ -65,7 +65,7 @@ def run(options: dict[str, Any]) -> None:
         say(f"warning: clips will be made, but not measured: {reason}")
 
     own = model.own_settings
-    taken = [name for name in own.request if name not in options]
+    taken = [name for name, value in own.request.items() if name not in options and study.sampling[name] == value]
     if "lam" not in options and own.lam in {cell.lam for cell in study.cells} - {None}:
         taken.append("lam")
     notes = () if known else (own.summary(taken), auto_note(options.get("dtype", AUTO), model.dtype, model.device))

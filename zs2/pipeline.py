@@ -286,7 +286,7 @@ class ZS2:
         latents = options.get("latents")
         if options.get("frames") is None and isinstance(latents, Tensor) and latents.ndim == 4:
             options["frames"] = len(latents)
-        request = Request(prompt, **self.own_settings.request | usual(options) | options)
+        request = Request(prompt, **self.own_settings.request_with(options) | usual(options) | options)
         if request.guidance != 0 and request.context is None:
             self.own_settings.warn_of_unknown_things(request.words)
         self.text.warn_of_unused(request.texts)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import CHECKPOINT, LAM, NAME, TESTS, write_guided
+from PIL import Image
 
 from zs2 import ZS2
 from zs2.ablate import main as ablate
@@ -98,6 +99,7 @@ def test_a_single_file_and_a_model_of_the_hub_have_none(tmp_path):
         ({"guidance": float("nan")}, "NaN is no number"),
         ({"guidance": float("inf")}, "Infinity is no number"),
         ({"guidance": 10**400}, "guidance is 1000"),
+        ({"image_guidance": "4"}, "image_guidance is '4': expected a number"),
         ({"lam": -0.1}, "lam is -0.1: expected a number from 0"),
         ({"lam": 2}, "lam is 2: expected a number from 0 (one noise) to √e"),
         ({"lam": float("nan")}, "NaN is no number"),
@@ -141,7 +143,7 @@ def test_unknown_keys_are_a_warning(write):
 def test_null_is_as_if_it_were_not_there(write):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        keys = ("steps", "guidance", "lam", "prompts", "open_prompts", "things", "later")
+        keys = ("steps", "guidance", "image_guidance", "lam", "prompts", "open_prompts", "things", "later")
         assert OwnSettings.read(write(**dict.fromkeys(keys))) == OwnSettings("checkpoint")
 
 
@@ -156,6 +158,49 @@ def test_a_model_takes_its_defaults_from_there(write):
     made = model.variant(lam=0.25)("rose", steps=2, guidance=1.0, **brief).settings
     assert (made["steps"], made["guidance"], made["lam"]) == (2, 1.0, 0.25)
     assert len(list(model.stream("rose", **brief))) == len(model.latents("rose", **brief)) == 2
+
+
+def test_an_editing_model_says_how_much_its_source_counts(tmp_path, here, capsys):
+    """It has no effect at guidance 1, which is then not the user's fault."""
+    folder = write_guided(tmp_path / "edit", "edit", "sd")
+    (folder / "zs2.json").write_text('{"guidance": 4.0, "image_guidance": 4.5}')
+    model = ZS2.from_pretrained(folder)
+    assert model.own_settings.summary(["guidance", "image_guidance"]).endswith(
+        "guidance 4, image guidance 4.5 (zs2.json)"
+    )
+    picture, brief = (
+        np.zeros((16, 16, 3), np.uint8),
+        {"frames": 1, "steps": 2, "height": 16, "width": 16, "spacing": "trailing"},
+    )
+    made = model("rose", source=picture, **brief)
+    assert (made.settings["guidance"], made.settings["image_guidance"]) == (4.0, 4.5)
+    assert np.array_equal(made.frames, model("rose", source=picture, guidance=4, image_guidance=4.5, **brief).frames)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model("rose", source=picture, guidance=1, **brief)
+    with pytest.warns(UserWarning, match="image_guidance has no effect at guidance 1"):
+        model("rose", source=picture, guidance=1, image_guidance=2, **brief)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "guidance has no effect")
+        assert model._request("model()", "rose", source=picture, image_guidance=0.5, **brief).guidance == 7.5
+    Image.fromarray(picture).save("picture.png")
+    line = [
+        "rose",
+        *BRIEF,
+        "--source",
+        "picture.png",
+        "--size",
+        "16x16",
+        "--spacing",
+        "trailing",
+        "--model",
+        str(folder),
+    ]
+    for words, note in (([], "guidance 4, image guidance 4.5"), (["--guidance", "1"], None)):
+        assert sample([*line, *words, "--out", "a.webp", "--overwrite"]) == 0
+        said = capsys.readouterr().err
+        assert (f"edit's own settings: {note} (zs2.json)" if note else "") in said
+        assert ("image" in said) == (note is not None)
 
 
 def test_without_it_they_are_the_papers(folder):

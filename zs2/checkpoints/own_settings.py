@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from zs2.method import PARAMETERS
 from zs2.system.json_files import Reader, read_json
 
 FILE = "zs2.json"
-OF_REQUEST, OF_METHOD = ("steps", "guidance"), ("lam",)  # the keywords of each
+OF_REQUEST, OF_METHOD = ("steps", "guidance", "image_guidance"), ("lam",)  # the keywords of each
 MOST_BYTES, MOST_TEXTS, MOST_CHARACTERS = 2**20, 10_000, 1_000  # limits of the file, of a list, of a text
 NEAREST = 3  # the number of names in a warning
 NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,96}")  # of a folder, without a path
@@ -36,7 +36,7 @@ class OwnSettings:
 
     Args:
         name: that of the checkpoint.
-        steps, guidance: those of a `Request`.
+        steps, guidance, image_guidance: those of a `Request`. The last is of editing models.
         lam: that of a `Method`.
         prompts: examples that name a thing and a background. The first one is the example of `zs2 sample`.
         open_prompts: examples that leave the look to the noise.
@@ -47,6 +47,7 @@ class OwnSettings:
     name: str = ""
     steps: int | None = None
     guidance: float | None = None
+    image_guidance: float | None = None
     lam: float | None = None
     prompts: tuple[str, ...] = ()
     open_prompts: tuple[str, ...] = ()
@@ -76,6 +77,7 @@ class OwnSettings:
             name,
             steps=None if json.get("steps") is None else reader.whole("steps", None),
             guidance=None if json.get("guidance") is None else float(reader.number("guidance", 0)),
+            image_guidance=None if json.get("image_guidance") is None else float(reader.number("image_guidance", 0)),
             lam=lam,
             base=_base(file, json.get("base")),
             **{key: _texts(file, key, json.get(key)) for key in ("prompts", "open_prompts", "things")},
@@ -97,6 +99,12 @@ class OwnSettings:
         """The settings of a `Request`, as keywords."""
         return {name: value for name in OF_REQUEST if (value := getattr(self, name)) is not None}
 
+    def request_with(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The same without a guidance that these options, which are given, leave without effect."""
+        idle = "image_guidance" if options.get("guidance") == 1 else ""
+        idle = "guidance" if options.get("image_guidance", 1) < 1 else idle
+        return {name: value for name, value in self.request.items() if name != idle}
+
     @property
     def method(self) -> dict[str, Any]:
         """The settings of a `Method`, as keywords."""
@@ -104,7 +112,7 @@ class OwnSettings:
 
     def summary(self, names: Sequence[str]) -> str:
         """One line about the settings of these names, such as `sd15's own settings: 25 steps`. All must be set."""
-        values = {"guidance": "guidance {:g}", "lam": "λ {:g}"}
+        values = {"guidance": "guidance {:g}", "image_guidance": "image guidance {:g}", "lam": "λ {:g}"}
         shown = [counted(self.steps or 0, "step")] if "steps" in names else []
         shown += [text.format(getattr(self, key)) for key, text in values.items() if key in names]
         return f"{self.name}'s own settings: {', '.join(shown)} ({FILE})" if shown else ""

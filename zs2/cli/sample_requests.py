@@ -60,7 +60,7 @@ def clip_requests(options: Mapping[str, Any], own: OwnSettings) -> list[tuple[st
 
 def _requests(options: Mapping[str, Any], own: OwnSettings) -> Iterator[tuple[str, Request]]:
     shared = {name: options[name] for name in REQUEST if name in options and name not in ("prompt", "seed", "latents")}
-    usually = own.request | fast_settings(options)
+    fast = fast_settings(options)
     if "size" in options:
         shared["width"], shared["height"] = options["size"]
     if "latents" in options:
@@ -76,6 +76,7 @@ def _requests(options: Mapping[str, Any], own: OwnSettings) -> Iterator[tuple[st
             prompt_suffix = f"-p{number:0{len(str(len(texts)))}}" if len(texts) > 1 else ""
             seed_suffix = f"-s{seed}" if len(seeds) > 1 else ""
             asked = shared | {"seed": seed} | of_line
+            usually = own.request_with(asked) | fast
             try:
                 request = Request(text, **usually | usual(asked) | asked)
             except InputError as error:
@@ -99,7 +100,7 @@ def _is_of_all(error: InputError, settings: Mapping[str, Any]) -> bool:
 def own_in_effect(options: Mapping[str, Any], own: OwnSettings) -> list[str]:
     """The names of the checkpoint's own settings that decide something of these clips."""
     fast = fast_settings(options) | usual(options)
-    names = [name for name in (*own.request, *own.method) if name not in options and name not in fast]
+    names = [name for name in (*own.request_with(options), *own.method) if name not in options and name not in fast]
     defaults = Method()
     effect = effects(options.get("attn", defaults.attn), options.get("noise", defaults.noise))
     if "latents" in options or options.get("frames") == 1:

@@ -103,7 +103,7 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         raise InputError(f"the study in {options['out']} is of a model with LoRA: give the same with --lora")
     if known and known.embeddings and "embedding" not in options:
         raise InputError(f"the study in {options['out']} is of a model with embeddings: give the same with --embedding")
-    settings: dict[str, Any] = {**DEFAULTS, "fps": 8, "dtype": AUTO, **own.request, **usual(options)}
+    settings: dict[str, Any] = {**DEFAULTS, "fps": 8, "dtype": AUTO, **own.request_with(options), **usual(options)}
     if known:
         settings = {**known.sampling, "fps": known.fps, "dtype": known.dtype}
     for name in INPUTS:
