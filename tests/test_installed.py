@@ -87,10 +87,9 @@ def test_the_wheel_holds_the_package_and_its_checkpoints(wheel):
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         entries = configparser.ConfigParser()
         entries.read_string(archive.read(f"zs2-{__version__}.dist-info/entry_points.txt").decode())
-    carried = [model for model in BUNDLED if (ROOT / model).exists()]
-    checkpoints = {f"zs2/{model}/{name}" for model in carried for name in files(ROOT / model)}
-    assert f"zs2/{DEFAULT_MODEL}/unet/diffusion_pytorch_model.safetensors" in checkpoints
-    assert f"zs2/{DEFAULT_MODEL}-edges/diffusion_pytorch_model.safetensors" in checkpoints
+    checkpoints = {f"zs2/{model}/{name}" for model in BUNDLED for name in files(ROOT / model)}
+    for part in ("/unet", "-edges", "-edit/unet"):
+        assert f"zs2/{DEFAULT_MODEL}{part}/diffusion_pytorch_model.safetensors" in checkpoints
     assert names == {f"zs2/{name}" for name in files(ROOT / "zs2")} | checkpoints
     assert dict(entries["console_scripts"]) == {"zs2": "zs2.__main__:main"}
 

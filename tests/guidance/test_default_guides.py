@@ -1,4 +1,4 @@
-"""The ControlNet that comes with the default checkpoint does what it is for."""
+"""The models that go with the default checkpoint do what they are for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from weights.recipe.judge import FILE, Judge
+from weights.recipe.looks import cielab, stands_out
 from weights.recipe.measure import seen
 from weights.recipe.measure_guided import overlaps
 from weights.recipe.scenes import COLOURS, edges
@@ -19,8 +20,8 @@ SIZE, RADIUS = 128, 34
 PLACES = ((42, 42), (84, 84))  # of balls: rows and columns of their middles
 
 
-def load(**more: str) -> ZS2:
-    return ZS2.from_pretrained(DEFAULT_MODEL, dtype="float32", attn="sa", noise="iid", **more)
+def load(model: str = DEFAULT_MODEL, **more: str) -> ZS2:
+    return ZS2.from_pretrained(model, dtype="float32", attn="sa", noise="iid", **more)
 
 
 @cache
@@ -49,3 +50,15 @@ def test_a_thing_is_where_its_outline_is():
     free = picture(load(), prompt).repeat(len(discs), axis=0)
     assert np.mean(overlaps(guided, discs)) > 0.8 > 0.1 + np.mean(overlaps(free, discs))
     assert all(judged(frame[None]) == ("tangerine", "blue") for frame in guided)
+
+
+def test_an_instruction_changes_what_it_names():
+    """Most of the rest stays; where it does not, the figures of the model's card say how often."""
+    edit, source = load(f"{DEFAULT_MODEL}-edit"), picture(load(), "red apple on a yellow background")
+    assert judged(source) == ("red apple", "yellow")
+    assert judged(picture(edit, "on a blue background", source=source)) == ("red apple", "blue")
+    assert judged(picture(edit, "turn it into a sunflower", source=source)) == ("sunflower", "yellow")
+    inside = stands_out(cielab(source[0]))[1]
+    was, golden = (frame[0][inside].mean(0) for frame in (source, picture(edit, "make it golden", source=source)))
+    assert was[1] < 0.5 * was[0]  # red
+    assert 0.6 * golden[0] < golden[1] > 1.5 * golden[2]  # yellow

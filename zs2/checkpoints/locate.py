@@ -23,7 +23,6 @@ BUNDLED = {
     f"{DEFAULT_MODEL}-edges": ": its ControlNet of edges",
     f"{DEFAULT_MODEL}-edit": ": edits by instructions",
 }
-TRAINED = f"{DEFAULT_MODEL}-edit"  # of these, what is not there before the recipe has trained it
 MOST_HEADER = 64 * 2**20  # bytes of a safetensors file; SDXL's has 0.3 MB, and trainers add some MB of metadata
 # Default checkpoints of before, each with the last commit that has it.
 FORMER = {"weights/emoji64": "5bdcf2b42a"}
@@ -96,10 +95,9 @@ def refuse_missing(model: str | Path) -> None:
     """Raise InputError for one of zs2's own models that is not here: on the hub its name would be another's."""
     name = str(Path(full_name(str(model))))
     if name in BUNDLED:
-        origin = "it comes with the repository and its wheel; clone it"
-        if name == TRAINED:
-            origin = "train it as weights/recipe/README.md says"
-        raise InputError(f"{name} is not here: {origin}, or give another model")
+        raise InputError(
+            f"{name} is not here: it comes with the repository and its wheel; clone it, or give another model"
+        )
     if name in FORMER:
         raise InputError(f"{name} is not here: {former(name)}; or give another model")
 
