@@ -39,6 +39,13 @@ strength = 0.6
 """
 
 
+def page_data(file: Path) -> Any:
+    """What a report's page knows of the clips."""
+    found = re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', file.read_text(), re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
 @pytest.mark.filterwarnings("ignore:.*is resized to|.*names none")
 def test_a_study_of_a_source(tmp_path: Path, narrow: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
@@ -62,8 +69,7 @@ def test_a_study_of_a_source(tmp_path: Path, narrow: Path, monkeypatch: pytest.M
     assert ablate(["study.toml", "--out", "s", "--seeds", "1"]) == 0
     assert report(["s"]) == 0
     assert f"Source: SHA-256 {stored['source']['sha256'][:12]}, frames from 1" in Path("s/report.md").read_text()
-    page = Path("s/report.html").read_text()
-    data = json.loads(re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
+    data = page_data(Path("s/report.html"))
     assert data["inputs"] == [{"id": "source", "label": "input: source"}]
     assert {"source 0 0", "source 0 1"} < data["clips"].keys()
 
@@ -112,6 +118,10 @@ def test_a_prompt_may_have_inputs_of_its_own(
             assert [name for name in ("source", "first_frame") if record[name]] == names
         assert sorted(path.name for path in Path("s/inputs").iterdir()) == ["first_frame_p02.webp", "source_p00.webp"]
         assert report(["s"]) == 0
+        data = page_data(Path("s/report.html"))
+        assert [one["id"] for one in data["inputs"]] == ["source", "first_frame"]
+        places = {name for name in data["clips"] if name.startswith(("source", "first_frame"))}
+        assert places == {"source 0 0", "first_frame 2 0"}
         assert ablate(["study.toml", "--out", "s"]) == 0
         capsys.readouterr()
         assert ablate(["--out", "s", "--model", str(narrow)]) == 2

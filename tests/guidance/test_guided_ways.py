@@ -100,6 +100,22 @@ def test_a_stream_and_a_resumed_one(load: Any, whole: Any, name: str, tmp_path: 
     assert np.abs(np.stack([*begun[:2], *rest]) - frames).max() <= 1
 
 
+@pytest.mark.filterwarnings("ignore:the seed has no effect where latents are given")
+@pytest.mark.parametrize("name", ["edit", "control"])
+def test_given_latents_and_text2video_zeros_noise(load: Any, whole: Any, name: str) -> None:
+    """An edit and a control go with both: given noise takes the place of the seed's, and chunks are exact."""
+    options, kind = GUIDED[name]
+    model = load(kind)
+    noise = model.plan(Request(tiny.PICTURE["prompt"], **OPTIONS | options)).initial_noise()
+    size = {"height": None, "width": None}
+    assert_close(latents(model, options | size, latents=noise), whole(name), SAME)
+    assert (latents(model, options | size, latents=noise.flip(0)) - whole(name)).abs().max() > 0.01
+    zero = model.variant(noise="text2video-zero")
+    made = latents(zero, options)
+    assert_close(latents(zero, options, chunk=3), made, SAME)
+    assert (made - whole(name)).abs().max() > 0.01
+
+
 def by_two(rank: int, folder: Path, load: Any) -> None:
     """One of two processes: the latents of every clip."""
     torch.distributed.init_process_group(
