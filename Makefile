@@ -27,7 +27,7 @@ STARTS := "zs2 default" "diffusers default" "zs2 folder" "diffusers folder"
 # The fixtures of make.py that depend on the default checkpoint's weights.
 OF_DEFAULT := attention_checkpoint checkpoint_parts checkpoint_images checkpoint_clip text2video_zero
 
-.PHONY: sample app weights test test-slow fuzz test-cuda test-reference test-page page-picture lint bench bench-study bench-speed bench-steps bench-tried bench-length bench-findings fixtures fixtures-default clean help
+.PHONY: sample app weights test test-long test-slow fuzz test-cuda test-reference test-page page-picture lint bench bench-study bench-speed bench-steps bench-tried bench-length bench-findings fixtures fixtures-default clean help
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -44,8 +44,11 @@ weights: $(READY)  ## train a checkpoint: out/recipe (QUICK=1: in minutes: out/r
 	@$(RUN) -m weights.recipe train $(TRAINING)
 	@$(RUN) -m weights.recipe judge $(TRAINING)
 
-test: $(READY)  ## run the tests, in two processes: four to ten minutes on two cores
+test: $(READY)  ## run the everyday tests, in two processes: three to five minutes on two cores
 	@$(RUN) tests/run.py
+
+test-long: $(READY)  ## run the tests that take seconds each: two to three minutes more; CI runs them, too
+	@$(RUN) tests/run.py -m "long and not slow"
 
 test-slow: $(READY)  ## run the tests that take minutes each
 	@$(RUN) -m pip install -q -e ".[notebook]"

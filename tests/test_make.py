@@ -44,6 +44,12 @@ def test_a_sample_needs_no_options_of_the_checkpoint(tmp_path):
     assert sample == ["-m", "zs2.sample", "--seed", "0", "--out", "out/sample.gif", "--overwrite"]
 
 
+def test_slow_tests_are_those_of_test_slow_alone(tmp_path):
+    """What is chosen by -m is chosen instead of what setup.cfg leaves out."""
+    *_, tests = calls(tmp_path, "test-long")
+    assert tests == ["tests/run.py", "-m", "long and not slow"]
+
+
 def test_a_prompt_is_one_word(tmp_path):
     _, sample = calls(tmp_path, "sample", "PROMPT=red apple on a yellow background")
     assert sample[:3] == ["-m", "zs2.sample", "red apple on a yellow background"]

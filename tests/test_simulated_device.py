@@ -112,7 +112,12 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[Crossing, int]]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+EVERYDAY = ("tma, dnm-search, in chunks", "text2video-zero, DPM-Solver++")  # what `make test` has of them
+
+
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[] if way in EVERYDAY else [pytest.mark.long]) for way in WAYS]
+)
 def test_a_clip_is_the_clip_of_the_cpu(way: str) -> None:
     method, options, other = WAYS[way]
     with simulated_device() as crossings:
@@ -150,7 +155,14 @@ def test_given_latents(given: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attn", "state_device"), [("tma", None), *((kind, "cpu") for kind in ("tma", "cfa", "tma-two-tap", "sa"))]
+    ("attn", "state_device"),
+    [
+        ("tma", "cpu"),
+        *(
+            pytest.param(*one, marks=pytest.mark.long)
+            for one in (("tma", None), ("cfa", "cpu"), ("tma-two-tap", "cpu"), ("sa", "cpu"))
+        ),
+    ],
 )
 def test_a_stream_is_the_stream_of_the_cpu(attn: str, state_device: str | None) -> None:
     """The states of a step travel as one copy each way, whatever the number of blocks."""
@@ -162,6 +174,7 @@ def test_a_stream_is_the_stream_of_the_cpu(attn: str, state_device: str | None) 
     assert crossings[FETCHED] == (CHUNKS - 1) * steps
 
 
+@pytest.mark.long
 def test_a_stream_whose_steps_have_other_states() -> None:
     """Steps with deep features have states of few blocks, and unguided ones of one branch."""
     options = {"deep_cache": 2, "guidance_interval": (0, 0.5), "steps": 4, "frames": 4, "chunk": 1}
@@ -173,7 +186,7 @@ def test_a_stream_whose_steps_have_other_states() -> None:
     assert (crossings[KEPT], crossings[FETCHED]) == (4 * 4, 3 * 4)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.long)])
 def test_half_precision(dtype: str) -> None:
     """A CPU has the weights of convolutions channels-last in bfloat16, which rounds otherwise: here it has them as
     the device has."""
@@ -201,6 +214,7 @@ def test_weights_are_copied_as_stored_and_converted_there(monkeypatch: pytest.Mo
     assert stored // size <= pieces <= stored // size + count + 1
 
 
+@pytest.mark.long
 def test_a_lora(tmp_path: Path) -> None:
     stem, file = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q", tmp_path / "a.safetensors"
     generator = torch.Generator().manual_seed(0)
@@ -214,6 +228,7 @@ def test_a_lora(tmp_path: Path) -> None:
     assert not torch.equal(here[0], clip(model("cpu"))[0])
 
 
+@pytest.mark.long
 def test_xl(tmp_path: Path) -> None:
     folder = write_xl(tmp_path, Fixture("xl"))
     with simulated_device() as crossings:

@@ -34,6 +34,7 @@ def fewer_steps(benchmarks):
     return fewer_steps
 
 
+@pytest.mark.long
 def test_fewer_steps(fewer_steps, narrow, tmp_path, capsys):
     """Every way has its row, and only the reference is the reference."""
     (tmp_path / "prompts.txt").write_text("red apple on a white background\n[open]\nrocket\n")
@@ -66,6 +67,7 @@ def test_a_model_that_is_not_there_is_one_line(name, benchmarks, monkeypatch, tm
     assert len(str(ended.value).splitlines()) == 1
 
 
+@pytest.mark.long
 def test_precision(benchmarks, tmp_path, capsys):
     import precision
 

@@ -22,6 +22,7 @@ from hub_server import READER, STRANGER, Hub
 from safetensors.torch import load_file, save, save_file
 
 from zs2.checkpoints.checkpoint import Checkpoint
+from zs2.checkpoints.controlnets import ControlNetFiles
 from zs2.checkpoints.hub import (
     DEFAULT_MODEL,
     SHORT_NAMES,
@@ -512,6 +513,7 @@ def test_a_fetched_model_is_the_model_and_is_fetched_once(hub, fetch, tmp_path):
     assert warning.endswith("Using what was downloaded before")
 
 
+@pytest.mark.long
 def test_half_precision_has_a_variant_of_its_own(hub, fetch):
     files = checkpoint()
     for name in sets(""):
@@ -552,6 +554,25 @@ def test_a_variant_and_another_vae(hub, ask):
     assert hub.downloads() == sorted([*SMALL, "zs2.json", *sets(".bf16")])
 
 
+CONTROLS = """
+import json, torch
+from zs2.checkpoints.controlnets import ControlNetFiles
+for place in ("owner/control", "owner/control@main"):
+    files = ControlNetFiles(place, torch.float32)
+    print(json.dumps([files.name, files.digest, len(files.tensors)]))
+"""
+
+
+@pytest.mark.long
+def test_a_controlnet_is_fetched_once_and_nothing_that_it_does_not_need(hub, ask):
+    own = Path(f"{CHECKPOINT}-edges")
+    needed = {name: own / name for name in ("config.json", "diffusion_pytorch_model.safetensors")}
+    hub.push("owner/control", {**dummy(names=[*PAGE, "images/1.png", "diffusion_pytorch_model.bin"]), **needed})
+    here = ControlNetFiles(own, torch.float32)
+    assert ask(CONTROLS) == [["owner/control", here.digest, len(here.tensors)]] * 2
+    assert hub.downloads() == sorted(needed)
+
+
 def test_shards(hub, fetch, tmp_path):
     files = checkpoint()
     tensors = load_file(files.pop(VAE.format("")))
@@ -566,6 +587,7 @@ def test_shards(hub, fetch, tmp_path):
     assert_loads(fetch("owner/model")[0].folder)
 
 
+@pytest.mark.long
 def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, fetch):
     commits = {revision: hub.push("owner/model", dummy(revision), revision) for revision in ("v1", "refs/pr/3", "main")}
     revisions = [*commits, *commits.values()]
@@ -579,6 +601,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, fetch):
     assert offline[2].error.startswith("owner/model@v2 was not downloaded before")
 
 
+@pytest.mark.long
 def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub, fetch):
     """Within one call, or, in older versions of huggingface_hub, in the next."""
     large = save({name: tensor.float() for name, tensor in load_file(CHECKPOINT / UNET.format("")).items()})
@@ -590,6 +613,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub, fetch):
     assert_loads(answer.folder)
 
 
+@pytest.mark.long
 def test_a_download_that_failed_goes_on_with_what_is_missing(hub, fetch):
     hub.push("owner/model", dummy())
     hub.faults[UNET.format("")] = [404]
@@ -635,6 +659,7 @@ def test_what_is_refused_is_told_in_one_line(hub, fetch):
     assert hub.downloads() == []
 
 
+@pytest.mark.long
 def test_a_token_opens_what_its_owner_may_read(hub, fetch):
     hub.push("owner/gated", dummy(), gated=True)
     stranger = [answer.error for answer in fetch("owner/gated", "owner/none", HF_TOKEN=STRANGER)]
@@ -696,6 +721,7 @@ def clip_files(tmp_path: Path) -> dict[str, Path | bytes]:
     return {**dummy(names=[name for name in CLIP if name != "tokenizer.json"]), **needed}
 
 
+@pytest.mark.long
 def test_a_clip_is_fetched_once_and_nothing_that_it_does_not_need(hub, ask, tmp_path):
     hub.push("owner/clip", clip_files(tmp_path))
     local = Scorer.from_pretrained(tmp_path / "clip")
@@ -707,6 +733,7 @@ def test_a_clip_is_fetched_once_and_nothing_that_it_does_not_need(hub, ask, tmp_
     assert hub.requests == []
 
 
+@pytest.mark.long
 def test_a_revision_has_what_the_main_branch_has_only_as_a_pickle(hub, ask, tmp_path):
     files = clip_files(tmp_path)
     hub.push("owner/clip", {name: place for name, place in files.items() if name != "model.safetensors"})
@@ -717,6 +744,7 @@ def test_a_revision_has_what_the_main_branch_has_only_as_a_pickle(hub, ask, tmp_
     assert revision == ["owner/clip@refs/pr/15", Scorer.from_pretrained(tmp_path / "clip").digests, True]
 
 
+@pytest.mark.long
 def test_what_is_no_clip_is_told_in_one_line_that_names_it(hub, ask, tmp_path):
     files = clip_files(tmp_path)
     hub.push("owner/model", dummy())
@@ -745,6 +773,7 @@ print(json.dumps([status, out.getvalue(), err.getvalue()]))
 """
 
 
+@pytest.mark.long
 def test_a_models_own_settings_come_with_it(hub, ask, tmp_path):
     """`zs2 models` fetches only that file; a clip and a study take their defaults from it."""
     own = {"steps": 3, "guidance": 2.0, "lam": 0.5, "prompts": ["rose"], "things": ["rose"]}

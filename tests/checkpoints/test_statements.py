@@ -389,6 +389,7 @@ SAID: dict[str, list[tuple[dict[str, str], str | None, tuple[str, ...]]]] = {
 }
 
 
+@pytest.mark.long
 def test_the_pictures_are_those_of_diffusers(tmp_path):
     whole, fixture = dict(tensors("sd1")), Fixture("loading")
     name = TEXT[1] + "text_model.embeddings.token_embedding.weight"

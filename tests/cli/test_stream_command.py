@@ -311,6 +311,7 @@ def test_a_plan_that_does_not_fit_says_which_chunk_would(zs2, here):
     assert files(here) == {}
 
 
+@pytest.mark.long
 def test_the_plan_is_near_the_peak():
     """Of a whole process; benchmarks/length.py does this at Stable Diffusion 1.5's size too.
 

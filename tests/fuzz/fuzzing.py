@@ -67,7 +67,7 @@ class Kind:
         make: writes an intact example into an empty folder.
         files: patterns of the files that are damaged.
         read: reads the example as a user would, with an empty folder for its output. Returns the exit statuses.
-        quick: how many inputs `make test` has.
+        quick: how many inputs `make test-long` has.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Some damaged inputs of every kind of file, and in `make test-slow` thousands: see fuzzing.py."""
+"""Some damaged inputs of every kind of file (`make test-long`), and in `make test-slow` thousands: see fuzzing.py."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ SLOW = 2000
 SEED = 19  # of the quick ones: the same in every run
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_a_stranger_s_file_is_read_or_refused(tmp_path, kind):
     _, faults, _ = fuzz(kind, kind.quick, SEED, tmp_path)

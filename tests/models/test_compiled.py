@@ -89,12 +89,15 @@ CALLS: dict[str, Callable[[Any, int, UNetOutput], tuple[Any, dict[str, Any]]]] =
 }
 
 
-# Capturing a graph takes a second: `make test` has three of the sixteen, and make test-slow the others.
-EVERYDAY = [("tma", "a text a frame"), ("tma", "deep features"), ("tma-two-tap", "later chunk")]
-OTHERS = [pair for pair in itertools.product(ATTENTION_KINDS, CALLS) if pair not in EVERYDAY]
+# Capturing graphs takes seconds: `make test` has one of these, `make test-long` two, make test-slow the others.
+EVERYDAY, LONG = [("tma", "deep features")], [("tma", "a text a frame"), ("tma-two-tap", "later chunk")]
+OTHERS = [pair for pair in itertools.product(ATTENTION_KINDS, CALLS) if pair not in EVERYDAY + LONG]
+MARKED = [(LONG, pytest.mark.long), (OTHERS, pytest.mark.slow)]
 
 
-@pytest.mark.parametrize(("kind", "call"), [*EVERYDAY, *(pytest.param(*one, marks=pytest.mark.slow) for one in OTHERS)])
+@pytest.mark.parametrize(
+    ("kind", "call"), [*EVERYDAY, *(pytest.param(*one, marks=mark) for some, mark in MARKED for one in some)]
+)
 @torch.no_grad()
 def test_a_call_is_one_graph_with_3_2_and_1_frames(weights: UNet, kind: str, call: str) -> None:
     unet, compiled, graphs = pair(weights, kind)
@@ -112,6 +115,7 @@ def test_a_call_is_one_graph_with_3_2_and_1_frames(weights: UNet, kind: str, cal
     assert graphs
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_a_prompt_that_is_not_projected_and_residuals(weights: UNet) -> None:
     unet, compiled, graphs = pair(weights, "tma")
@@ -123,6 +127,7 @@ def test_a_prompt_that_is_not_projected_and_residuals(weights: UNet) -> None:
     assert len(graphs) == 2
 
 
+@pytest.mark.long
 def test_a_clip_of_a_variant_of_a_compiled_model(narrow: Path, model: ZS2) -> None:
     """The variant has the same weights, is compiled likewise, and makes the clip of a variant that is not."""
     compiled = ZS2.from_pretrained(narrow, device="cpu")

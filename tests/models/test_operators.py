@@ -91,6 +91,7 @@ def test_a_step_of_self_attention(unets: dict[str, UNet]) -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 2, 8, 64])
+@pytest.mark.long
 def test_what_momentum_adds_to_a_step(unets: dict[str, UNet], frames: int) -> None:
     """A layer of `tma` adds a cast, an operator a frame after the first, a copy of the state, and a cast back."""
     alone, _ = launches(unets["sa"], frames)
@@ -102,6 +103,7 @@ def test_what_momentum_adds_to_a_step(unets: dict[str, UNet], frames: int) -> No
 
 
 @pytest.mark.parametrize(("kind", "operators"), [("cfa", (1, 0)), ("tma-two-tap", (3, 3))])
+@pytest.mark.long
 def test_what_other_kinds_add_whatever_the_frames(
     unets: dict[str, UNet], kind: str, operators: tuple[int, int]
 ) -> None:

@@ -34,6 +34,7 @@ from weights.recipe import __main__ as recipe
 from weights.recipe import (
     autoencoder,
     contrastive,
+    curves,
     denoiser,
     edits,
     judge,
@@ -42,6 +43,7 @@ from weights.recipe import (
     measure,
     measure_guided,
     pictures,
+    reading,
     scenes,
     training,
 )
@@ -60,7 +62,7 @@ from zs2.models.unet import UNet
 from zs2.sampling import schedule as sampling
 from zs2.video.clip import Clip
 
-ROOT = TESTS.parent
+ROOT, DRAW = TESTS.parent, curves.draw
 NAMES = ["disc", "square", "star face"]
 SIZE = QUICK.size
 SHORT = Schedule(steps=4, batch=4, rate=1e-3, warmup=1, average=0.5)
@@ -414,6 +416,29 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
 # --- the whole recipe -------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_curves():
+    """Trainings draw no curves here, which takes longer than they do: see the test of curves."""
+    with patch.object(curves, "draw"):
+        yield
+
+
+@pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
+def test_curves_show_what_was_logged(tmp_path):
+    for part, keys in (("vae", ("loss", "pixels")), ("unet", ("loss",))):
+        lines = [{"step": i, "seconds": 1.0, "rate": 0.1, **dict.fromkeys(keys, 1 / i)} for i in (1, 2, 3)]
+        (tmp_path / f"{part}.log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    DRAW(tmp_path)
+    assert [file.name for file in tmp_path.glob("*.png")] == ["curves.png"]
+    picture = np.asarray(Image.open(tmp_path / "curves.png").convert("L"))
+    assert picture.shape == (600, 800)  # a row for each part, and a column for each figure
+    rows = [(picture[y : y + 300] < 128).sum() for y in (0, 300)]
+    assert min(rows) > 1000
+    (tmp_path / "unet.log.jsonl").unlink()
+    DRAW(tmp_path)
+    assert Image.open(tmp_path / "curves.png").size == (800, 300)
+
+
 @pytest.fixture(scope="module")
 def made(loaded, tmp_path_factory) -> Path:
     """The work folder of the whole recipe, tiny, in float32 on any processor."""
@@ -524,7 +549,7 @@ def test_the_models_that_go_with_a_checkpoint_sample(with_guides):
 
 @pytest.mark.parametrize("command", recipe.GUIDED)
 def test_before_a_step_they_do_what_the_checkpoint_does(command, made, own, tmp_path):
-    """ControlNets add nothing, and an editing UNet ignores its source. Afterwards it is another."""
+    """ControlNets add nothing. An editing UNet ignores its source, and differs in how it reads alone."""
     torch.manual_seed(0)
     idle = guided(command, made, own, tmp_path, Clock(), replace(TINY_GUIDED, schedule=replace(SHORT, steps=0)))
     base = Base(made / "checkpoint", torch.device("cpu"))
@@ -542,8 +567,43 @@ def test_before_a_step_they_do_what_the_checkpoint_does(command, made, own, tmp_
         config = json.loads((idle / "unet" / "config.json").read_text())
         unet = UNet(UNetConfig.from_json(config), attn="sa")
         unet.load_state_dict(layout.read_part(idle / "unet"))
+        own_weights = dict(base.unet().state_dict())
+        changed = {name for name, w in unet.state_dict().items() if not torch.equal(w, own_weights[name])}
+        assert changed == {"conv_in.weight"} | {
+            name for name in own_weights if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+        }
+        unet.load_state_dict({name: own_weights[name] for name in changed - {"conv_in.weight"}}, strict=False)
         found = unet(torch.cat([x, torch.randn(x.shape)], dim=1), 5, context, frames=2).prediction
     assert torch.allclose(found, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize(("more", "left"), [(0, 1e-5), (2, 0.01)])
+def test_instructions_come_to_act_as_captions_do(more, left):
+    """By least squares, which finds the way back where their tokens are those of captions in other coordinates. With
+    more words than the caption there are more first tokens, which is not wholly made good."""
+    unet = UNet(UNetConfig.from_json(layout.unet(TINY)), attn="sa")
+    source = generator(0, "reading", 0)
+    words, width = 8, TINY.clip_width
+    first, other = (torch.randn(rows, width, generator=source) for rows in (1, width))
+    said, told = {}, {}
+    for i in range(12):
+        own = torch.randn(words - 1, width, generator=source)
+        said[f"caption {i}"] = torch.cat([first, own])
+        told[f"instruction {i}"] = torch.cat([first.expand(1 + more, -1), own[: words - 1 - more]]) @ other
+    captions, instructions = [*said] * 8, [*told] * 8
+
+    def contexts(texts):
+        return torch.stack([(said | told)[text] for text in texts])
+
+    x, other_x = torch.randn(2, 96, 4, 8, 8, generator=source)
+    t, other_t = torch.randint(1000, (2, 96), generator=source)
+    with torch.no_grad():
+        want, was = (unet(other_x, other_t, contexts(of), frames=1).prediction for of in (captions, instructions))
+        reading.read(
+            unet, instructions, captions, contexts, lambda text: more * text.startswith("instruction"), x, t, source
+        )
+        found = unet(other_x, other_t, contexts(instructions), frames=1).prediction
+    assert (found - want).square().mean() < left * (was - want).square().mean()
 
 
 @pytest.mark.parametrize("command", recipe.GUIDED)
@@ -608,6 +668,10 @@ def test_pairs_differ_in_what_their_instruction_says_and_stay_in_place():
     never = scenes.held_out(after.thing)
     assert not ((after.background == never[0]) | (after.background == never[1]))[kind == 1].any()
     colours = [f"on a {colour} background" for colour in scenes.COLOURS]
+    said = dict(zip(texts, edits.captions(NAMES, after, kind), strict=True))
+    assert said["turn it into a square"] == "square"
+    assert said["on a red background"] == "a red background"
+    assert said["at night"] == "at night"
     assert {*texts} == {
         *(f"make it {look}" for look in scenes.LOOKS[1:]),
         *(f"turn it into a {name}" for name in NAMES),
@@ -724,6 +788,7 @@ def test_other_settings_in_the_same_folder_are_refused(made, loaded):
         recipe.train(NAMES, loaded.flip(0), TINY, made, Clock())
 
 
+@pytest.mark.long
 def test_a_judge_of_other_pictures_is_not_taken_over(own, tmp_path, capsys):
     for name in ("disc", "square", "star face"):
         shutil.copy(own / f"{name}.png", tmp_path / f"other {name}.png")
@@ -743,6 +808,7 @@ SHORTER = """if True:
 """
 
 
+@pytest.mark.long
 def test_killed_while_training_and_finished(own, tmp_path):
     """The command `python -m weights.recipe`, with fewer steps and smaller pictures: three things are learnt in 60."""
     line = ["-c", SHORTER, "judge", "--quick", "--pictures", str(own), "--work", str(tmp_path)]
@@ -834,6 +900,7 @@ def test_the_colours_of_a_frame_are_those_of_its_edge_and_of_what_stands_out():
     assert np.allclose(looks.colours(frame[:16]), [blue, blue])
 
 
+@pytest.mark.long
 def test_figures_of_a_checkpoint_that_can_do_nothing_are_those_of_chance(made, loaded, tmp_path, monkeypatch):
     """The tiny checkpoint, with a UNet that was not trained at all and so not still at its start's 0, is judged by a
     judge that was not, either: shares, intervals and pictures are there."""
@@ -1067,7 +1134,8 @@ def test_edits_that_are_right_are_seen_to_be(with_guides, loaded, monkeypatch):
     """In the model's place the renderer draws each scene after its edit: its figures are those of rendered scenes."""
     _, after, _ = measure_guided.asked_edits(3)
 
-    def draws(model, prompts, what, seed, size, clips=None):
+    def draws(model, prompts, what, seed, size, clips, settings):
+        assert settings == {}  # so that they are the model's own
         assert prompts[:3] == ["make it golden", "on a yellow background", "turn it into a square"]
         assert clips["source"].shape == (9, SIZE, SIZE, 3)
         return measure.as_bytes(scenes.render(after, loaded, size))
@@ -1174,6 +1242,7 @@ def test_scenes_that_are_noised_come_back(monkeypatch):
     assert back[0.5]["ssim after"] < back[0.1]["ssim after"] < 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_checkpoint_that_is_shipped_draws_what_it_is_asked_for(every):
     """One of the 12 prompts that `measure` has for each thing, or each sixth; every third of these things on a colour

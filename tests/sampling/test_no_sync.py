@@ -67,7 +67,13 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(
-    ("attn", "options"), [*((kind, EVERY) for kind in ATTENTION_KINDS), *(("tma", one) for one in OPTIONS)], ids=str
+    ("attn", "options"),
+    [
+        ("tma", EVERY),
+        *(pytest.param(kind, EVERY, marks=pytest.mark.long) for kind in ATTENTION_KINDS if kind != "tma"),
+        *(pytest.param("tma", one, marks=pytest.mark.long) for one in OPTIONS),
+    ],
+    ids=str,
 )
 def test_no_step_of_a_chunk_meets_the_host(model, attn, options):
     """In as few steps as have one of each kind: a first, a last, guided or not, with deep features anew or not."""

@@ -161,6 +161,7 @@ def test_the_clip_is_that_of_one_process(clips, narrow, dtype, tolerance):
                 assert (made[0][f"frames {name}"].int() - frames).abs().max() <= 1
 
 
+@pytest.mark.long
 def test_the_command_writes_one_clip(tmp_path):
     """By torchrun as it is; elsewhere it and its processes are forked from one that has torch imported."""
     line = "-m zs2.sample --steps 1 --frames 3 --size 16x16 --device cpu --out c.webp"
@@ -181,6 +182,7 @@ def test_the_command_writes_one_clip(tmp_path):
     assert len(re.findall("sampling 1/1", err)) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -280,6 +282,7 @@ def test_processes_with_different_memory_decide_on_one_chunk(clips):
     assert found == [{"here": len(found), "size": len(found), "chunk": 5}] * len(found)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
 def test_what_can_not_be_written_is_said_once(tmp_path):
     line = f"-m zs2.sample --steps 1 --spacing trailing --frames 3 --size 16x16 {PAPER} --device cpu --out c"
@@ -311,6 +314,7 @@ def streaming(folder: Path, *options: str) -> tuple[Forked, list[int]]:
     return run, [int(child) for child in children]
 
 
+@pytest.mark.long
 @linux
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_process_that_dies_ends_all_with_one_line_and_no_clip(tmp_path, victim):
@@ -328,6 +332,7 @@ def test_a_process_that_dies_ends_all_with_one_line_and_no_clip(tmp_path, victim
     assert [file.name for file in tmp_path.iterdir()] == ["long.part"]  # no clip, but its frames
 
 
+@pytest.mark.long
 @linux
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_process_that_is_stopped_ends_all_with_one_line_and_no_clip(tmp_path, victim):

@@ -337,6 +337,7 @@ def test_only_noises_of_their_own_are_measured(paper):
     assert 0.5 < correlations["dnm-search-0.1_tma-0.98"][0] < 1
 
 
+@pytest.mark.long
 def test_shared_work_is_done_once(prompts):
     """One set of weights for all variants; one encoding of each text for all cells and seeds."""
     given = {"preset": ["paper", "lambda", "mu"], "lam": [0.1], "steps": 2, "frames": 2}
@@ -796,6 +797,7 @@ def in_forks(mode: str, folder: Path, count: int, *arguments: str) -> list[int]:
     return json.loads(out)
 
 
+@pytest.mark.long
 @forks
 def test_two_processes_at_once_share_the_work(zs2, here, prompts, narrow):
     line = ["--noise", "dnm", "iid", "shared", "--lam", "0.1", "--attn", "tma", "sa", *BRIEF, "--prompts", prompts]
@@ -811,6 +813,7 @@ def test_two_processes_at_once_share_the_work(zs2, here, prompts, narrow):
 # --- stopping ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @forks
 def test_killed_before_any_change_to_the_folder_and_finished(zs2, here, prompts, narrow):
     """Every change that a clip and its measures take, from the first of all: 24 processes are killed."""
@@ -838,6 +841,7 @@ def test_killed_before_any_change_to_the_folder_and_finished(zs2, here, prompts,
     assert files(here / "s") == whole
 
 
+@pytest.mark.long
 @forks
 def test_killed_at_random_moments_and_finished(zs2, here, prompts, narrow):
     line = [
@@ -889,6 +893,7 @@ def test_killed_at_20_random_moments_of_its_duration_and_finished(here):
     assert files(here / "s") == files(here / "whole")
 
 
+@pytest.mark.long
 @posix
 @pytest.mark.parametrize(("number", "by"), [(signal.SIGINT, ""), (signal.SIGTERM, " by SIGTERM")])
 def test_a_signal_keeps_what_is_finished(zs2, here, prompts, number, by):
