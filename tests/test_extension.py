@@ -91,12 +91,14 @@ def test_chunks_replays_and_streams_are_the_same_clip(here: Path, sampled: Clip)
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without it")
+@pytest.mark.long
 def test_two_processes_make_the_same_clip(here: Path, sampled: Clip) -> None:
     line = ["rose", *SIZE, *KINDS, "--frames", "7", "--chunk", "2", "--out", "two.webp"]
     run(here, "my_sample.py", *line, processes=2)
     near(Clip.open(here / "two.webp").frames, sampled.frames)
 
 
+@pytest.mark.long
 def test_a_study_measures_and_reports_them(here: Path) -> None:
     (here / "prompts.txt").write_text("rose\nrocket\n")
     line = [

@@ -26,6 +26,9 @@ Run = Callable[..., str]
 BRIEF = ("--steps", "1", "--frames", "2", "--size", "16x16")  # the cheapest clip
 
 
+pytestmark = pytest.mark.long
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this tree. It is built from a copy, since a build leaves files behind."""

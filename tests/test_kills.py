@@ -23,6 +23,7 @@ def kill(narrow: Path, folder: Path, *options: str) -> None:
     assert process.returncode == 0, err
 
 
+@pytest.mark.long
 def test_three_kills(narrow, tmp_path):
     kill(narrow, tmp_path, "--seed", "205", "--resumed", "2", "--plain", "1")
 

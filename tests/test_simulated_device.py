@@ -139,6 +139,7 @@ def test_what_crosses_in_a_first_clip(steps: int) -> None:
 
 
 @pytest.mark.parametrize("given", ["sim", "cpu"])
+@pytest.mark.long
 def test_given_latents(given: str) -> None:
     """They are copied once if they are on the CPU, and once more for their digest if they are not."""
     noise = torch.randn(FRAMES, *LATENTS, generator=torch.Generator().manual_seed(7))

@@ -129,6 +129,7 @@ def test_the_parameters_are_the_tensors_of_the_file(original, part):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", torch.bfloat16])
+@pytest.mark.long
 def test_the_dtype_is_that_of_the_networks_and_the_vae_is_float32_for_float16(original, dtype):
     model = load(CHECKPOINT, dtype=dtype)
     want = getattr(torch, str(dtype).removeprefix("torch."))

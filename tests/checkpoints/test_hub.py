@@ -630,6 +630,7 @@ def test_a_download_that_failed_goes_on_with_what_is_missing(hub, fetch):
     )
 
 
+@pytest.mark.long
 def test_what_is_refused_is_told_in_one_line(hub, fetch):
     hub.push("owner/pickles", dummy(names=without(*sets(""))))
     hub.push("owner/flux", dummy(names=[*without("unet"), "transformer/config.json"]))
@@ -672,6 +673,7 @@ def test_a_token_opens_what_its_owner_may_read(hub, fetch):
     assert hub.downloads() == sorted([*SMALL, *sets("")])
 
 
+@pytest.mark.long
 def test_a_hub_that_is_out_of_order(hub, fetch):
     hub.push("owner/model", dummy())
     hub.faults["owner/model"] = [503]
@@ -692,6 +694,7 @@ def test_no_hub_and_nothing_downloaded(hub, fetch):
     assert alone.error.endswith("): check the connection and try again")
 
 
+@pytest.mark.long
 def test_a_cache_that_can_not_be_written(hub, fetch, tmp_path):
     hub.push("owner/model", dummy())
     (tmp_path / "file").touch()

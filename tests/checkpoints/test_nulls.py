@@ -97,6 +97,7 @@ def read(folder: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize(("kind", "file"), FILES, ids=[f"{kind}-{file}" for kind, file in FILES])
+@pytest.mark.long
 def test_a_null_is_what_diffusers_makes_of_it(folders, tmp_path, kind, file):
     """Where the picture stays the same, it is enough that the configuration does."""
     f, wrong, base = fixture(), [], f"{kind}/vae/code" if file.startswith("vae") else f"{kind}/latents"

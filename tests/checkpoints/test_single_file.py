@@ -187,6 +187,7 @@ def test_the_dtype_that_is_asked_for(stored, loaded, dtype, version):
 
 
 @pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.long
 def test_the_command_samples_from_a_file(here, capsys, version):
     """With 49,408 tokens, as CLIP's tokenizer needs."""
     tensors = weights(version)

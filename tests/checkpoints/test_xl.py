@@ -102,6 +102,7 @@ def test_frame_0_is_the_image_of_diffusers(model, reference, number):
     assert_close(latents, reference[f"image {number}/latents"], CLIP)
 
 
+@pytest.mark.long
 def test_every_noise_and_attention_works_unchanged(model, reference):
     """Frame 0 is the same picture whatever the variant, and frame 1 is another."""
     image = reference.config["images"][1]
@@ -154,6 +155,7 @@ def test_conditions_that_are_missing_or_too_many(model):
 
 
 @pytest.mark.parametrize(("dtype", "vae"), [("float16", torch.float32), ("bfloat16", torch.bfloat16)])
+@pytest.mark.long
 def test_half_precision(folder, dtype, vae):
     """XL's VAE is known to overflow float16."""
     half = ZS2.from_pretrained(folder, device="cpu", dtype=dtype)
@@ -257,6 +259,7 @@ def test_what_a_file_predicts(tensors, tmp_path, marks, given, want):
     assert (schedule.prediction_type, schedule.rescale_betas_zero_snr) == want
 
 
+@pytest.mark.long
 def test_the_command_samples_from_a_file(tensors, tmp_path, monkeypatch, capsys):
     """And once more, from what it wrote."""
     monkeypatch.chdir(tmp_path)

@@ -576,6 +576,7 @@ def test_a_disk_that_is_full(here):
 
 @posix
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")
+@pytest.mark.long
 def test_too_little_memory(here):
     """A quarter of a gigabyte more than torch needs to start, too little for a clip of 1200x1200 pixels, which the
     machine itself could hold."""
@@ -713,6 +714,7 @@ def test_attn_sa_alone(tmp_path):
     assert (settings["attn"], settings["mu"], settings["prompt"]) == ("sa", None, EXAMPLE)
 
 
+@pytest.mark.long
 def test_fast_is_short_for_options_of_which_what_is_given_wins(zs2, here):
     short = ("red apple", *BRIEF[2:], "--fast", "--out")
     succeeded(zs2(*short, "a.gif"))
@@ -863,6 +865,7 @@ def test_seeds_and_prompts_make_a_clip_each(zs2, here):
     assert (here / "alone" / "c.gif").read_bytes() == (here / "many" / "c-p2-s4.gif").read_bytes()
 
 
+@pytest.mark.long
 def test_clips_that_are_there_are_left_out(zs2, here):
     """If they were made by the same settings; others are an error, or made again."""
     (here / "prompts.txt").write_text("red apple\nfox face\npanda face\n")
@@ -915,6 +918,7 @@ def test_numbers_of_prompts_sort_as_the_lines(zs2, here):
     assert pictures == sorted(pictures) == [f"c-p{i:02}.png" for i in range(1, 11)]
 
 
+@pytest.mark.long
 def test_travel_is_one_prompt_a_frame_and_the_last_repeats(zs2, here):
     prompts = ["red apple on a black background", "blue star on a white background"]
     (here / "travel.txt").write_text("\n".join(prompts))

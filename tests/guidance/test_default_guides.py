@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
@@ -40,6 +41,7 @@ def judged(frame: NDArray[np.uint8]) -> tuple[str, str]:
     return judge().things[int(thing)], list(COLOURS)[int(colour)]
 
 
+@pytest.mark.long
 def test_a_thing_is_where_its_outline_is():
     rows, columns = np.mgrid[:SIZE, :SIZE]
     discs = np.stack([(rows - y) ** 2 + (columns - x) ** 2 <= RADIUS**2 for y, x in PLACES])
@@ -52,6 +54,7 @@ def test_a_thing_is_where_its_outline_is():
     assert all(judged(frame[None]) == ("tangerine", "blue") for frame in guided)
 
 
+@pytest.mark.long
 def test_an_instruction_changes_what_it_names():
     """Most of the rest stays; where it does not, the figures of the model's card say how often."""
     edit, source = load(f"{DEFAULT_MODEL}-edit"), picture(load(), "red apple on a yellow background")

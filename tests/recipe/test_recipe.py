@@ -463,6 +463,7 @@ def test_the_result_is_a_checkpoint_that_samples(made):
     assert second.sqrt() * model.vae.config.scaling_factor == pytest.approx(1, rel=1e-3)
 
 
+@pytest.mark.long
 def test_a_stage_of_the_unet_goes_on_from_the_one_before_with_more_things(made, loaded, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "bfloat16_cpu", lambda: False)
     first, second = TINY.unet
@@ -499,6 +500,7 @@ def test_a_part_or_stage_that_is_there_is_kept(made, loaded, tmp_path, monkeypat
     assert all(torch.equal(tensor, again[key]) for key, tensor in found.items())
 
 
+@pytest.mark.long
 def test_stopped_after_every_piece_it_ends_with_the_same_weights(made, loaded, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "bfloat16_cpu", lambda: False)
     for _ in range(40):
@@ -861,6 +863,7 @@ def test_a_tokenizer_that_is_there_stays(tmp_path):
     assert again.backend.get_vocab() == first.backend.get_vocab()
 
 
+@pytest.mark.long
 def test_clip_learns_which_caption_is_true(loaded, tmp_path):
     settings = replace(TINY, clip_width=64, clip_projection=32, clip=Schedule(60, 16, 2e-3, 10, average=0.9))
     tokenizer = recipe.bpe.learn(NAMES, tmp_path)
@@ -1153,6 +1156,7 @@ def test_edits_that_are_right_are_seen_to_be(with_guides, loaded, monkeypatch):
     assert found["place, IoU, edited"] == found["place, IoU, rendered"]
 
 
+@pytest.mark.long
 def test_figures_of_guides_that_know_nothing(with_guides, own, tmp_path, monkeypatch, capsys):
     """The command, with the tiny models: it finds out what each folder is, and each prompt has its own input."""
     monkeypatch.setattr(measure, "STEPS", 2)
@@ -1230,6 +1234,7 @@ def test_options_that_the_pictures_can_t_have(line, words, tmp_path, monkeypatch
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_scenes_that_are_noised_come_back(monkeypatch):
     """The more of the steps are noise, the less they are like themselves."""
     names, model = pictures.things(), ZS2.from_pretrained(CHECKPOINT, attn="sa", noise="iid", device="cpu")

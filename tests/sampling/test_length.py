@@ -90,7 +90,12 @@ def test_chunks_that_can_not_be_meant(chunk, message):
 
 @pytest.mark.parametrize(
     "variant",
-    [*({"attn": attn} for attn in ATTENTION_KINDS), {"noise": "mixed"}, {"noise": "text2video-zero", "attn": "tma"}],
+    [
+        {"attn": "tma"},
+        {"noise": "text2video-zero", "attn": "tma"},
+        *(pytest.param({"attn": attn}, marks=pytest.mark.long) for attn in ATTENTION_KINDS if attn != "tma"),
+        pytest.param({"noise": "mixed"}, marks=pytest.mark.long),
+    ],
     ids=str,
 )
 def test_a_stream_begins_with_the_frames_of_the_clip(model, variant):

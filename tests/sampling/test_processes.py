@@ -137,6 +137,7 @@ def clips(request: pytest.FixtureRequest, narrow: Path, tmp_path_factory: pytest
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-6), ("float32", 1e-5)])
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.long
 def test_the_clip_is_that_of_one_process(clips, narrow, dtype, tolerance):
     """Seven frames, two a process: the last chunk leaves some processes without any.
 

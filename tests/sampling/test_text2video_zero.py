@@ -66,7 +66,9 @@ def test_there_is_a_place_in_any_number_of_steps(steps):
     assert 0 <= t0 < t1 < steps
 
 
-@pytest.mark.parametrize("attn", ATTENTION_KINDS)
+@pytest.mark.parametrize(
+    "attn", [attn if attn == "tma" else pytest.param(attn, marks=pytest.mark.long) for attn in ATTENTION_KINDS]
+)
 def test_frame_0_is_the_image_of_the_model_with_any_attention(model, attn):
     plain = model.variant(attn="sa", noise="iid").latents(PROMPT, frames=1, steps=6, seed=2, **SMALL)
     clip = model.variant(attn=attn).latents(PROMPT, frames=3, steps=6, seed=2, **SMALL)
@@ -158,6 +160,7 @@ def test_settings_without_effect_are_told(model, name, value):
         model.variant(lam=0.3)
 
 
+@pytest.mark.long
 def test_the_command_and_its_replay(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["--noise", "text2video-zero", "--attn", "cfa", "--motion=-30,60", "--frames", "3", "--steps", "6"]

@@ -287,6 +287,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_the_preset_paper(paper):
     study = Study.read(paper)
     assert names(paper) == names(paper, "measures") == sorted(job.name for job in study.jobs())
@@ -489,6 +490,7 @@ def test_what_is_there_is_not_made_again(zs2, copy, two):
     assert files(copy) == files(two)
 
 
+@pytest.mark.long
 def test_a_study_grows_and_is_as_if_made_at_once(zs2, here, prompts):
     (here / "one.txt").write_text("red apple\n")
     succeeded(zs2("--noise", "dnm", "--lam", "0.1", *BRIEF, "--seeds", "0", "--prompts", "one.txt"))

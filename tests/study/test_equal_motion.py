@@ -108,6 +108,7 @@ def test_a_clip_that_can_not_be_asked_for(line, words, capsys):
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_study_at_equal_motion_is_searched_once_and_ranked(tmp_path: Path, capsys):
     prompts, out = tmp_path / "p.txt", tmp_path / "study"
     prompts.write_text("rose\nrocket\n")
