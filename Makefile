@@ -47,7 +47,7 @@ weights: $(READY)  ## train a checkpoint: out/recipe (QUICK=1: in minutes: out/r
 test: $(READY)  ## run the everyday tests, in two processes: three to five minutes on two cores
 	@$(RUN) tests/run.py
 
-test-long: $(READY)  ## run the tests that take seconds each: two to three minutes more; CI runs them, too
+test-long: $(READY)  ## run the tests that take seconds each: two to four minutes more; CI runs them, too
 	@$(RUN) tests/run.py -m "long and not slow"
 
 test-slow: $(READY)  ## run the tests that take minutes each

@@ -111,10 +111,13 @@ def edit(args: argparse.Namespace) -> tuple[Frames, Frames]:
 
 
 def first_frame(args: argparse.Namespace) -> tuple[Frames, Frames]:
-    """A picture, repeated, and the clip that it is frame 0 of."""
+    """A picture, repeated, and the clip that it is frame 0 of. The thing is as large as those that the model learnt."""
     model = load(args.model)
     moving, shown = drawn(args, side(model))
-    picture = as_bytes(scenes.render(moving[:1], shown, side(model)))
+    large = torch.full((1, 16), 0.5)
+    large[:, 1] = 0.9
+    one = scenes.Scenes(moving.thing[:1], moving.background[:1], moving.look[:1], large)
+    picture = as_bytes(scenes.render(one, shown, side(model)))
     return picture.repeat(args.frames, axis=0), sampled(args, model, prompt(args), first_frame=picture[0])
 
 
