@@ -25,6 +25,7 @@ from fixtures.prompts import random_prompts
 from fixtures.reference import noise, over_frames, set_attention
 from fixtures.store import scramble
 from helpers import CHECKPOINT, MODULE, Fixture, assert_close, assert_same_picture
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -289,6 +290,48 @@ def test_controlnet_of_full_size(family: str, scratch: Path) -> None:
             got, _ = control(x, T, context, control.encode_hints(hints), frames=FRAMES, scale=0.7)
             for one, other in zip((*got.skips, got.middle), (*want[attn][0], want[attn][1]), strict=True):
                 assert_close(one, other, MODULE)
+
+
+def test_an_editing_model_of_full_size(scratch: Path) -> None:
+    """The latents of InstructPix2Pix's pipeline, from a picture and an instruction, and the picture."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    unet_config, text_config, schedule = FAMILIES["sd15"]
+    tokenizer = CLIPTokenizer.from_pretrained(CHECKPOINT / "tokenizer")
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text_config = text_config | {"vocab_size": len(tokenizer), **ends}
+    pipeline = StableDiffusionInstructPix2PixPipeline(
+        unet=scramble(UNet2DConditionModel(**unet_config | {"in_channels": 8}), 10),
+        vae=scramble(AutoencoderKL(**VAE), 11),
+        text_encoder=scramble(CLIPTextModel(CLIPTextConfig(**text_config)), 12),
+        tokenizer=tokenizer,
+        scheduler=DDIMScheduler(**schedule),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(scratch)
+    source = torch.randint(256, (128, 192, 3), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    kept: list[Tensor] = []
+    picture = pipeline(
+        "make it golden",
+        image=Image.fromarray(source.numpy()),
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        image_guidance_scale=1.5,
+        generator=torch.Generator().manual_seed(5),
+        output_type="np",
+        callback_on_step_end=lambda pipe, i, t, values: kept.append(values["latents"].clone()) or {},
+    ).images[0]
+    del pipeline
+    gc.collect()
+    model = ZS2.from_pretrained(scratch, attn="sa", noise="iid", device="cpu")
+    asked = {"source": source.numpy(), "frames": 1, "steps": 2, "guidance": 4.0, "image_guidance": 1.5, "seed": 5}
+    got = model.latents("make it golden", **asked, width=192, height=128)
+    assert_close(got, kept[-1], MODULE)
+    want = torch.from_numpy((picture * 255).round().astype("uint8"))
+    assert_same_picture(torch.from_numpy(model.decode(got))[0], want)
 
 
 def xl_outputs(folder: Path, given: dict[str, Tensor]) -> dict[str, Tensor]:
