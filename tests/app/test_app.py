@@ -197,6 +197,7 @@ def test_a_larger_clip_than_the_page_allows_is_refused(options: dict[str, Any], 
     ("limits", "words"),
     [(Limits(frames=2), "frames is 8"), (Limits(steps=2), "steps is "), (Limits(size=8), f"width is {SIDE}")],
 )
+@pytest.mark.long
 def test_what_a_visitor_leaves_to_the_checkpoint_is_limited_too(
     studio: Studio, limits: Limits, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,6 +354,7 @@ def test_a_clip_by_a_controlnet(steered: Studio, tmp_path: Path, monkeypatch: py
     assert found.options["control_scale"] == [2.0]
 
 
+@pytest.mark.long
 def test_clips_of_a_model_with_a_base_are_measured_by_the_bases_clip(studio: Studio, tmp_path: Path) -> None:
     (tmp_path / "zs2.json").write_text(json.dumps({"base": CHECKPOINT.name}))
     mine, base = Loaded(str(tmp_path), studio.loaded(MODEL).model), studio.loaded(MODEL)

@@ -849,6 +849,7 @@ def test_a_random_seed_is_said_and_recorded(zs2, here, asked):
     assert (here / "again.webp").read_bytes() == (here / f"a{suffix}.webp").read_bytes()
 
 
+@pytest.mark.long
 def test_seeds_and_prompts_make_a_clip_each(zs2, here):
     (here / "prompts.txt").write_text("\ufeffred apple\r\n\r\n  blue star  \r\n", encoding="utf-8")
     line = "--prompts prompts.txt --seed 3..4,9 --no-sheet --out many/c.gif"

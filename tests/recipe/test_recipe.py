@@ -424,6 +424,7 @@ def no_curves():
 
 
 @pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
+@pytest.mark.long
 def test_curves_show_what_was_logged(tmp_path):
     for part, keys in (("vae", ("loss", "pixels")), ("unet", ("loss",))):
         lines = [{"step": i, "seconds": 1.0, "rate": 0.1, **dict.fromkeys(keys, 1 / i)} for i in (1, 2, 3)]
@@ -609,6 +610,7 @@ def test_instructions_come_to_act_as_captions_do(more, left):
 
 
 @pytest.mark.parametrize("command", recipe.GUIDED)
+@pytest.mark.long
 def test_stopped_they_end_with_the_same_weights_and_leave_the_checkpoint(command, with_guides, made, own, tmp_path):
     before = weights(made)
     for _ in range(20):
@@ -1025,6 +1027,7 @@ def test_figures_of_a_vae_alone_need_no_other_part(made, own, tmp_path, monkeypa
     assert np.array_equal(sheet[:SIZE, :SIZE], measure.as_bytes(drawn)[0])
 
 
+@pytest.mark.long
 def test_a_decoder_whose_numbers_grow_is_made_to_fit_float16(made):
     vae = autoencoder.load(made / "checkpoint")
     z = torch.randn(3, vae.config.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))

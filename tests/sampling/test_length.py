@@ -168,6 +168,7 @@ def test_a_frame_decoded_in_tiles_is_near_the_whole(model):
     assert (tiles - whole).square().mean().sqrt() < 0.2 * whole.std()
 
 
+@pytest.mark.long
 def test_only_large_frames_are_decoded_in_tiles_and_that_is_said(exact):
     z = torch.zeros(1, LATENTS[0], 1024 // REDUCTION + 1, 1024 // REDUCTION)
     with pytest.warns(

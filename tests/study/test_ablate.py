@@ -579,6 +579,7 @@ def add_clip(folder: Path) -> None:
         shutil.copytree(CHECKPOINT / part, folder / part)
 
 
+@pytest.mark.long
 def test_a_study_of_a_model_in_a_folder_goes_on_wherever_that_is(zs2, here, folder):
     add_clip(folder)
     succeeded(zs2(*TWO, "--model", str(folder)))
@@ -776,6 +777,7 @@ def test_a_wrong_environment_of_torchrun(zs2, here, monkeypatch):
     assert files(here) == {}
 
 
+@pytest.mark.long
 def test_the_bytes_do_not_depend_on_the_threads_of_later_processes(zs2, here):
     """torchrun tells each process to compute with one thread, and the last bits depend on their number."""
     try:
@@ -947,6 +949,7 @@ FULL = """if True:
 
 
 @posix
+@pytest.mark.long
 def test_a_disk_that_is_full(zs2, here, prompts):
     """No file may be longer than 3000 bytes: study.json is shorter, but a clip of 64×64 is not."""
     line = [*TWO, "--size", "64x64", "--prompts", prompts]
