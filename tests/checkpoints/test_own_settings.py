@@ -168,10 +168,8 @@ def test_an_editing_model_says_how_much_its_source_counts(tmp_path, here, capsys
     assert model.own_settings.summary(["guidance", "image_guidance"]).endswith(
         "guidance 4, image guidance 4.5 (zs2.json)"
     )
-    picture, brief = (
-        np.zeros((16, 16, 3), np.uint8),
-        {"frames": 1, "steps": 2, "height": 16, "width": 16, "spacing": "trailing"},
-    )
+    picture = np.zeros((16, 16, 3), np.uint8)
+    brief = {"frames": 1, "steps": 2, "height": 16, "width": 16, "spacing": "trailing"}
     made = model("rose", source=picture, **brief)
     assert (made.settings["guidance"], made.settings["image_guidance"]) == (4.0, 4.5)
     assert np.array_equal(made.frames, model("rose", source=picture, guidance=4, image_guidance=4.5, **brief).frames)
@@ -180,27 +178,22 @@ def test_an_editing_model_says_how_much_its_source_counts(tmp_path, here, capsys
         model("rose", source=picture, guidance=1, **brief)
     with pytest.warns(UserWarning, match="image_guidance has no effect at guidance 1"):
         model("rose", source=picture, guidance=1, image_guidance=2, **brief)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", "guidance has no effect")
-        assert model._request("model()", "rose", source=picture, image_guidance=0.5, **brief).guidance == 7.5
     Image.fromarray(picture).save("picture.png")
-    line = [
-        "rose",
-        *BRIEF,
-        "--source",
-        "picture.png",
-        "--size",
-        "16x16",
-        "--spacing",
-        "trailing",
-        "--model",
-        str(folder),
-    ]
+    line = ["rose", *BRIEF, "--source", "picture.png", "--model", str(folder)]
     for words, note in (([], "guidance 4, image guidance 4.5"), (["--guidance", "1"], None)):
         assert sample([*line, *words, "--out", "a.webp", "--overwrite"]) == 0
         said = capsys.readouterr().err
         assert (f"edit's own settings: {note} (zs2.json)" if note else "") in said
         assert ("image" in said) == (note is not None)
+
+
+def test_an_option_without_effect_changes_no_other(write):
+    """An image guidance on a model that does not edit leaves it its own guidance, and what is no number is an error."""
+    model = ZS2.from_pretrained(write(steps=3, guidance=2.0))
+    request = model._request("model()", "rose", image_guidance=0.5)
+    assert (request.steps, request.guidance, request.image_guidance) == (3, 2.0, 0.5)
+    with pytest.raises(InputError, match="image_guidance is 'much'"):
+        model._request("model()", "rose", image_guidance="much")
 
 
 def test_without_it_they_are_the_papers(folder):

@@ -100,9 +100,8 @@ class OwnSettings:
         return {name: value for name in OF_REQUEST if (value := getattr(self, name)) is not None}
 
     def request_with(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The same without a guidance that these options, which are given, leave without effect."""
-        idle = "image_guidance" if options.get("guidance") == 1 else ""
-        idle = "guidance" if options.get("image_guidance", 1) < 1 else idle
+        """The same for these options, which are given: at guidance 1, an image guidance has no effect."""
+        idle = "image_guidance" if options.get("guidance") == 1 else None
         return {name: value for name, value in self.request.items() if name != idle}
 
     @property
