@@ -112,6 +112,7 @@ def without(file: Path, *names: str) -> None:
         save_file(load_file(file), file, {"frames": "4", "settings": content})
 
 
+@pytest.mark.long
 def test_a_stream_from_before_a_setting_goes_on_but_not_one_of_another_revision(run, here, before_step):
     line = (*STREAM, "--out", "c", "--resumable", "--no-sheet")
     succeeded(run(*line, "--out", "whole/c"))

@@ -481,12 +481,14 @@ def command(*arguments: object, cwd: Path, **environment: str) -> subprocess.Com
     return subprocess.run(words, cwd=cwd, env=env, capture_output=True, encoding="utf-8", timeout=600)
 
 
+@pytest.mark.long
 def test_as_a_command_beside_the_clip(made):
     done = command("-m", "zs2.metrics", "apple.webp", cwd=made)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1].endswith("  apple.webp")
 
 
+@pytest.mark.long
 def test_a_clip_of_another_model_asks_for_openais(made, tmp_path):
     clip = Clip.open(made / "apple.webp")
     Clip(clip.frames, settings=clip.settings | {"model": "mine"}).save(tmp_path / "mine.webp")

@@ -301,6 +301,7 @@ def test_the_preset_paper(paper):
         assert ("frozen" in record) == cell.frozen
 
 
+@pytest.mark.long
 def test_how_is_sampled_reaches_every_clip_and_the_report(zs2, here):
     line = "--noise dnm iid --lam 0.1 --frames 2 --size 16x16 --steps 4 --seeds 0 --sampler dpm++ --deep-cache 2"
     succeeded(zs2(*line.split(), "--guidance-interval", "0,0.5"))
@@ -981,6 +982,7 @@ def test_a_clip_of_nan_is_left_out_and_reported_and_the_others_are_made(zs2, her
     assert "left to make" not in result.out
 
 
+@pytest.mark.long
 def test_without_a_clip_that_scores_the_clips_are_made_and_measured_later(zs2, here, folder, tmp_path, monkeypatch):
     """A model without image_encoder/, and no network."""
     from huggingface_hub import constants

@@ -147,6 +147,7 @@ def test_a_still_clip_has_no_rank_at_equal_motion(tmp_path: Path):
     assert not any(EQUAL_MOTION in one.presets for one in own)
 
 
+@pytest.mark.long
 def test_a_search_for_other_settings_is_not_taken_up(tmp_path: Path, monkeypatch, capsys):
     prompts, out = tmp_path / "p.txt", tmp_path / "study"
     prompts.write_text("rose\n")

@@ -83,6 +83,7 @@ def test_the_vae_is_float32_for_float16_unless_its_configuration_says_that_it_do
 
 @simulated
 @pytest.mark.parametrize("stored", ["float16", "bfloat16"])
+@pytest.mark.long
 def test_on_a_device_the_file_decides_which_half(narrow: Path, tmp_path: Path, stored: str) -> None:
     folder = shutil.copytree(narrow, tmp_path / "model")
     converted(folder, "unet", getattr(torch, stored))
@@ -101,6 +102,7 @@ def test_on_a_device_the_file_decides_which_half(narrow: Path, tmp_path: Path, s
 
 
 @simulated
+@pytest.mark.long
 def test_the_command_says_what_auto_chose_and_a_replay_has_it(
     narrow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
