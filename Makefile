@@ -107,9 +107,13 @@ bench-length: $(READY)  ## what a long clip costs: memory, speed, and scaling ov
 	@$(RUN) benchmarks/length.py speed
 	@$(RUN) benchmarks/scaling.py
 
-STUDIES := reproduce motion frequencies levels steps seeds
+STUDIES := reproduce motion-closed motion-open frequencies levels steps seeds edges edit
+CUPCAKE := "cupcake on a pink background" --seed 3 --steps 10 --out out/cupcake.webp
 
 bench-findings: $(READY)  ## the studies behind the findings, their reports, and the figures of docs/questions.md: hours
+	@$(RUN) -m pip install -q -e ".[recipe]"
+	@test -e out/ring.webp || $(RUN) benchmarks/guided.py outline --thing "soccer ball" --out out/ring.webp
+	@test -e out/cupcake.webp || $(RUN) -m zs2.sample $(CUPCAKE)
 	@for study in $(STUDIES); do $(RUN) -m zs2.ablate benchmarks/studies/$$study.toml || exit; done
 	@for study in $(filter-out steps seeds,$(STUDIES)); do $(RUN) -m zs2.report out/$$study || exit; done
 	@$(RUN) benchmarks/questions.py drift --each 2 --csv docs/data/drift.csv --plot docs/drift.svg --sheet docs/drift.webp

@@ -133,9 +133,17 @@ def test_votes(questions, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "clips"), [("reproduce", 400), ("motion", 576), ("frequencies", 256), ("levels", 160), ("steps", 128)]
+    ("name", "clips"),
+    [
+        ("reproduce", 400),
+        ("motion-closed", 144),
+        ("motion-open", 144),
+        ("frequencies", 256),
+        ("levels", 160),
+        ("steps", 128),
+    ],
 )
 def test_the_studies_can_be_planned(name, clips):
-    """Each is a file of options for zs2.ablate, of so many clips on 16 prompts."""
+    """Each is a file of options for zs2.ablate, of so many clips on 16 prompts, or on the 8 of a set."""
     study = plan(with_file({"file": str(TESTS.parent / "benchmarks" / "studies" / f"{name}.toml")}), None)
     assert len(list(study.jobs())) == clips

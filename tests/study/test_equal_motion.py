@@ -24,6 +24,7 @@ from zs2.sample import main as sample
 from zs2.study.cells import paper
 from zs2.study.equal_motion import SEARCH, _search_of, at_equal_motion
 from zs2.study.inputs import Inputs
+from zs2.study.prompts import Prompt
 from zs2.study.results import EQUAL_MOTION, Results
 from zs2.study.study import Study
 from zs2.video.clip import Clip
@@ -172,6 +173,22 @@ def test_a_search_of_another_revision_is_another_one(tmp_path: Path):
     one, two, three = (_search_of(replace(study, revision=revision)) for revision in (None, 1, 2))
     assert one != two != three != one
     assert _search_of(replace(study, cells=paper()[:2])) == _search_of(study)
+
+
+@pytest.mark.parametrize(
+    ("sets", "taken"),
+    [
+        ("cccccccc", [0, 1, 2, 3]),
+        ("cccccooooo", [0, 1, 5, 6]),
+        ("occccc", [0, 1, 2, 3]),
+        ("abbbcc", [0, 1, 2, 4]),
+        ("co", [0, 1]),
+    ],
+)
+def test_the_prompts_of_a_search_are_of_all_sets(sets: str, taken: list[int], tmp_path: Path):
+    prompts = [Prompt(f"thing {i}", name) for i, name in enumerate(sets)]
+    study = made_up_study(tmp_path, paper()[:1], lambda job: {"motion": 0.0}, prompts)
+    assert _search_of(study)["prompts"] == [str(prompts[i]) for i in taken]
 
 
 @pytest.mark.parametrize(

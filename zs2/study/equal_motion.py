@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from zs2.system.atomic import write_json
 from zs2.system.json_files import read_json
 from zs2.video.formats import Frames
 
-PROMPTS = 4  # of the study, for the search; of its first seed
+PROMPTS = 4  # of the study, for the search: of each set in turn, with the first seed
 SEARCH = "search"  # the key in motion.json of what the search was for
 OWN_MOTION = ", own motion"  # what a label adds
 
@@ -82,9 +83,21 @@ def _check_same_target(file: Path, known: dict[str, Any], target: float) -> None
 
 def _search_of(study: Study) -> dict[str, Any]:
     """What a search depends on: the settings of all clips, the prompts and the seed that it takes, the revision."""
-    prompts = [str(prompt) for prompt in study.prompts[:PROMPTS]]
+    prompts = [str(study.prompts[i]) for i in _prompts_of(study)]
     search = study.fixed | {"prompts": prompts, "seed": study.seeds[0], "revision": study.revision}
     return dict(json.loads(json.dumps(search)))
+
+
+def _prompts_of(study: Study) -> list[int]:
+    """The prompts of a search, by their numbers: the first of each set, then the second of each, and so on.
+
+    A set that the search left out would stand at another motion: open prompts move more than closed ones without TMA.
+    """
+    sets: dict[str, list[int]] = {}
+    for number, prompt in enumerate(study.prompts):
+        sets.setdefault(prompt.set, []).append(number)
+    turns = (number for turn in zip_longest(*sets.values()) for number in turn if number is not None)
+    return sorted(islice(turns, PROMPTS))
 
 
 def _difference(before: object, now: dict[str, Any]) -> str:
@@ -96,7 +109,7 @@ def _difference(before: object, now: dict[str, Any]) -> str:
 
 def _search(study: Study, model: ZS2, one: Cell, name: str, target: float, inputs: Inputs) -> dict[str, Any] | None:
     """What was found for a cell, as it is stored; None if it can't reach the target."""
-    prompts = range(min(PROMPTS, len(study.prompts)))
+    prompts = _prompts_of(study)
 
     def make(value: float) -> Iterator[Frames]:
         variant = model.variant(**one.method | {name: value})
