@@ -4,7 +4,8 @@
     python benchmarks/excerpts.py --check     change nothing; exit with 1 if a table is out of date
 
 A comment before a table says where its rows are from: the CSV's columns in the table's order, and which rows. A `+`
-shows the signs of a column. Values are separated by `|`, and the rows come in their order:
+shows the signs of a column, and `mean (low … high)` three columns in one cell, the latter two where they are not empty.
+Values are separated by `|`, and the rows come in their order:
 
     <!-- data/ablation.csv: variant, mean, +difference, low, high; prompts = open; variant = A | B -->
 
@@ -29,6 +30,7 @@ DOCS = ROOT / "docs"
 PAGES = ("README.md", "docs/*.md", "weights/*/README.md")
 NAMED = re.compile(r"<!-- (\$\w+) = ([^>]*?) -->")
 BEGUN = re.compile(r"<!-- data/[^>]*>?")
+JOINED = re.compile(r"(.*?) \((.*?) … (.*?)\)")
 TABLE = re.compile(r"(<!-- (data/[\w-]+\.csv): ([^>]*?) -->\n+(?:\|.*\n){2})((?:\|.*\n)*)")
 
 
@@ -36,6 +38,18 @@ def shown(text: str, signed: bool = False) -> str:
     """A cell of a CSV as a document shows it."""
     plus = "+" if signed and re.match(r"[\d.]*[1-9]", text) else ""
     return plus + re.sub(r"^-(?=[\d.])", "−", text).replace("|", r"\|")
+
+
+def _columns(column: str) -> Sequence[str]:
+    """The columns of the CSV that a table's column shows: one, or three as `mean (low … high)`."""
+    joined = JOINED.fullmatch(column)
+    return [column] if joined is None else joined.groups()
+
+
+def _cell(row: dict[str, str], column: str) -> str:
+    """A cell of a document's table."""
+    value, *ends = (shown(row[one.lstrip("+")], one.startswith("+")) for one in _columns(column))
+    return f"{value} ({ends[0]} … {ends[1]})" if any(ends) else value
 
 
 def rows(folder: Path, name: str, what: str) -> list[str]:
@@ -47,7 +61,8 @@ def rows(folder: Path, name: str, what: str) -> list[str]:
     head, found = read(folder / name, name)
     columns, *conditions = (part.strip() for part in " ".join(what.split()).split(";"))
     names = [column.strip() for column in columns.split(",")]
-    for column in (*(one.lstrip("+") for one in names), *(one.split("=")[0].strip() for one in conditions)):
+    single = [part for one in names for part in _columns(one)]
+    for column in (*(one.lstrip("+") for one in single), *(one.split("=")[0].strip() for one in conditions)):
         if column not in head:
             raise InputError(f"{name} has no column {column!r}, only {', '.join(head)}")
     for condition in conditions:
@@ -59,7 +74,7 @@ def rows(folder: Path, name: str, what: str) -> list[str]:
         if missing:
             raise InputError(f"{name}: no row has {column} = {missing[0]}")
         found = sorted((row for row in found if row[column] in wanted), key=lambda row: wanted.index(row[column]))
-    cells = ([shown(row[one.lstrip("+")], one.startswith("+")) for one in names] for row in found)
+    cells = ([_cell(row, one) for one in names] for row in found)
     return [f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in line)}|\n" for line in cells]
 
 

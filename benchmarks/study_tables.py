@@ -2,10 +2,13 @@
 
     python benchmarks/study_tables.py out/study                    docs/data/ablation.csv, sweep-lambda.csv, …
     python benchmarks/study_tables.py out/study --out out/tables   into another folder
+    python benchmarks/study_tables.py out/levels --compare levels  docs/data/levels.csv alone: a row for each variant
 
 `ablation.csv` has the differences of `zs2 report`, rounded as its tables are; `noise-correlation.csv` has the
 correlation of consecutive noises. In the sweeps, each row is a value of λ or μ, with the mean motion of the authors'
-clips and of each set of prompts. `python benchmarks/excerpts.py` then fills the page's tables.
+clips and of each set of prompts. With `--compare`, a row has the means of a variant by a few metrics, and the paired
+differences to the reference; a study of the preset `reproduce` has its table of experiments, too. `python
+benchmarks/excerpts.py` then fills the page's tables.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from zs2.reporting.experiments import experiment_rows
 from zs2.reporting.numbers import columns, number
 from zs2.reporting.tables import mark, noise_rows
-from zs2.study.results import Results, Sweep, sweeps
+from zs2.study.results import Entry, Results, Sweep, sweeps
 from zs2.study.stats import Estimate
 from zs2.system.atomic import write_text
 
@@ -34,6 +38,7 @@ DIFFERENCES = (
     "high",
     "difference_seen",
 )
+COMPARED = ("motion", "clip-score", "clip-first", "ms-ssim", "flow-warp-error")  # by --compare
 NAMES = {"λ": ("lambda", "lam"), "μ": ("mu", "mu")}
 
 
@@ -104,6 +109,28 @@ def tables(results: Results) -> dict[str, str]:
     return made | {"rank-correlation": table(("sweep", "prompts", "spearman", "low", "high"), ranks)}
 
 
+def compared(results: Results, name: str) -> dict[str, str]:
+    """The CSVs of `--compare NAME`: the variants, and the experiments of a study that has those."""
+    metrics = [metric for metric in COMPARED if metric in results.metrics]
+    ends = ("", "_rank", "_difference", "_low", "_high")
+    head = ("prompts", "variant", *(f"{metric}{end}" for metric in metrics for end in ends))
+    rows = []
+    for prompts, found in results.tables.items():
+        for row in found:
+            entries = dict(zip(results.metrics, row.entries, strict=True))
+            rows.append((prompts, row.cell.label, *(cell for metric in metrics for cell in _cells(entries[metric]))))
+    made = {name: table(head, rows)}
+    if experiments := experiment_rows(results):
+        made[f"{name}-experiments"] = table(("experiment", "done", "showed"), experiments)
+    return made
+
+
+def _cells(entry: Entry) -> Iterable[str]:
+    """The mean, the rank at equal motion, and the difference with its interval, each as far as it is there."""
+    yield from (plain(number(entry.value and entry.value.value)), "" if entry.rank is None else str(entry.rank))
+    yield from figures(entry.change)
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Rows as CSV."""
     text = io.StringIO()
@@ -115,9 +142,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("study", type=Path)
     p.add_argument("--out", type=Path, default=Path("docs/data"), metavar="DIR")
+    p.add_argument("--compare", metavar="NAME", help="write NAME.csv instead: a row for each variant")
     args = p.parse_args(argv)
+    results = Results.read(args.study)
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, text in tables(Results.read(args.study)).items():
+    for name, text in (compared(results, args.compare) if args.compare else tables(results)).items():
         file = args.out / f"{name}.csv"
         write_text(file, text)
         print(file)

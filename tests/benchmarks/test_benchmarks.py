@@ -8,17 +8,21 @@ import math
 import runpy
 import shlex
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from helpers import TESTS, benchmark
+from studies import made_up_study
 
 from zs2.reporting import numbers
 from zs2.sampling.request import Request
 from zs2.sampling.solver import SOLVERS
-from zs2.study.cells import AUTHORS
+from zs2.study.cells import AUTHORS, preset
+from zs2.study.prompts import Prompt
 from zs2.study.results import Results, sweeps
+from zs2.study.study import Job
 
 
 @pytest.fixture
@@ -145,3 +149,34 @@ def test_the_tables_of_a_study_are_those_of_its_report(tmp_path):
         rows = {(row["noise"], row["lam"]): row for row in csv.DictReader(file)}
     assert float(rows["dnm", "0.1"]["theory"]) == pytest.approx(1 - 0.1 / math.e**0.5, abs=1e-4)
     assert abs(float(rows["dnm", "0.1"]["measured"]) - float(rows["dnm", "0.1"]["theory"])) < 0.1
+
+
+def test_variants_are_compared_as_in_the_report(tmp_path):
+    """A row for each set and variant, with means, ranks and differences; and the experiments of `reproduce`."""
+    names = ("motion", "clip-score", "clip-first")
+
+    def measure(job: Job) -> dict[str, float]:
+        change = (job.cell.attn == "sa") * (1 + job.prompt / 10)
+        return dict(zip(names, (0.03, 70 - change, 1 - change / 10), strict=True))
+
+    prompts = [Prompt(f"thing {i}") for i in range(6)]
+    cells = [replace(one, presets=("motion", "reproduce")) for one in preset("motion")]
+    made_up_study(tmp_path / "study", cells, measure, prompts, (0,))
+    benchmark("study_tables").main([str(tmp_path / "study"), "--compare", "even", "--out", str(tmp_path / "tables")])
+    assert {file.name for file in (tmp_path / "tables").iterdir()} == {"even.csv", "even-experiments.csv"}
+    with (tmp_path / "tables" / "even.csv").open() as file:
+        rows = [*csv.DictReader(file)]
+    assert rows[0]["variant"] == cells[0].label
+    for row, cell in zip(rows, cells, strict=True):
+        is_sa = cell.attn == "sa"
+        assert row["clip-score"] == ("68.75" if is_sa else "70.00")
+        assert row["clip-first_rank"] == (str(len(cells)) if is_sa else "1")
+        change = row["clip-score_difference"]
+        assert change == "" if cell is cells[0] else float(change) == pytest.approx(-1.25 * is_sa)
+        if is_sa:
+            assert -1.5 <= float(row["clip-score_low"]) < -1.25 < float(row["clip-score_high"]) <= -1
+    with (tmp_path / "tables" / "even-experiments.csv").open() as file:
+        done = {row["experiment"]: (row["done"], row["showed"]) for row in csv.DictReader(file)}
+    assert done["momentum → self-attention"][0] == "yes"
+    assert "CLIP score falls" in done["momentum → self-attention"][1]
+    assert done["per-frame DDIM"][0] == "no"

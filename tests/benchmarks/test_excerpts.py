@@ -38,9 +38,16 @@ def test_a_table_is_filled(folder: Path, what: str, rows: list[str]):
     assert excerpts.filled(page, folder) == page.replace("| old | 3 |\n", table)
 
 
+def test_three_columns_in_one_cell(folder: Path):
+    (folder / "data" / "c.csv").write_text("name,mean,low,high\nx,2,-0.5,0.25\ny,1,,\n")
+    page = f"<!-- data/c.csv: name, mean (+low … +high) -->\n\n{HEAD}| old | 3 |\n"
+    assert excerpts.filled(page, folder).endswith(f"{HEAD}| x | 2 (−0.5 … +0.25) |\n| y | 1 |\n")
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [
+        ("name, value (low … high)", "a-b.csv has no column 'low', only name, set, value"),
         ("name, size", "a-b.csv has no column 'size', only name, set, value"),
         ("name, value; set = other", "a-b.csv: no row has set = other"),
         ("name, value; set = $which", "a-b.csv: no row has set = $which"),
