@@ -15,6 +15,7 @@ from studies import PROMPTS, SCRIPT, colour, made_up_study, real_study
 from zs2.evaluation.metrics import METRICS
 from zs2.report import main
 from zs2.study.cells import PRESETS, merge, preset
+from zs2.study.prompts import Prompt
 from zs2.study.study import Job, Study
 
 pytestmark = pytest.mark.page
@@ -176,6 +177,22 @@ def large(tmp_path_factory) -> Path:
     return folder / "report.html"
 
 
+@pytest.fixture(scope="module")
+def close(tmp_path_factory) -> Path:
+    """The page of a study with intervals, of differences that take six decimals."""
+    folder = tmp_path_factory.mktemp("close") / "study"
+    cells = preset("paper")
+
+    def measure(job: Job) -> dict[str, float]:
+        return {
+            metric.name: 0.04 - 0.00041 * cells.index(job.cell) * (1 + job.prompt / 7) for metric in METRICS.values()
+        }
+
+    made_up_study(folder, cells, measure, [Prompt(f"thing {i}") for i in range(6)], seeds=(0,))
+    assert main([str(folder)]) == 0
+    return folder / "report.html"
+
+
 def sideways(tab: Any) -> list[str]:
     """What must be scrolled sideways to be read: the page, or the box of a table."""
     return tab.evaluate("""() => [document.documentElement, ...document.querySelectorAll(".wide")]
@@ -184,8 +201,9 @@ def sideways(tab: Any) -> list[str]:
 
 @pytest.mark.parametrize("scripts", [True, False])
 @pytest.mark.parametrize("size", [PHONE, DESKTOP])
-def test_no_table_is_scrolled_sideways(large, visit, size, scripts):
-    tab = visit(large, viewport=size, java_script_enabled=scripts)
+@pytest.mark.parametrize("study", ["large", "close"])
+def test_no_table_is_scrolled_sideways(study, request, visit, size, scripts):
+    tab = visit(request.getfixturevalue(study), viewport=size, java_script_enabled=scripts)
     for label in tab.locator(".choice label").all():
         label.click()
         assert sideways(tab) == []
