@@ -14,10 +14,11 @@ from studies import made_up_study
 from zs2 import ZS2
 from zs2.evaluation.clip_scorer import Scorer
 from zs2.evaluation.metrics import clip_first, motion
-from zs2.study.cells import paper
+from zs2.study.cells import corners, paper
 from zs2.study.options import with_file
 from zs2.study.planning import plan
 from zs2.study.prompts import Prompt
+from zs2.video.clip import Clip
 
 
 @pytest.fixture
@@ -147,3 +148,16 @@ def test_the_studies_can_be_planned(name, clips):
     """Each is a file of options for zs2.ablate, of so many clips on 16 prompts, or on the 8 of a set."""
     study = plan(with_file({"file": str(TESTS.parent / "benchmarks" / "studies" / f"{name}.toml")}), None)
     assert len(list(study.jobs())) == clips
+
+
+@pytest.mark.parametrize(
+    ("name", "clip", "model"), [("edges", "ring", "emoji128"), ("edit", "cupcake", "emoji128-edit")]
+)
+def test_the_guided_studies_can_be_planned(name, clip, model, tmp_path: Path, monkeypatch):
+    """The four corners on 8 prompts, with a clip that a command makes."""
+    monkeypatch.chdir(tmp_path)
+    Clip(np.zeros((16, 16, 16, 3), np.uint8)).save(tmp_path / "out" / f"{clip}.webp", json=False)
+    study = plan(with_file({"file": str(TESTS.parent / "benchmarks" / "studies" / f"{name}.toml")}), None)
+    assert len(list(study.jobs())) == 32
+    assert Path(study.model).name == model
+    assert {one.id for one in corners(study.cells, study.cells[0])} == {one.id for one in study.cells}
