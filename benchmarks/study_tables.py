@@ -121,7 +121,7 @@ def compared(results: Results, name: str) -> dict[str, str]:
             rows.append((prompts, row.cell.label, *(cell for metric in metrics for cell in _cells(entries[metric]))))
     made = {name: table(head, rows)}
     if experiments := experiment_rows(results):
-        made[f"{name}-experiments"] = table(("experiment", "done", "showed"), experiments)
+        made[f"{name}-experiments"] = table(("experiment", "settings", "done", "showed"), experiments)
     return made
 
 

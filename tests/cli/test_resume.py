@@ -20,9 +20,11 @@ from test_stream_command import before_step, raises
 from zs2 import ZS2, Request
 from zs2.cli.replay import ADDED
 from zs2.errors import InputError
+from zs2.method import ATTENTION_KINDS, NOISE_MODELS, PARAMETERS
 from zs2.sampling.kept_states import TravellingStates
 from zs2.sampling.plan import plan_sampling
 from zs2.sampling.resume import ResumeFile
+from zs2.sampling.solver import SOLVERS
 from zs2.version import REVISION
 from zs2.video.clip import read_settings
 from zs2.video.metadata import with_png_text
@@ -189,7 +191,21 @@ KINDS = [
     {"attn": "tma", "deep_cache": 2, "guidance_interval": (0.3, 0.8)},
     {"attn": "tma", "noise": "text2video-zero", "sampler": "dpm++", "prompt": ["rose", "rose", "red apple"]},
     {"attn": "tma", "guidance": 1.0, "state_device": "cpu"},
+    {"attn": "first-previous", "noise": "warp", "motion": (3, 1), "zoom": 1.02},
+    {"attn": "extended", "anchors": (0, 5), "noise": "freenoise", "window": 4},
+    {"attn": "tma", "mu_end": 0.2, "noise": "freq", "lam_high": 1.0},
+    {"attn": "cfa", "noise": "loop"},
+    {"attn": "tma", "noise": "mixed"},
+    {"attn": "tma-two-tap", "noise": "progressive"},
+    {"attn": "first-previous", "noise": "iid"},
+    {"attn": "extended", "noise": "shared"},
 ]
+
+
+def test_the_kinds_are_all_there_are():
+    for name, table in (("attn", ATTENTION_KINDS), ("noise", NOISE_MODELS), ("sampler", SOLVERS)):
+        default = {"noise": "dnm", "sampler": "ddim"}.get(name)
+        assert {kind.get(name, default) for kind in KINDS} == set(table)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -198,7 +214,7 @@ def test_frames_that_follow_are_those_of_the_undisturbed_stream(model, tmp_path,
     """Of every kind of attention, noise and solver: the same pixels, after 4 of 6 frames."""
     options = {"guidance": 3.0, "seed": 2, "steps": 5, "height": 32, "width": 32, "chunk": 2, **kind}
     prompt = options.pop("prompt", "rose")
-    variant = model.variant(**{name: options.pop(name) for name in ("attn", "noise", "lam") if name in options})
+    variant = model.variant(**{name: options.pop(name) for name in ("attn", "noise", *PARAMETERS) if name in options})
     whole = np.stack([*variant.stream(prompt, 6, **options)])
     file = tmp_path / "states.safetensors"
     first = np.stack([*islice(variant.stream(prompt, 6, resume=file, **options), 5)])

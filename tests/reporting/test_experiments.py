@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 from studies import PROMPTS, changed, made_up_study
 
+from zs2.checkpoints.own_settings import OwnSettings
 from zs2.reporting.experiments import HEADS, TITLE, experiment_rows
 from zs2.reporting.markdown import markdown
 from zs2.reporting.page import page
 from zs2.study.cells import preset, reference
 from zs2.study.experiments import EXPERIMENTS
+from zs2.study.model_prompts import PROMPTS as PAGE
+from zs2.study.model_prompts import SHARED
+from zs2.study.planning import plan
+from zs2.study.prompts import GENERAL, Prompt
 from zs2.study.results import Results
 from zs2.study.study import Job
 
@@ -32,20 +37,65 @@ def test_each_experiment_has_a_row(tmp_path: Path):
     rows = {row[0]: row[1:] for row in experiment_rows(results)}
     assert [*rows] == [one.name for one in EXPERIMENTS]
     assert {len(row) + 1 for row in rows.values()} == {len(HEADS)}
-    done, shown = rows["λ from one noise to independent noises"]
+    settings, done, shown = rows["λ from one noise to independent noises"]
+    assert settings == "λ = 0, 0.001, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 1; μ = 0.98"
     assert done == "yes"
-    assert shown.startswith("From λ = 0 to 1: motion 0 → 1.000, it rises in 8 of 8 steps and falls in 0; CLIP score 20")
-    done, shown = rows["μ from self-attention to cross-frame attention"]
-    assert (done, shown[:13]) == ("yes", "From μ = 0 to")
-    assert rows["dependency noise model → independent noises"][1].startswith("Motion rises from 0.1000 to 0.5000")
-    assert rows["per-frame DDIM"] == ["no", "not measured yet"]
-    assert rows["mixed and progressive noise"][1].count("Motion rises") == 2
+    assert shown.startswith("From λ = 0 to 1: motion 0 → 1.000, seen to rise in 0 of 8 steps and to fall in 0; CLIP sc")
+    settings, done, shown = rows["μ from self-attention to cross-frame attention"]
+    assert (settings, done, shown[:13]) == ("μ = 0, 0.25, 0.5, 0.75, 0.9, 1; λ = 0.1", "yes", "From μ = 0 to")
+    assert rows["dependency noise model → independent noises"][2].startswith("Motion rises from 0.1000 to 0.5000")
+    assert rows["per-frame DDIM"] == ["iid + sa", "no", "not measured yet"]
+    assert rows["mixed and progressive noise"][2].count("Motion rises") == 2
+    assert rows["mixed and progressive noise"][0] == "mixed a=1 + tma μ=0.98; progressive a=2 + tma μ=0.98"
     for one in EXPERIMENTS:
         if one.missing:
-            assert rows[one.name] == ["no", one.missing]
+            assert rows[one.name] == ["", "no", one.missing]
     assert f"## {TITLE}" in markdown(results)
     assert '<section id="experiments">' in (text := page(results, tmp_path / "study"))
     assert '<a href="#experiments">' in text
+
+
+def test_steps_of_a_sweep_count_where_they_are_seen(tmp_path: Path):
+    """With enough prompts for intervals, on the clips that all values have."""
+    away = {"dnm-0.15_tma-0.98": 5}  # the prompt that one value lacks would change its mean
+
+    def motion(job: Job) -> dict[str, float] | None:
+        if away.get(job.cell.id) == job.prompt:
+            return None
+        return {"motion": 9.0 if job.prompt == 5 else (job.cell.lam or 0.0) * (1 + job.prompt / 10)}
+
+    cells = [CELLS[0], *(one for one in EXPERIMENTS[0].cells(0.1, 0.98) if one.id != CELLS[0].id)]
+    cells = [replace(one, presets=("reproduce",)) for one in cells]
+    made_up_study(tmp_path / "study", cells, motion, [Prompt(f"thing {i}") for i in range(6)], (0,))
+    shown = experiment_rows(Results.read(tmp_path / "study"))[0][3]
+    assert shown.startswith("From λ = 0 to 1: motion 0 → 1.200, seen to rise in 8 of 8 steps and to fall in 0")
+
+
+@pytest.mark.parametrize(
+    "model", ["sd15", "runwayml/stable-diffusion-v1-5", "dreamlike-art/dreamlike-photoreal-2.0@main"]
+)
+def test_a_model_of_the_authors_page_has_its_row(model, tmp_path: Path):
+    study = made_up_study(tmp_path / "study", CELLS, measured, PROMPTS[:2], (0,))
+    changed(study, model=model).write(tmp_path / "study")
+    rows = {row[0]: row[1:] for row in experiment_rows(Results.read(tmp_path / "study"))}
+    settings, done, shown = rows[EXPERIMENTS[-1].name]
+    assert (settings, done) == ("dnm λ=0.1 + tma μ=0.98", "yes")
+    assert shown == "Motion 0.1000; CLIP to first 0.9000; CLIP score 20.00; over 2 prompts."
+
+
+def test_such_a_model_is_made_with_the_authors_prompts():
+    """After the three that the paper shares with Text2Video-Zero. Others have the usual prompts, or their own."""
+
+    def prompts(model: str, own: OwnSettings) -> list[str]:
+        options = {"model": model, "preset": ["reproduce"], "out": "out/x"}
+        return [one.text for one in plan(options, None, own).prompts]
+
+    none = OwnSettings("none")
+    assert prompts("sd15", none) == [*SHARED, *PAGE["stable-diffusion-v1-5/stable-diffusion-v1-5"]]
+    assert prompts("prompthero/openjourney", none) == [*SHARED, *PAGE["prompthero/openjourney"]]
+    assert prompts("sd21", none) == [*SHARED, *(one.text for one in GENERAL)]
+    assert prompts("sd15", OwnSettings("own", prompts=("fox face",))) == ["fox face"]
+    assert all(len(set(texts)) == len(texts) >= 13 for texts in PAGE.values())
 
 
 @pytest.mark.parametrize(("lam", "mu"), [(0.15, 0.98), (0.1, 0.3), (0.1, (0.98, 0.5))])
@@ -60,7 +110,7 @@ def test_each_experiment_is_found_whatever_its_values(lam, mu, tmp_path: Path):
         (0,),
     )
     assert study.full == full.id
-    rows = {row[0]: row[1] for row in experiment_rows(Results.read(tmp_path / "study"))}
+    rows = {row[0]: row[2] for row in experiment_rows(Results.read(tmp_path / "study"))}
     assert rows == {one.name: "no" if one.missing else "yes" for one in EXPERIMENTS}
 
 
@@ -77,10 +127,11 @@ def test_a_guided_study_has_the_rows_of_its_input(name, inputs, tmp_path: Path):
     rows = {row[0]: row[1:] for row in experiment_rows(results)}
     for one in EXPERIMENTS:
         if one.needs == name:
-            assert rows[one.name][0] == "yes"
-            assert rows[one.name][1].startswith("without DNM: i.i.d. noise + TMA: Motion rises from 0.1000 to 0.5000")
+            assert rows[one.name][1] == "yes"
+            begin = "From" if one.swept else "without DNM: i.i.d. noise + TMA: Motion rises from 0.1000 to 0.5000"
+            assert rows[one.name][2].startswith(begin)
         elif one.needs:
-            assert rows[one.name] == ["no", one.missing]
+            assert rows[one.name] == ["", "no", one.missing]
     assert f"every clip has an input: {name}" in page(results, tmp_path / "study")
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
+from zs2.evaluation.metrics import METRICS
 from zs2.method import PARAMETERS
-from zs2.reporting.findings import finding
-from zs2.reporting.numbers import number
+from zs2.reporting.content import counted
+from zs2.reporting.findings import finding, lead_metrics
+from zs2.reporting.numbers import estimate, number
 from zs2.sampling.request import INPUTS
-from zs2.study.cells import STUDY_LAM, STUDY_MU, Cell
+from zs2.study.cells import STUDY_LAM, STUDY_MU, Cell, cell
+from zs2.study.cells import number as cell_number
 from zs2.study.experiments import EXPERIMENTS, Experiment
+from zs2.study.model_prompts import of_model
 from zs2.study.results import EVERY, Results
-from zs2.study.stats import mean
+from zs2.study.stats import Key, common, difference, mean
 from zs2.study.study import Study
 
-HEADS = ["experiment", "done here", "what it showed"]
+HEADS = ["experiment", "settings", "done here", "what it showed"]
 TITLE = "The paper's experiments, one by one"
 PRESET = "reproduce"
 
@@ -43,45 +49,79 @@ def experiments_caption(results: Results) -> str:
 
 
 def _row(results: Results, one: Experiment, wanted: list[Cell]) -> list[str]:
-    if one.missing and not (one.needs and has_input(results.study, one.needs)):
-        return [one.name, "no", one.missing]
-    labels = {cell.id: cell for cell in results.study.cells}
+    study = results.study
+    if (
+        one.missing
+        and not (one.needs and has_input(study, one.needs))
+        and not (one.on_models and of_model(study.model))
+    ):
+        return [one.name, "", "no", one.missing]
+    labels = {cell.id: cell for cell in study.cells}
     if not any(cell.id in labels for cell in wanted):
-        return [one.name, "no", "left out of this study, whose model or inputs rule it out"]
+        return [one.name, "", "no", "left out of this study, whose model or inputs rule it out"]
+    head = [one.name, _settings(one, wanted)]
     cells = [labels.get(cell.id, cell) for cell in wanted]
     measured = [cell for cell in cells if results.measured(cell.id)]
     if not measured:
-        return [one.name, "no", "not measured yet"]
+        return [*head, "no", "not measured yet"]
     done = "yes" if len(measured) == len(cells) else f"{len(measured)} of {len(cells)}"
     if one.swept:
-        return [one.name, done, _sweep(results, one.swept, measured, wanted)]
-    found = [(cell, finding(results, cell, EVERY)) for cell in measured if cell.id != results.study.full]
+        return [*head, done, _sweep(results, one.swept, measured, wanted)]
+    if one.on_models:
+        return [*head, done, _means(results, measured[0])]
+    found = [(cell, finding(results, cell, EVERY)) for cell in measured if cell.id != study.full]
     several = len(found) > 1
     texts = [f"{cell.label}: {shown.text}" if several else shown.text for cell, shown in found if shown]
-    return [one.name, done, " ".join(texts) or "It is the reference."]
+    return [*head, done, " ".join(texts) or "It is the reference."]
+
+
+def _settings(one: Experiment, wanted: list[Cell]) -> str:
+    """The values of the cells: of a sweep, all of them and what stays; else noise and attention of each."""
+    if not one.swept:
+        return "; ".join(_plain(cell) for cell in wanted)
+    ids, symbol = [cell.id for cell in wanted], PARAMETERS[one.swept].symbol
+    values = ", ".join(_value(one.swept, cell, ids.index(cell.id), len(ids)) for cell in wanted)
+    fixed, middle = "mu" if one.swept == "lam" else "lam", wanted[len(wanted) // 2]
+    return f"{symbol} = {values}; {PARAMETERS[fixed].symbol} = {cell_number(getattr(middle, fixed), ',')}"
+
+
+def _plain(one: Cell) -> str:
+    """A cell's noise and attention with their values, without a name of its own."""
+    values = (STUDY_LAM if one.lam is None else one.lam, one.attn, STUDY_MU if one.mu is None else one.mu)
+    return cell(one.noise, *values, one.alpha).label
+
+
+def _means(results: Results, cell: Cell) -> str:
+    """The means of a cell over all prompts, with their intervals."""
+    found = {metric: mean(results.values(cell.id, metric)) for metric in lead_metrics(results)}
+    parts = [f"{METRICS[name].title} {' '.join(estimate(value))}" for name, value in found.items() if value is not None]
+    text = "; ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}; over {counted(len(results.study.prompts), 'prompt')}."
 
 
 def _sweep(results: Results, name: str, measured: list[Cell], wanted: list[Cell]) -> str:
-    """Motion and CLIP score at the ends of a sweep, and where motion rises or falls."""
+    """Motion and CLIP score at the ends of a sweep, and in how many of its steps motion is seen to rise or fall."""
     ids, symbol = [cell.id for cell in wanted], PARAMETERS[name].symbol
-    ends = {}
-    for metric in ("motion", "clip-score", "clip-first"):
-        values = [mean(results.values(cell.id, metric)) for cell in measured]
-        ends[metric] = [value.value for value in values if value is not None]
-    if len(ends["motion"]) < 2:
+    values = {
+        metric: common([results.values(cell.id, metric) for cell in measured])
+        for metric in ("motion", "clip-score", "clip-first")
+    }
+    if len(measured) < 2 or mean(values["motion"][0]) is None:
         return "–"
     first, last = (_value(name, cell, ids.index(cell.id), len(ids)) for cell in (measured[0], measured[-1]))
-    steps = [after - before for before, after in zip(ends["motion"], ends["motion"][1:], strict=False)]
-    ways = sum(step > 0 for step in steps), sum(step < 0 for step in steps)
+    steps = [difference(after, before) for before, after in pairwise(values["motion"])]
+    seen = [step.value for step in steps if step is not None and step.low is not None and not step.none_seen]
     return (
-        f"From {symbol} = {first} to {last}: motion {_ends(ends['motion'])}, it rises in {ways[0]} of {len(steps)} "
-        f"steps and falls in {ways[1]}; CLIP score {_ends(ends['clip-score'])}; CLIP to first "
-        f"{_ends(ends['clip-first'])}."
+        f"From {symbol} = {first} to {last}: motion {_ends(values['motion'])}, seen to rise in "
+        f"{sum(x > 0 for x in seen)} of {len(steps)} steps and to fall in {sum(x < 0 for x in seen)}; CLIP score "
+        f"{_ends(values['clip-score'])}; CLIP to first {_ends(values['clip-first'])}."
     )
 
 
-def _ends(values: list[float]) -> str:
-    return f"{number(values[0])} → {number(values[-1])}" if values else "–"
+def _ends(values: Sequence[Mapping[Key, float | None]]) -> str:
+    """The means of the first and the last cell."""
+    found = [mean(one) for one in (values[0], values[-1])]
+    return " → ".join(number(None if one is None else one.value) for one in found)
 
 
 def _value(name: str, cell: Cell, place: int, count: int) -> str:

@@ -10,17 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from zs2.study.cells import AUTHORS, FULL, Cell, cell, merge, paper
-from zs2.study.prompts import Prompt
+from zs2.study.model_prompts import PROMPTS as PAGE
 
-# Text2Video-Zero's, which the paper uses to compare with it.
-SHARED_PROMPTS = tuple(
-    Prompt(text)
-    for text in (
-        "A cat is running on the grass.",
-        "An astronaut is skiing down the hill.",
-        "A horse galloping on a street.",
-    )
-)
 LAMBDAS = sorted({*AUTHORS["lambda"], 0.001, 0.01, 1.0})
 MUS = sorted(AUTHORS["mu"])
 
@@ -33,8 +24,9 @@ class Experiment:
         name: what it is.
         cells: λ and μ of the study → its cells, in the order of a sweep. Others are compared with the full method.
         swept: the parameter that it sweeps, or empty.
-        missing: why it has no cells here, or empty.
+        missing: why it is not done, or empty.
         needs: an input of all of the study's clips that it needs, or empty. Without it, `missing` says how to get it.
+        on_models: whether it needs a model of the authors' page. With another, `missing` says how to get it.
     """
 
     name: str
@@ -42,6 +34,7 @@ class Experiment:
     swept: str = ""
     missing: str = ""
     needs: str = ""
+    on_models: bool = False
 
 
 def _of_paper(*kinds: tuple[str, str]) -> Callable[[float, float], list[Cell]]:
@@ -52,17 +45,19 @@ def _of_paper(*kinds: tuple[str, str]) -> Callable[[float, float], list[Cell]]:
 WITHOUT_A_PART = _of_paper(("iid", "tma"), ("dnm", "sa"))
 OWN_STUDY = "for a study of its own: zs2 ablate --preset reproduce"
 CONTROL = f"needs a hint for each frame and a ControlNet, {OWN_STUDY} --control MODEL CLIP"
+
+
+def _lambdas(lam: float, mu: float) -> list[Cell]:
+    return [cell(FULL.noise, value, FULL.attn, mu) for value in LAMBDAS]
+
+
+def _mus(lam: float, mu: float) -> list[Cell]:
+    return [cell(FULL.noise, lam, FULL.attn, value) for value in MUS]
+
+
 EXPERIMENTS = (
-    Experiment(
-        "λ from one noise to independent noises",
-        lambda lam, mu: [cell(FULL.noise, value, FULL.attn, mu) for value in LAMBDAS],
-        swept="lam",
-    ),
-    Experiment(
-        "μ from self-attention to cross-frame attention",
-        lambda lam, mu: [cell(FULL.noise, lam, FULL.attn, value) for value in MUS],
-        swept="mu",
-    ),
+    Experiment("λ from one noise to independent noises", _lambdas, swept="lam"),
+    Experiment("μ from self-attention to cross-frame attention", _mus, swept="mu"),
     Experiment("dependency noise model → independent noises", _of_paper(("iid", "tma"))),
     Experiment("momentum → self-attention", _of_paper(("dnm", "sa"))),
     Experiment("momentum → cross-frame attention", _of_paper(("dnm", "cfa"))),
@@ -72,19 +67,23 @@ EXPERIMENTS = (
     Experiment("the published search, against the closed form", _of_paper(("dnm-search", "tma"))),
     Experiment(
         "the search's error against its steps, against random and linear search",
-        missing="needs no clip: docs/method.md has the curve, by benchmarks/search.py",
+        missing="needs no clip: docs/method.md has its table, by benchmarks/search.py",
     ),
-    Experiment("clips guided by poses, with λ and μ", missing=CONTROL),
-    Experiment(
-        "clips guided by a ControlNet, such as edges or depth", WITHOUT_A_PART, missing=CONTROL, needs="control"
-    ),
+    Experiment("λ under a ControlNet, such as the authors' poses", _lambdas, "lam", missing=CONTROL, needs="control"),
+    Experiment("μ under a ControlNet, such as the authors' poses", _mus, "mu", missing=CONTROL, needs="control"),
+    Experiment("a ControlNet of poses, edges or depth", WITHOUT_A_PART, missing=CONTROL, needs="control"),
     Experiment(
         "clips edited by an instruction, or from another clip",
         WITHOUT_A_PART,
         missing=f"needs a clip and a model that edits, {OWN_STUDY} --model MODEL --source CLIP",
         needs="source",
     ),
-    Experiment("other Stable Diffusion models", missing="one study a model: zs2 ablate --model MODEL --prompts FILE"),
+    Experiment(
+        "the five models of the authors' page, on its prompts",
+        lambda lam, mu: [cell(FULL.noise, lam, FULL.attn, mu)],
+        missing=f"a study each: zs2 ablate --preset reproduce --model MODEL, for {', '.join(PAGE)}",
+        on_models=True,
+    ),
 )
 
 

@@ -29,8 +29,8 @@ from zs2.study.cells import (
     preset,
     reference,
 )
-from zs2.study.experiments import SHARED_PROMPTS
 from zs2.study.inputs import Inputs, opened
+from zs2.study.model_prompts import reproduced
 from zs2.study.prompts import Prompt, default_prompts, read_prompts
 from zs2.study.study import Study, is_finished
 from zs2.system.devices import AUTO, DTYPES, auto_dtype, choose_device, choose_dtype, own_device
@@ -122,7 +122,7 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
     if known and "prompts" not in options and any(prompt.inputs for prompt in prompts):
         raise InputError(f"the study in {options['out']} has prompts with inputs of their own: give their file again")
     if not known and not own.prompts and "prompts" not in options and "reproduce" in options.get("preset", ()):
-        prompts = (*SHARED_PROMPTS, *prompts)
+        prompts = reproduced(model, prompts)
     if isinstance(prompts, str):
         prompts = read_prompts(prompts)
     if "prompts" in options:
