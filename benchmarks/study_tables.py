@@ -7,8 +7,8 @@
 `ablation.csv` has the differences of `zs2 report`, rounded as its tables are; `noise-correlation.csv` has the
 correlation of consecutive noises. In the sweeps, each row is a value of λ or μ, with the mean motion of the authors'
 clips and of each set of prompts. With `--compare`, a row has the means of a variant by a few metrics, and the paired
-differences to the reference; a study of the preset `reproduce` has its table of experiments, too. `python
-benchmarks/excerpts.py` then fills the page's tables.
+differences to the reference; the last one is what a still clip has. A study of the preset `reproduce` has its table of
+experiments, too. `python benchmarks/excerpts.py` then fills the page's tables.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from zs2.reporting.experiments import experiment_rows
 from zs2.reporting.numbers import columns, number
-from zs2.reporting.tables import mark, noise_rows
+from zs2.reporting.tables import STILL, mark, noise_rows, still_value
 from zs2.study.results import Entry, Results, Sweep, sweeps
 from zs2.study.stats import Estimate
 from zs2.system.atomic import write_text
@@ -119,6 +119,8 @@ def compared(results: Results, name: str) -> dict[str, str]:
         for row in found:
             entries = dict(zip(results.metrics, row.entries, strict=True))
             rows.append((prompts, row.cell.label, *(cell for metric in metrics for cell in _cells(entries[metric]))))
+        still = ((plain(still_value(results, metric, prompts)), *[""] * 4) for metric in metrics)
+        rows.append((prompts, STILL, *(cell for each in still for cell in each)))
     made = {name: table(head, rows)}
     if experiments := experiment_rows(results):
         made[f"{name}-experiments"] = table(("experiment", "settings", "done", "showed"), experiments)

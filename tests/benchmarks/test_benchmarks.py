@@ -167,6 +167,9 @@ def test_variants_are_compared_as_in_the_report(tmp_path):
     with (tmp_path / "tables" / "even.csv").open() as file:
         rows = [*csv.DictReader(file)]
     assert rows[0]["variant"] == cells[0].label
+    still = rows.pop()
+    assert (still["variant"], still["motion"], still["clip-first"]) == ("a still clip", "0", "1.000")
+    assert still["clip-score"] == ""  # no frozen frame was measured
     for row, cell in zip(rows, cells, strict=True):
         is_sa = cell.attn == "sa"
         assert row["clip-score"] == ("68.75" if is_sa else "70.00")
