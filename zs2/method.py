@@ -12,23 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from zs2.errors import InputError, brief, warn, whole
+from zs2.errors import warn
 from zs2.parameters import LAM_MAX as LAM_MAX
 from zs2.parameters import PARAMETERS as PARAMETERS
+from zs2.parameters import SEED_MAX as SEED_MAX
+from zs2.parameters import check_seed as check_seed
 from zs2.parameters import renoise_at as renoise_at
 from zs2.system.registry import Registry
-
-SEED_MAX = 2**32 - 1  # torch's CPU generator uses 32 bits: larger seeds would repeat smaller ones
-
-
-def check_seed(seed: object) -> int:
-    """The seed as an int. Raises: InputError for one that torch's CPU generator would not tell from a smaller one."""
-    if isinstance(seed, int) and seed > SEED_MAX:
-        raise InputError(
-            f"seed is {brief(seed)}: expected from 0 to {SEED_MAX}, since torch's CPU generator has 32 bits; other "
-            f"tools that seed it make the same first frame with {seed % 2**32}"
-        )
-    return whole("seed", seed, 0, SEED_MAX)
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,8 @@ class NoiseModel:
         generate: a function, or "module:name" of one: (draws: zs2.noise.models.Draws, **parameters) → the noises of the
             frames, in order and without end. With `needs_frames` it also gets `frames=`, and may end after so many.
         defaults: the model's parameters, with their default values.
-        correlation: parameters → the correlation of consecutive frames by theory; None where there is no closed form.
+        correlation: parameters → the correlation of consecutive frames by theory, or None; or "module:name" of that.
+        needs_size: whether `correlation` must also get the noises' `height=` and `width=`, without which it raises.
         still: parameters → whether all frames have one noise, so that the clip is one picture.
         needs_frames: whether the number of frames must be known in advance. Then endless streams are refused.
         start: for a model that needs the sampler: a class, or "module:name" of one; see Start in sampling/plan.py. It
@@ -70,7 +61,8 @@ class NoiseModel:
     summary: str
     generate: Any
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    correlation: Callable[..., float | None] = lambda **_: None
+    correlation: Callable[..., float | None] | str = lambda **_: None
+    needs_size: bool = False
     still: Callable[..., bool] = lambda **_: False
     needs_frames: bool = False
     start: Any = None
@@ -159,7 +151,8 @@ NOISE_MODELS: Registry[NoiseModel] = Registry(
             "as dnm, with a λ for low spatial frequencies and another for high ones",
             "zs2.noise.spectrum:freq",
             {"lam": 0.01, "lam_high": LAM_MAX, "cutoff": 0.25},
-            correlation=lambda lam, lam_high, cutoff: 1 - (cutoff**2 * lam + (1 - cutoff**2) * lam_high) / LAM_MAX,
+            correlation="zs2.noise.spectrum:correlation",
+            needs_size=True,
             still=lambda lam, lam_high, cutoff: (lam == 0 or cutoff == 0) and (lam_high == 0 or cutoff == 1),
         ),
         NoiseModel(

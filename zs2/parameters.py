@@ -1,4 +1,4 @@
-"""The parameters of the method: their names, their ranges, their help. No torch here.
+"""The parameters of the method: their names, their ranges, their help, and the range of a seed. No torch here.
 
 A parameter is one row of PARAMETERS and one field of `Method` (method.py). A study varies only those that a `Cell` has.
 """
@@ -16,6 +16,17 @@ from zs2.system.json_files import is_number
 from zs2.system.registry import Registry
 
 LAM_MAX = math.sqrt(math.e)  # λ of independent noises: see noise/models.py
+SEED_MAX = 2**32 - 1  # torch's CPU generator uses 32 bits: larger seeds would repeat smaller ones
+
+
+def check_seed(seed: object) -> int:
+    """The seed as an int. Raises: InputError for one that torch's CPU generator would not tell from a smaller one."""
+    if isinstance(seed, int) and seed > SEED_MAX:
+        raise InputError(
+            f"seed is {brief(seed)}: expected from 0 to {SEED_MAX}, since torch's CPU generator has 32 bits; other "
+            f"tools that seed it make the same first frame with {seed % 2**32}"
+        )
+    return whole("seed", seed, 0, SEED_MAX)
 
 
 @dataclass(frozen=True)

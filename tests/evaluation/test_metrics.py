@@ -342,6 +342,7 @@ SETTINGS: list[tuple[str, float | None, float | None]] = [
     *(("freq", lam, None) for lam in (0.0, 0.8, LAM_MAX)),
     ("freenoise", None, None),
 ]
+SIZED = [(0.3, 8, 11), (0.33, 16, 16), (0.07, 100, 20), (0.01, 5, 9), (0.0, 8, 8), (1.0, 7, 5)]
 
 
 @pytest.mark.parametrize(("noise", "lam", "alpha"), SETTINGS)
@@ -349,14 +350,33 @@ def test_noises_correlate_as_theory_says(noise, lam, alpha):
     """Within 4 standard errors (1−ρ²)/√n of one pair, of n = 16,384 numbers, and float32's rounding."""
     given = {name: value for name, value in (("lam", lam), ("alpha", alpha)) if value is not None}
     drawn = torch.stack(list(islice(noises(noise, (4, 64, 64), 5, frames=9, **given), 9)))
-    expected = expected_correlation(Method(noise=noise, lam=lam, alpha=alpha))
+    expected = expected_correlation(Method(noise=noise, lam=lam, alpha=alpha), drawn)
     assert abs(noise_correlation(drawn) - expected) < 4 * (1 - expected**2) / math.sqrt(4 * 64 * 64) + 1e-6
 
 
 def test_every_noise_model_has_a_theory_or_says_that_it_has_none():
     none = ["dnm-search", "text2video-zero", "warp"]
     assert {noise for noise, *_ in SETTINGS} == set(NOISE_KINDS) - set(none)
-    assert [expected_correlation(Method(noise=noise)) for noise in none] == [None] * 3
+    assert [expected_correlation(Method(noise=noise), torch.empty(2, 4, 8, 8)) for noise in none] == [None] * 3
+
+
+@pytest.mark.parametrize(("cutoff", "height", "width"), SIZED)
+def test_theory_is_that_of_the_size_of_the_noises(cutoff, height, width):
+    """Of few frequencies only some whole number is low, so c² of them need not be: within 5 standard errors."""
+    method = Method(noise="freq", lam=0.1, lam_high=1.5, cutoff=cutoff)
+    drawn = torch.stack(list(islice(noises("freq", (64, height, width), 3, **method.noise_parameters), 9)))
+    expected, n = expected_correlation(method, drawn), 64 * height * width
+    assert abs(noise_correlation(drawn) - expected) < 5 * math.sqrt((1 + expected**2) / n / 8)
+    of = {(0.3, 8, 11): 3 * 4 / 88, (0.33, 16, 16): 6 * 6 / 256, (0.07, 100, 20): 7 * 2 / 2000, (0.01, 5, 9): 1 / 45}
+    share = of.get((cutoff, height, width), cutoff)
+    assert expected == pytest.approx(1 - (share * 0.1 + (1 - share) * 1.5) / LAM_MAX)
+
+
+def test_a_theory_that_depends_on_the_size_needs_it():
+    row = NOISE_MODELS["freq"]
+    assert row.needs_size
+    with pytest.raises(TypeError, match=r"height.*width"):
+        load(row.correlation)(**row.defaults)
 
 
 def test_a_noise_correlation_is_pearsons():

@@ -27,7 +27,7 @@ import numpy as np
 
 from zs2.errors import InputError, choose
 from zs2.method import NOISE_MODELS, Method
-from zs2.system.registry import Registry
+from zs2.system.registry import Registry, load
 from zs2.video.formats import Frames
 from zs2.video.motion import motion as motion
 
@@ -113,9 +113,14 @@ def noise_correlation(noises: Tensor) -> float | None:
     return (rows[:-1] * rows[1:]).sum(dim=1).mean().item()
 
 
-def expected_correlation(method: Method) -> float | None:
-    """The correlation of consecutive noises by the formula of the noise model. None where it has no closed form."""
-    return NOISE_MODELS[method.noise].correlation(**method.noise_parameters)
+def expected_correlation(method: Method, noises: Tensor) -> float | None:
+    """The correlation of consecutive noises of this size (F, c, h, w) by the formula of the noise model.
+
+    None where it has no closed form.
+    """
+    model, (height, width) = NOISE_MODELS[method.noise], noises.shape[-2:]
+    size = {"height": height, "width": width} if model.needs_size else {}
+    return load(model.correlation)(**method.noise_parameters, **size)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -283,7 +288,7 @@ METRICS: Registry[Metric] = Registry(
             "in theory",
             None,
             "the same, by the noise model's formula",
-            ("method",),
+            ("method", "noises"),
             expected_correlation,
         ),
     ],

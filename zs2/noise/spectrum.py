@@ -29,19 +29,29 @@ if TYPE_CHECKING:
 def freq(draws: Draws, lam: float, lam_high: float, cutoff: float) -> Iterator[Tensor]:
     """An autoregression for each spatial frequency: λ below the cutoff along both axes, `lam_high` elsewhere.
 
-    Args: cutoff: the share of each axis's frequencies that counts as low, from 0 (none) to 1 (all).
+    Args: cutoff: the share of each axis's frequencies that counts as low, from 0 (none) to 1 (all), rounded up.
     """
     noise = draws(0)()
     yield noise
     height, width = noise.shape[-2:]
     down, across = cosines(height), cosines(width)
-    low = (torch.arange(height) < cutoff * height)[:, None] & (torch.arange(width) < cutoff * width)
-    rho = torch.where(low, 1 - lam / LAM_MAX, 1 - lam_high / LAM_MAX)
+    rho = torch.where(low(cutoff, height, width), 1 - lam / LAM_MAX, 1 - lam_high / LAM_MAX)
     fresh = (1 - rho**2).sqrt()
     spectrum = first = down @ noise @ across.T
     for i in itertools.count(1):
         spectrum = rho * spectrum + fresh * (down @ draws(i)() @ across.T)
         yield noise + down.T @ (spectrum - first) @ across  # the difference, so that ρ = 1 changes no bit
+
+
+def low(cutoff: float, height: int, width: int) -> Tensor:
+    """Which frequencies are low, (height, width): those below the cutoff along both axes."""
+    return (torch.arange(height) < cutoff * height)[:, None] & (torch.arange(width) < cutoff * width)
+
+
+def correlation(lam: float, lam_high: float, cutoff: float, height: int, width: int) -> float:
+    """That of consecutive noises of this size: the mean of all ρ. In the limit of large noises c² of them are low."""
+    share = low(cutoff, height, width).double().mean().item()
+    return 1 - (share * lam + (1 - share) * lam_high) / LAM_MAX
 
 
 def cosines(n: int) -> Tensor:
