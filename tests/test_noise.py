@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from zs2.errors import InputError
 from zs2.method import LAM_MAX, NOISE_MODELS, PARAMETERS, SEED_MAX, Method
 from zs2.noise.models import divergence, noises, stream_seed
+from zs2.noise.spectrum import cosines
 
 NOISE_KINDS = [name for name, row in NOISE_MODELS.items() if row.start is None]
 SHAPE = (4, 64, 64)
@@ -297,6 +298,31 @@ def test_low_frequencies_are_shared_and_high_ones_new():
     for before, spectrum in itertools.pairwise(spectra):
         torch.testing.assert_close(spectrum[:, :4, :4], before[:, :4, :4], atol=1e-5, rtol=0)
         assert abs(correlation(spectrum[:, 4:], before[:, 4:])) < 5 / math.sqrt(4 * 12 * 16)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 16, 64, 129])
+def test_the_cosines_are_an_orthonormal_basis(n):
+    basis = cosines(n)
+    for product in (basis @ basis.T, basis.T @ basis):
+        torch.testing.assert_close(product, torch.eye(n), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"lam": 0.0}, {"lam": 1.6, "lam_high": 0.2}, {"lam_high": 0.5, "cutoff": 0.3}]
+)
+def test_noise_of_frequencies_is_white(settings):
+    """Each coefficient of every frame has variance 1 over 4,096 channels, and no neighbour is known from another.
+
+    5 standard errors of one of 308 coefficients, of the mean over all, and of the correlations along both axes.
+    """
+    for frame in draw("freq", 4, seed=12, shape=(4096, 14, 22), **settings).double():
+        spectrum = cosines(14).double() @ frame @ cosines(22).double().T
+        assert ((spectrum**2).mean(dim=0) - 1).abs().max() < 5 * math.sqrt(2 / 4096)
+        assert spectrum.mean(dim=0).abs().max() < 5 / math.sqrt(4096)
+        n = frame.numel()
+        assert abs((frame**2).mean() - 1) < 5 * math.sqrt(2 / n)
+        assert abs((frame[:, 1:] * frame[:, :-1]).mean()) < 5 / math.sqrt(n * 13 / 14)
+        assert abs((frame[:, :, 1:] * frame[:, :, :-1]).mean()) < 5 / math.sqrt(n * 21 / 22)
 
 
 @pytest.mark.parametrize("window", [4, 6, 16])
