@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from studies import made_up_study
 
 from zs2.ablate import main as ablate
-from zs2.cli.equal_motion import TOLERANCE, find, scales, searched
+from zs2.cli.equal_motion import HALVINGS, TOLERANCE, find, is_near, scales, searched
 from zs2.errors import InputError
 from zs2.method import LAM_MAX, NOISE_MODELS, PARAMETERS, Method
 from zs2.reporting.content import notes
 from zs2.reporting.markdown import markdown
 from zs2.sample import main as sample
-from zs2.study.cells import paper
+from zs2.study.cells import paper, preset
 from zs2.study.equal_motion import SEARCH, _search_of, at_equal_motion
 from zs2.study.inputs import Inputs
 from zs2.study.prompts import Prompt
@@ -58,6 +58,19 @@ def test_a_motion_out_of_reach_is_refused():
         find(lambda lam: clips([0.2 + 0.2 * lam / LAM_MAX]), "lam", 0.5)
 
 
+def test_a_leap_over_the_target_is_as_near_as_it_gets():
+    tried: list[float] = []
+
+    def make(lam: float) -> list[np.ndarray]:
+        tried.append(lam)
+        return clips([0.1 if lam < 1 else 0.2])
+
+    found = find(make, "lam", 0.16)
+    assert len(tried) == 2 + HALVINGS
+    assert found.motion == pytest.approx(0.2)
+    assert not is_near(found.motion, 0.16)
+
+
 @pytest.mark.parametrize("name", scales())
 def test_a_scale_goes_from_still_to_most_different(name):
     scale = PARAMETERS[name].strength
@@ -91,6 +104,15 @@ def test_a_clip_has_the_motion_that_is_asked_for_and_replays(tmp_path: Path, cap
     assert "λ" not in err  # the checkpoint's own is not in effect
     assert sample(["--replay", str(tmp_path / "a.webp"), "--out", str(tmp_path / "b.webp")]) == 0
     assert (tmp_path / "b.webp").read_bytes() == (tmp_path / "a.webp").read_bytes()
+
+
+def test_a_clip_that_is_not_near_the_target_is_made_with_a_warning(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("zs2.cli.equal_motion.HALVINGS", 0)
+    out = tmp_path / "a.webp"
+    assert sample(["rose", *SMALL, "--motion-target", "0.05", "--out", str(out)]) == 0
+    told = "warning: motion_target is 0.05: no value of lam was found with a motion within 2% of it"
+    assert told in capsys.readouterr().err
+    assert Clip.open(out).settings["lam"] in (0, LAM_MAX)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +160,35 @@ def test_a_study_at_equal_motion_is_searched_once_and_ranked(tmp_path: Path, cap
     text = markdown(results)
     assert [f"({n})" in text for n in (1, 2, 3)] == [True, True, False]  # those at their own motion have no rank
     assert any("At equal motion" in note for note in notes(results))
+
+
+@pytest.mark.parametrize(("moved", "near"), [(0.0305, True), (0.0295, True), (0.034, False), (0.0293, False)])
+def test_a_cell_that_is_not_near_the_target_keeps_what_was_found_and_has_no_rank(moved, near, tmp_path: Path, capsys):
+    """Also in a study that an older zs2 began, which ranked it."""
+    cells = [one for one in preset("motion") if one.attn in ("tma", "cfa", "extended") and one.noise == "dnm"]
+    study = made_up_study(tmp_path, cells, lambda job: {"motion": 0.03, "ssim": 0.5})
+    record = {"value": 0.37, "motion": 0.03, "clips": 4, "spread": 0.001}
+    found = {f"dnm-1_{kind} at 0.03": record for kind in ("tma-0.98", "cfa", "extended")}
+    found["dnm-1_extended at 0.03"] = record | {"motion": moved}
+    (tmp_path / "motion.json").write_text(json.dumps(found))
+    new = at_equal_motion(study, None, tmp_path, 0.03, Inputs())
+    label = "dnm λ=0.37 + extended"
+    assert [one.label for one in new.cells][1:] == [
+        "DNM + cross-frame attention (λ=0.37)",
+        label if near else f"{label}, motion {moved:g}",
+    ]
+    assert [(one.lam, EQUAL_MOTION in one.presets) for one in new.cells] == [(0.37, True), (0.37, True), (0.37, near)]
+    told = f"{label} has motion {moved:g}, and no value was found with a motion within 2% of 0.03: it is not ranked"
+    assert (told in capsys.readouterr().err) is not near
+    before = replace(study, cells=(*new.cells[:2], replace(new.cells[2], label=label, presets=(EQUAL_MOTION,))))
+    assert before.with_more(new).cells == new.cells
+
+
+def test_a_search_that_does_not_say_its_motion_is_refused(tmp_path: Path):
+    study = made_up_study(tmp_path, paper()[:1], lambda job: {"motion": 0.0})
+    (tmp_path / "motion.json").write_text(json.dumps({"dnm-1_tma-0.98 at 0.03": {"value": 0.1}}))
+    with pytest.raises(InputError, match="its motion is None: expected a number: remove the file"):
+        at_equal_motion(study, None, tmp_path, 0.03, Inputs())
 
 
 def test_a_still_clip_has_no_rank_at_equal_motion(tmp_path: Path):

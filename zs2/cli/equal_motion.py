@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from zs2.cli.command import say
-from zs2.errors import InputError, brief, counted
+from zs2.errors import InputError, brief, counted, warn
 from zs2.method import NOISE_MODELS, PARAMETERS
 from zs2.sampling.request import INPUTS, Request
 from zs2.system.json_files import is_number
@@ -47,6 +47,11 @@ class Found:
         return f"{self.name} {value} has motion {self.motion:.3g}{error}"
 
 
+def is_near(motion: float, target: float) -> bool:
+    """Whether a motion counts as the target's."""
+    return abs(motion - target) <= TOLERANCE * target
+
+
 def check_target(target: float) -> float:
     """The target. Raises: InputError if it is no motion."""
     if not is_number(target) or not 0 < target < 1:
@@ -72,7 +77,8 @@ def find(make: Callable[[Any], Iterable[Frames]], name: str, target: float) -> F
 
     Args: make: a value → its clips, of two frames or more, the same prompts and seeds for each value. name: of the
         parameter. target: as `motion` measures it.
-    Returns: the nearest value that was tried. The error is the difference of its motion to the target.
+    Returns: the nearest value that was tried. The error is the difference of its motion to the target. Where motion
+        leaps over the target, no value is as near as TOLERANCE: see `is_near`.
     Raises: InputError if the motion of neither end of the scale is on the other side of the target.
     """
     from zs2.video.motion import motion
@@ -98,7 +104,7 @@ def find(make: Callable[[Any], Iterable[Frames]], name: str, target: float) -> F
         )
     best = min(still, most, key=lambda one: abs(one.motion - target))
     for _ in range(HALVINGS):
-        if abs(best.motion - target) <= TOLERANCE * target:
+        if is_near(best.motion, target):
             break
         middle = (low + high) / 2
         tried = at(middle)
@@ -108,7 +114,8 @@ def find(make: Callable[[Any], Iterable[Frames]], name: str, target: float) -> F
 
 
 def find_for_clip(model: Any, request: Request, target: float, group: Any = None) -> dict[str, Any]:
-    """The keyword of `ZS2.variant` with which the clip of a request has the target motion. Prints what was found.
+    """The keyword of `ZS2.variant` with which the clip of a request has the target motion. Prints what was found, and
+    warns if that is not as near as TOLERANCE.
 
     group: the processes that make the clip together. Raises: as `find` does.
     """
@@ -127,6 +134,10 @@ def find_for_clip(model: Any, request: Request, target: float, group: Any = None
     found = find(make, name, target)
     if group is None or group.rank == 0:
         say(f"{found} in {counted(short.frames or 0, 'frame')}, where {target:g} is asked for")
+        if not is_near(found.motion, target):
+            warn(
+                f"motion_target is {target:g}: no value of {name} was found with a motion within {TOLERANCE:.0%} of it"
+            )
     return {name: found.value}
 
 

@@ -1,8 +1,9 @@
 """The cells of a study at equal motion: λ or a of each is searched, so that its clips move as much as is asked for.
 
 A noise model without such a parameter stands at its own motion, and so does one that can't reach the target. Its label
-says so, and it has no rank: a still picture would have the best. What was found is kept in DIR/motion.json, so that a
-study that goes on has the same cells.
+says so, and it has no rank: a still picture would have the best. Where a search ended too far from the target, the cell
+keeps what was found. Its label says its motion, and it has no rank either. DIR/motion.json keeps what was found, so
+that a study that goes on has the same cells.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from zs2.cli.command import say
-from zs2.cli.equal_motion import SHORT, Found, check_target, find, searched
-from zs2.errors import InputError
+from zs2.cli.equal_motion import SHORT, TOLERANCE, Found, check_target, find, is_near, searched
+from zs2.errors import InputError, brief
 from zs2.method import PARAMETERS
 from zs2.pipeline import ZS2
 from zs2.sampling.resume import differences
@@ -25,9 +26,9 @@ from zs2.study.inputs import Inputs
 from zs2.study.planning import refuse_another_revision
 from zs2.study.results import EQUAL_MOTION
 from zs2.study.runner import request
-from zs2.study.study import ANOTHER, Job, Study, study_file
+from zs2.study.study import ANOTHER, OFF_MOTION, Job, Study, study_file
 from zs2.system.atomic import write_json
-from zs2.system.json_files import read_json
+from zs2.system.json_files import is_number, read_json
 from zs2.video.formats import Frames
 
 PROMPTS = 4  # of the study, for the search: of each set in turn, with the first seed
@@ -64,7 +65,7 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
             known[key] = _search(study, model, one, name, target, inputs)
             write_json(file, {SEARCH: search} | known)
         try:
-            cells.append(_own(one) if known[key] is None else _at(one, name, known[key]))
+            cells.append(_own(one) if known[key] is None else _at(one, name, known[key], target))
         except InputError as error:
             raise InputError(f"{file}: {key}: {error}: remove the file, and it is searched again") from error
     cells = merge(cells)
@@ -127,13 +128,27 @@ def _search(study: Study, model: ZS2, one: Cell, name: str, target: float, input
     return {"value": found.value, "motion": found.motion, "clips": found.clips, "spread": found.spread}
 
 
-def _at(one: Cell, name: str, found: Any) -> Cell:
-    """A cell at the value that was found. Raises: InputError if it is none."""
-    value = PARAMETERS[name].check(found.get("value") if isinstance(found, dict) else found)
-    new, label = _with(one, name, value), one.label.removesuffix(unusual(one))
-    if one.label == _with(one, name, getattr(one, name)).label:  # that of its values
-        return replace(new, presets=_presets(one))
-    return replace(new, label=f"{label} ({PARAMETERS[name].symbol}={value:g})", presets=_presets(one))
+def _at(one: Cell, name: str, found: Any, target: float) -> Cell:
+    """A cell at the value that was found, without a rank if its motion is too far from the target.
+
+    Raises: InputError for what no search has found.
+    """
+    record = found if isinstance(found, dict) else {"value": found}
+    value = PARAMETERS[name].check(record.get("value"))
+    motion: Any = record.get("motion")
+    if not is_number(motion):
+        raise InputError(f"its motion is {brief(motion)}: expected a number")
+    new = _with(one, name, value)
+    label = new.label
+    if one.label != _with(one, name, getattr(one, name)).label:  # it has a name that does not say its values
+        label = f"{one.label.removesuffix(unusual(one))} ({PARAMETERS[name].symbol}={value:g})"
+    if is_near(motion, target):
+        return replace(new, label=label, presets=tuple(dict.fromkeys((EQUAL_MOTION, *one.presets))))
+    say(
+        f"{label} has motion {motion:.3g}, and no value was found with a motion within {TOLERANCE:.0%} of {target:g}: "
+        "it is not ranked"
+    )
+    return replace(new, label=f"{label}{OFF_MOTION}{motion:.3g}", presets=_unranked(one))
 
 
 def _with(one: Cell, name: str, value: Any) -> Cell:
@@ -144,9 +159,9 @@ def _with(one: Cell, name: str, value: Any) -> Cell:
 
 def _own(one: Cell) -> Cell:
     """A cell that stands at its own motion."""
-    presets = tuple(name for name in one.presets if name != EQUAL_MOTION)
-    return replace(one, label=f"{one.label}{OWN_MOTION}", presets=presets)
+    return replace(one, label=f"{one.label}{OWN_MOTION}", presets=_unranked(one))
 
 
-def _presets(one: Cell) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((EQUAL_MOTION, *one.presets)))
+def _unranked(one: Cell) -> tuple[str, ...]:
+    """A cell's presets, without the one whose cells have a rank."""
+    return tuple(name for name in one.presets if name != EQUAL_MOTION)
