@@ -23,22 +23,23 @@ from zs2.study.cells import (
     paper,
     preset,
     reference,
-    sweep_point,
 )
 from zs2.study.experiments import EXPERIMENTS
 from zs2.study.options import parser
 from zs2.study.planning import plan
+from zs2.study.results import sweep_point
 
 NOISE_KINDS = [name for name, row in NOISE_MODELS.items() if row.start is None]
 NOISES = tuple(NOISE_MODELS)
 lams = st.floats(0, LAM_MAX)
 mus = st.floats(0, 1)
+pixels = st.floats(-100, 100)
 alphas = st.none() | st.floats(0, 1e6)
 levels = mus | st.tuples(mus, mus) | st.tuples(mus, mus, mus)
 any_cell = st.builds(
     cell,
     *(st.sampled_from(NOISES), lams, st.sampled_from(tuple(ATTENTION_KINDS)), levels, alphas, st.none() | levels),
-    *(st.none() | lams, st.none() | mus),
+    *(st.none() | lams, st.none() | mus, st.none() | st.tuples(pixels, pixels)),
 )
 
 
@@ -187,6 +188,18 @@ def test_frequencies_have_ids_of_their_own():
     ]
     assert made[3].label == "freq λ=0.1 λₕ=0 c=0.5 + sa"
     assert made[3].method == {"noise": "freq", "attn": "sa", "lam": 0.1, "lam_high": 0.0, "cutoff": 0.5}
+
+
+def test_pixels_that_were_searched_have_an_id_of_their_own():
+    usual = cell("text2video-zero", 0.1, "cfa", 0.98)
+    assert cell("text2video-zero", 0.1, "cfa", 0.98, motion=(12, 12)) == usual
+    assert (usual.id, usual.motion, usual.noise_label) == ("text2video-zero_cfa", None, "text2video-zero")
+    made = cell("warp", 0.1, "sa", 0.98, motion=(20.5, -0.0))
+    assert (made.id, made.label) == ("warp-motion-20.5-0_sa", "warp δ=20.5,0 + sa")
+    assert made.method == {"noise": "warp", "attn": "sa", "motion": (20.5, 0.0)}
+    assert made.noise_label == "warp δ = 20.5,0"
+    assert [cell("warp", 0.1, "sa", 0.98, motion=(x, x)).still for x in (0, 1)] == [True, False]
+    assert cell("dnm", 0.1, "sa", 0.98, motion=(1, 1)) == cell("dnm", 0.1, "sa", 0.98)
 
 
 def test_the_two_tap_momentum_of_1_is_no_cross_frame_attention():

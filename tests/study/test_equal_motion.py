@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from dataclasses import replace
@@ -20,8 +22,9 @@ from zs2.errors import InputError
 from zs2.method import LAM_MAX, NOISE_MODELS, PARAMETERS, Method
 from zs2.reporting.content import notes
 from zs2.reporting.markdown import markdown
+from zs2.reporting.spreadsheet import table_of_clips
 from zs2.sample import main as sample
-from zs2.study.cells import paper, preset
+from zs2.study.cells import NUMBERS, paper, preset
 from zs2.study.equal_motion import SEARCH, _search_of, at_equal_motion
 from zs2.study.inputs import Inputs
 from zs2.study.prompts import Prompt
@@ -182,6 +185,56 @@ def test_a_cell_that_is_not_near_the_target_keeps_what_was_found_and_has_no_rank
     assert (told in capsys.readouterr().err) is not near
     before = replace(study, cells=(*new.cells[:2], replace(new.cells[2], label=label, presets=(EQUAL_MOTION,))))
     assert before.with_more(new).cells == new.cells
+
+
+def test_pixels_that_were_found_are_kept(tmp_path: Path):
+    """Those of the study are read again, and a CSV has them in a column that is not the metric's."""
+    cells = [one for one in paper() if one.noise in ("dnm", "text2video-zero") and one.attn == "cfa"]
+    study = made_up_study(tmp_path, cells, lambda job: {"motion": 0.03})
+    found = {"value": 0.1, "motion": 0.03, "clips": 4, "spread": None}
+    key = "text2video-zero-motion-1-1_cfa at 0.03"
+    (tmp_path / "motion.json").write_text(
+        json.dumps({"dnm-1_cfa at 0.03": found, key: found | {"value": [20.2, 20.2]}})
+    )
+    new = at_equal_motion(study, None, tmp_path, 0.03, Inputs())
+    one = new.cells[1]
+    assert (one.motion, one.label) == ((20.2, 20.2), "Text2Video-Zero (δ=20.2,20.2)")
+    assert EQUAL_MOTION in one.presets
+    new.write(tmp_path)
+    assert Study.read(tmp_path) == new
+    (tmp_path / "clips" / f"{one.id}_p00_s0.webp").write_bytes(b"")
+    (tmp_path / "clips" / f"{one.id}_p00_s0.webp.json").write_text("{}")
+    (row,) = (row for row in csv.DictReader(io.StringIO(table_of_clips(Results.read(tmp_path)))) if row["pixels"])
+    assert (row["pixels"], row["motion"], row["cell"]) == ("20.2,20.2", "", one.id)
+    stored = json.loads((tmp_path / "study.json").read_text())
+    stored["cells"][1]["motion"] = [1, 1]
+    (tmp_path / "study.json").write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="is not the id of text2video-zero and cfa at its values"):
+        Study.read(tmp_path)
+    stored["cells"][1]["motion"] = [1]
+    (tmp_path / "study.json").write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"motion is .* expected two numbers"):
+        Study.read(tmp_path)
+
+
+def test_all_that_can_be_searched_is_of_a_cell():
+    assert {*scales()} <= {*NUMBERS}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("noise", "target"), [("warp", 0.03), ("text2video-zero", 0.087)])
+def test_a_study_finds_pixels(noise, target, tmp_path: Path, capsys):
+    prompts, out = tmp_path / "p.txt", tmp_path / "study"
+    prompts.write_text("rose\n")
+    line = [*SMALL, "--size", "64x64", "--steps", "4", "--noise", noise, "--attn", "cfa", "--prompts", str(prompts)]
+    assert ablate([*line, "--seeds", "0", "--out", str(out), "--motion-target", str(target)]) == 0
+    assert re.search(r": motion [0-9.]+,[0-9.]+ has motion 0.", capsys.readouterr().err)
+    results = Results.read(out)
+    (one,) = results.study.cells
+    assert one.motion not in (None, (0, 0), (12, 12))
+    near = abs(results.values(one.id, "motion")[0, 0] - target) <= TOLERANCE * target
+    assert (EQUAL_MOTION in one.presets) == near == (", motion" not in one.label)
+    assert Clip.open(out / "clips" / f"{one.id}_p00_s0.webp").settings["motion"] == list(one.motion)
 
 
 def test_a_search_that_does_not_say_its_motion_is_refused(tmp_path: Path):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from zs2.cli.command import say
+from zs2.cli.derived_options import value_text
 from zs2.errors import InputError, brief, counted, warn
 from zs2.method import NOISE_MODELS, PARAMETERS
 from zs2.sampling.request import INPUTS, Request
@@ -43,8 +44,7 @@ class Found:
 
     def __str__(self) -> str:
         error = "" if self.spread is None else f" ± {self.spread:.2g}"
-        value = ",".join(f"{x:g}" for x in self.value) if isinstance(self.value, tuple) else f"{self.value:g}"
-        return f"{self.name} {value} has motion {self.motion:.3g}{error}"
+        return f"{self.name} {value_text(self.value)} has motion {self.motion:.3g}{error}"
 
 
 def is_near(motion: float, target: float) -> bool:

@@ -120,8 +120,9 @@ def notes(results: Results) -> list[str]:
         lines.append("The empty prompt has no CLIP score: there is nothing that its clips should show.")
     if any(EQUAL_MOTION in cell.presets for cell in study.cells):
         lines.append(
-            "At equal motion λ or a of each variant was searched on short clips, so that all move alike. Those with "
-            "“own motion” could not be brought there, and those with a “motion” not near enough: they have no rank."
+            "At equal motion λ, a or the pixels of each variant were searched on short clips, so that all move alike. "
+            "Those with “own motion” could not be brought there, and those with a “motion” not near enough. So these "
+            "have no rank."
         )
     if len(results.sets) > 1:
         lines.append("Closed prompts name thing and background; open ones leave the look to the noise.")

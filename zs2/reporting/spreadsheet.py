@@ -24,7 +24,8 @@ COLUMNS = (
 )  # how each such table begins, the older ones unquoted
 # The columns of the table of differences. Their names, in quotes, are how it begins.
 DIFFERENCES = ("prompts", "variant", "control", "clips", "metric", "mean", "difference", "low", "high", "seen")
-OF_CELL = ("noise", "lam", "alpha", "attn", "mu", "frozen", "mu_end", "lam_high", "cutoff")
+OF_CELL = {name: name for name in ("noise", "lam", "alpha", "attn", "mu", "frozen", "mu_end", "lam_high", "cutoff")}
+OF_CELL["pixels"] = "motion"  # {column: of a cell}. The column `motion` is the metric
 # Columns of the settings, in the order that the file has always had. Newer sampling options follow.
 FIRST = (
     *("model", "steps", "frames", "guidance", "width", "height", "fps", "dtype"),
@@ -49,7 +50,7 @@ def table_of_clips(results: Results) -> str:
         if job.name in results.finished:
             prompt, cell = study.prompts[job.prompt], asdict(job.cell)
             values = results.measures.get(job.key, {})
-            own = (value_text(cell[name]) if isinstance(cell[name], tuple) else cell[name] for name in OF_CELL)
+            own = (value_text(cell[name]) if isinstance(cell[name], tuple) else cell[name] for name in OF_CELL.values())
             row = [job.name, job.cell.id, job.cell.label, *own]
             row += [job.prompt, prompt.text, prompt.set, job.seed, *(settings[name] for name in SETTINGS)]
             row += [values.get(name) for name in METRICS]

@@ -16,14 +16,16 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from zs2.cli.derived_options import value_text
 from zs2.errors import InputError
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS, PARAMETERS, Method, same_attention
 from zs2.system.registry import Registry, load
 
 STUDY_LAM, STUDY_MU = 0.1, 0.98  # the authors' λ in their sweep of μ, because clips of their text's 0.01 hardly move
-NUMBERS = ("lam", "alpha", "mu", "mu_end", "lam_high", "cutoff")  # the parameters that a cell has
-PREFIXES = {"mu_end": "to-", "lam_high": "high-", "cutoff": "cutoff-"}  # of numbers in an id; absent at their defaults
-Number = float | tuple[float, ...]  # of several: one for each level
+NUMBERS = ("lam", "alpha", "mu", "mu_end", "lam_high", "cutoff", "motion")  # the parameters that a cell has
+# Of numbers in an id, which are absent at their defaults. motion is only searched: see equal_motion.py.
+PREFIXES = {"mu_end": "to-", "lam_high": "high-", "cutoff": "cutoff-", "motion": "motion-"}
+Number = float | tuple[float, ...]  # of several: one for each level; or the pixels along x and y
 FULL = Method(noise="dnm", lam=STUDY_LAM, attn="tma", mu=STUDY_MU)  # the full method
 WITHOUT_NOISE, WITHOUT_ATTENTION = "iid", "sa"  # what stands where one of the two parts is taken away
 
@@ -43,8 +45,8 @@ class Cell:
         id: its name in the names of files.
         label: its name in tables.
         noise, attn: the noise model and the attention kind.
-        lam, alpha, mu, mu_end, lam_high, cutoff: their parameters; None where one has no effect. The last three are
-            also None at their defaults.
+        lam, alpha, mu, mu_end, lam_high, cutoff, motion: their parameters; None where one has no effect. The last four
+            are also None at their defaults.
         frozen: its clips are frame 0 of the variant, repeated: the control that shows what a still picture scores.
         presets: those that hold it; () for a cell of a grid.
     """
@@ -61,6 +63,7 @@ class Cell:
     mu_end: Number | None = None
     lam_high: float | None = None
     cutoff: float | None = None
+    motion: Number | None = None
 
     @property
     def method(self) -> dict[str, Any]:
@@ -77,7 +80,8 @@ class Cell:
     def noise_label(self) -> str:
         """Its noise model with its parameters, as a table of noises has them."""
         values = _numbers(Method(**self.method).noise_parameters)
-        return self.noise + "".join(f" {PARAMETERS[name].symbol} = {value:g}" for name, value in values.items())
+        shown = {name: x for name, x in values.items() if name != "motion" or self.motion is not None}
+        return self.noise + "".join(f" {PARAMETERS[name].symbol} = {value_text(x)}" for name, x in shown.items())
 
 
 def cell(
@@ -89,6 +93,7 @@ def cell(
     mu_end: Number | None = None,
     lam_high: float | None = None,
     cutoff: float | None = None,
+    motion: Number | None = None,
 ) -> Cell:
     """The cell of a variant, whose values are in range.
 
@@ -97,7 +102,8 @@ def cell(
     """
     mu_end = None if mu_end == mu else mu_end
     attn = same_attention(attn, {"mu": mu, "mu_end": mu_end})
-    method = Method(attn, mu, noise, lam, alpha, mu_end=mu_end, lam_high=lam_high, cutoff=cutoff)
+    more: dict[str, Any] = {"mu_end": mu_end, "lam_high": lam_high, "cutoff": cutoff, "motion": motion}
+    method = Method(attn, mu, noise, lam, alpha, **more)
     defaults = NOISE_MODELS[noise].defaults
     own = {key: x for key, x in method.noise_parameters.items() if key not in PREFIXES or x != defaults[key]}
     kinds = [(noise, _numbers(own)), (attn, _numbers(method.attention_parameters))]
@@ -284,16 +290,3 @@ def corners(cells: Sequence[Cell], full: Cell) -> list[Cell]:
     if len(set(kinds)) == 4 and all((noise, attn) in found for attn, noise in kinds):
         return [full, *(found[noise, attn] for attn, noise in kinds[1:])]
     return [full, *(one for one in cells if one.id != full.id)][:4]
-
-
-def sweep_point(one: Cell) -> tuple[float, float] | None:
-    """λ and μ of a cell in the authors' sweeps, which vary the full method. None for any other cell."""
-    mu = one.mu
-    if one.attn != FULL.attn:  # it may be what the full method's attention is at μ = 0 or 1
-        simpler = ATTENTION_KINDS[FULL.attn].same_as
-        mu = next((float(value) for (name, value), kind in simpler.items() if (name, kind) == ("mu", one.attn)), None)
-    if one.noise != FULL.noise or one.frozen or one.lam is None or one.mu_end is not None:
-        return None
-    if mu is None or isinstance(mu, tuple):
-        return None
-    return one.lam, mu

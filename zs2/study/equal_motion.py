@@ -1,4 +1,4 @@
-"""The cells of a study at equal motion: λ or a of each is searched, so that its clips move as much as is asked for.
+"""The cells of a study at equal motion: λ, a or pixels of each are searched, so that its clips move as much as asked.
 
 A noise model without such a parameter stands at its own motion, and so does one that can't reach the target. Its label
 says so, and it has no rank: a still picture would have the best. Where a search ended too far from the target, the cell
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zs2.cli.command import say
+from zs2.cli.derived_options import value_text
 from zs2.cli.equal_motion import SHORT, TOLERANCE, Found, check_target, find, is_near, searched
 from zs2.errors import InputError, brief
 from zs2.method import PARAMETERS
@@ -56,10 +57,11 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
     cells = []
     for one in study.cells:
         name = searched(one.noise)
-        if one.frozen or name is None or name not in NUMBERS:
+        if one.frozen or name is None:
             cells.append(_own(one))
             continue
-        key = f"{_with(one, name, 1).id} at {target:g}"  # whatever its own value
+        any_value = 1 if PARAMETERS[name].length == 1 else (1,) * PARAMETERS[name].length
+        key = f"{_with(one, name, any_value).id} at {target:g}"  # whatever its own value
         if key not in known:
             refuse_another_revision(study, folder)  # before a search of minutes
             known[key] = _search(study, model, one, name, target, inputs)
@@ -112,7 +114,7 @@ def _search(study: Study, model: ZS2, one: Cell, name: str, target: float, input
     """What was found for a cell, as it is stored; None if it can't reach the target."""
     prompts = _prompts_of(study)
 
-    def make(value: float) -> Iterator[Frames]:
+    def make(value: Any) -> Iterator[Frames]:
         variant = model.variant(**one.method | {name: value})
         for prompt in prompts:
             asked = request(study, Job(one, prompt, study.seeds[0]), inputs)
@@ -141,7 +143,7 @@ def _at(one: Cell, name: str, found: Any, target: float) -> Cell:
     new = _with(one, name, value)
     label = new.label
     if one.label != _with(one, name, getattr(one, name)).label:  # it has a name that does not say its values
-        label = f"{one.label.removesuffix(unusual(one))} ({PARAMETERS[name].symbol}={value:g})"
+        label = f"{one.label.removesuffix(unusual(one))} ({PARAMETERS[name].symbol}={value_text(value)})"
     if is_near(motion, target):
         return replace(new, label=label, presets=tuple(dict.fromkeys((EQUAL_MOTION, *one.presets))))
     say(

@@ -26,8 +26,8 @@ from zs2.video.reading import opened
 
 OUT = "out/study"
 MOTION_HELP = (
-    "find λ or a of each cell, so that its clips have this motion (mean change of pixels, such as 0.03), by halving on "
-    "short clips of the first prompts; others stand at their own motion (default preset: motion)"
+    "find λ, a or the pixels of each cell, so that its clips have this motion (mean change of a pixel, such as 0.03), "
+    "by halving on short clips of the first prompts; others stand at their own motion (default preset: motion)"
 )
 MANY = ("preset", "noise", "attn", *NUMBERS, "lora", "embedding")  # options that take several values
 FLAGS = ["compile", *(name for name, option in OPTIONS.items() if option.kind == "flag")]

@@ -54,7 +54,7 @@ def cells(options: Mapping[str, Any], lam: float = STUDY_LAM) -> list[Cell]:
         _check_searched(options, presets)
     noise, attn = options.get("noise", [FULL.noise]), options.get("attn", [FULL.attn])
     lams, mu = options.get("lam", [lam]), options.get("mu", [STUDY_MU])
-    more = {name: options.get(name, [None]) for name in NUMBERS if name not in ("lam", "mu")}
+    more = {name: options.get(name, [None]) for name in NUMBERS if name not in ("lam", "mu", "motion")}
     for a, m, n, x, *values in product(attn, mu, noise, lams, *more.values()):
         Method(a, m, n, x, **dict(zip(more, values, strict=True)))  # checks them
     for name, values in (("lam", lams), ("mu", mu)):

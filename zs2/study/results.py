@@ -15,8 +15,9 @@ from zs2.cli.command import program
 from zs2.errors import InputError
 from zs2.evaluation.measure import definitions, differences, measured_metrics
 from zs2.evaluation.metrics import METRICS
+from zs2.method import ATTENTION_KINDS
 from zs2.sampling.request import FIRST, OPTIONS
-from zs2.study.cells import AUTHORS, Cell, sweep_point
+from zs2.study.cells import AUTHORS, FULL, Cell
 from zs2.study.stats import Estimate, Key, common, difference, mean, rank_correlation
 from zs2.study.stored import read_measures
 from zs2.study.study import Study, files_of, folders, measures_file
@@ -234,6 +235,17 @@ def sweeps(results: Results) -> list[Sweep]:
         if len(cells.keys() & AUTHORS[parameter].keys()) >= 3
     ]
     return [sweep for sweep in found if sweep.motion]
+
+
+def sweep_point(one: Cell) -> tuple[float, float] | None:
+    """λ and μ of a cell in the authors' sweeps, which vary the full method. None for any other cell."""
+    mu = one.mu
+    if one.attn != FULL.attn:  # it may be what the full method's attention is at μ = 0 or 1
+        simpler = ATTENTION_KINDS[FULL.attn].same_as
+        mu = next((float(value) for (name, value), kind in simpler.items() if (name, kind) == ("mu", one.attn)), None)
+    if one.noise != FULL.noise or one.frozen or one.lam is None or one.mu_end is not None:
+        return None
+    return None if mu is None or isinstance(mu, tuple) else (one.lam, mu)
 
 
 def _sweep(results: Results, parameter: str, fixed: float, cells: dict[float, str]) -> Sweep:

@@ -133,7 +133,7 @@ def _cell(read: Reader) -> Cell:
 
 def _number(read: Reader, name: str) -> Any:
     """A parameter of a cell: a number, or several if it may be, or None."""
-    if PARAMETERS[name].several and isinstance(read.json[name], list):
+    if (PARAMETERS[name].several or PARAMETERS[name].length > 1) and isinstance(read.json[name], list):
         return read.numbers(name)
     return None if read.json[name] is None else read.number(name, None)
 
