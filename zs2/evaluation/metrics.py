@@ -78,7 +78,8 @@ def clip_first(images: Tensor) -> float | None:
 def temporal_flicker(frames: Frames) -> float | None:
     """VBench's temporal flickering (Huang et al. 2024): 1 − the mean absolute change of consecutive frames: 0 … 1.
 
-    That is 1 − motion: VBench scores prompts of things that do not move by it. A still clip has 1.
+    That is 1 − motion: VBench scores prompts of things that do not move by it. A still clip has 1. At equal motion it
+    would rank only what the search left, so it has no better side here.
     """
     change = motion(frames)
     return None if change is None else 1 - change
@@ -251,8 +252,8 @@ METRICS: Registry[Metric] = Registry(
         Metric(
             "temporal-flicker",
             "flicker",
-            "higher",
-            "VBench's temporal flickering: 1 − motion",
+            None,
+            "VBench's temporal flickering: 1 − motion, so neither side is better",
             ("frames",),
             temporal_flicker,
             1.0,
