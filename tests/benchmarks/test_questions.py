@@ -137,8 +137,8 @@ def test_votes(questions, capsys):
     ("name", "clips"),
     [
         ("reproduce", 400),
-        ("motion-closed", 144),
-        ("motion-open", 144),
+        ("motion-closed", 160),
+        ("motion-open", 160),
         ("frequencies", 256),
         ("levels", 160),
         ("steps", 128),

@@ -93,21 +93,27 @@ def test_a_table_by_hand(tmp_path):
 
 
 def test_ranks_at_equal_motion_by_hand(tmp_path):
-    """By what has a better side. Flicker is 1 − motion, so it would rank what the search for equal motion left."""
-    cells = preset("motion")[:3]
+    """By what has a better side, without the still control. Flicker, 1 − motion, would rank what the search left."""
+    cells = [*preset("motion")[:3], preset("motion")[-1]]
 
     def measure(job):
         i = cells.index(job.cell)
-        moved = (0.0300, 0.0302, 0.0299)[i]
-        return {"motion": moved, "ssim": (0.5, 0.7, 0.7)[i], "temporal-flicker": 1 - moved, "flow-warp-error": 0.1 * i}
+        moved = (0.0300, 0.0302, 0.0299, 0.0)[i]
+        return {
+            "motion": moved,
+            "ssim": (0.5, 0.7, 0.7, 1)[i],
+            "temporal-flicker": 1 - moved,
+            "flow-warp-error": (0.3, 0.2, 0.1, 0)[i],
+        }
 
     results = known(tmp_path / "study", cells=cells, prompts=PROMPTS[:1], seeds=(0,), measure=measure)
     rows = table(markdown(results), "Closed prompts (1), 1 clip a variant")
     assert rows["variant"] == ["motion", "SSIM ↑", "flicker", "flow warp error ↓"]
     assert list(rows.values())[3:] == [
-        ["0.0300", "0.5000 (3)", "0.9700", "0 (1)"],
-        ["0.0302", "0.7000 (1)", "0.9698", "0.1000 (2)"],
-        ["0.0299", "0.7000 (1)", "0.9701", "0.2000 (3)"],
+        ["0.0300", "0.5000 (3)", "0.9700", "0.3000 (3)"],
+        ["0.0302", "0.7000 (1)", "0.9698", "0.2000 (2)"],
+        ["0.0299", "0.7000 (1)", "0.9701", "0.1000 (1)"],
+        ["0", "1.000", "1.000", "0"],
     ]
 
 

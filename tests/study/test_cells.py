@@ -93,6 +93,7 @@ def test_presets_share_the_cells_that_they_have_in_common():
     assert presets["dnm-0.1_tma-0.98"] == ("paper", "lambda", "motion")
     assert presets["dnm-0.1_sa"] == presets["dnm-0.1_cfa"] == ("paper", "mu", "motion")
     assert presets["dnm-0.05_tma-0.98"] == ("lambda",)
+    assert presets["frozen"] == ("paper", "motion")
     labels = {one.id: one.label for one in cells}
     assert labels["dnm-0.1_tma-0.98"] == "full method: DNM + TMA"
     assert len(set(labels.values())) == len(cells)

@@ -24,11 +24,11 @@ from zs2.reporting.content import notes
 from zs2.reporting.markdown import markdown
 from zs2.reporting.spreadsheet import table_of_clips
 from zs2.sample import main as sample
-from zs2.study.cells import NUMBERS, paper, preset
+from zs2.study.cells import NUMBERS, STUDY_MU, cell, paper, preset
 from zs2.study.equal_motion import SEARCH, _search_of, at_equal_motion
 from zs2.study.inputs import Inputs
 from zs2.study.prompts import Prompt
-from zs2.study.results import EQUAL_MOTION, Results
+from zs2.study.results import EQUAL_MOTION, Results, is_ranked
 from zs2.study.study import Study
 from zs2.video.clip import Clip
 from zs2.video.motion import motion
@@ -242,6 +242,18 @@ def test_a_search_that_does_not_say_its_motion_is_refused(tmp_path: Path):
     (tmp_path / "motion.json").write_text(json.dumps({"dnm-1_tma-0.98 at 0.03": {"value": 0.1}}))
     with pytest.raises(InputError, match="its motion is None: expected a number: remove the file"):
         at_equal_motion(study, None, tmp_path, 0.03, Inputs())
+
+
+def test_the_still_control_of_the_preset_stays_as_it_is(tmp_path: Path):
+    study = made_up_study(tmp_path, preset("motion"), lambda job: {"motion": 0.03})
+    found = {"value": 0.1, "motion": 0.03, "clips": 4, "spread": None}
+    keys = {f"{cell(one.noise, 1, one.attn, STUDY_MU, 1).id} at 0.03" for one in study.cells if not one.frozen}
+    (tmp_path / "motion.json").write_text(json.dumps(dict.fromkeys(keys, found)))
+    *variants, still = at_equal_motion(study, None, tmp_path, 0.03, Inputs()).cells
+    assert len(variants) == 8
+    assert all(map(is_ranked, variants))
+    assert still == study.cells[-1] == replace(paper()[-1], presets=("motion",))
+    assert not is_ranked(still)
 
 
 def test_a_still_clip_has_no_rank_at_equal_motion(tmp_path: Path):

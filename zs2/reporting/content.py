@@ -8,7 +8,7 @@ from typing import Any
 from zs2.sampling.request import DEFAULTS
 from zs2.study.inputs import record_text
 from zs2.study.options import value_text
-from zs2.study.results import EQUAL_MOTION, EVERY, Results
+from zs2.study.results import EVERY, Results, is_ranked
 from zs2.study.stats import FEWEST
 
 FEW = 8  # prompts
@@ -118,7 +118,7 @@ def notes(results: Results) -> list[str]:
         )
     if any(not prompt.text.strip() for prompt in study.prompts):
         lines.append("The empty prompt has no CLIP score: there is nothing that its clips should show.")
-    if any(EQUAL_MOTION in cell.presets for cell in study.cells):
+    if any(map(is_ranked, study.cells)):
         lines.append(
             "At equal motion λ, a or the pixels of each variant were searched on short clips, so that all move alike. "
             "Those with “own motion” could not be brought there, and those with a “motion” not near enough. So these "

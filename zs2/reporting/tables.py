@@ -6,7 +6,7 @@ from zs2.evaluation.metrics import METRICS
 from zs2.reporting.content import counted, has_intervals, prompt_count
 from zs2.reporting.numbers import columns, difference, estimate, number, numbers
 from zs2.study.cells import Cell
-from zs2.study.results import EQUAL_MOTION, EVERY, Entry, Results, Sweep
+from zs2.study.results import EVERY, Entry, Results, Sweep, is_ranked
 from zs2.study.stats import FEWEST, Estimate, mean
 
 ARROWS = {"higher": "\u00a0↑", "lower": "\u00a0↓", None: ""}
@@ -65,7 +65,7 @@ def legend(results: Results) -> str:
         if has_intervals(results)
         else f"No difference is marked: fewer than {FEWEST} prompts have no interval."
     )
-    ranked = any(EQUAL_MOTION in cell.presets for cell in results.study.cells)
+    ranked = any(map(is_ranked, results.study.cells))
     return text + " A number in brackets is a variant's rank at equal motion, by its mean." * ranked
 
 

@@ -3,7 +3,7 @@
 paper    what each part does: each of the two replaced, both baselines, and the controls
 lambda   the authors' sweep of λ: 0, 0.05, 0.1, 0.15, 0.2, 0.25, at μ = 0.98
 mu       the authors' sweep of μ: 0 (self-attention), 0.25, 0.5, 0.75, 0.9, 1 (cross-frame attention), at λ = 0.1
-motion   eight variants at equal motion, by --motion-target
+motion   eight variants at equal motion, by --motion-target, and a still clip
 reproduce   the experiments of the paper, one by one: see experiments.py
 
 Noise models and attention kinds are described in method.py. Here only the rows of the presets name one.
@@ -155,17 +155,22 @@ def paper(lam: float = STUDY_LAM, mu: float = STUDY_MU) -> list[Cell]:
     )
     named = ((cell(n, lam, a, mu), a, label) for n, a, label in rows)
     cells = [replace(one, label=label + unusual(one)) for one, attn, label in named if one.attn == attn]
-    # Frame 0 is the same in every variant: this one has no value that would have no effect.
-    still = replace(cell("shared", lam, "sa", mu), id="frozen", label="frozen frame: frame 0, repeated", frozen=True)
-    return [*cells, still]
+    return [*cells, still()]
+
+
+def still() -> Cell:
+    """The still control. Frame 0 is the same in every variant: this one has no value that would have no effect."""
+    one = cell("shared", STUDY_LAM, "sa", STUDY_MU)
+    return replace(one, id="frozen", label="frozen frame: frame 0, repeated", frozen=True)
 
 
 def motion(lam: float = STUDY_LAM, mu: float = STUDY_MU) -> list[Cell]:
-    """Eight variants whose noise has a parameter, to be compared at equal motion; see equal_motion.py."""
+    """Eight variants whose noise has a parameter, to be compared at equal motion (see equal_motion.py), and a still."""
     kinds = ("tma", "cfa", "sa", "tma-two-tap", "first-previous", "extended")
     return [
         *(cell("dnm", lam, attn, mu) for attn in kinds),
         *(cell(n, lam, "tma", mu) for n in ("mixed", "progressive")),
+        still(),
     ]
 
 

@@ -1,9 +1,9 @@
 """The cells of a study at equal motion: λ, a or pixels of each are searched, so that its clips move as much as asked.
 
 A noise model without such a parameter stands at its own motion, and so does one that can't reach the target. Its label
-says so, and it has no rank: a still picture would have the best. Where a search ended too far from the target, the cell
-keeps what was found. Its label says its motion, and it has no rank either. DIR/motion.json keeps what was found, so
-that a study that goes on has the same cells.
+says so, and it has no rank: a still picture would have the best, so the still control has none either. Where a search
+ended too far from the target, the cell keeps what was found. Its label says its motion, and it has no rank. What was
+found is kept in DIR/motion.json, so that a study that goes on has the same cells.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
     cells = []
     for one in study.cells:
         name = searched(one.noise)
-        if one.frozen or name is None:
+        if one.frozen:
+            cells.append(one)
+            continue
+        if name is None:
             cells.append(_own(one))
             continue
         any_value = 1 if PARAMETERS[name].length == 1 else (1,) * PARAMETERS[name].length

@@ -154,6 +154,11 @@ def _check_alike(folder: Path, one: dict[str, Any], other: dict[str, Any]) -> No
         )
 
 
+def is_ranked(cell: Cell) -> bool:
+    """Whether a cell has a rank at equal motion. The still control of that preset has none."""
+    return EQUAL_MOTION in cell.presets and not cell.frozen
+
+
 class Entry(NamedTuple):
     """A cell's mean of a metric, its paired difference to the reference (None for the reference itself), and its rank
     among the cells at equal motion, if it is one of them."""
@@ -187,7 +192,7 @@ def table(results: Results, prompts: str) -> list[Row]:
 def _ranked(rows: list[Row], better: Sequence[str | None]) -> list[Row]:
     """The rows, those at equal motion with their ranks by each metric that has a better side."""
     for i, side in enumerate(better):
-        at = {row.cell.id: row.entries[i].value for row in rows if EQUAL_MOTION in row.cell.presets}
+        at = {row.cell.id: row.entries[i].value for row in rows if is_ranked(row.cell)}
         values = {name: value.value for name, value in at.items() if value is not None}
         if side is None or len(values) < 2:
             continue
