@@ -109,6 +109,7 @@ def test_a_clip(model):
         "rotate": None,
         "mu_end": None,
         "anchors": None,
+        "flow": None,
         "latents": None,
         "context": None,
         "negative_context": None,

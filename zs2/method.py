@@ -13,11 +13,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from zs2.errors import warn
+from zs2.parameters import FILES as FILES
 from zs2.parameters import LAM_MAX as LAM_MAX
 from zs2.parameters import PARAMETERS as PARAMETERS
 from zs2.parameters import SEED_MAX as SEED_MAX
 from zs2.parameters import check_seed as check_seed
 from zs2.parameters import renoise_at as renoise_at
+from zs2.parameters import replaced as replaced
 from zs2.system.registry import Registry
 
 
@@ -53,6 +55,7 @@ class NoiseModel:
         needs_size: whether `correlation` must also get the noises' `height=` and `width=`, without which it raises.
         still: parameters → whether all frames have one noise, so that the clip is one picture.
         needs_frames: whether the number of frames must be known in advance. Then endless streams are refused.
+        check: a function, or "module:name" of one: (shape, frames or None, **parameters) → None. It raises InputError.
         start: for a model that needs the sampler: a class, or "module:name" of one; see Start in sampling/plan.py. It
             gets the parameters, and `generate` none.
     """
@@ -65,6 +68,7 @@ class NoiseModel:
     needs_size: bool = False
     still: Callable[..., bool] = lambda **_: False
     needs_frames: bool = False
+    check: Any = None
     start: Any = None
 
 
@@ -166,8 +170,9 @@ NOISE_MODELS: Registry[NoiseModel] = Registry(
             "warp",
             "one noise, carried along by a movement of the picture",
             "zs2.noise.warp:warp",
-            {"motion": (12.0, 12.0), "zoom": 1.0, "rotate": 0.0},
-            still=lambda motion, zoom, rotate: motion == (0, 0) and zoom == 1 and rotate == 0,
+            {"motion": (12.0, 12.0), "zoom": 1.0, "rotate": 0.0, "flow": None},
+            still=lambda motion, zoom, rotate, flow: not flow and motion == (0, 0) and zoom == 1 and rotate == 0,
+            check="zs2.noise.flow:check_fits",
         ),
         NoiseModel(
             "loop",
@@ -195,7 +200,7 @@ class Method:
         renoise: of text2video-zero: how many steps follow t₀ and t₁ (by default 44 and 47 of 50).
         lam_high, cutoff: of freq: λ of the high frequencies, and the share of frequencies along an axis that is low.
         window: of freenoise: the number of frames with noises of their own.
-        zoom, rotate: of warp: the factor and the degrees per frame.
+        zoom, rotate: of warp: the factor and the degrees per frame. flow: the movement instead; see noise/flow.py.
         A parameter that is None has its kind's default.
     Raises: InputError for an unknown kind, or a value out of range.
     """
@@ -214,6 +219,7 @@ class Method:
     rotate: float | None = None
     mu_end: float | tuple[float, ...] | None = None
     anchors: tuple[int, ...] | None = None
+    flow: Any = None
 
     def __post_init__(self) -> None:
         NOISE_MODELS[self.noise]
@@ -250,6 +256,9 @@ class Method:
                 attention = PARAMETERS[name].of == "attention"
                 where = f"attention kind {method.attn!r}" if attention else f"noise model {method.noise!r}"
                 warn(f"{name} has no effect on {where}")
+        for name, by in replaced(method.noise_parameters).items():
+            if name in settings:
+                warn(f"{name} has no effect beside {by}")
         return method
 
     def settings(self, steps: int, from_latents: bool) -> dict[str, Any]:
@@ -259,13 +268,9 @@ class Method:
         Raises: InputError for too few steps.
         """
         values = self.attention_parameters if from_latents else self.attention_parameters | self.noise_parameters
-        for name in values:
-            at_steps = PARAMETERS[name].at_steps
-            if at_steps is not None:
-                values[name] = at_steps(values[name], steps)
-        values |= {"attn": self.attn, "noise": None if from_latents else self.noise}
-        stored = {name: values.get(name) for name in METHOD}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in stored.items()}
+        values = {name: PARAMETERS[name].stored(value, steps) for name, value in values.items()}
+        values |= {"attn": self.attn, "noise": None if from_latents else self.noise, **dict.fromkeys(replaced(values))}
+        return {name: values.get(name) for name in METHOD}
 
     def warn_of_idle(self, frames: int | None, steps: int, from_latents: bool) -> None:
         """Warn of parameters without effect on a clip of so many frames (None: without end) and steps."""

@@ -6,14 +6,14 @@ A parameter is one row of PARAMETERS and one field of `Method` (method.py). A st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from zs2.errors import InputError, brief, whole
 from zs2.system.json_files import is_number
-from zs2.system.registry import Registry
+from zs2.system.registry import Registry, load
 
 LAM_MAX = math.sqrt(math.e)  # λ of independent noises: see noise/models.py
 SEED_MAX = 2**32 - 1  # torch's CPU generator uses 32 bits: larger seeds would repeat smaller ones
@@ -45,6 +45,9 @@ class Parameter:
         strength: for a parameter that decides how much frames differ: a place from 0 (still) to 1 → the value, rounded.
         idle: for one without effect on few frames or steps: (value, frames, steps) → a text that says so, or "".
         at_steps: for a parameter that depends on the number of steps: (value or None, steps) → the value in effect.
+        file: whether a value is the content of a file, named by its path. It has a `digest`, which is what settings of
+            a clip have, and to make the clip again it must be given again. A study and the page can't take it.
+        instead_of: the parameters that have no effect beside a value of this one.
     """
 
     name: str
@@ -59,12 +62,21 @@ class Parameter:
     idle: Callable[[Any, float, int], str] | None = None
     at_steps: Callable[[Any, int], Any] | None = None
     strength: Callable[[float], Any] | None = None
+    file: bool = False
+    instead_of: tuple[str, ...] = ()
 
     @property
     def ends(self) -> tuple[float, float] | None:
         """The smallest and the largest number; None if they are not known."""
         check = self.check.check if isinstance(self.check, Levels) else self.check
         return (check.low, check.high) if isinstance(check, Between) else None
+
+    def stored(self, value: Any, steps: int) -> Any:
+        """A checked value, or None, as the settings of a clip in so many steps have it. Raises: as `at_steps` does."""
+        value = value if self.at_steps is None else self.at_steps(value, steps)
+        if self.file:
+            return None if value is None else value.digest
+        return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
@@ -143,6 +155,14 @@ def _renoise(renoise: Any) -> Any:
     if not _is_pair(renoise) or not all(isinstance(n, int) for n in renoise):
         raise InputError(f"renoise is {brief(renoise)}: expected two whole numbers, t0 and t1")
     return tuple(whole("renoise", n, 0) for n in renoise)
+
+
+def _flow(flow: Any) -> Any:
+    return load("zs2.noise.flow:checked")(flow)
+
+
+def _idle_flow(flow: Any, frames: float, steps: int) -> str:
+    return "" if flow is None else str(load("zs2.noise.flow:idle")(flow, frames, steps))
 
 
 def _is_pair(values: object) -> bool:
@@ -241,5 +261,23 @@ PARAMETERS: Registry[Parameter] = Registry(
             several="indices that rise, 0 first",
             of="attention",
         ),
+        Parameter(
+            "flow",
+            "v",
+            _flow,
+            "safetensors with `flow`, float32 (2, h, w), or (frames-1, 2, h, w): how far pixels go, right and down",
+            number=str,
+            idle=_idle_flow,
+            unset="none",
+            file=True,
+            instead_of=("motion", "zoom", "rotate"),
+        ),
     ],
 )
+FILES = tuple(name for name, parameter in PARAMETERS.items() if parameter.file)
+
+
+def replaced(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """The parameters that have no effect because of another one among these, which has a value; each with that one."""
+    given = [name for name, value in parameters.items() if name in PARAMETERS and value is not None]
+    return {other: name for name in given for other in PARAMETERS[name].instead_of}

@@ -44,7 +44,7 @@ from zs2.cli.model_names import names_of_paths, shown_names
 from zs2.cli.sample_options import parser
 from zs2.cli.sample_requests import clip_requests
 from zs2.errors import InputError, collected, warn
-from zs2.method import METHOD, NOISE_MODELS, Method, NoiseModel
+from zs2.method import FILES, METHOD, NOISE_MODELS, Method, NoiseModel
 from zs2.sampling.request import OF_CONTROLNETS, OPTIONS, usual
 from zs2.system.stopping import SIGPIPE, Stopped
 from zs2.video.clip import Clip
@@ -80,7 +80,7 @@ def ended(job: Job, seconds: float = 60) -> Job:
 def test_every_setting_is_a_control_and_has_the_default_of_the_command_line() -> None:
     found = controls(Limits(), OWN_KEYWORDS)
     names = [one.name for one in found]
-    assert sorted(names) == sorted({*METHOD, *OPTIONS} - {*OF_CONTROLNETS})
+    assert sorted(names) == sorted({*METHOD, *OPTIONS} - {*OF_CONTROLNETS, *FILES})
     assert not [one for one in found if "--" in one.help]  # those are words of a command line
     assert next(one for one in found if one.name == "first_frame_noise").help.startswith("of the first frame: ")
     method, options = keywords(found, [one.default for one in found])
@@ -92,7 +92,7 @@ def test_every_setting_is_a_control_and_has_the_default_of_the_command_line() ->
 
 def test_controls_of_a_controlnet_show_where_there_is_one() -> None:
     found = controls(Limits(), OWN_KEYWORDS, ["canny", "owner/depth"])
-    assert sorted(one.name for one in found) == sorted({*METHOD, *OPTIONS, "controlnet"})
+    assert sorted(one.name for one in found) == sorted({*METHOD, *OPTIONS, "controlnet"} - {*FILES})
     of_one = {one.name: one for one in found if one.of_controlnet}
     assert of_one.keys() == {*OF_CONTROLNETS, "controlnet"}
     assert of_one["controlnet"].choices == (("canny", "canny"), ("owner/depth", "owner/depth"))

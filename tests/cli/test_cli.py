@@ -778,6 +778,7 @@ def test_every_option_reaches_the_settings(zs2, here):
         "rotate": None,
         "mu_end": None,
         "anchors": None,
+        "flow": None,
         "latents": None,
         "context": None,
         "negative_context": None,

@@ -247,6 +247,18 @@ def read_parts(folder: Path, out: Path) -> list[int]:
     return [0]
 
 
+def make_flow(folder: Path) -> None:
+    """A flow with one field a step, and another tensor beside it."""
+    make_model(folder / "model")
+    save_file({"flow": torch.randn(3, 2, 8, 8), "more": torch.zeros(2)}, folder / "flow.safetensors")
+
+
+def read_flow(folder: Path, out: Path) -> list[int]:
+    """A clip of three frames along the flow."""
+    along = ("--noise", "warp", "--frames", "3", "--size", "16x16", "--flow", str(folder / "flow.safetensors"))
+    return read_model(folder / "model", out, *along)
+
+
 @cache
 def loaded(folder: Path) -> ZS2:
     """A model, which is not changed."""
@@ -261,6 +273,7 @@ KINDS = (
     Kind("single-files", make_single_file, ("x.safetensors", "x.safetensors", "x.yaml"), read_single_file),
     Kind("loras", make_loras, ("*.safetensors", "peft/unet/*"), read_loras),
     Kind("parts", make_parts, ("toy.safetensors", "dog.safetensors", "vae.safetensors", "vae/*"), read_parts, quick=30),
+    Kind("flows", make_flow, ("flow.safetensors",), read_flow),
     Kind("clips", make_settings, ("x.png", "x.webp", "x.gif"), read_clips, quick=15),
     Kind("inputs", make_inputs, ("x.png", "x.webp", "x.gif", "x.mp4", "frames/*"), read_inputs),
 )

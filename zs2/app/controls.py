@@ -1,6 +1,7 @@
 """The controls of the page, derived from the tables of the method and of sampling. No torch and no Gradio here.
 
-A new row of zs2/method.py, or a new field of `Request`, is a control without a word here.
+A new row of zs2/method.py, or a new field of `Request`, is a control without a word here. A parameter that is a file
+has none: its path would be one of the server.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from zs2.app.clip_options import Limits
 from zs2.cli.derived_options import KINDS, READERS, parameter_reader, value_text
 from zs2.cli.values import size
 from zs2.errors import InputError
-from zs2.method import ATTENTION_KINDS, METHOD, NOISE_MODELS, PARAMETERS, Method, effects
+from zs2.method import ATTENTION_KINDS, FILES, METHOD, NOISE_MODELS, PARAMETERS, Method, effects
 from zs2.sampling.request import CHOICES, DEFAULTS, HINTS, OF_CONTROLNETS, OPTIONS
 from zs2.sampling.solver import SOLVERS
 
@@ -116,7 +117,7 @@ def controls(limits: Limits, own: Mapping[str, Any], networks: Sequence[str] = (
     own: the checkpoint's own settings. networks: the ControlNets to choose from; without any there is no control of
         theirs.
     """
-    found = [_kind(name) if name in KINDS else _parameter(name, own) for name in METHOD]
+    found = [_kind(name) if name in KINDS else _parameter(name, own) for name in METHOD if name not in FILES]
     first = [name for name in METHOD if name in KINDS or PARAMETERS[name].of == "attention"]
     found.sort(key=lambda one: (one.name == "noise" or one.name not in first, METHOD.index(one.name)))
     options = [

@@ -43,6 +43,7 @@ def add_method(group: argparse._ArgumentGroup) -> None:
         else:
             parameter = PARAMETERS[name]
             metavar = ("X" if parameter.length == 1 else "X,Y") + ",…" * bool(parameter.several)
+            metavar = "FILE" if parameter.file else metavar
             several = f"; or several X,Y,…: {parameter.several}" if parameter.several else ""
             text = f"of {', '.join(_defaults(name))}: {parameter.help}{several} (default {_default_text(name)})"
             group.add_argument(flag(name), type=parameter_reader(name), metavar=metavar, help=_escaped(text))

@@ -11,7 +11,7 @@ from zs2.checkpoints.locate import former
 from zs2.cli.derived_options import LOADING, flag
 from zs2.cli.sample_requests import REQUEST
 from zs2.errors import InputError, check_keywords, warn
-from zs2.method import ATTENTION_KINDS, METHOD, PARAMETERS, effects
+from zs2.method import ATTENTION_KINDS, FILES, METHOD, PARAMETERS, Method, effects, replaced
 from zs2.sampling.prompt_syntax import read_as, texts_of
 from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, STATED, UNSTATED, Request
 from zs2.version import revision_text
@@ -34,6 +34,7 @@ ALLOWED = (
     "latents",
     *CONTEXTS,
     *INPUTS,
+    *FILES,
     "stream",
     "state_device",
     "resumable",
@@ -51,7 +52,7 @@ TENSORS = ("latents", *CONTEXTS)
 # Settings that are not options: the clip is made again only if they are the same, or nearly so if a warning says.
 COMPARED = (
     *("model", "weights", "vae", "lora", "embeddings", "controlnet", "revision", "versions", *TENSORS),
-    *("processes", "device", *INPUTS),
+    *("processes", "device", *INPUTS, *FILES),
 )
 
 
@@ -87,6 +88,12 @@ def replay_options(file: str, options: Mapping[str, Any]) -> dict[str, Any]:
     for name in INPUTS:
         if replayed.pop(name) is not None and name not in options:
             raise InputError(f"{file}: this clip was made from an input: give the same {flag(name)}")
+    for name in FILES:
+        if replayed.pop(name) is not None and name not in options:
+            raise InputError(
+                f"{file}: this clip was made with a {name}: give the same, {flag(name)} FILE of zs2 sample, or "
+                f"replay(model, file, {name}=…)"
+            )
     replayed["prompt_syntax"] = read_as(_texts(settings), replayed["prompt_syntax"])  # also where None is an error now
     replayed = {name: value for name, value in replayed.items() if value is not None}
     replayed["seed"] = [replayed.get("seed", 0)]
@@ -99,10 +106,11 @@ def replay(model: Any, file: str | os.PathLike[str], **given: Any) -> Clip:
 
     Args:
         model: the `ZS2` that made it; the method is that of the clip.
-        given: what settings have only a digest of, as it was given: latents, contexts, and the inputs of guided clips.
+        given: what settings have only a digest of, as it was given: latents, contexts, a flow, and the inputs of guided
+            clips.
     Raises: InputError as --replay does, and for a model of another dtype; TypeError for other keywords.
     """
-    check_keywords("replay()", given, {"replay()": (*TENSORS, *INPUTS)})
+    check_keywords("replay()", given, {"replay()": (*TENSORS, *INPUTS, *FILES)})
     options = replay_options(os.fspath(file), given)
     dtype, compiled = str(model.dtype).removeprefix("torch."), model.unet.compiled is not None
     if (options["dtype"], options["compile"]) != (dtype, compiled):
@@ -117,7 +125,8 @@ def replay(model: Any, file: str | os.PathLike[str], **given: Any) -> Clip:
     width, height = options["size"]
     names = [name for name in REQUEST if name in options and name not in ("prompt", "seed")]
     more = {name: options[name] for name in names} | {"width": width, "height": height, "seed": options["seed"][0]}
-    variant, fps = model.variant(**{name: options.get(name) for name in METHOD}), frame_rate(options["fps"])
+    variant, fps = model.variant(), frame_rate(options["fps"])
+    variant._use(Method(**{name: options[name] for name in METHOD if name in options}))  # and nothing of the model's
     plan = variant.plan(Request(options["prompt"], **more))
     settings = variant.settings(plan, fps)
     check_replay(options["recorded"], settings)
@@ -128,13 +137,16 @@ def replay(model: Any, file: str | os.PathLike[str], **given: Any) -> Clip:
 
 def check_settings(file: str, settings: Mapping[str, Any]) -> None:
     """Raise InputError for a setting that is null though it has an effect, or of the wrong type."""
-    for name in settings_in_effect(settings):
+    for name in (one for one in settings_in_effect(settings) if one not in replaced(settings)):
         if settings[name] is None and not (name in PARAMETERS and PARAMETERS[name].unset):
             raise InputError(f"{file}: {name} is null, but has an effect with the other settings: expected a value")
     for name, kind in {"weights": dict, "versions": dict, "device": str, "dtype": str, "compile": bool}.items():
         if not isinstance(settings[name], kind):
             raise InputError(f"{file}: {name} is {settings[name]!r}: these are not the settings of a clip of zs2")
-    for name in (name for name, parameter in PARAMETERS.items() if parameter.length == 1):
+    for name in FILES:
+        if not isinstance(settings[name], str | None):
+            raise InputError(f"{file}: {name} is {settings[name]!r:.60}: expected a SHA-256")
+    for name in (name for name, one in PARAMETERS.items() if one.length == 1 and not one.file):
         value = settings[name]
         values = value if PARAMETERS[name].several and isinstance(value, list) else [value]
         if not all(isinstance(one, int | float | None) for one in values):
@@ -184,9 +196,10 @@ def check_replay(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         )
     if recorded["controlnet"] != now["controlnet"]:
         raise InputError("the clip was made with other ControlNets, or in another order: give the same --control")
-    for name in TENSORS:
+    for name in (*TENSORS, *FILES):
         if recorded[name] != now[name]:
-            raise InputError(f"the clip was made from {'another' if recorded[name] else 'no'} {name}: give the same")
+            text = f"another {name}: give the same" if recorded[name] else f"no {name}: leave it out"
+            raise InputError(f"the clip was made from {text}")
     for name in INPUTS:
         if recorded[name] != now[name]:
             got, expected = (_input_text(settings[name]) for settings in (now, recorded))

@@ -13,7 +13,7 @@ from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.equal_motion import check_target, searched
 from zs2.cli.prompt_files import line_options, read_prompt_file, read_travel_file
 from zs2.errors import InputError, choose, together, warn, warn_of_each
-from zs2.method import METHOD, PARAMETERS, Method, effects
+from zs2.method import METHOD, PARAMETERS, Method, effects, replaced
 from zs2.sampling.request import FAST, INPUTS, OPTIONS, Request, usual
 from zs2.system.devices import AUTO, DTYPES
 from zs2.version import revision_text
@@ -114,6 +114,8 @@ def check_method(options: Mapping[str, Any], clips: Sequence[Request] = ()) -> N
     if "motion_target" in options:
         check_target(options["motion_target"])
         name = searched(method.noise)
+        if (other := replaced(method.noise_parameters).get(str(name))) is not None:
+            raise InputError(f"motion_target finds {name}, which has no effect beside {other}: leave --{other} out")
         if name is None or name in options:
             nothing = f"noise model {method.noise!r} has nothing to find: give another --noise"
             raise InputError(f"motion_target: {nothing if name is None else f'it finds {name}: leave --{name} out'}")

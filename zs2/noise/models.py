@@ -148,6 +148,8 @@ def noises(
         if frames is None:
             raise InputError(f"noise {kind!r} needs the number of frames in advance: give frames")
         values["frames"] = frames
+    if model.check is not None:
+        load(model.check)(shape, frames, **values)
     check_seed(seed)
 
     def draws(index: int) -> Draw:

@@ -1,4 +1,4 @@
-"""Noise that is carried along by a movement of the picture, and stays Gaussian.
+"""Noise that is carried along by a movement of the picture, or a flow, and stays Gaussian.
 
 The idea is Go-with-the-Flow's (Burgert et al. 2025, arXiv 2501.08331): warped noise of an image model makes a picture
 that moves along. Interpolated noise would lose its variance, so the noise is carried by particles on a grid that is
@@ -26,35 +26,92 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    from zs2.noise.flow import Flow
     from zs2.noise.models import Draw, Draws
 
     Move: TypeAlias = Callable[[Tensor], Tensor]  # places (n, 2), x and y in cells from the middle → places
 
+NEWTON = 8  # steps; an even movement needs one
 GRID = 8  # cells of the fine grid per latent, along each axis; as many as a latent of Stable Diffusion has pixels
 
 
-def warp(draws: Draws, motion: tuple[float, float], zoom: float, rotate: float) -> Iterator[Tensor]:
-    """Noise under a picture that moves the same way in every frame.
+def warp(
+    draws: Draws, motion: tuple[float, float], zoom: float, rotate: float, flow: Flow | None = None
+) -> Iterator[Tensor]:
+    """Noise under a picture that moves the same way in every frame, or along a flow.
 
     Args:
         motion: pixels of 512 per frame, left and up. zoom: how many times larger the picture is in each frame.
         rotate: degrees per frame, clockwise.
+        flow: the movement instead of these three. The noise ends with it, unless it repeats.
     """
     noise = draws(0)()
     yield noise
     height, width = noise.shape[-2:]
+    size = height * GRID, width * GRID
+    particles = Particles(refined(noise, draws(-1)), size)
+    first = particles.reduced()
+    even = itertools.repeat(moves(size, motion, zoom, rotate))
+    for i, (forward, back) in enumerate(even if flow is None else (moves_along(one, size) for one in flow.each()), 1):
+        particles.step(forward, back, partial(white, draws(i), noise.shape))
+        yield noise + (particles.reduced() - first)  # the difference, so that no movement changes no bit
+
+
+def moves(size: tuple[int, int], motion: tuple[float, float], zoom: float, rotate: float) -> tuple[Move, Move]:
+    """A movement of the whole picture on a grid of this size, and its reverse."""
+    height, width = size
     x, y = zoom * math.cos(math.radians(rotate)), zoom * math.sin(math.radians(rotate))
     turn = torch.tensor([[x, -y], [y, x]], dtype=torch.float64)
-    push = torch.tensor([-motion[0] * width, -motion[1] * height], dtype=torch.float64) * GRID / 512
+    push = torch.tensor([-motion[0] * width, -motion[1] * height], dtype=torch.float64) / 512
     back = torch.linalg.inv(turn)
-    particles = Particles(refined(noise, draws(-1)), (height * GRID, width * GRID))
-    first = particles.reduced()
-    for i in itertools.count(1):
-        fresh = partial(white, draws(i), noise.shape)
-        particles.step(lambda place: place @ turn.T + push, lambda place: (place - push) @ back.T, fresh)
-        yield noise + (particles.reduced() - first)  # the difference, so that no movement changes no bit
+    return lambda place: place @ turn.T + push, lambda place: (place - push) @ back.T
+
+
+def moves_along(flow: NDArray[np.float32], size: tuple[int, int]) -> tuple[Move, Move]:
+    """The movement along a flow (2, h, w) on a grid of this size, and its reverse, found by Newton's method.
+
+    Between the middles of the flow's pixels it is bilinear, and it goes on so beyond the outermost ones. Where no place
+    of the frame before leads to a place, that place shows what was outside: its reverse is far away.
+    """
+    extent = torch.tensor([size[1], size[0]], dtype=torch.float64)  # of the picture, in cells
+    pixels = torch.tensor([flow.shape[2], flow.shape[1]], dtype=torch.float64)
+    field = torch.from_numpy(flow).double() * (extent / pixels)[:, None, None]
+
+    def at(place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The movement at places (n, 2), and its derivatives along x and y."""
+        where = (place / extent + 0.5) * pixels - 0.5
+        low = where.floor().minimum(pixels - 2).clamp(min=0)
+        part = (where - low)[..., None, :]  # (n, 1, 2)
+        (x, y), (right, down) = low.long().T, (low + 1).minimum(pixels - 1).long().T
+        a, b, c, d = field[:, y, x].T, field[:, y, right].T, field[:, down, x].T, field[:, down, right].T
+        u, v = part[..., 0], part[..., 1]
+        top, bottom, left, across = b - a, d - c, c - a, d - b
+        moved = a + u * top
+        moved = moved + v * (c + u * bottom - moved)
+        scale = pixels / extent
+        return moved, (top + v * (bottom - top)) * scale[0], (left + u * (across - left)) * scale[1]
+
+    def forward(place: Tensor) -> Tensor:
+        return place + at(place)[0]
+
+    def back(place: Tensor) -> Tensor:
+        found = place - at(place)[0]
+        for _ in range(NEWTON):
+            moved, dx, dy = at(found)
+            error = found + moved - place
+            a, b, c, d = 1 + dx[:, 0], dy[:, 0], dx[:, 1], 1 + dy[:, 1]
+            area = a * d - b * c
+            area = torch.where(area.abs() < 0.01, 0.01, area)
+            change = torch.stack([d * error[:, 0] - b * error[:, 1], a * error[:, 1] - c * error[:, 0]], dim=1)
+            found = (found - change / area[:, None]).clamp(min=-2 * extent, max=2 * extent)
+        near = (forward(found) - place).abs().amax(dim=1, keepdim=True) < 0.5
+        return torch.where(near, found, 2 * extent)
+
+    return forward, back
 
 
 class Particles:
