@@ -121,10 +121,32 @@ def test_ranks_at_equal_motion_by_hand(tmp_path):
 def test_the_table_of_a_metric_by_hand(tmp_path):
     rows = table(markdown(known(tmp_path / "study")), "motion, closed prompts")
     assert rows["variant"] == ["mean", "difference", "low", "high"]
+    assert list(rows)[2:4] == ["a still clip", "full method: DNM + TMA (reference)"]
+    assert rows["a still clip"] == ["0", "", "", ""]
     assert rows["full method: DNM + TMA (reference)"] == ["0.2050", "", "", ""]
     assert rows["iid + tma μ=0.98"] == ["0.2250", "+0.0200 ▲", "0.0200", "0.0200"]
     mixed = ["0.2050", "0", "−0.0200", "0.0200"]
     assert [text.replace("≈0", "0") for text in rows["dnm λ=0.1 + sa"]] == mixed
+
+
+def test_a_still_clip_stands_in_the_table_of_each_metric(tmp_path):
+    """By its definition, or by the frozen frames of the same prompts; no row where there is neither."""
+    cells = [preset("paper")[0], preset("paper")[-1]]
+    score = lambda job: {"clip-score": 20 + job.prompt + job.cell.frozen, "motion": 0.25 * (not job.cell.frozen)}  # noqa: E731
+    results = known(tmp_path / "study", cells=cells, prompts=PROMPTS[:3], measure=score)
+    text = markdown(results)
+    wanted = {
+        "CLIP score, closed": "21.50",
+        "CLIP score, open": "23.00",
+        "CLIP score, all": "22.00",
+        "motion, all": "0",
+    }
+    for title, value in wanted.items():
+        assert table(text, f"{title} prompts")["a still clip"] == [value, "", "", ""]
+        row = f'<tr class="still"><th scope="row">a still clip</th><td>{value}</td>{"<td></td>" * 4}</tr>'
+        assert row in page(results, tmp_path / "study")
+    without = known(tmp_path / "without", cells=cells[:1], measure=score)
+    assert "a still clip" not in table(markdown(without), "CLIP score, closed prompts")
 
 
 def test_both_sets_of_prompts_and_all_together(tmp_path):
@@ -313,8 +335,8 @@ def test_stills_are_marked(tmp_path):
     (note,) = (note for note in notes(results) if "A still picture is the best" in note)
     for one in cells:
         assert (one.label in note) == one.still
-    tables = 2  # the means, with a row for any still clip, and those of the one metric
-    assert page(results, tmp_path / "study").count('<tr class="still">') == tables * len(stills) + 1
+    tables = 2  # the means and those of the one metric, each with a row for any still clip
+    assert page(results, tmp_path / "study").count('<tr class="still">') == tables * (len(stills) + 1)
 
 
 def test_an_incomplete_study_says_so(tmp_path):

@@ -87,7 +87,8 @@ def _means(results: Results, prompts: str) -> list[str]:
 
 def _differences(results: Results, prompts: str, metric: int) -> list[str]:
     """The table of one metric."""
-    rows = []
+    still = still_value(results, results.metrics[metric], prompts)
+    rows = [[STILL, still, *[""] * len(DIFFERENCES[1:])]] if still else []
     for row in results.tables[prompts]:
         entry = row.entries[metric]
         value, change, low, high = mean_and_difference(entry)

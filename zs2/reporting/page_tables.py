@@ -104,7 +104,8 @@ def means(results: Results, prompts: str) -> str:
         return [*clips, *(_marked(*mean_and_mark(entry)) for entry in row.entries)]
 
     still = [still_value(results, metric, prompts) for metric in results.metrics]
-    return _variants(results, prompts, heads(results), cells, caption(results, prompts), "means", still)
+    row = list(map(_marked, still)) if any(still) else []
+    return _variants(results, prompts, heads(results), cells, caption(results, prompts), "means", row)
 
 
 def differences(results: Results, prompts: str, metric: str) -> str:
@@ -118,8 +119,10 @@ def differences(results: Results, prompts: str, metric: str) -> str:
         value, change, low, high = mean_and_difference(entry)
         return [*clips, value, _marked(change, seen(entry.change)), low, high, draw(entry.change)]
 
+    still = still_value(results, metric, prompts)
+    row = [still, *[""] * len(DIFFERENCES)] if still else []
     title = f"{METRICS[metric].title}: {caption(results, prompts)}"
-    return _variants(results, prompts, [*DIFFERENCES, ""], cells, title, "differences")
+    return _variants(results, prompts, [*DIFFERENCES, ""], cells, title, "differences", row)
 
 
 def _variants(
@@ -129,7 +132,7 @@ def _variants(
     cells: Callable[[Row], list[str]],
     title: str,
     kind: str,
-    still: Sequence[str] = (),
+    still: Sequence[str],
 ) -> str:
     titles = [*(preset.title for preset in PRESETS.values()), GRID]
     rows = sorted(results.tables[prompts], key=lambda row: titles.index(_group(row.cell)))
@@ -138,8 +141,8 @@ def _variants(
     head = ["variant", *["clips"] * clip_counts(results, prompts), *head]
     groups = [(group, list(members)) for group, members in groupby(rows, key=lambda row: _group(row.cell))]
     body = []
-    if any(still):
-        body.append(html_row([STILL], [*[""] * clip_counts(results, prompts), *map(_marked, still)], "still"))
+    if still:
+        body.append(html_row([STILL], [*[""] * clip_counts(results, prompts), *still], "still"))
     for group, members in groups:
         if len(groups) > 1:
             body.append(f'<tr class="group"><th scope="rowgroup" colspan="{len(head)}">{escape(group)}</th></tr>')
