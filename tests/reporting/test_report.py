@@ -339,6 +339,15 @@ def test_stills_are_marked(tmp_path):
     assert page(results, tmp_path / "study").count('<tr class="still">') == tables * (len(stills) + 1)
 
 
+@pytest.mark.parametrize("digest", [None, "3f2a"])
+def test_a_study_without_lpips_says_so(tmp_path, monkeypatch, digest):
+    monkeypatch.setattr("studies.PROTOCOL", PROTOCOL | {"lpips": digest})
+    results = known(tmp_path / "study")
+    told = "LPIPS was not measured, since no weights of it were given: zs2 ablate --lpips FILE."
+    for text in (page(results, tmp_path / "study"), markdown(results)):
+        assert text.count(told) == (digest is None)
+
+
 def test_an_incomplete_study_says_so(tmp_path):
     whole = known(tmp_path / "whole")
     assert not any("Not complete" in line for line in warnings(whole))

@@ -116,6 +116,8 @@ def notes(results: Results) -> list[str]:
         lines.append(
             "The CLIP that scored is the checkpoint's own, small one: its scores compare only with each other."
         )
+    if results.protocol and not results.protocol.get("lpips"):
+        lines.append("LPIPS was not measured, since no weights of it were given: zs2 ablate --lpips FILE.")
     if any(not prompt.text.strip() for prompt in study.prompts):
         lines.append("The empty prompt has no CLIP score: there is nothing that its clips should show.")
     if any(map(is_ranked, study.cells)):
