@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from zs2.cli.command import Failure, command, program, say
@@ -115,7 +116,7 @@ def finish(folder: Path, study: Study, runner: Runner, reason: str) -> None:
         show(*table(folder, study))
         if left:
             show(f"{left} of {len(jobs)} are left to make or measure, by other processes or by this command again")
-        show(f"next: {program('report')} {folder}", most=None)
+        show(f"next: {program('report')} {quote(str(folder))}", most=None)
     if runner.failed:
         name, why = next(iter(runner.failed.items()))
         raise Failure(f"{len(runner.failed)} of {len(jobs)} clips could not be made. {name}: {why}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from shlex import quote
 from typing import Any
 
 from zs2.cli.command import command, parser
@@ -41,11 +42,8 @@ def run(options: dict[str, Any]) -> None:
 
         videos, file = lay_out(options["clips"], options["vbench"])
         show(str(videos), str(file), most=None)
-        show(
-            f"next: vbench evaluate --videos_path {videos} --prompt_file {file} --mode custom_input --dimension "
-            "motion_smoothness",
-            most=None,
-        )
+        words = f"--videos_path {quote(str(videos))} --prompt_file {quote(str(file))}"
+        show(f"next: vbench evaluate {words} --mode custom_input --dimension motion_smoothness", most=None)
         return
     scorer, protocol, prompts, rows = measure_files(
         options["clips"], options.get("clip"), options.get("device"), options.get("lpips")

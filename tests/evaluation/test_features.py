@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -84,12 +85,16 @@ def test_clips_are_laid_out_for_vbench(tmp_path: Path, capsys):
     for name, prompt in (("a", "red apple"), ("b", ["star", "star"])):
         Clip(frames, settings={"prompt": prompt}).save(tmp_path / f"{name}.webp")
     Clip(frames, settings={"prompt": ["star", "sun"]}).save(tmp_path / "c.webp")
-    folder = tmp_path / "vbench"
+    folder = tmp_path / "for vbench"
     status, out, _ = run(capsys, tmp_path / "a.webp", tmp_path / "b.webp", "--vbench", folder)
     assert status == 0
     assert json.loads((folder / "prompts.json").read_text()) == {"0000.mp4": "red apple", "0001.mp4": "star"}
     assert sorted(file.name for file in (folder / "videos").iterdir()) == ["0000.mp4", "0001.mp4"]
-    assert f"--videos_path {folder / 'videos'} --prompt_file {folder / 'prompts.json'}" in out
+    command = shlex.split(out.splitlines()[-1].removeprefix("next: "))  # as a shell reads it
+    assert command[:2] == ["vbench", "evaluate"]
+    found = dict(zip(command[2::2], command[3::2], strict=True))
+    assert found["--videos_path"] == str(folder / "videos")
+    assert found["--prompt_file"] == str(folder / "prompts.json")
     for arguments, words in (
         ((tmp_path / "a.webp", "--vbench", folder), "expected a new folder"),
         ((tmp_path / "c.webp", "--vbench", tmp_path / "new"), "several prompts"),

@@ -755,8 +755,9 @@ def test_the_same_study_has_the_same_bytes(real, tmp_path, capsys):
 
 def test_what_is_no_study_is_refused(tmp_path, capsys):
     failed(capsys, tmp_path / "nowhere", words="no study here (no study.json): python -m zs2.ablate makes one")
-    made_up_study(tmp_path / "empty", CELLS, measured, made=lambda job: False)
-    failed(capsys, tmp_path / "empty", words="the study has no clip yet: run python -m zs2.ablate")
+    empty = tmp_path / "an empty one"
+    made_up_study(empty, CELLS, measured, made=lambda job: False)
+    failed(capsys, empty, words=f"the study has no clip yet: run python -m zs2.ablate --out '{empty}' to the end")
 
 
 @pytest.mark.parametrize(

@@ -383,8 +383,9 @@ def test_a_file_of_options_makes_the_same_study(zs2, here, two):
     toml = """noise = ["dnm", "iid"]\nlam = 0.1\nseeds = 0\nsteps = 9\nframes = 2\nsize = "16x16"\nout = "t"
         spacing = "trailing"\nprompts.closed = ["red apple"]\nprompts.open = [""]"""
     (here / "study.toml").write_text(toml)
-    succeeded(zs2("study.toml", "--steps", "1", "--out", "s"))
-    assert files(here / "s") == files(two)
+    result = succeeded(zs2("study.toml", "--steps", "1", "--out", "a study"))
+    assert files(here / "a study") == files(two)
+    assert result.out.splitlines()[-1] == "next: python -m zs2.report 'a study'"
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

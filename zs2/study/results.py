@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import pairwise
 from json import dumps
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 from zs2.cli.command import program
@@ -59,7 +60,8 @@ class Results:
             if f"{job.name}.webp" in clips and not clips.isdisjoint((f"{job.name}.webp.json", f"{job.name}.json"))
         ]
         if not finished:
-            raise InputError(f"{folder}: the study has no clip yet: run {program('ablate')} --out {folder} to the end")
+            again = f"{program('ablate')} --out {quote(str(folder))}"
+            raise InputError(f"{folder}: the study has no clip yet: run {again} to the end")
         measures, incomplete = {}, set()
         first: dict[str, Any] | None = None
         for job in finished:
