@@ -1,9 +1,11 @@
 """Temporal momentum: the recursion, its limits, its matrix, its chunks. (Against diffusers: test_parity.py.)"""
 
 import itertools
+import re
 
 import pytest
 import torch
+from fixtures import tiny
 from helpers import CHECKPOINT, LATENTS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from zs2.checkpoints.checkpoint import Checkpoint
 from zs2.errors import InputError
 from zs2.method import ATTENTION_KINDS
 from zs2.models.attention import Attention
+from zs2.models.config import UNetConfig
 from zs2.models.temporal import momentum
 from zs2.models.unet import UNet
 from zs2.sampling.frame_parallel import split
@@ -257,6 +260,38 @@ def test_a_momentum_for_each_level_needs_as_many(parts):
         for size, mu in zip(parts[0].unet("sa").config.block_out_channels, mus, strict=True)
         if size in {block.attn1.to_q.in_features for block in blocks}
     }
+
+
+SD, XL = [True, True, True, False], [False, True, True]  # which levels of the released models have attention
+
+
+@pytest.mark.parametrize(
+    ("attention", "middle", "settings", "told"),
+    [
+        (SD, True, {"mu": (0.9, 0.5, 0.1, 0.0)}, []),  # that of the last level counts in the middle
+        (SD, False, {"mu": (0.9, 0.5, 0.1, 0.0)}, ["level 4 of this UNet's 4, .* its value of mu has no effect"]),
+        (XL, True, {"mu": (0.9, 0.5, 0.1)}, ["level 1 of this UNet's 3, .* its value of mu has no effect"]),
+        (XL, True, {"mu": 0.9, "mu_end": (0.1, 0.2, 0.3)}, ["level 1 .* its value of mu_end has no effect"]),
+        (XL, True, {"mu": (0.9, 0.5, 0.5), "mu_end": (0.1, 0.2, 0.3)}, ["level 1 .* its value of mu and mu_end has"]),
+        (XL, True, {"mu": 0.9, "mu_end": 0.1}, []),
+        (XL, True, {"mu": (0.9, 0.9, 0.9)}, []),  # as one number
+    ],
+    ids=str,
+)
+def test_a_level_without_attention_is_told(recwarn, attention, middle, settings, told):
+    blocks = [f"{'CrossAttn' * one}DownBlock2D" for one in attention]
+    json = tiny.UNET | {
+        "block_out_channels": [8] * len(attention),
+        "layers_per_block": 1,
+        "down_block_types": blocks,
+        "up_block_types": [name.replace("Down", "Up") for name in reversed(blocks)],
+        "mid_block_type": "UNetMidBlock2DCrossAttn" if middle else None,
+    }
+    network = UNet(UNetConfig.from_json(json), momentum("tma", **settings))
+    network.with_momentum(network.momentum)  # the same: told once
+    assert len(recwarn) == len(told)
+    for one, words in zip(recwarn, told, strict=True):
+        assert re.match(words, str(one.message))
 
 
 @pytest.mark.parametrize(

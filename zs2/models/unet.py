@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zs2.errors import InputError
+from zs2.errors import InputError, warn
 from zs2.models.attention import Call, TextKV, TransformerBlock
 from zs2.models.config import UNetConfig
 from zs2.models.layers import TimestepEmbedding, timestep_embedding
@@ -212,6 +212,18 @@ class UNet(Encoder):
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[0], config.norm_eps)
         self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
         self._number_blocks()
+        self._warn_of_levels()
+
+    def _warn_of_levels(self) -> None:
+        """Warn of values for one level alone, where that level has no attention that they could have an effect on."""
+        count = len(self.down_blocks)
+        each = [vars(self.momentum.at_level(level, count)) for level in range(count)]
+        names = [name for name, value in each[0].items() if any(other.get(name) != value for other in each)]
+        *attention, last = self.config.attention
+        for level, attended in enumerate([*attention, last or self.config.mid_block], 1):  # the middle has the last's
+            if names and not attended:
+                its = f"its value of {' and '.join(names)} has no effect"
+                warn(f"level {level} of this UNet's {count}, the largest maps first, has no attention: {its}")
 
     def _levels(self) -> list[Any]:
         return [*super()._levels(), *self.up_blocks]
