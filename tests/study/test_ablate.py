@@ -252,6 +252,14 @@ def test_a_clip_and_its_record_are_what_zs2_sample_writes(two, here):
     assert written == {name: (two / "clips" / name).read_bytes() for name in written}
 
 
+def test_what_has_no_effect_in_a_study_is_told_once(zs2, narrow):
+    """For all its clips: a study has no option for the window, so a short one is as independent noises."""
+    line = ("--noise", "freenoise", "--attn", "sa", "cfa", "--frames", "3", *BRIEF[2:], "--seeds", "0,1")
+    result = zs2(*line, "--model", str(narrow), "--clip", str(CHECKPOINT))
+    assert result.status == 0, result.err
+    assert result.err.count("window 16 has no effect on 3 frames: all have noises of their own") == 1
+
+
 def test_measures_are_those_of_the_clip_with_their_protocol(two):
     scorer = Scorer.from_pretrained(CHECKPOINT)
     for name, prompt, rho in ((NAMES[0], "red apple", 1 - 0.1 / np.sqrt(np.e)), (NAMES[3], "", 0)):
