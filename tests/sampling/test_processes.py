@@ -17,7 +17,7 @@ import pytest
 import torch
 from forked import Forked
 from helpers import TESTS, assert_close
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from zs2 import ZS2
 from zs2.cli.torchrun import GRACE
@@ -36,6 +36,7 @@ MORE = {  # in float64 alone
     "first-previous dnm": {"attn": "first-previous"},
     "extended dnm": {"attn": "extended", "anchors": (0, 3, 4)},
     "tma by-step-and-level": {"mu": (0.9, 0.5), "mu_end": 0.1},
+    "tma warp": {"noise": "warp", "flow": "flow.safetensors"},  # that of the fixture `clips`
 }
 
 
@@ -129,6 +130,7 @@ def clips(request: pytest.FixtureRequest, narrow: Path, tmp_path_factory: pytest
     """A folder with what each of so many processes wrote that ran CLIPS together: `DTYPE RANK.safetensors`."""
     folder = tmp_path_factory.mktemp("clips")
     (folder / "clips.py").write_text(CLIPS)
+    save_file({"flow": 4 * torch.randn(6, 2, 4, 4)}, folder / "flow.safetensors")
     run = torchrun(request.param, "clips.py", str(narrow), cwd=folder)
     _, err = run.communicate(timeout=1200)
     assert run.returncode == 0, err
@@ -138,13 +140,14 @@ def clips(request: pytest.FixtureRequest, narrow: Path, tmp_path_factory: pytest
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-6), ("float32", 1e-5)])
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.long
-def test_the_clip_is_that_of_one_process(clips, narrow, dtype, tolerance):
+def test_the_clip_is_that_of_one_process(clips, narrow, dtype, tolerance, monkeypatch):
     """Seven frames, two a process: the last chunk leaves some processes without any.
 
     In float64 little but errors of the method is left (momentum stays in float32). A clip in float32 is itself 1e-5
     from float64's: four steps with a guidance of 3 multiply what the matrix products round. So float32 is compared
     with as many frames at once as a process has, which rounds as that does.
     """
+    monkeypatch.chdir(clips)
     made = [load_file(file) for file in sorted(clips.glob(f"{dtype} *"))]
     assert len(made) in (2, 3)
     model = ZS2.from_pretrained(narrow, device="cpu", lam=0.5, mu=0.9)

@@ -97,11 +97,12 @@ def _check_shape(shape: tuple[int, ...], what: str) -> None:
 
 
 def _flow(numbers: NDArray[np.float32], what: str) -> Flow:
-    if not (np.abs(numbers) < MOST_PIXELS).all():
+    if not (numbers.min() > -MOST_PIXELS and numbers.max() < MOST_PIXELS):  # neither of NaN
         raise InputError(f"{what}: some movements are NaN, infinite, or of {MOST_PIXELS:g} pixels and more")
-    digest = hashlib.sha256(f"{numbers.shape}".encode() + numbers.astype("<f4").tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{numbers.shape}".encode())
+    digest.update(np.ascontiguousarray(numbers, "<f4").data)
     steps = len(numbers) if numbers.ndim == 4 else None
-    return Flow(numbers if steps is not None else numbers[None], digest, steps)
+    return Flow(numbers if steps is not None else numbers[None], digest.hexdigest(), steps)
 
 
 def check_fits(shape: tuple[int, ...], frames: int | None, flow: Flow | None, **_: Any) -> None:
