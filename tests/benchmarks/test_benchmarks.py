@@ -169,11 +169,11 @@ def test_variants_are_compared_as_in_the_report(tmp_path):
     assert rows[0]["variant"] == cells[0].label
     still = rows.pop()
     assert (still["variant"], still["motion"], still["clip-first"]) == ("a still clip", "0", "1.000")
-    assert still["clip-score"] == ""  # no frozen frame was measured
+    assert still["clip-score"] == "68.75"  # that of the frozen frame, which has no rank
     for row, cell in zip(rows, cells, strict=True):
         is_sa = cell.attn == "sa"
         assert row["clip-score"] == ("68.75" if is_sa else "70.00")
-        assert row["clip-first_rank"] == (str(len(cells)) if is_sa else "1")
+        assert row["clip-first_rank"] == ("" if cell.frozen else str(len(cells) - 1) if is_sa else "1")
         change = row["clip-score_difference"]
         assert change == "" if cell is cells[0] else float(change) == pytest.approx(-1.25 * is_sa)
         if is_sa:
