@@ -116,7 +116,7 @@ def compared(results: Results, name: str) -> dict[str, str]:
     head = ("prompts", "variant", *(f"{metric}{end}" for metric in metrics for end in ends))
     rows = []
     for prompts, found in results.tables.items():
-        for row in found:
+        for row in (one for one in found if not one.cell.frozen):  # which the last row stands for
             entries = dict(zip(results.metrics, row.entries, strict=True))
             rows.append((prompts, row.cell.label, *(cell for metric in metrics for cell in _cells(entries[metric]))))
         still = ((plain(still_value(results, metric, prompts)), *[""] * 4) for metric in metrics)
