@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from zs2.study.cells import AUTHORS, FULL, Cell, cell, merge, paper
-from zs2.study.model_prompts import PROMPTS as PAGE
+from zs2.study.model_prompts import MODELS
 
 LAMBDAS = sorted({*AUTHORS["lambda"], 0.001, 0.01, 1.0})
 MUS = sorted(AUTHORS["mu"])
@@ -81,7 +81,7 @@ EXPERIMENTS = (
     Experiment(
         "the five models of the authors' page, on its prompts",
         lambda lam, mu: [cell(FULL.noise, lam, FULL.attn, mu)],
-        missing=f"a study each: zs2 ablate --preset reproduce --model MODEL, for {', '.join(PAGE)}",
+        missing=f"a study each: zs2 ablate --preset reproduce --model MODEL, for {', '.join(MODELS)}",
         on_models=True,
     ),
 )

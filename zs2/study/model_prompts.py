@@ -98,6 +98,10 @@ SHARED = (
 )
 
 
+SHORT = {hub_id: name for name, (hub_id, _) in SHORT_NAMES.items()}
+MODELS = [SHORT.get(hub_id, hub_id) for hub_id in PROMPTS]  # as a command names them
+
+
 def of_model(model: str) -> tuple[str, ...]:
     """The authors' prompts for a model, by its short name or its id; empty for one that their page does not show."""
     name = model.partition("@")[0]
