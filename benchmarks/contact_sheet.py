@@ -23,6 +23,7 @@ FPS = 1  # a picture has no rate, but a clip of one frame does
 TITLE, GAP = 16, 4  # in pixels: the height of a row's title, and the space around frames
 SIDE = 96  # frames are enlarged to about this many pixels
 QUALITY = 90  # of a WebP
+LETTERS = str.maketrans({"λ": "lambda", "μ": "mu", "ₕ": " high", "₁": " last"})  # which the font lacks
 
 
 def main() -> int:
@@ -65,9 +66,7 @@ def row(folder: str, cell: Cell, prompt: int, seed: int) -> Image.Image:
     frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = frames.shape[1:3]
     picture = Image.new("RGB", (len(frames) * (width + GAP) + GAP, TITLE + height + GAP), "white")
-    ImageDraw.Draw(picture).text(
-        (GAP, 2), cell.label.replace("λ", "lambda").replace("μ", "mu"), fill="black", font=ImageFont.load_default(12)
-    )
+    ImageDraw.Draw(picture).text((GAP, 2), cell.label.translate(LETTERS), fill="black", font=ImageFont.load_default(12))
     for i, frame in enumerate(np.asarray(frames)):
         picture.paste(Image.fromarray(frame), (GAP + i * (width + GAP), TITLE))
     return picture

@@ -139,7 +139,7 @@ def test_votes(questions, capsys):
         ("reproduce", 400),
         ("motion-closed", 160),
         ("motion-open", 160),
-        ("frequencies", 256),
+        ("frequencies", 128),
         ("levels", 160),
         ("steps", 128),
     ],
