@@ -126,7 +126,7 @@ def diversity(args: argparse.Namespace) -> None:
             names = ["variant", *columns, "change", "low", "high"]
             writer = csv.DictWriter(file, names, lineterminator="\n")
             writer.writeheader()
-            writer.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+            writer.writerows({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
 def seeds_apart(values: Floats) -> float:
