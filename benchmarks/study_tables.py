@@ -3,12 +3,15 @@
     python benchmarks/study_tables.py out/study                    docs/data/ablation.csv, sweep-lambda.csv, …
     python benchmarks/study_tables.py out/study --out out/tables   into another folder
     python benchmarks/study_tables.py out/levels --compare levels  docs/data/levels.csv alone: a row for each variant
+    python benchmarks/study_tables.py out/levels --compare levels --pairs dnm-0.3_sa:iid_sa
+                                                                   and levels-pairs.csv: the second beside the first
 
 `ablation.csv` has the differences of `zs2 report`, rounded as its tables are; `noise-correlation.csv` has the
 correlation of consecutive noises. In the sweeps, each row is a value of λ or μ, with the mean motion of the authors'
 clips and of each set of prompts. With `--compare`, a row has the means of a variant by a few metrics, and the paired
 differences to the reference; the last one is what a still clip has. A study of the preset `reproduce` has its table of
-experiments, too. `python benchmarks/excerpts.py` then fills the page's tables.
+experiments, too. With `--pairs`, the second variant of each pair is compared with the first, by their ids (names of
+clips). `python benchmarks/excerpts.py` then fills the page's tables.
 """
 
 from __future__ import annotations
@@ -17,13 +20,15 @@ import argparse
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 
+from zs2.errors import InputError
 from zs2.reporting.experiments import experiment_rows
 from zs2.reporting.numbers import columns, number
 from zs2.reporting.tables import STILL, mark, noise_rows, still_value
 from zs2.study.results import Entry, Results, Sweep, sweeps
-from zs2.study.stats import Estimate
+from zs2.study.stats import Estimate, common, difference, mean
 from zs2.system.atomic import write_text
 
 DIFFERENCES = (
@@ -127,6 +132,27 @@ def compared(results: Results, name: str) -> dict[str, str]:
     return made
 
 
+def pairs(results: Results, named: Sequence[str]) -> str:
+    """The CSV of `--pairs`: for each set, pair and metric, both means and the paired difference.
+
+    Raises: InputError for what is no pair of variants of the study.
+    """
+    labels = {cell.id: cell.label for cell in results.study.cells}
+    rows = []
+    for pair in named:
+        first, _, second = pair.partition(":")
+        if first not in labels or second not in labels:
+            raise InputError(f"--pairs {pair}: expected FIRST:SECOND, of {', '.join(labels)}")
+        for prompts, metric in product(results.sets, (one for one in COMPARED if one in results.metrics)):
+            values = common([results.values(one, metric, prompts) for one in (first, second)])
+            means = (plain(number(found and found.value)) for found in map(mean, values))
+            change = figures(difference(values[1], values[0]))
+            rows.append((prompts, labels[first], labels[second], metric, *means, *change))
+    return table(
+        ("prompts", "first", "second", "metric", "mean_first", "mean_second", "difference", "low", "high"), rows
+    )
+
+
 def _cells(entry: Entry) -> Iterable[str]:
     """The mean, the rank at equal motion, and the difference with its interval, each as far as it is there."""
     yield from (plain(number(entry.value and entry.value.value)), "" if entry.rank is None else str(entry.rank))
@@ -145,10 +171,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("study", type=Path)
     p.add_argument("--out", type=Path, default=Path("docs/data"), metavar="DIR")
     p.add_argument("--compare", metavar="NAME", help="write NAME.csv instead: a row for each variant")
+    p.add_argument("--pairs", nargs="+", metavar="A:B", help="also NAME-pairs.csv: B beside A")
     args = p.parse_args(argv)
-    results = Results.read(args.study)
+    if args.pairs and not args.compare:
+        p.error("--pairs: expected --compare, too")
+    try:
+        results = Results.read(args.study)
+        made = compared(results, args.compare) if args.compare else tables(results)
+        made |= {f"{args.compare}-pairs": pairs(results, args.pairs)} if args.pairs else {}
+    except InputError as error:
+        p.error(str(error))
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, text in (compared(results, args.compare) if args.compare else tables(results)).items():
+    for name, text in made.items():
         file = args.out / f"{name}.csv"
         write_text(file, text)
         print(file)

@@ -162,8 +162,17 @@ def test_variants_are_compared_as_in_the_report(tmp_path):
     prompts = [Prompt(f"thing {i}") for i in range(6)]
     cells = [replace(one, presets=("reproduce", *["motion"] * (not one.frozen))) for one in preset("motion")]
     made_up_study(tmp_path / "study", cells, measure, prompts, (0,))
-    benchmark("study_tables").main([str(tmp_path / "study"), "--compare", "even", "--out", str(tmp_path / "tables")])
-    assert {file.name for file in (tmp_path / "tables").iterdir()} == {"even.csv", "even-experiments.csv"}
+    command = [str(tmp_path / "study"), "--compare", "even", "--out", str(tmp_path / "tables")]
+    benchmark("study_tables").main([*command, "--pairs", "dnm-0.1_cfa:dnm-0.1_sa"])
+    made = {"even.csv", "even-experiments.csv", "even-pairs.csv"}
+    assert {file.name for file in (tmp_path / "tables").iterdir()} == made
+    with (tmp_path / "tables" / "even-pairs.csv").open() as file:
+        found = {row["metric"]: row for row in csv.DictReader(file)}
+    assert [*found] == [*names]
+    assert [*found["clip-score"].values()][4:7] == ["70.00", "68.75", "-1.250"]
+    assert -1.5 <= float(found["clip-score"]["low"]) < -1.25 < float(found["clip-score"]["high"]) <= -1
+    with pytest.raises(SystemExit):
+        benchmark("study_tables").main([*command, "--pairs", "dnm-0.1_cfa:nothing"])
     with (tmp_path / "tables" / "even.csv").open() as file:
         rows = [*csv.DictReader(file)]
     assert rows[0]["variant"] == cells[0].label

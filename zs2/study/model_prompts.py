@@ -1,6 +1,6 @@
 """The prompts of the authors' page for the models that it shows, by the models' ids on the hub. No torch here.
 
-From the names of the clips in https://github.com/densechen/zss (video/more_results), 13 or 14 a model.
+From the names of the clips in https://github.com/densechen/zss (video/more_results), 14 a model.
 """
 
 from __future__ import annotations
