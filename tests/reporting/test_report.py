@@ -600,7 +600,7 @@ def test_csv_has_a_row_for_each_clip(tmp_path):
     rows = list(csv.DictReader(io.StringIO(table_of_clips(results))))
     assert {row["clip"] for row in rows} == results.finished
     assert len(rows) == 22
-    assert list(rows[0])[-len(METRICS) :] == list(METRICS)
+    assert list(rows[0])[-len(METRICS) - 1 :] == [*METRICS, "motion_pixels"]
     assert set(OPTIONS) <= rows[0].keys()
     settings = (
         "noise",

@@ -665,7 +665,7 @@ def test_a_new_metric_is_one_row(zs2, copy, brightness):
         assert metrics["brightness"] == rounded(bright(Clip.open(copy / "clips" / f"{name}.webp").frames))
     assert Results.read(copy).gaps() == []
     head, markdown, page = columns(copy)
-    assert head[-1] == "brightness"
+    assert head[-2:] == ["brightness", "motion_pixels"]
     assert "- mean brightness: 0 is black, 1 is white" in markdown
     assert '<th scope="col">mean brightness</th>' in page
 

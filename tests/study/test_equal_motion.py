@@ -188,7 +188,7 @@ def test_a_cell_that_is_not_near_the_target_keeps_what_was_found_and_has_no_rank
 
 
 def test_pixels_that_were_found_are_kept(tmp_path: Path):
-    """Those of the study are read again, and a CSV has them in a column that is not the metric's."""
+    """Those of the study are read again, and a CSV has them in a last column that is not the metric's."""
     cells = [one for one in paper() if one.noise in ("dnm", "text2video-zero") and one.attn == "cfa"]
     study = made_up_study(tmp_path, cells, lambda job: {"motion": 0.03})
     found = {"value": 0.1, "motion": 0.03, "clips": 4, "spread": None}
@@ -204,8 +204,10 @@ def test_pixels_that_were_found_are_kept(tmp_path: Path):
     assert Study.read(tmp_path) == new
     (tmp_path / "clips" / f"{one.id}_p00_s0.webp").write_bytes(b"")
     (tmp_path / "clips" / f"{one.id}_p00_s0.webp.json").write_text("{}")
-    (row,) = (row for row in csv.DictReader(io.StringIO(table_of_clips(Results.read(tmp_path)))) if row["pixels"])
-    assert (row["pixels"], row["motion"], row["cell"]) == ("20.2,20.2", "", one.id)
+    table = list(csv.DictReader(io.StringIO(table_of_clips(Results.read(tmp_path)))))
+    (row,) = (row for row in table if row["motion_pixels"])
+    assert (row["motion_pixels"], row["motion"], row["cell"]) == ("20.2,20.2", "", one.id)
+    assert [*row][-1] == "motion_pixels"  # after those that were there before
     stored = json.loads((tmp_path / "study.json").read_text())
     stored["cells"][1]["motion"] = [1, 1]
     (tmp_path / "study.json").write_text(json.dumps(stored))

@@ -69,7 +69,7 @@ def test_it_has_the_same_numbers_and_votes():
     stored, now = (FOLDER / "results.csv").read_text(encoding="utf-8"), table_of_clips(results)
     unstated = {name: option.unstated for name, option in OPTIONS.items() if name not in FIRST}
     later = {name: "" if value is None else str(value) for name, value in unstated.items()}
-    cells = ("mu_end", "lam_high", "cutoff", "pixels")
+    cells = ("mu_end", "lam_high", "cutoff", "motion_pixels")
     later |= dict.fromkeys((*cells, "ms-ssim", "lpips", "temporal-flicker", "motion-smoothness"), "")
     want = [row | later for row in csv.DictReader(io.StringIO(stored))]
     assert list(csv.DictReader(io.StringIO(now))) == want

@@ -24,14 +24,14 @@ COLUMNS = (
 )  # how each such table begins, the older ones unquoted
 # The columns of the table of differences. Their names, in quotes, are how it begins.
 DIFFERENCES = ("prompts", "variant", "control", "clips", "metric", "mean", "difference", "low", "high", "seen")
-OF_CELL = {name: name for name in ("noise", "lam", "alpha", "attn", "mu", "frozen", "mu_end", "lam_high", "cutoff")}
-OF_CELL["pixels"] = "motion"  # {column: of a cell}. The column `motion` is the metric
+OF_CELL = ("noise", "lam", "alpha", "attn", "mu", "frozen", "mu_end", "lam_high", "cutoff")
 # Columns of the settings, in the order that the file has always had. Newer sampling options follow.
 FIRST = (
     *("model", "steps", "frames", "guidance", "width", "height", "fps", "dtype"),
     *("negative_prompt", "sampler", "guidance_interval", "deep_cache"),
 )
 SETTINGS = (*FIRST, *(name for name in OPTIONS if name not in FIRST))
+MOTION = "motion_pixels"  # the column, after all others, of a cell's `motion`. The column `motion` is the metric
 
 
 def table_of_clips(results: Results) -> str:
@@ -45,15 +45,15 @@ def table_of_clips(results: Results) -> str:
         name: record_text(value) if isinstance(value, dict | list) else value for name, value in settings.items()
     }
     writer = _writer(out)
-    writer.writerow(["clip", "cell", "label", *OF_CELL, "prompt", "text", "set", "seed", *SETTINGS, *METRICS])
+    writer.writerow(["clip", "cell", "label", *OF_CELL, "prompt", "text", "set", "seed", *SETTINGS, *METRICS, MOTION])
     for job in study.jobs():
         if job.name in results.finished:
             prompt, cell = study.prompts[job.prompt], asdict(job.cell)
             values = results.measures.get(job.key, {})
-            own = (value_text(cell[name]) if isinstance(cell[name], tuple) else cell[name] for name in OF_CELL.values())
-            row = [job.name, job.cell.id, job.cell.label, *own]
+            own = {name: value_text(x) if isinstance(x, tuple) else x for name, x in cell.items()}
+            row = [job.name, job.cell.id, job.cell.label, *(own[name] for name in OF_CELL)]
             row += [job.prompt, prompt.text, prompt.set, job.seed, *(settings[name] for name in SETTINGS)]
-            row += [values.get(name) for name in METRICS]
+            row += [*(values.get(name) for name in METRICS), own["motion"]]
             writer.writerow([_safe(value) for value in row])
     return out.getvalue()
 
