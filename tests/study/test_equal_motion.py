@@ -19,6 +19,7 @@ from studies import made_up_study
 from zs2.ablate import main as ablate
 from zs2.cli.equal_motion import HALVINGS, TOLERANCE, find, is_near, scales, searched
 from zs2.errors import InputError
+from zs2.evaluation.metrics import METRICS
 from zs2.method import LAM_MAX, NOISE_MODELS, PARAMETERS, Method
 from zs2.reporting.content import notes
 from zs2.reporting.markdown import markdown
@@ -185,6 +186,23 @@ def test_a_cell_that_is_not_near_the_target_keeps_what_was_found_and_has_no_rank
     assert (told in capsys.readouterr().err) is not near
     before = replace(study, cells=(*new.cells[:2], replace(new.cells[2], label=label, presets=(EQUAL_MOTION,))))
     assert before.with_more(new).cells == new.cells
+
+
+def test_a_report_says_what_the_marks_of_labels_mean(tmp_path: Path):
+    """Also of iid, which has nothing to search."""
+    cells = [one for one in paper() if one.noise in ("iid", "dnm")]
+    study = made_up_study(tmp_path, cells, lambda job: {"motion": 0.03})
+    record = {"value": 0.37, "motion": 0.03, "clips": 4, "spread": 0.001}
+    found = {"dnm-1_tma-0.98": record, "dnm-1_sa": record | {"motion": 0.034}, "dnm-1_cfa": None}
+    (tmp_path / "motion.json").write_text(json.dumps({f"{key} at 0.03": value for key, value in found.items()}))
+    new = at_equal_motion(study, None, tmp_path, 0.03, Inputs())
+    marks = {one.label.rpartition(", ")[2] for one in new.cells if not one.frozen and not is_ranked(one)}
+    assert marks == {"own motion", "motion 0.034"}
+    results = Results(new, {(new.full, 0, 0): dict.fromkeys(METRICS)}, frozenset(), None)
+    (note,) = (note for note in notes(results) if "equal motion" in note)
+    assert {mark for mark in marks if f"“{mark}”" in note} == marks
+    assert "“own motion” have no such value, or can't reach the target" in note
+    assert "Neither is ranked" in note
 
 
 def test_pixels_that_were_found_are_kept(tmp_path: Path):

@@ -123,8 +123,8 @@ def notes(results: Results) -> list[str]:
     if any(map(is_ranked, study.cells)):
         lines.append(
             "At equal motion λ, a or the pixels of each variant were searched on short clips, so that all move alike. "
-            "Those with “own motion” could not be brought there, and those with a “motion” not near enough. So these "
-            "have no rank."
+            "Variants marked “own motion” have no such value, or can't reach the target; those marked with a motion, "
+            "as “motion 0.034”, came no nearer. Neither is ranked."
         )
     if len(results.sets) > 1:
         lines.append("Closed prompts name thing and background; open ones leave the look to the noise.")
