@@ -1,5 +1,6 @@
 """Noise along a flow: equal to the movements that have a name, white under any flow, exact; and files of strangers."""
 
+import ast
 import itertools
 import json
 import math
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_snippets import BLOCK
 
 from zs2 import ZS2
 from zs2.cli.replay import replay
@@ -60,6 +62,21 @@ def test_the_flow_of_a_rotation_or_a_zoom_is_that(degrees, zoom, side):
     """Where no particle lies on the border of two cells, bit for bit."""
     flow = turned(side, degrees, zoom)
     assert torch.equal(draw(4, flow=flow), draw(4, motion=(0, 0), rotate=degrees, zoom=zoom))
+
+
+def test_the_flow_in_the_documents_is_the_turn_that_it_says():
+    """It neither zooms nor moves: each pixel stays as far from the middle, and the noise is that of rotate=6."""
+    page = (Path(__file__).parents[1] / "docs" / "method.md").read_text(encoding="utf-8")
+    (block,) = (code for code in BLOCK.findall(page) if "flow = " in code)
+    made, names = ast.parse(block), {}
+    made.body = [
+        line for line in made.body if not isinstance(line, ast.Expr | ast.ImportFrom) and "ZS2" not in ast.unparse(line)
+    ]
+    exec(compile(made, "method.md", "exec"), names)
+    flow, (x, y) = names["flow"], places(128)
+    np.testing.assert_allclose(np.hypot(x + flow[0], y + flow[1]), np.hypot(x, y), atol=1e-5)
+    same = (draw(4, flow=flow) == draw(4, motion=(0, 0), rotate=6)).double().mean()
+    assert same > 0.99
 
 
 def test_every_row_goes_its_own_way():
