@@ -9,8 +9,8 @@
 `ablation.csv` has the differences of `zs2 report`, rounded as its tables are; `noise-correlation.csv` has the
 correlation of consecutive noises. In the sweeps, each row is a value of λ or μ, with the mean motion of the authors'
 clips and of each set of prompts. With `--compare`, a row has the means of a variant by a few metrics, and the paired
-differences to the reference; the last one is what a still clip has. A study of the preset `reproduce` has its table of
-experiments, too. With `--pairs`, the second variant of each pair is compared with the first, by their ids (names of
+differences to the reference; the last one is what a still clip has. A study of the preset `reproduce` also has a table
+of its experiments. With `--pairs`, the second variant of each pair is compared with the first, by their ids (names of
 clips). `python benchmarks/excerpts.py` then fills the page's tables.
 """
 
@@ -24,7 +24,8 @@ from itertools import product
 from pathlib import Path
 
 from zs2.errors import InputError
-from zs2.reporting.experiments import experiment_rows
+from zs2.reporting.experiments import can_be_done, experiments
+from zs2.reporting.experiments import plain as setting
 from zs2.reporting.numbers import columns, number
 from zs2.reporting.tables import STILL, mark, noise_rows, still_value
 from zs2.study.results import Entry, Results, Sweep, sweeps
@@ -127,9 +128,21 @@ def compared(results: Results, name: str) -> dict[str, str]:
         still = ((plain(still_value(results, metric, prompts)), *[""] * 4) for metric in metrics)
         rows.append((prompts, STILL, *(cell for each in still for cell in each)))
     made = {name: table(head, rows)}
-    if experiments := experiment_rows(results):
-        made[f"{name}-experiments"] = table(("experiment", "settings", "done", "showed"), experiments)
+    if rows := [*experiment_cells(results, metrics)]:
+        made[f"{name}-experiments"] = table(("experiment", *head[1:]), rows)
     return made
+
+
+def experiment_cells(results: Results, metrics: Sequence[str]) -> Iterable[Sequence[str]]:
+    """For each of the paper's experiments that was done, and each of its cells: the settings, and as in `compared`."""
+    entries = {
+        row.cell.id: dict(zip(results.metrics, row.entries, strict=True)) for row in results.tables[results.sets[-1]]
+    }
+    for one, cells in experiments(results):
+        for cell in cells if can_be_done(results.study, one) else []:
+            if results.measured(cell.id):
+                found = entries[cell.id]
+                yield one.name, setting(cell), *(text for metric in metrics for text in _cells(found[metric]))
 
 
 def pairs(results: Results, named: Sequence[str]) -> str:

@@ -188,7 +188,8 @@ def test_variants_are_compared_as_in_the_report(tmp_path):
         if is_sa:
             assert -1.5 <= float(row["clip-score_low"]) < -1.25 < float(row["clip-score_high"]) <= -1
     with (tmp_path / "tables" / "even-experiments.csv").open() as file:
-        done = {row["experiment"]: (row["done"], row["showed"]) for row in csv.DictReader(file)}
-    assert done["momentum → self-attention"][0] == "yes"
-    assert "CLIP score falls" in done["momentum → self-attention"][1]
-    assert done["per-frame DDIM"][0] == "no"
+        shown = {(row["experiment"], row["variant"]): row for row in csv.DictReader(file)}
+    assert shown["momentum → self-attention", "dnm λ=0.1 + sa"]["clip-score"] == "68.75"
+    assert float(shown["momentum → self-attention", "dnm λ=0.1 + sa"]["clip-score_difference"]) == -1.25
+    assert ("momentum → cross-frame attention", "dnm λ=0.1 + cfa") in shown
+    assert not any(name == "per-frame DDIM" or "ControlNet" in name for name, _ in shown)

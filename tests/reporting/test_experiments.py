@@ -15,7 +15,7 @@ from zs2.reporting.page import page
 from zs2.study.cells import preset, reference
 from zs2.study.experiments import EXPERIMENTS
 from zs2.study.model_prompts import PROMPTS as PAGE
-from zs2.study.model_prompts import SHARED
+from zs2.study.model_prompts import SHARED, of_model
 from zs2.study.planning import plan
 from zs2.study.prompts import GENERAL, Prompt
 from zs2.study.results import Results
@@ -40,7 +40,10 @@ def test_each_experiment_has_a_row(tmp_path: Path):
     settings, done, shown = rows["λ from one noise to independent noises"]
     assert settings == "λ = 0, 0.001, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 1; μ = 0.98"
     assert done == "yes"
-    assert shown.startswith("From λ = 0 to 1: motion 0 → 1.000, seen to rise in 0 of 8 steps and to fall in 0; CLIP sc")
+    assert shown.startswith(
+        "From λ = 0 to 1: motion 0 → 1.000; CLIP score 20.00 → 20.00; CLIP to first 0.9000 → 0.9000"
+    )
+    assert shown.endswith(". Fewer than 5 prompts: no interval.")
     settings, done, shown = rows["μ from self-attention to cross-frame attention"]
     assert (settings, done, shown[:13]) == ("μ = 0, 0.25, 0.5, 0.75, 0.9, 1; λ = 0.1", "yes", "From μ = 0 to")
     assert rows["dependency noise model → independent noises"][2].startswith("Motion rises from 0.1000 to 0.5000")
@@ -75,12 +78,21 @@ def test_steps_of_a_sweep_count_where_they_are_seen(tmp_path: Path):
     "model", ["sd15", "runwayml/stable-diffusion-v1-5", "dreamlike-art/dreamlike-photoreal-2.0@main"]
 )
 def test_a_model_of_the_authors_page_has_its_row(model, tmp_path: Path):
-    study = made_up_study(tmp_path / "study", CELLS, measured, PROMPTS[:2], (0,))
-    changed(study, model=model).write(tmp_path / "study")
-    rows = {row[0]: row[1:] for row in experiment_rows(Results.read(tmp_path / "study"))}
-    settings, done, shown = rows[EXPERIMENTS[-1].name]
-    assert (settings, done) == ("dnm λ=0.1 + tma μ=0.98", "yes")
-    assert shown == "Motion 0.1000; CLIP to first 0.9000; CLIP score 20.00; over 2 prompts."
+    """The mean of the prompts of that page, and of no others; without these there is none."""
+
+    def rows(prompts: list[Prompt]) -> dict[str, list[str]]:
+        folder = tmp_path / str(len(prompts))
+        study = made_up_study(folder, CELLS, lambda job: {"motion": 0.1 * (job.prompt + 1)}, prompts, (0,))
+        changed(study, model=model).write(folder)
+        return {row[0]: row[1:] for row in experiment_rows(Results.read(folder))}
+
+    page, last = of_model(model), EXPERIMENTS[-1]
+    assert rows([Prompt("a cat"), Prompt(page[0]), Prompt(page[3])])[last.name] == [
+        "dnm λ=0.1 + tma μ=0.98",
+        "1 of 5",
+        f"{model}: motion 0.2500; over 2 prompts of the page.",
+    ]
+    assert rows([Prompt("a cat"), Prompt("a dog")])[last.name] == ["", "no", last.missing]
 
 
 def test_such_a_model_is_made_with_the_authors_prompts():
@@ -128,7 +140,10 @@ def test_a_guided_study_has_the_rows_of_its_input(name, inputs, tmp_path: Path):
     for one in EXPERIMENTS:
         if one.needs == name:
             assert rows[one.name][1] == "yes"
-            begin = "From" if one.swept else "without DNM: i.i.d. noise + TMA: Motion rises from 0.1000 to 0.5000"
+            begin = "without DNM: i.i.d. noise + TMA: Motion rises from 0.1000 to 0.5000"
+            begin = {"lam": "From λ = 0 to 1: motion 0 → 1.000;", "mu": "From μ = 0 to 1: motion 0.1000 → "}.get(
+                one.swept, begin
+            )
             assert rows[one.name][2].startswith(begin)
         elif one.needs:
             assert rows[one.name] == ["", "no", one.missing]

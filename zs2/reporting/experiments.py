@@ -10,12 +10,12 @@ from zs2.evaluation.metrics import METRICS
 from zs2.method import PARAMETERS
 from zs2.reporting.content import counted
 from zs2.reporting.findings import finding, lead_metrics
-from zs2.reporting.numbers import estimate, number
+from zs2.reporting.numbers import NO_INTERVAL, estimate, number
 from zs2.sampling.request import INPUTS
 from zs2.study.cells import STUDY_LAM, STUDY_MU, Cell, cell
 from zs2.study.cells import number as cell_number
 from zs2.study.experiments import EXPERIMENTS, Experiment
-from zs2.study.model_prompts import of_model
+from zs2.study.model_prompts import MODELS, of_model
 from zs2.study.results import EVERY, Results
 from zs2.study.stats import Key, common, difference, mean
 from zs2.study.study import Study
@@ -25,14 +25,32 @@ TITLE = "The paper's experiments, one by one"
 PRESET = "reproduce"
 
 
-def experiment_rows(results: Results) -> list[list[str]]:
-    """A row for each experiment, over all prompts. Empty for a study without the preset `reproduce`."""
+def experiments(results: Results) -> list[tuple[Experiment, list[Cell]]]:
+    """The experiments with their cells at the study's λ and μ. Empty for a study without the preset `reproduce`."""
     if not any(PRESET in cell.presets for cell in results.study.cells):
         return []
     full = results.full
     lam = STUDY_LAM if full.lam is None else full.lam
     mu: Any = STUDY_MU if full.mu is None else full.mu  # a number, or one for each level
-    return [_row(results, one, one.cells(lam, mu)) for one in EXPERIMENTS]
+    return [(one, one.cells(lam, mu)) for one in EXPERIMENTS]
+
+
+def experiment_rows(results: Results) -> list[list[str]]:
+    """A row for each experiment, over all prompts."""
+    return [_row(results, one, cells) for one, cells in experiments(results)]
+
+
+def can_be_done(study: Study, one: Experiment) -> bool:
+    """Whether a study has what an experiment needs: its input, or a model of the authors' page with its prompts."""
+    if one.needs:
+        return has_input(study, one.needs)
+    return bool(page_prompts(study)) if one.on_models else not one.missing
+
+
+def page_prompts(study: Study) -> list[int]:
+    """The prompts of the authors' page for the study's model that it has, by their numbers."""
+    texts = of_model(study.model)
+    return [number for number, prompt in enumerate(study.prompts) if prompt.text in texts]
 
 
 def has_input(study: Study, name: str) -> bool:
@@ -50,11 +68,7 @@ def experiments_caption(results: Results) -> str:
 
 def _row(results: Results, one: Experiment, wanted: list[Cell]) -> list[str]:
     study = results.study
-    if (
-        one.missing
-        and not (one.needs and has_input(study, one.needs))
-        and not (one.on_models and of_model(study.model))
-    ):
+    if not can_be_done(study, one):
         return [one.name, "", "no", one.missing]
     labels = {cell.id: cell for cell in study.cells}
     if not any(cell.id in labels for cell in wanted):
@@ -68,7 +82,7 @@ def _row(results: Results, one: Experiment, wanted: list[Cell]) -> list[str]:
     if one.swept:
         return [*head, done, _sweep(results, one.swept, measured, wanted)]
     if one.on_models:
-        return [*head, done, _means(results, measured[0])]
+        return [*head, f"1 of {len(MODELS)}", _means(results, measured[0])]
     found = [(cell, finding(results, cell, EVERY)) for cell in measured if cell.id != study.full]
     several = len(found) > 1
     texts = [f"{cell.label}: {shown.text}" if several else shown.text for cell, shown in found if shown]
@@ -78,25 +92,27 @@ def _row(results: Results, one: Experiment, wanted: list[Cell]) -> list[str]:
 def _settings(one: Experiment, wanted: list[Cell]) -> str:
     """The values of the cells: of a sweep, all of them and what stays; else noise and attention of each."""
     if not one.swept:
-        return "; ".join(_plain(cell) for cell in wanted)
+        return "; ".join(map(plain, wanted))
     ids, symbol = [cell.id for cell in wanted], PARAMETERS[one.swept].symbol
     values = ", ".join(_value(one.swept, cell, ids.index(cell.id), len(ids)) for cell in wanted)
     fixed, middle = "mu" if one.swept == "lam" else "lam", wanted[len(wanted) // 2]
     return f"{symbol} = {values}; {PARAMETERS[fixed].symbol} = {cell_number(getattr(middle, fixed), ',')}"
 
 
-def _plain(one: Cell) -> str:
+def plain(one: Cell) -> str:
     """A cell's noise and attention with their values, without a name of its own."""
     values = (STUDY_LAM if one.lam is None else one.lam, one.attn, STUDY_MU if one.mu is None else one.mu)
     return cell(one.noise, *values, one.alpha).label
 
 
 def _means(results: Results, cell: Cell) -> str:
-    """The means of a cell over all prompts, with their intervals."""
-    found = {metric: mean(results.values(cell.id, metric)) for metric in lead_metrics(results)}
-    parts = [f"{METRICS[name].title} {' '.join(estimate(value))}" for name, value in found.items() if value is not None]
-    text = "; ".join(parts)
-    return f"{text[:1].upper()}{text[1:]}; over {counted(len(results.study.prompts), 'prompt')}."
+    """The means of a cell over the prompts of the authors' page, with their intervals."""
+    numbers, parts = page_prompts(results.study), []
+    for name in lead_metrics(results):
+        values = {key: value for key, value in results.values(cell.id, name).items() if key[0] in numbers}
+        if (found := mean(values)) is not None:
+            parts.append(f"{METRICS[name].title} {' '.join(estimate(found))}")
+    return f"{results.study.model}: {'; '.join(parts)}; over {counted(len(numbers), 'prompt')} of the page."
 
 
 def _sweep(results: Results, name: str, measured: list[Cell], wanted: list[Cell]) -> str:
@@ -111,10 +127,12 @@ def _sweep(results: Results, name: str, measured: list[Cell], wanted: list[Cell]
     first, last = (_value(name, cell, ids.index(cell.id), len(ids)) for cell in (measured[0], measured[-1]))
     steps = [difference(after, before) for before, after in pairwise(values["motion"])]
     seen = [step.value for step in steps if step is not None and step.low is not None and not step.none_seen]
+    ways = f"rise in {sum(x > 0 for x in seen)} of {len(steps)} steps and to fall in {sum(x < 0 for x in seen)}"
+    has_ends = any(step is not None and step.low is not None for step in steps)
     return (
-        f"From {symbol} = {first} to {last}: motion {_ends(values['motion'])}, seen to rise in "
-        f"{sum(x > 0 for x in seen)} of {len(steps)} steps and to fall in {sum(x < 0 for x in seen)}; CLIP score "
-        f"{_ends(values['clip-score'])}; CLIP to first {_ends(values['clip-first'])}."
+        f"From {symbol} = {first} to {last}: motion {_ends(values['motion'])}{f', seen to {ways}' * has_ends}; CLIP "
+        f"score {_ends(values['clip-score'])}; CLIP to first {_ends(values['clip-first'])}."
+        f"{f' {NO_INTERVAL.capitalize()}.' * (not has_ends)}"
     )
 
 
