@@ -321,6 +321,18 @@ def test_settings_have_the_flow_and_no_movement_beside_it(model):
     assert isinstance(variant.method.flow, Flow)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("movement", [{"motion": (4, 0)}, {"zoom": 1.1}, {"rotate": 3}])
+def test_a_movement_drops_the_flow_that_a_model_had(model, movement):
+    """Any other setting keeps it, and so does a movement that comes with a flow of its own."""
+    flow = constant(1, 2, 4)
+    along = model.variant(flow=flow)
+    assert along.variant(**movement).method == model.variant(**movement).method
+    assert along.variant(attn="sa").variant(motion=None).method.flow == checked(flow)
+    with pytest.warns(UserWarning, match="has no effect beside flow$"):
+        assert along.variant(flow=2 * flow, **movement).method.flow == checked(2 * flow)
+
+
 def command(line, capsys):
     """The exit status and the errors of `zs2 sample`."""
     status = sample(line)

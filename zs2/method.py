@@ -244,12 +244,14 @@ class Method:
         return dict(defaults) | {name: value for name, value in own.items() if value is not None}
 
     def changed(self, **settings: Any) -> Method:
-        """A copy with other settings. A setting that is absent or None stays. Warns of settings without effect.
+        """A copy with other settings. A setting that is absent or None stays, but a motion, zoom or rotation that comes
+        without a flow drops the flow that was there. Warns of settings without effect.
 
         Raises: InputError as the class says; TypeError for an unknown setting.
         """
         settings = {name: value for name, value in settings.items() if value is not None}
-        method = replace(self, **settings)
+        unset: dict[str, Any] = {by: None for by, one in PARAMETERS.items() if {*one.instead_of} & settings.keys()}
+        method = replace(self, **unset | settings)
         effect = effects(method.attn, method.noise)
         for name in PARAMETERS:
             if name in settings and name not in effect:

@@ -153,7 +153,7 @@ class ZS2:
         return other
 
     def variant(self, **method: Any) -> ZS2:
-        """A model with other settings of `Method`, which shares this one's weights. An absent setting stays."""
+        """A model with other settings (see `Method.changed`), on this one's weights. An absent setting stays."""
         check_keywords("model.variant()", method, CALLS)
         other = copy(self)
         other._use(self.method.changed(**method))
