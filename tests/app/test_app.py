@@ -25,13 +25,15 @@ import pytest
 import torch
 from helpers import CHECKPOINT, NAME, SIDE, Fixture, tiny, write_tiny
 from PIL import Image
+from safetensors.torch import save_file
 
 from zs2 import ZS2
+from zs2.__main__ import main as zs2_command
 from zs2.app import making
 from zs2.app.__main__ import INSTALL, main, read_visitors
 from zs2.app.clip_options import ClipOptions, Limits, title, with_and_without
 from zs2.app.controls import controls, defaults, keywords, read_size
-from zs2.app.files import KINDS, Recorded, folder, remove, write
+from zs2.app.files import KINDS, NOT_HERE, Recorded, folder, remove, write
 from zs2.app.film import film
 from zs2.app.lines import command_line, python_lines
 from zs2.app.making import Budget, load_model, make_clips, make_stream
@@ -860,6 +862,30 @@ def test_files_of_a_clip_are_replayed(studio: Studio, tmp_path: Path) -> None:
     Path(paths[-1]).write_text(json.dumps(settings | {"frames": 65}))
     with pytest.raises(InputError, match="frames is 65: this page takes at most 64"):
         Recorded.of(paths[-1], studio, MODEL)
+
+
+@pytest.mark.parametrize("name", NOT_HERE)
+def test_a_clip_of_a_file_that_the_page_does_not_take_is_answered_by_the_command(
+    name: str, studio: Studio, tmp_path: Path
+) -> None:
+    """Which makes the clip again."""
+    model, numbers, clip = studio.loaded(MODEL).model, tmp_path / name, tmp_path / "clip.webp"
+    tensor = torch.full({"latents": (2, 16, 4, 4), "flow": (2, 4, 4)}[name], 0.3)
+    save_file({name: tensor}, numbers)
+    if name == "latents":
+        made = model("fox face", latents=tensor, **SMALL)
+    else:
+        made = model.variant(noise="warp", **{name: tensor})("fox face", **SMALL)
+    made.save(clip)
+    with pytest.raises(InputError, match=f"^this clip was made with a {name} file: this page takes none; ") as error:
+        Recorded.of(str(clip), studio, MODEL)
+    assert "replay(" not in str(error.value)
+    (line,) = re.findall("`zs2 (sample .*)`", str(error.value))
+    words = line.replace("FILE", str(clip)).replace(name.upper(), str(numbers)).split()
+    assert (
+        zs2_command([*words, "--model", str(CHECKPOINT), "--device", "cpu", "--out", str(tmp_path / "again.webp")]) == 0
+    )
+    assert (tmp_path / "again.webp").read_bytes() == clip.read_bytes()
 
 
 def test_a_file_of_any_settings_is_replayed_or_refused_in_words(studio: Studio, tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ import numpy as np
 
 from zs2.app.clip_options import FPS_MAX
 from zs2.app.studio import Studio
+from zs2.cli.derived_options import flag
 from zs2.cli.replay import replay_options
 from zs2.errors import InputError, NotWritten, brief, collected, whole
-from zs2.method import METHOD, Method
+from zs2.method import FILES, METHOD, Method
 from zs2.sampling.request import INPUTS, OF_CONTROLNETS, OPTIONS, Request
 from zs2.video.clip import Clip
 from zs2.video.encoding import frame_rate
@@ -29,6 +30,7 @@ KINDS = {  # the words on the button, and the end of the file's name
     "contact sheet": ".gif.sheet.png",
     "JSON": ".gif.json",
 }
+NOT_HERE = ("latents", *FILES)  # files that may decide a clip, and have no control on the page
 
 
 def folder(root: Path, visitor: str) -> Path:
@@ -92,13 +94,19 @@ class Recorded:
 
         Raises: InputError for any other file, and for a clip that the page can't make.
         """
-        found = replay_options(file, dict.fromkeys(INPUTS, ""))  # without one it is filled in, too
+        found = replay_options(file, dict.fromkeys((*INPUTS, *NOT_HERE), ""))  # without an input it is filled in, too
         if not isinstance(prompt := found["prompt"], str):
             raise InputError("this clip has a prompt for each frame: this page has one; zs2 sample --replay makes it")
         recorded = found["recorded"]
+        for name in NOT_HERE:
+            if recorded[name] is not None:
+                again = f"zs2 sample --replay FILE {flag(name)} {name.upper()}"
+                raise InputError(
+                    f"this clip was made with a {name} file: this page takes none; `{again}` makes it again"
+                )
         unused = () if recorded["control"] is not None else OF_CONTROLNETS
         options = {name: found[name] for name in OPTIONS if name in found and name not in (*INPUTS, *unused)}
-        method = {name: found[name] for name in METHOD if name in found}
+        method = {name: found[name] for name in METHOD if name in found and name not in FILES}
         width, height = (whole(name, side, 1) for name, side in zip(("width", "height"), found["size"], strict=True))
         with collected():  # of what has no effect: it is shown when the clip is made
             Method(**method)
