@@ -6,8 +6,11 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +34,7 @@ from zs2.study.inputs import Inputs
 from zs2.study.prompts import Prompt
 from zs2.study.results import EQUAL_MOTION, Results, is_ranked
 from zs2.study.study import Study
+from zs2.version import REVISION
 from zs2.video.clip import Clip
 from zs2.video.motion import motion
 
@@ -262,6 +266,94 @@ def test_a_search_that_does_not_say_its_motion_is_refused(tmp_path: Path):
     (tmp_path / "motion.json").write_text(json.dumps({"dnm-1_tma-0.98 at 0.03": {"value": 0.1}}))
     with pytest.raises(InputError, match="its motion is None: expected a number: remove the file"):
         at_equal_motion(study, None, tmp_path, 0.03, Inputs())
+
+
+class Moving:
+    """A model whose clips move as λ says. It keeps the prompts and seeds of their requests."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+
+    def variant(self, **method: Any) -> Callable[..., SimpleNamespace]:
+        def make(**asked: Any) -> SimpleNamespace:
+            self.asked.append((asked["prompt"], asked["seed"]))
+            return SimpleNamespace(frames=clips([method["lam"] / LAM_MAX])[0])
+
+        return make
+
+
+def searched_study(folder: Path) -> tuple[Study, Study]:
+    """A study at equal motion of one cell and four closed prompts; and what asks for another cell, with open prompts
+    and another seed first."""
+    tma, cfa = (cell("dnm", 0.1, attn, STUDY_MU) for attn in ("tma", "cfa"))
+    study = made_up_study(folder, [tma], lambda job: None, [Prompt(f"thing {i}") for i in range(4)], (3, 4))
+    (folder / "study.json").unlink()
+    study = at_equal_motion(replace(study, revision=REVISION), Moving(), folder, 0.25, Inputs())
+    study.write(folder)
+    opened = tuple(Prompt(f"open {i}", "open") for i in range(4))
+    return study, replace(study, cells=(tma, cfa), prompts=study.prompts + opened, seeds=(7, 3))
+
+
+def test_a_cell_of_a_study_that_grew_is_searched_as_the_others_were(tmp_path: Path):
+    """With the same prompts and seed, which the file goes on to state."""
+    study, more = searched_study(tmp_path)
+    before, model = json.loads((tmp_path / "motion.json").read_text()), Moving()
+    assert (before[SEARCH]["prompts"], before[SEARCH]["seed"]) == ([str(one) for one in study.prompts], 3)
+    assert _search_of(more) != before[SEARCH]
+    grown = at_equal_motion(more, model, tmp_path, 0.25, Inputs())
+    assert {*model.asked} == {(one.text, 3) for one in study.prompts}
+    after = json.loads((tmp_path / "motion.json").read_text())
+    assert after.items() >= before.items()
+    assert after.keys() - before.keys() == {"dnm-1_cfa at 0.25"}
+    assert [one.lam for one in grown.cells] == [study.cells[0].lam] * 2
+    model.asked.clear()
+    assert at_equal_motion(more, model, tmp_path, 0.25, Inputs()) == grown
+    assert model.asked == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        *(
+            (changes, "does not say on which prompts and seed its variants were searched")
+            for changes in (
+                "3f2a",
+                None,
+                [],
+                *({"prompts": value} for value in (None, [], "thing 0", {"thing 0": 1})),
+                *({"seed": value} for value in (None, True, "3", 3.0, -1, 2**64)),
+            )
+        ),
+        ({"prompts": ["'rose' (closed)"]}, "on the prompt \"'rose' (closed)\", which is not there now"),
+        ({"prompts": [7]}, "on the prompt 7, which is not there now"),
+        ({"prompts": [["thing 0"]]}, "on the prompt ['thing 0'], which is not there now"),
+    ],
+)
+def test_a_new_cell_that_can_not_be_searched_as_the_others_is_refused(changes, words, tmp_path: Path):
+    """The cells that are there go on."""
+    study, more = searched_study(tmp_path)
+    file, model = tmp_path / "motion.json", Moving()
+    known = json.loads(file.read_text())
+    known[SEARCH] = known[SEARCH] | changes if isinstance(changes, dict) else changes
+    file.write_text(json.dumps(known))
+    with pytest.raises(InputError, match=re.escape(words)) as error:
+        at_equal_motion(more, model, tmp_path, 0.25, Inputs())
+    assert str(error.value).startswith(str(file))
+    assert "dnm λ=0.1 + cfa would be ranked with them: give" in str(error.value)
+    assert str(error.value).endswith("give another --out for another study")
+    assert json.loads(file.read_text()) == known
+    assert at_equal_motion(replace(more, cells=more.cells[:1]), model, tmp_path, 0.25, Inputs()).cells == study.cells
+    assert model.asked == []
+
+
+def test_a_study_that_had_no_search_begins_one(tmp_path: Path):
+    """On its own prompts and first seed."""
+    _, study = searched_study(tmp_path)
+    (tmp_path / "motion.json").unlink()
+    model = Moving()
+    at_equal_motion(study, model, tmp_path, 0.25, Inputs())
+    assert {*model.asked} == {(text, 7) for text in ("thing 0", "thing 1", "open 0", "open 1")}
+    assert json.loads((tmp_path / "motion.json").read_text())[SEARCH] == _search_of(study)
 
 
 def test_the_still_control_of_the_preset_stays_as_it_is(tmp_path: Path):

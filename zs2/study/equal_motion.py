@@ -3,7 +3,8 @@
 A noise model without such a parameter stands at its own motion, and so does one that can't reach the target. Its label
 says so, and it has no rank: a still picture would have the best, so the still control has none either. Where a search
 ended too far from the target, the cell keeps what was found. Its label says its motion, and it has no rank. What was
-found is kept in DIR/motion.json, so that a study that goes on has the same cells.
+found is kept in DIR/motion.json, so that a study that goes on has the same cells. New ones are searched on the same
+prompts and seed, whatever the study has by then.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from zs2.cli.command import say
 from zs2.cli.derived_options import value_text
 from zs2.cli.equal_motion import SHORT, TOLERANCE, Found, check_target, find, is_near, searched
 from zs2.errors import InputError, brief
-from zs2.method import PARAMETERS
+from zs2.method import PARAMETERS, SEED_MAX
 from zs2.pipeline import ZS2
 from zs2.sampling.resume import differences
 from zs2.study.cells import NUMBERS, Cell, cell, merge, reference, unusual
@@ -32,7 +33,7 @@ from zs2.system.atomic import write_json
 from zs2.system.json_files import is_number, read_json
 from zs2.video.formats import Frames
 
-PROMPTS = 4  # of the study, for the search: of each set in turn, with the first seed
+PROMPTS = 4  # of the study, for its first search: of each set in turn, with the first seed
 SEARCH = "search"  # the key in motion.json of what the search was for
 OWN_MOTION = ", own motion"  # what a label adds
 
@@ -42,17 +43,20 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
 
     Args: inputs: the study's, open.
     Raises: InputError for a target that is no motion, for another one than the study's, since variants are ranked at
-        one motion, and for a motion.json that zs2 did not write.
+        one motion; for a motion.json that zs2 did not write; and for a new cell that can't be searched as the study's
+        others were.
     """
     check_target(target)
     if study.frames < 2:
         raise InputError("motion_target with one frame: expected two frames or more")
     file = folder / "motion.json"
     known, search = read_json(file) if file.exists() else {}, _search_of(study)
+    before = known.pop(SEARCH, None)
     if study_file(folder).exists():
         _check_same_target(file, known, target)
-    elif known and known.get(SEARCH) != search:
-        say(f"{file} is of a search that ended early, {_difference(known.get(SEARCH), search)}: it begins anew")
+        search = before if known else search
+    elif known and before != search:
+        say(f"{file} is of a search that ended early, {_difference(before, search)}: it begins anew")
         known = {}
     cells = []
     for one in study.cells:
@@ -67,7 +71,8 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
         key = f"{_with(one, name, any_value).id} at {target:g}"  # whatever its own value
         if key not in known:
             refuse_another_revision(study, folder)  # before a search of minutes
-            known[key] = _search(study, model, one, name, target, inputs)
+            jobs = _jobs(study, one, search, file)
+            known[key] = _search(study, model, jobs, name, target, inputs)
             write_json(file, {SEARCH: search} | known)
         try:
             cells.append(_own(one) if known[key] is None else _at(one, name, known[key], target))
@@ -79,7 +84,7 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
 
 def _check_same_target(file: Path, known: dict[str, Any], target: float) -> None:
     """Refuse another target than that of the searches in a study's motion.json."""
-    targets = {key.rpartition(" at ")[2] for key in known if key != SEARCH}
+    targets = {key.rpartition(" at ")[2] for key in known}
     if targets - {f"{target:g}"}:
         raise InputError(
             f"motion_target is {target:g}, and {file.parent} has variants at {', '.join(sorted(targets))}, which are "
@@ -88,14 +93,14 @@ def _check_same_target(file: Path, known: dict[str, Any], target: float) -> None
 
 
 def _search_of(study: Study) -> dict[str, Any]:
-    """What a search depends on: the settings of all clips, the prompts and the seed that it takes, the revision."""
+    """What a study's first search depends on: the settings of all clips, its prompts and seed, the revision."""
     prompts = [str(study.prompts[i]) for i in _prompts_of(study)]
     search = study.fixed | {"prompts": prompts, "seed": study.seeds[0], "revision": study.revision}
     return dict(json.loads(json.dumps(search)))
 
 
 def _prompts_of(study: Study) -> list[int]:
-    """The prompts of a search, by their numbers: the first of each set, then the second of each, and so on.
+    """The prompts of a first search, by their numbers: the first of each set, then the second of each, and so on.
 
     A set that the search left out would stand at another motion: open prompts move more than closed ones without TMA.
     """
@@ -106,6 +111,29 @@ def _prompts_of(study: Study) -> list[int]:
     return sorted(islice(turns, PROMPTS))
 
 
+def _jobs(study: Study, one: Cell, search: Any, file: Path) -> list[Job]:
+    """The clips of a search for a cell: of the prompts and the seed that the search of the study's other cells had.
+
+    Raises: InputError if they are not known, or a prompt is not there: cells that were searched on others do not
+        compare.
+    """
+    record = search if isinstance(search, dict) else {}
+    texts, seed = record.get("prompts"), record.get("seed")
+    if not isinstance(texts, list) or not texts or type(seed) is not int or not 0 <= seed <= SEED_MAX:
+        raise InputError(
+            f"{file} does not say on which prompts and seed its variants were searched, and {one.label} would be "
+            f"ranked with them: {ANOTHER}"
+        )
+    numbers = {str(prompt): number for number, prompt in enumerate(study.prompts)}
+    for text in texts:
+        if not isinstance(text, str) or text not in numbers:
+            raise InputError(
+                f"{file}: its variants were searched on the prompt {brief(text)}, which is not there now, and "
+                f"{one.label} would be ranked with them: give all prompts of the study, or {ANOTHER}"
+            )
+    return [Job(one, numbers[text], seed) for text in texts]
+
+
 def _difference(before: object, now: dict[str, Any]) -> str:
     """In what an earlier search differs from one of now."""
     if not isinstance(before, dict):
@@ -113,15 +141,17 @@ def _difference(before: object, now: dict[str, Any]) -> str:
     return f"with {differences(before, now)}"
 
 
-def _search(study: Study, model: ZS2, one: Cell, name: str, target: float, inputs: Inputs) -> dict[str, Any] | None:
-    """What was found for a cell, as it is stored; None if it can't reach the target."""
-    prompts = _prompts_of(study)
+def _search(
+    study: Study, model: ZS2, jobs: list[Job], name: str, target: float, inputs: Inputs
+) -> dict[str, Any] | None:
+    """What was found for a cell on these clips, as it is stored; None if it can't reach the target."""
+    one = jobs[0].cell
 
     def make(value: Any) -> Iterator[Frames]:
         variant = model.variant(**one.method | {name: value})
-        for prompt in prompts:
-            asked = request(study, Job(one, prompt, study.seeds[0]), inputs)
-            frames = study.frames if inputs.of(prompt) else min(study.frames, SHORT)
+        for job in jobs:
+            asked = request(study, job, inputs)
+            frames = study.frames if inputs.of(job.prompt) else min(study.frames, SHORT)
             yield variant(**asked | {"frames": frames, "chunk": min(study.chunk, frames)}).frames
 
     try:
