@@ -81,7 +81,7 @@ def run(options: dict[str, Any]) -> None:
         with place.writing():
             known = existing(folder)
             grown = known.with_more(study) if known else study
-            if grown != known:
+            if not known or grown != Study.read(folder):
                 grown.write(folder)
             inputs = opened(options)
             write_inputs(folder, grown, inputs)
@@ -95,9 +95,14 @@ def run(options: dict[str, Any]) -> None:
 
 
 def existing(folder: Path) -> Study | None:
-    """The study in a folder, if there is one. Raises: InputError for clips or measures without a study.json."""
+    """The study in a folder, if there is one, with the ranks that it goes on with.
+
+    Raises: InputError for clips or measures without a study.json.
+    """
     if study_file(folder).exists():
-        return Study.read(folder)
+        from zs2.study.equal_motion import without_missed
+
+        return without_missed(Study.read(folder), folder)
     stray = next((file for part in folders(folder) for file in sorted(part.glob("[!.]*"))), None)
     if stray:
         raise InputError(f"{stray} is there, but no study.json that says how it was made: give another --out")

@@ -29,7 +29,7 @@ from zs2.reporting.markdown import markdown
 from zs2.reporting.spreadsheet import table_of_clips
 from zs2.sample import main as sample
 from zs2.study.cells import NUMBERS, STUDY_MU, cell, paper, preset
-from zs2.study.equal_motion import SEARCH, _search_of, at_equal_motion
+from zs2.study.equal_motion import SEARCH, _search_of, at_equal_motion, without_missed
 from zs2.study.inputs import Inputs
 from zs2.study.prompts import Prompt
 from zs2.study.results import EQUAL_MOTION, Results, is_ranked
@@ -188,8 +188,60 @@ def test_a_cell_that_is_not_near_the_target_keeps_what_was_found_and_has_no_rank
     assert [(one.lam, EQUAL_MOTION in one.presets) for one in new.cells] == [(0.37, True), (0.37, True), (0.37, near)]
     told = f"{label} has motion {moved:g}, and no value was found with a motion within 2% of 0.03: it is not ranked"
     assert (told in capsys.readouterr().err) is not near
-    before = replace(study, cells=(*new.cells[:2], replace(new.cells[2], label=label, presets=(EQUAL_MOTION,))))
-    assert before.with_more(new).cells == new.cells
+    before = replace(new, cells=(*new.cells[:2], replace(new.cells[2], label=label, presets=(EQUAL_MOTION,))))
+    assert without_missed(before, tmp_path) == new
+    assert without_missed(new, tmp_path) == new
+    assert without_missed(new, tmp_path).with_more(new) == new
+
+
+def test_a_study_that_goes_on_takes_the_rank_of_a_cell_off_its_target(tmp_path: Path, capsys):
+    """Whichever cells the command asks for, and without a search: one of an older zs2 may have it."""
+    prompts, out = tmp_path / "p.txt", tmp_path / "study"
+    prompts.write_text("rose\n")
+    line = [*SMALL, "--prompts", str(prompts), "--seeds", "0", "--out", str(out)]
+    assert ablate([*line, "--noise", "dnm", "--attn", "tma", "sa", "--lam", "0.37"]) == 0
+    begun = json.loads((out / "study.json").read_text())
+    for one in begun["cells"]:
+        one["presets"] = [EQUAL_MOTION]
+    (out / "study.json").write_text(json.dumps(begun))
+    record = {"value": 0.37, "motion": 0.03, "clips": 4, "spread": 0.001}
+    found = {"dnm-1_tma-0.98 at 0.03": record, "dnm-1_sa at 0.03": record | {"motion": 0.034}}
+    (out / "motion.json").write_text(json.dumps({SEARCH: "3f2a"} | found))
+    tma, sa = Study.read(out).cells
+    assert is_ranked(tma)
+    assert is_ranked(sa)
+    assert ablate([*line, "--dry-run"]) == 0
+    assert "dnm λ=0.37 + sa, motion 0.034" in capsys.readouterr().out
+    assert json.loads((out / "study.json").read_text()) == begun
+    assert ablate(["--model", str(CHECKPOINT), "--out", str(out)]) == 0
+    assert Study.read(out).cells == (tma, replace(sa, label="dnm λ=0.37 + sa, motion 0.034", presets=()))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {},
+        {"dnm-1_tma-0.98 at 0.03": {"value": 0.36, "motion": 0.04}},  # of another search
+        {"dnm-1_sa at 0.03": {"value": 0.37, "motion": 0.04}},
+        {"dnm-1_tma-0.98 at 0.03": {"value": 0.37}},
+        {"dnm-1_tma-0.98 at 0.03": 0.37},
+        {"dnm-1_tma-0.98 at 0.03": None},
+        {SEARCH: {"value": 0.37, "motion": 0.04}},
+    ],
+)
+def test_a_cell_of_which_no_other_motion_is_known_keeps_its_rank(found, tmp_path: Path):
+    ranked = replace(cell("dnm", 0.37, "tma", STUDY_MU), presets=(EQUAL_MOTION,), label="a label, motion sick")
+    study = made_up_study(tmp_path, [ranked], lambda job: None)
+    assert without_missed(study, tmp_path) == study
+    (tmp_path / "motion.json").write_text(json.dumps(found))
+    assert without_missed(study, tmp_path) == study
+
+
+def test_a_search_without_a_target_is_refused(tmp_path: Path):
+    study = made_up_study(tmp_path, [replace(paper()[0], presets=(EQUAL_MOTION,))], lambda job: None)
+    (tmp_path / "motion.json").write_text(json.dumps({"dnm-1_tma-0.98 at x": {"value": 0.1, "motion": 0.04}}))
+    with pytest.raises(InputError, match=r"motion.json: 'dnm-1_tma-0.98 at x': expected a motion after the last"):
+        without_missed(study, tmp_path)
 
 
 def test_a_report_says_what_the_marks_of_labels_mean(tmp_path: Path):

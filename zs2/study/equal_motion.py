@@ -4,7 +4,7 @@ A noise model without such a parameter stands at its own motion, and so does one
 says so, and it has no rank: a still picture would have the best, so the still control has none either. Where a search
 ended too far from the target, the cell keeps what was found. Its label says its motion, and it has no rank. What was
 found is kept in DIR/motion.json, so that a study that goes on has the same cells. New ones are searched on the same
-prompts and seed, whatever the study has by then.
+prompts and seed, whatever the study has by then. No torch at import.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zs2.cli.command import say
 from zs2.cli.derived_options import value_text
 from zs2.cli.equal_motion import SHORT, TOLERANCE, Found, check_target, find, is_near, searched
 from zs2.errors import InputError, brief
 from zs2.method import PARAMETERS, SEED_MAX
-from zs2.pipeline import ZS2
-from zs2.sampling.resume import differences
 from zs2.study.cells import NUMBERS, Cell, cell, merge, reference, unusual
 from zs2.study.inputs import Inputs
 from zs2.study.planning import refuse_another_revision
-from zs2.study.results import EQUAL_MOTION
-from zs2.study.runner import request
-from zs2.study.study import ANOTHER, OFF_MOTION, Job, Study, study_file
+from zs2.study.results import EQUAL_MOTION, is_ranked
+from zs2.study.study import ANOTHER, Job, Study, study_file
 from zs2.system.atomic import write_json
 from zs2.system.json_files import is_number, read_json
-from zs2.video.formats import Frames
+
+if TYPE_CHECKING:
+    from zs2.pipeline import ZS2
+    from zs2.video.formats import Frames
 
 PROMPTS = 4  # of the study, for its first search: of each set in turn, with the first seed
+FILE = "motion.json"
 SEARCH = "search"  # the key in motion.json of what the search was for
-OWN_MOTION = ", own motion"  # what a label adds
+OWN_MOTION, OFF_MOTION = ", own motion", ", motion "  # what a label adds, the second with the motion
 
 
 def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, inputs: Inputs) -> Study:
@@ -49,7 +50,7 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
     check_target(target)
     if study.frames < 2:
         raise InputError("motion_target with one frame: expected two frames or more")
-    file = folder / "motion.json"
+    file = folder / FILE
     known, search = read_json(file) if file.exists() else {}, _search_of(study)
     before = known.pop(SEARCH, None)
     if study_file(folder).exists():
@@ -67,8 +68,7 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
         if name is None:
             cells.append(_own(one))
             continue
-        any_value = 1 if PARAMETERS[name].length == 1 else (1,) * PARAMETERS[name].length
-        key = f"{_with(one, name, any_value).id} at {target:g}"  # whatever its own value
+        key = f"{_searched_id(one, name)} at {target:g}"
         if key not in known:
             refuse_another_revision(study, folder)  # before a search of minutes
             jobs = _jobs(study, one, search, file)
@@ -80,6 +80,38 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
             raise InputError(f"{file}: {key}: {error}: remove the file, and it is searched again") from error
     cells = merge(cells)
     return replace(study, cells=tuple(cells), full=reference(cells).id)
+
+
+def without_missed(study: Study, folder: Path) -> Study:
+    """The study in a folder. A cell that is off its target by motion.json loses its rank, which an older zs2 gave it.
+
+    Raises: InputError for a motion.json that zs2 did not write.
+    """
+    file = folder / FILE
+    if not any(map(is_ranked, study.cells)) or not file.exists():
+        return study
+    known = read_json(file)
+    return replace(study, cells=tuple(_reranked(one, known, file) if is_ranked(one) else one for one in study.cells))
+
+
+def _reranked(one: Cell, known: dict[str, Any], file: Path) -> Cell:
+    """A cell with a rank, without it if the search for its value ended too far from the target."""
+    name = searched(one.noise)
+    for key, record in known.items():
+        start, _, target = key.rpartition(" at ")
+        if name is None or start != _searched_id(one, name) or not isinstance(record, dict):
+            continue
+        value: Any = record.get("value")
+        motion: Any = record.get("motion")
+        if getattr(one, name) != (tuple(value) if isinstance(value, list) else value) or not is_number(motion):
+            continue
+        try:
+            near = is_near(motion, float(target))
+        except ValueError:
+            raise InputError(f"{file}: {brief(key)}: expected a motion after the last “at”: remove the file") from None
+        if not near:
+            return _off(one, motion)
+    return one
 
 
 def _check_same_target(file: Path, known: dict[str, Any], target: float) -> None:
@@ -136,6 +168,8 @@ def _jobs(study: Study, one: Cell, search: Any, file: Path) -> list[Job]:
 
 def _difference(before: object, now: dict[str, Any]) -> str:
     """In what an earlier search differs from one of now."""
+    from zs2.sampling.resume import differences
+
     if not isinstance(before, dict):
         return "of an older zs2, and does not say for what"
     return f"with {differences(before, now)}"
@@ -145,6 +179,8 @@ def _search(
     study: Study, model: ZS2, jobs: list[Job], name: str, target: float, inputs: Inputs
 ) -> dict[str, Any] | None:
     """What was found for a cell on these clips, as it is stored; None if it can't reach the target."""
+    from zs2.study.runner import request
+
     one = jobs[0].cell
 
     def make(value: Any) -> Iterator[Frames]:
@@ -183,13 +219,23 @@ def _at(one: Cell, name: str, found: Any, target: float) -> Cell:
         f"{label} has motion {motion:.3g}, and no value was found with a motion within {TOLERANCE:.0%} of {target:g}: "
         "it is not ranked"
     )
-    return replace(new, label=f"{label}{OFF_MOTION}{motion:.3g}", presets=_unranked(one))
+    return _off(replace(new, label=label, presets=one.presets), motion)
 
 
 def _with(one: Cell, name: str, value: Any) -> Cell:
     """A cell with another value of a parameter."""
     numbers = {key: getattr(one, key) for key in NUMBERS} | {name: value}
     return cell(one.noise, attn=one.attn, **numbers)
+
+
+def _searched_id(one: Cell, name: str) -> str:
+    """What motion.json calls a cell: its id at a value that no search finds, whatever its own."""
+    return _with(one, name, 1 if PARAMETERS[name].length == 1 else (1,) * PARAMETERS[name].length).id
+
+
+def _off(one: Cell, motion: float) -> Cell:
+    """A cell whose motion is not near enough."""
+    return replace(one, label=f"{one.label}{OFF_MOTION}{motion:.3g}", presets=_unranked(one))
 
 
 def _own(one: Cell) -> Cell:

@@ -148,8 +148,7 @@ class Study:
                 raise InputError(
                     f"prompt {i} is {one} in this study, now {other}: add new ones at the end, or {ANOTHER}"
                 )
-        off = {one.id: one for one in asked.cells if OFF_MOTION in one.label}  # which an older zs2 has ranked
-        cells = tuple(merge(off.get(one.id, one) for one in (*self.cells, *asked.cells)))
+        cells = tuple(merge((*self.cells, *asked.cells)))
         return replace(
             self,
             prompts=max(self.prompts, asked.prompts, key=len),
@@ -161,7 +160,6 @@ class Study:
 
 # The model's name depends on its path, so only the weights are compared. The threads are those of the first process.
 GROWING = ("zs2", "revision", "model", "prompts", "seeds", "full", "cells", "threads")
-OFF_MOTION = ", motion "  # what a label adds, with the motion, where a search for equal motion has missed it
 ANOTHER = "give another --out for another study"
 
 
