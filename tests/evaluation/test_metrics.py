@@ -314,7 +314,12 @@ def test_motion_is_the_mean_change_and_black_to_white_is_one():
 
 
 def test_flicker_is_vbench_s():
-    """What the functions of its temporal_flickering.py return for these frames, with OpenCV 5.0 and in float32."""
+    """The number is `(255 - numpy.mean(mae_seq(frames)).item()) / 255` of these frames, as its `cal_score` has it.
+
+    `mae_seq` and `calculate_mae` are those of vbench/temporal_flickering.py in github.com/Vchitect/VBench, commit
+    fc4620b4d620114b77842c336f7a193c37e8e12e, run with OpenCV 5.0.0 and NumPy 2.4.6 (in float32). `get_frames` only
+    reads a video, so it is left out.
+    """
     frames = (np.arange(5 * 12 * 13 * 3) ** 2 % 251).astype(np.uint8).reshape(5, 12, 13, 3)
     assert temporal_flicker(frames) == pytest.approx(0.67040809, abs=1e-7)
 
