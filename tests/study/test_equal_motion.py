@@ -399,10 +399,18 @@ def test_a_new_cell_that_can_not_be_searched_as_the_others_is_refused(changes, w
 
 
 def test_a_study_that_had_no_search_begins_one(tmp_path: Path):
-    """On its own prompts and first seed."""
-    _, study = searched_study(tmp_path)
-    (tmp_path / "motion.json").unlink()
-    model = Moving()
+    """On its own prompts and first seed. One with ranked cells had one, which it has lost."""
+    ranked, study = searched_study(tmp_path)
+    file, model = tmp_path / "motion.json", Moving()
+    known = json.loads(file.read_text())
+    file.write_text(json.dumps(known | {"dnm-1_tma-0.98 at 0.25": {"value": "x"}}))
+    with pytest.raises(InputError, match=r"motion\.json: .*: lam is 'x': .*: give another --out"):
+        at_equal_motion(study, model, tmp_path, 0.25, Inputs())
+    file.unlink()
+    with pytest.raises(InputError, match=r"motion\.json does not say on which prompts .*: give another --out"):
+        at_equal_motion(study, model, tmp_path, 0.25, Inputs())
+    assert model.asked == []
+    replace(ranked, cells=(replace(ranked.cells[0], presets=()),)).write(tmp_path)
     at_equal_motion(study, model, tmp_path, 0.25, Inputs())
     assert {*model.asked} == {(text, 7) for text in ("thing 0", "thing 1", "open 0", "open 1")}
     assert json.loads((tmp_path / "motion.json").read_text())[SEARCH] == _search_of(study)

@@ -53,9 +53,11 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
     file = folder / FILE
     known, search = read_json(file) if file.exists() else {}, _search_of(study)
     before = known.pop(SEARCH, None)
+    ranked = False  # whether there are cells that those of a new search would be ranked with
     if study_file(folder).exists():
         _check_same_target(file, known, target)
-        search = before if known else search
+        ranked = any(map(is_ranked, Study.read(folder).cells))
+        search = before if known or ranked else search
     elif known and before != search:
         say(f"{file} is of a search that ended early, {_difference(before, search)}: it begins anew")
         known = {}
@@ -77,7 +79,8 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
         try:
             cells.append(_own(one) if known[key] is None else _at(one, name, known[key], target))
         except InputError as error:
-            raise InputError(f"{file}: {key}: {error}: remove the file, and it is searched again") from error
+            hint = ANOTHER if ranked else "remove the file, and it is searched again"
+            raise InputError(f"{file}: {key}: {error}: {hint}") from error
     cells = merge(cells)
     return replace(study, cells=tuple(cells), full=reference(cells).id)
 
