@@ -48,7 +48,7 @@ def turned(side, degrees, zoom=1.0):
     return np.stack([c * x - s * y - x, s * x + c * y - y]).astype(np.float32)
 
 
-@pytest.mark.parametrize("side", [1, 32, 100, 256, 512])
+@pytest.mark.parametrize("side", [32, *(pytest.param(side, marks=pytest.mark.long) for side in (1, 100, 256, 512))])
 @pytest.mark.parametrize("motion", [(5, -3), (16, -32), (1.25, 0.5), (0, 0), (900, 3)])
 def test_a_constant_flow_is_that_motion_bit_for_bit(motion, side):
     """Motion is in pixels of 512, left and up; a flow in its own pixels, right and down. The size of either is free."""
@@ -56,7 +56,7 @@ def test_a_constant_flow_is_that_motion_bit_for_bit(motion, side):
     assert torch.equal(draw(5, flow=flow), draw(5, motion=motion))
 
 
-@pytest.mark.parametrize("side", [32, 256])
+@pytest.mark.parametrize("side", [32, pytest.param(256, marks=pytest.mark.long)])
 @pytest.mark.parametrize(("degrees", "zoom"), [(90, 1.0), (180, 1.0), (0, 2.0), (0, 0.5), (-2, 1.03)])
 def test_the_flow_of_a_rotation_or_a_zoom_is_that(degrees, zoom, side):
     """Where no particle lies on the border of two cells, bit for bit."""
@@ -121,7 +121,7 @@ def wild(kind):
 KINDS = ["a wave", "to the middle", "torn apart", "onto itself", "any way", "far", "mirrored", "out of one point"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS[:3], *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS[3:])])
 def test_noise_along_any_flow_is_white_in_every_frame(kind):
     """Folds, tears and gaps, too: mean, variance, fourth moment, and the correlation of neighbours, 5 standard errors.
 

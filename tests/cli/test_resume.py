@@ -208,7 +208,9 @@ def test_the_kinds_are_all_there_are():
         assert {kind.get(name, default) for kind in KINDS} == set(table)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(
+    "kind", [*KINDS[:8], *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS[8:])], ids=str
+)
 @pytest.mark.filterwarnings("ignore:state_device cpu has no effect")
 def test_frames_that_follow_are_those_of_the_undisturbed_stream(model, tmp_path, kind):
     """Of every kind of attention, noise and solver: the same pixels, after 4 of 6 frames."""

@@ -47,7 +47,7 @@ def test_chunks_carry_what_the_solver_remembers(exact, attn):
     assert (ddim - whole).abs().max() > 0.05 * whole.abs().max()
 
 
-@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("guidance", [pytest.param(1.0, marks=pytest.mark.long), 5.0])
 @pytest.mark.parametrize("attn", ATTENTION_KINDS)
 def test_chunks_make_the_latents_of_the_whole_clip(model, exact, attn, guidance):
     other = exact.variant(attn=attn)
