@@ -117,6 +117,8 @@ bench-findings: $(READY)  ## the studies behind the findings, their reports, and
 	@for study in $(STUDIES); do $(RUN) -m zs2.ablate benchmarks/studies/$$study.toml || exit; done
 	@for study in $(filter-out steps seeds,$(STUDIES)); do $(RUN) -m zs2.report out/$$study || exit; done
 	@$(RUN) benchmarks/questions.py drift --each 2 --csv docs/data/drift.csv --plot docs/drift.svg --sheet docs/drift.webp
+	@$(RUN) benchmarks/questions.py drift --frames 1024 --each 1 --variants tma cfa first-previous --out out/drift-1024 \
+	--csv docs/data/drift-1024.csv --sheet docs/drift-1024.webp
 	@$(RUN) benchmarks/questions.py diversity out/seeds --csv docs/data/diversity.csv
 	@$(RUN) benchmarks/questions.py divergence
 	@$(RUN) benchmarks/questions.py votes
