@@ -19,6 +19,8 @@ from PIL import Image
 
 from zs2 import Clip
 
+pytestmark = pytest.mark.long  # its studies and processes take seconds
+
 ROOT = TESTS.parent
 SIZE = ["--steps", "4", "--size", "32x32", "--guidance", "3", "--device", "cpu"]
 KINDS = ["--attn", "first-and-own", "--noise", "ring", "--sampler", "two-steps"]

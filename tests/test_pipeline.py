@@ -365,6 +365,7 @@ def test_settings_are_stored_in_the_order_that_files_have_always_had(model):
     assert list(model.settings(model.plan(Request(PROMPT, steps=2)), fps=8))[:12] == names.split()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("dtype", "decibels"), [("bfloat16", 25), ("float16", 40)])
 def test_half_precision_is_near_float32(model, dtype, decibels):
     half = ZS2.from_pretrained(CHECKPOINT, dtype=dtype, device="cpu")

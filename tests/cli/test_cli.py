@@ -707,6 +707,7 @@ def test_the_default_command(tmp_path):
     assert settings.items() >= expected.items()
 
 
+@pytest.mark.long
 def test_attn_sa_alone(tmp_path):
     """The baseline of every frame on its own, without a prompt or a model, as a newcomer would type it."""
     succeeded(forked("--attn", "sa", "--steps", "2", "--frames", "2", cwd=tmp_path))

@@ -127,6 +127,7 @@ def by_two(rank: int, folder: Path, load: Any) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without it")
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 def test_two_processes(load: Any, whole: Any, tmp_path: Path) -> None:

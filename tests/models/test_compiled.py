@@ -89,15 +89,13 @@ CALLS: dict[str, Callable[[Any, int, UNetOutput], tuple[Any, dict[str, Any]]]] =
 }
 
 
-# Capturing graphs takes seconds: `make test` has one of these, `make test-long` two, make test-slow the others.
-EVERYDAY, LONG = [("tma", "deep features")], [("tma", "a text a frame"), ("tma-two-tap", "later chunk")]
-OTHERS = [pair for pair in itertools.product(ATTENTION_KINDS, CALLS) if pair not in EVERYDAY + LONG]
+# Capturing graphs takes seconds: `make test-long` has three of these, make test-slow the others.
+LONG = [("tma", "deep features"), ("tma", "a text a frame"), ("tma-two-tap", "later chunk")]
+OTHERS = [pair for pair in itertools.product(ATTENTION_KINDS, CALLS) if pair not in LONG]
 MARKED = [(LONG, pytest.mark.long), (OTHERS, pytest.mark.slow)]
 
 
-@pytest.mark.parametrize(
-    ("kind", "call"), [*EVERYDAY, *(pytest.param(*one, marks=mark) for some, mark in MARKED for one in some)]
-)
+@pytest.mark.parametrize(("kind", "call"), [pytest.param(*one, marks=mark) for some, mark in MARKED for one in some])
 @torch.no_grad()
 def test_a_call_is_one_graph_with_3_2_and_1_frames(weights: UNet, kind: str, call: str) -> None:
     unet, compiled, graphs = pair(weights, kind)

@@ -52,6 +52,7 @@ def test_it_is_diffusers_text2video_zero(trained, reference, number):
     assert_close(zero.latents(**clip, steps=case["steps"]), reference[f"{number}/latents"], CLIP)
 
 
+@pytest.mark.long
 def test_the_defaults_are_the_papers(trained, reference):
     assert renoise_at(None, 50) == (44, 47)
     assert trained.method.settings(50, False)["motion"] == [12.0, 12.0]
