@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -226,6 +227,16 @@ def assert_close(got: Tensor, want: Tensor, tol: float) -> None:
     assert error <= tol * scale, (
         f"relative error {error / scale:.2e} > {tol:.0e} (max|a-b| {error:.3g}, max|b| {scale:.3g})"
     )
+
+
+def assert_white(noise: Tensor) -> None:
+    """That noise (c, h, w), in float64, is standard normal and neighbours are independent, within 5 standard errors."""
+    n = noise.numel()
+    assert abs(noise.mean()) < 5 / math.sqrt(n)
+    assert abs(noise.var() - 1) < 5 * math.sqrt(2 / n)
+    assert abs((noise**4).mean() - 3) < 5 * math.sqrt(96 / n)
+    assert abs((noise[:, 1:] * noise[:, :-1]).mean()) < 5 / math.sqrt(n)
+    assert abs((noise[:, :, 1:] * noise[:, :, :-1]).mean()) < 5 / math.sqrt(n)
 
 
 def assert_same_picture(got: Tensor, want: Tensor) -> None:
