@@ -41,6 +41,7 @@ from zs2.app.studio import Loaded, Studio, Visitors
 from zs2.app.texts import figure, message, progress, without_folders
 from zs2.app.worker import DONE, FAILED, RUNNING, STOPPED, WAITING, Job, Worker
 from zs2.checkpoints.hub import DEFAULT_MODEL
+from zs2.checkpoints.locate import FORMER
 from zs2.checkpoints.own_settings import OwnSettings
 from zs2.cli.model_names import names_of_paths, shown_names
 from zs2.cli.sample_options import parser
@@ -856,6 +857,9 @@ def test_files_of_a_clip_are_replayed(studio: Studio, tmp_path: Path) -> None:
     assert Recorded.of(paths[-1], studio, MODEL).notes == (
         "made with other weights, those of other: the clip will differ",
     )
+    for former, commit in FORMER.items():
+        Path(paths[-1]).write_text(json.dumps(settings | {"weights": {"unet": "0"}, "model": former}))
+        assert f"will differ; commit {commit} is the last that has it" in Recorded.of(paths[-1], studio, MODEL).notes[0]
     Path(paths[-1]).write_text(json.dumps(settings | {"fps": 50}))
     found = Recorded.of(paths[-1], studio, MODEL)
     assert (found.fps, found.notes) == (30, ("50 frames per second: this page has whole numbers up to 30",))

@@ -15,7 +15,7 @@ import numpy as np
 from zs2.app.clip_options import FPS_MAX
 from zs2.app.studio import Studio
 from zs2.cli.derived_options import flag
-from zs2.cli.replay import replay_options
+from zs2.cli.replay import origin, replay_options
 from zs2.errors import InputError, NotWritten, brief, collected, whole
 from zs2.method import FILES, METHOD, Method
 from zs2.sampling.request import INPUTS, OF_CONTROLNETS, OPTIONS, Request
@@ -136,7 +136,7 @@ def notes(recorded: dict[str, Any], studio: Studio, model: str, inputs: Mapping[
     checkpoint = None if loaded is None else loaded.model.checkpoint
     if checkpoint is not None and recorded["weights"] != checkpoint.digests:
         name = brief(recorded["model"]).strip("'")
-        found.append(f"made with other weights, those of {name}: the clip will differ")
+        found.append(f"made with other weights, those of {name}: the clip will differ{origin(recorded)}")
     if recorded["controlnet"]:
         found.append("made with a ControlNet: expected the same here, or the clip will differ")
     for name in INPUTS:

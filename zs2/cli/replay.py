@@ -182,10 +182,9 @@ def check_replay(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         raise InputError(f"the clip was made with {texts[0]}, not with {texts[1]}: give the same --vae, or none")
     if recorded["weights"] != now["weights"]:
         parts = [part for part, digest in now["weights"].items() if recorded["weights"].get(part) != digest]
-        origin = former(str(recorded["model"]))
         raise InputError(
             f"the clip was made with other weights, those of {recorded['model']} ({', '.join(parts)} differ): "
-            f"give its --model{origin and '; ' + origin}"
+            f"give its --model{origin(recorded)}"
         )
     if recorded["lora"] != now["lora"]:
         raise InputError(f"the clip was made with LoRA {recorded['lora']}, not {now['lora']}: give the same --lora")
@@ -215,6 +214,12 @@ def check_replay(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         warn(f"made on {recorded['device']}, now on {now['device']}: the clip may differ")
     if recorded["processes"] != now["processes"]:
         warn(f"made by {recorded['processes']} process(es), not {now['processes']}: last bits may differ")
+
+
+def origin(recorded: Mapping[str, Any]) -> str:
+    """Where the weights of a clip are, after a semicolon, if they are a default checkpoint's of before."""
+    found = former(str(recorded["model"]))
+    return f"; {found}" if found else ""
 
 
 def _vae_text(vae: Any) -> str:
