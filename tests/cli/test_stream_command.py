@@ -336,6 +336,7 @@ def test_what_fits_is_the_largest_chunk_that_does():
             states=0,
             deep=0,
             control=0,
+            flow=0,
             unet=10 * chunk,
             decoding=5,
         )

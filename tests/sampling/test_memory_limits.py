@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from helpers import TESTS
@@ -150,6 +151,17 @@ def test_no_limit_of_the_address_space_ends_in_a_traceback(tmp_path):
         ends.append(ended.returncode)
     assert ends[-1] == 0
     assert ends[0] != 0
+
+
+def test_a_flow_that_is_given_counts(model):
+    """It may have a gigabyte, and stays in memory as long as the clip is made."""
+    plain = planned_memory(planned(model))
+    flow = np.zeros((3, 2, 128, 128), np.float32)
+    plan = planned(model.variant(noise="warp", flow=flow))
+    assert planned_memory(plan) == replace(plain, flow=flow.nbytes)
+    assert planned_memory(plan).total == plain.total + flow.nbytes
+    assert [line for line in planned_memory(plan).lines() if line.startswith("flow")] == ["flow         0.4 MiB"]
+    assert not any(line.startswith("flow") for line in plain.lines())
 
 
 # --- kinds with more keys than queries --------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ those of a chunk.
     deep         if they are reused, the deep features of all frames and branches: c·h·w of the first level each
     control      of ControlNets, the encoded hints of all frames: c·h·w of the first level each; and for a chunk the
                  residuals, as large as the feature maps kept for the way up, of each, of their sum, and added to those
+    flow         of warp along a given flow, its numbers: 8·H·W bytes for each step; in the memory of the host, too
     UNet         a chunk, with branches × frames rows: the feature maps kept for the way up, and the layer with the
                  largest need of its own (below)
     or decoding  the frames decoded together: likewise
@@ -75,6 +76,7 @@ class MemoryPlan:
     states: int
     deep: int
     control: int
+    flow: int
     unet: int
     decoding: int
 
@@ -91,8 +93,9 @@ class MemoryPlan:
     def lines(self) -> list[str]:
         """The plan as lines of text."""
         rows = {**vars(self), "peak": self.total}
-        if not self.control:
-            del rows["control"]
+        for name in ("control", "flow"):
+            if not rows[name]:
+                del rows[name]
         return [f"{name:<10}{amount(size):>10}" for name, size in rows.items()]
 
 
@@ -125,6 +128,7 @@ def planned_memory(plan: SamplingPlan) -> MemoryPlan:
         states=_states(plan) * (2 + kept_states),
         deep=(request.deep_cache > 1) * plan.branches * held * unet.config.block_out_channels[0] * h * w * element,
         control=_control(networks, plan.branches * chunk, held, (h, w)) * element,
+        flow=0 if not cpu or plan.method.flow is None else plan.method.flow.numbers.nbytes,
         unet=unet_bytes(unet.config, plan.branches * chunk, (h, w), element, reorders, unet.momentum.key_frames),
         decoding=together
         * decoder_numbers(vae.config, (tile[0] // reduction, tile[1] // reduction), reorders)
@@ -247,13 +251,14 @@ def _bytes(module: nn.Module) -> int:
 def free_for(plan: SamplingPlan) -> tuple[int | None, str]:
     """The bytes that this process can hold for a sampling, and what limits them, if it is a limit of the process.
 
-    A limit of what is mapped (`ulimit -v`) counts the weights and the process as they are, so their part of the plan is
-    not needed again.
+    A limit of what is mapped (`ulimit -v`) counts the weights, a flow and the process as they are, so their part of the
+    plan is not needed again.
     """
     free, of = free_memory(plan.model.device, 1 if plan.group is None else plan.group.here), ""
     room = address_room() if plan.model.device.type == "cpu" else None
     if room is not None:
-        mapped = planned_memory(plan).weights + PROCESS - CALLS
+        planned = planned_memory(plan)
+        mapped = planned.weights + planned.flow + PROCESS - CALLS
         most = max(0, mapped + room[0] - ARENA)
         if free is None or most < free:
             free, of = most, f" within {room[1]}"
@@ -269,6 +274,7 @@ LOWER = {  # what to do about each part of the plan
     "states": "a smaller --size, or fewer --steps",
     "deep": "no --deep-cache",
     "control": "a smaller --chunk or --size",
+    "flow": "a flow of fewer pixels or steps",
     "unet": "a smaller --size, or half precision (--dtype bfloat16)",
     "decoding": "a smaller --size",
 }
