@@ -5,6 +5,8 @@
     python benchmarks/study_tables.py out/levels --compare levels  docs/data/levels.csv alone: a row for each variant
     python benchmarks/study_tables.py out/levels --compare levels --pairs dnm-0.3_sa:iid_sa
                                                                    and levels-pairs.csv: the second beside the first
+    python benchmarks/study_tables.py out/guided-sweeps --sweeps guided
+                                                                   docs/data/guided-sweep-lambda.csv, … alone
 
 `ablation.csv` has the differences of `zs2 report`, rounded as its tables are; `noise-correlation.csv` has the
 correlation of consecutive noises. In the sweeps, each row is a value of λ or μ, with the mean motion of the authors'
@@ -45,6 +47,7 @@ DIFFERENCES = (
     "difference_seen",
 )
 COMPARED = ("motion", "clip-score", "clip-first", "ms-ssim", "flow-warp-error")  # by --compare
+SWEEPS = ("sweep-lambda", "sweep-mu", "rank-correlation")  # of tables, by --sweeps
 NAMES = {"λ": ("lambda", "lam"), "μ": ("mu", "mu")}
 
 
@@ -184,13 +187,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("study", type=Path)
     p.add_argument("--out", type=Path, default=Path("docs/data"), metavar="DIR")
     p.add_argument("--compare", metavar="NAME", help="write NAME.csv instead: a row for each variant")
+    p.add_argument("--sweeps", metavar="NAME", help="write NAME-sweep-… and NAME-rank-correlation.csv instead")
     p.add_argument("--pairs", nargs="+", metavar="A:B", help="also NAME-pairs.csv: B beside A")
     args = p.parse_args(argv)
     if args.pairs and not args.compare:
         p.error("--pairs: expected --compare, too")
+    if args.sweeps and args.compare:
+        p.error("--sweeps: expected no --compare")
     try:
         results = Results.read(args.study)
         made = compared(results, args.compare) if args.compare else tables(results)
+        if args.sweeps:
+            made = {f"{args.sweeps}-{name}": made[name] for name in SWEEPS if name in made}
         made |= {f"{args.compare}-pairs": pairs(results, args.pairs)} if args.pairs else {}
     except InputError as error:
         p.error(str(error))

@@ -149,6 +149,11 @@ def test_the_tables_of_a_study_are_those_of_its_report(tmp_path):
         rows = {(row["noise"], row["lam"]): row for row in csv.DictReader(file)}
     assert float(rows["dnm", "0.1"]["theory"]) == pytest.approx(1 - 0.1 / math.e**0.5, abs=1e-4)
     assert abs(float(rows["dnm", "0.1"]["measured"]) - float(rows["dnm", "0.1"]["theory"])) < 0.1
+    again = tmp_path / "again"
+    benchmark("study_tables").main([str(TESTS / "fixtures" / "study"), "--out", str(again), "--sweeps", "other"])
+    assert {file.name for file in again.iterdir()} == {"other-sweep-lambda.csv", "other-rank-correlation.csv"}
+    for file in again.iterdir():
+        assert file.read_text() == (tmp_path / file.name.removeprefix("other-")).read_text()
 
 
 def test_variants_are_compared_as_in_the_report(tmp_path):
