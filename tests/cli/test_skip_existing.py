@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,8 @@ from zs2.cli.sample_requests import has_clip
 from zs2.errors import InputError
 from zs2.sampling.request import DEFAULTS, OPTIONS
 from zs2.sampling.resume import differences
-from zs2.video.clip import Clip
+from zs2.video.encoding import Encoding
+from zs2.video.formats import write_apng
 
 # Those that a request left open are as the checkpoint says.
 SCHEDULE = {"spacing": "leading", "zero_snr": False, "final_alpha": "first"}
@@ -34,7 +36,9 @@ OTHERS = {name: OTHER.get(name, "another") for name in ADDED if name != "revisio
 
 
 def saved(folder: Path, settings: dict[str, Any]) -> Path:
-    return Path(Clip(np.zeros((1, 4, 4, 3), np.uint8), 8, settings).save(folder / "c.png", sheet=False)[0])
+    """A clip of before with these settings, whatever they say of its file."""
+    write_apng(np.zeros((1, 4, 4, 3), np.uint8), Encoding(), json.dumps(settings), folder / "c.png")
+    return folder / "c.png"
 
 
 def asked(settings: dict[str, Any]) -> Any:

@@ -225,6 +225,30 @@ def test_pingpong_of_equal_frames_opens_as_it_was(tmp_path: Path) -> None:
         assert np.array_equal(Clip.open(tmp_path / "clip.webp").frames, clip.frames), order
 
 
+def test_a_clip_that_is_saved_again_has_the_settings_of_its_new_file(tmp_path: Path) -> None:
+    """Not the loop, quality, crf or rate of the file that it came from."""
+    clip = Clip(frames(), 8, SETTINGS | {"fps": 8, "frames": 5})
+    clip.save(tmp_path / "there-and-back.webp", loop="pingpong")
+    Clip.open(tmp_path / "there-and-back.webp").save(tmp_path / "again.webp")
+    assert np.array_equal(Clip.open(tmp_path / "again.webp").frames, clip.frames)
+    assert "loop" not in read_settings(tmp_path / "again.webp")
+
+    for rate in (4, "24000/1001", 8):
+        Clip(clip.frames, rate, clip.settings | {"fps": "fast" if rate == 8 else 8}).save(
+            tmp_path / "other-rate.webp", overwrite=True
+        )
+        opened = Clip.open(tmp_path / "other-rate.webp")
+        assert (repr(opened), opened.settings["fps"]) == (f"Clip(5 frames of 32x16 at {rate} fps)", rate)
+
+    clip.save(tmp_path / "lossy.webp", quality=50)
+    other = Clip(clip.frames, "9/2", read_settings(tmp_path / "lossy.webp") | {"crf": 3})
+    for name in ("other.png", "other"):
+        other.save(tmp_path / name)
+        assert read_settings(tmp_path / name) == clip.settings | {"fps": "9/2"}
+        assert np.array_equal(Clip.open(tmp_path / name).frames, clip.frames)
+        assert Clip.open(tmp_path / name).fps == Fraction(9, 2)
+
+
 # --- metadata ---------------------------------------------------------------------------------------------------------
 
 

@@ -46,6 +46,7 @@ class Clip:
         frames: uint8 (F, H, W, 3), RGB, F ≥ 1.
         fps: frames a second, 0.01 to 1000, also a Fraction, or a text such as `24000/1001`.
         settings: how the clip was made, a JSON object. Every file of the clip stores it; `read_settings` reads it.
+            Of `fps`, if it is there, `quality`, `crf` and `loop` a file stores its own values.
     Raises: InputError for any other frames, rate or settings.
     """
 
@@ -172,7 +173,7 @@ class Clip:
             raise InputError(
                 f"{output.path}: MP4 needs an even width and height, got {self!r}: use .webp, .png or .gif"
             )
-        settings = self.settings | encoding.recorded()
+        settings = encoding.settings(self.settings)
         text = dumps(settings) if encoding.metadata else ""  # ASCII: no format can take it for another encoding
         return output.write(
             partial(WRITERS[ending], self.frames, encoding, text),

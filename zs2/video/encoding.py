@@ -101,6 +101,12 @@ class Encoding:
         """The options for the clip's settings; those that are not set are absent."""
         return {name: getattr(self, name) for name in ENDINGS if getattr(self, name) is not None}
 
+    def settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a clip as a file of this encoding has them: without those of another file's encoding."""
+        own = {name: value for name, value in settings.items() if name not in ENDINGS}
+        rate = {"fps": rate_text(self.fps)} if "fps" in own else {}
+        return own | rate | self.recorded()
+
     def ordered(self, frames: list[T]) -> list[T]:
         """The frames in the order of the file."""
         return frames + frames[-2:0:-1] if self.loop == PINGPONG else frames

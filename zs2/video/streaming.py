@@ -97,7 +97,7 @@ def save(
                 if frame is None:
                     break
                 if not final:
-                    final = settings() | encoding.recorded()
+                    final = encoding.settings(settings())
                     work.begin(frame, encoding, dumps(final), resumable=resumable)
                 work.add(index, frame)
                 if sheet and index in shown:
@@ -114,7 +114,7 @@ def save(
             return Saved([], work.kept, count, ended)
         keep = resumable and count < total
         try:
-            final = shortened(final or settings() | encoding.recorded(), count)
+            final = shortened(final or encoding.settings(settings()), count)
             files = finish(
                 work,
                 Output.at(work.target, overwrite=output.overwrite, instead=True),
