@@ -110,6 +110,42 @@ def test_a_picture_that_lasts_longer_is_repeated(tmp_path):
     assert other.fps == pytest.approx(1000 / 70)
 
 
+@pytest.mark.parametrize("ending", ["gif", "webp", "png"])
+@pytest.mark.parametrize("fps", [7, 8, 12, 15, "23.976", 24, 30, 50])
+def test_a_rate_that_a_file_rounds_repeats_no_picture(tmp_path, ending, fps):
+    """Without the settings of zs2, as other programs write such files."""
+    frames = np.random.default_rng(0).integers(0, 255, (60, 4, 4, 3), np.uint8)
+    held = np.repeat(frames[:12], [1, 2, 5] * 4, axis=0)
+    for name, shown in (("even", frames), ("held", held)):
+        Clip(shown, fps).save(tmp_path / f"{name}.{ending}", metadata=False)
+        clip = InputClip(tmp_path / f"{name}.{ending}")
+        assert clip.count == len(shown)
+        assert clip.fps == pytest.approx(float(fps), rel=0.01)
+        if ending != "gif":
+            assert (clip.frames(0, len(shown)) == shown).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "lasting", "repeats"),
+    [
+        ("a.gif", [100, 120, 100, 200], [1, 1, 1, 2]),  # more than a unit longer: no rounding
+        ("a.gif", [100, 150, 150, 150], [1, 1, 2, 2]),
+        ("a.gif", [30, 30, 40, 30, 30, 40, 1000], [1, 1, 1, 1, 1, 1, 30]),
+        ("a.gif", [30, 30, 30, 30, 40, 40, 40], [1] * 7),
+        ("a.webp", [100, 110, 110, 150, 130], [1, 1, 1, 2, 1]),
+        ("a.webp", [33, 34, 33, 100, 33, 67], [1, 1, 1, 3, 1, 2]),
+        ("a.png", [40, 4000], [1, 100]),
+    ],
+)
+def test_pictures_that_last_differently_keep_their_times(tmp_path, name, lasting, repeats):
+    images = [Image.fromarray(frame) for frame in drawn(len(lasting))]
+    images[0].save(tmp_path / name, save_all=True, append_images=images[1:], duration=lasting)
+    clip = InputClip(tmp_path / name)
+    frames = clip.frames(0, clip.count).astype(int)
+    changes = np.abs(np.diff(frames, axis=0)).max(axis=(1, 2, 3)) > 15
+    assert np.diff([-1, *np.flatnonzero(changes), len(frames) - 1]).tolist() == repeats
+
+
 def with_a_default_image(path: Path) -> int:
     """A PNG whose first picture is for viewers that show no animations. Returns: the frame of FRAMES that is first."""
     images = [Image.fromarray(frame) for frame in FRAMES]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from zs2.errors import InputError
@@ -71,7 +72,7 @@ class Pictures(Decoder):
 class Animation(Decoder):
     """The pictures of a GIF, WebP or PNG. One that lasts longer than a frame is repeated.
 
-    The rate is that in the settings of a clip of zs2; in other files it is that of the shortest picture.
+    The rate is that in the settings of a clip of zs2; in other files it follows from their times: see `paced`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,12 +89,13 @@ class Animation(Decoder):
                 image.seek(index)
                 image.load()
                 lasting.append(float(image.info.get("duration", 0)))
-        shortest = min(lasting)
-        self.fps = _own_rate(path) or (1000 / shortest if shortest > 0 else None)
-        self.repeats = [1] * len(self.numbers)
+            unit = 10 if image.format == "GIF" else 1
+        self.fps, self.repeats = _own_rate(path), [1] * len(self.numbers)
         if self.fps is not None:
-            ends = np.round(np.cumsum(lasting) * self.fps / 1000).astype(np.int64)
-            self.repeats = np.maximum(np.diff(ends, prepend=0), 1).tolist()
+            self.repeats = _repeats(np.cumsum(lasting) * self.fps / 1000)
+        elif min(lasting) > 0:
+            time, frames = paced(np.array(lasting), unit)
+            self.fps, self.repeats = 1000 / time, _repeats(np.cumsum(frames))
         self.count = sum(self.repeats)
         check_repeats(self.count, len(self.numbers), *self.shape)
 
@@ -166,6 +168,29 @@ def decoder(path: Path) -> Decoder:
             if getattr(image, "n_frames", 1) > 1:
                 return Animation(path)
     return Pictures(path)
+
+
+def paced(lasting: NDArray[np.float64], unit: int) -> tuple[float, NDArray[np.float64]]:
+    """The time of one frame, and how many frames each picture of an animation lasts, perhaps a fraction.
+
+    A file counts time in whole units. Pictures that last as long as the shortest one, to a unit, are one frame each: at
+    30 frames a second a GIF has 30, 30, 40, … ms. If all pictures fit one rate, to a unit, they last whole frames.
+
+    lasting: how long each picture is shown, in ms, above 0. unit: ms.
+    """
+    near = lasting <= lasting.min() + unit
+    time = float(lasting[near].mean())
+    whole = np.where(near, 1.0, np.round(lasting / time))
+    even = float(lasting.sum() / whole.sum())  # `time` is off where held pictures have more of the long frames
+    if np.abs(lasting - whole * even).max() <= unit:
+        return even, whole
+    return time, np.where(near, 1.0, lasting / time)
+
+
+def _repeats(ends: NDArray[np.float64]) -> list[int]:
+    """How often each picture is a frame, at least once. ends: when it ends, in frames, perhaps between two."""
+    repeats: list[int] = np.maximum(np.diff(np.round(ends).astype(np.int64), prepend=0), 1).tolist()
+    return repeats
 
 
 def rgb(image: Image.Image) -> Frames:
