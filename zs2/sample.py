@@ -30,7 +30,7 @@ from zs2.cli.sample_requests import (
     warn_without_effect,
 )
 from zs2.cli.values import RANDOM
-from zs2.errors import InputError, LostProcess, counted, together, warn
+from zs2.errors import InputError, LostProcess, collected, counted, together, warn
 from zs2.method import METHOD, SEED_MAX
 from zs2.sampling.prompt_syntax import A1111
 from zs2.sampling.request import Request
@@ -66,7 +66,7 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     check_resumable(options)
     places = outputs(options, [suffix for suffix, _ in clips], encoding.fps)
     path = places[0].path
-    encoding = encoding.in_effect(path.suffix.lower(), min(request.frames or 1 for _, request in clips))
+    encoding = encoding.in_effect(path.suffix.lower(), max(request.frames or 1 for _, request in clips))
     if "stream" in options:
         check_stream(path, encoding)
     if not replays:
@@ -162,6 +162,8 @@ def plan_all(
 
 def skips(model: ZS2, plan: SamplingPlan, place: Output, encoding: Encoding, options: dict[str, Any]) -> bool:
     """Whether --skip-existing leaves out a clip. All processes of a group decide alike."""
+    with collected():  # a clip that is too short for the loop has none, and warns when it is written
+        encoding = encoding.in_effect(place.path.suffix.lower(), plan.request.frames)
     settings = {**dict.fromkeys(ENDINGS), **model.settings(plan, encoding.fps), **encoding.recorded()}
     there = has_clip(place.path, settings, plan.request, overwrite="overwrite" in options)
     return there if plan.group is None else bool(plan.group.least(int(there), plan.model.device))
