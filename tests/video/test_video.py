@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,31 @@ def test_equal_frames_keep_their_time(tmp_path, ending):
     assert sum(durations) == 750
     _, durations = decoded(Clip(frames[:3], fps=8).save(tmp_path / name(ending, "still"))[0])
     assert sum(durations) == (380 if ending == "gif" else 0)  # the others make a still picture, which has no time
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png"])
+def test_equal_frames_that_last_longer_than_one_picture_can(tmp_path, ending):
+    """A GIF has 16 bits for hundredths of a second, an animated PNG for ms. What is shown, and when, stays."""
+    different = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    for order in ([0] * 70 + [1, 2] + [1] * 140, [0] * 140):
+        clip = Clip(different[order], "0.1", {"fps": "1/10", "frames": len(order)})
+        path = clip.save(tmp_path / name(ending, f"{len(order)}"))[0]
+        if ending != "gif":
+            assert np.array_equal(Clip.open(path).frames, clip.frames)
+        if ending == "gif" or len(set(order)) > 1:
+            pictures, durations = decoded(path)
+            assert sum(durations) == 10_000 * len(order)
+            assert len(durations) < len(order) / 2
+            assert np.array_equal(np.repeat(pictures, [round(time / 10_000) for time in durations], 0), clip.frames)
+
+
+def test_a_frame_that_lasts_longer_than_an_old_pillow_writes(tmp_path, monkeypatch):
+    for version, is_written in (("10.3.0", False), ("12.0.0", False), ("12.1.1", True), ("13.0.0", True)):
+        monkeypatch.setattr("PIL.__version__", version)
+        with contextlib.nullcontext() if is_written else pytest.raises(InputError, match="no picture of more than 65"):
+            check_output(tmp_path / "clip.png", Fraction(1, 66))
+        check_output(tmp_path / "clip.png", Fraction(1, 65))
+        check_output(tmp_path / "clip.webp", Fraction(1, 100))
 
 
 @pytest.mark.parametrize("ending", IMAGES)

@@ -143,8 +143,8 @@ class Clip:
             .mp4         H.264 in 4:2:0, BT.709, so width and height must be even; needs `pip install 'zs2[video]'`
             (no ending)  a folder of 0000.png, 0001.png, …
 
-        In GIF, WebP and animated PNG equal frames in a row become one picture that lasts as long. A clip whose frames
-        are all equal becomes a still picture; only GIF keeps its time.
+        In GIF, WebP and animated PNG equal frames in a row become one picture that lasts as long (several, if that is
+        longer than a picture can). A clip whose frames are all equal becomes a still picture; only GIF keeps its time.
 
         The same frames and settings give the same bytes. All files are written under temporary names before any is
         renamed, the JSON last: where there is a new JSON, the clip is whole.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from zs2.video.formats import Frames
 
 FPS_MAX = 1000  # WebP counts time in whole milliseconds
-FPS_MIN = Fraction(1, 100)  # GIF and animated PNG have 16 bits for the time of a picture
+FPS_MIN = Fraction(1, 100)
+LONGEST = 65_535  # of a picture: hundredths of a second in a GIF, ms in an animated PNG, which have 16 bits for it
 TERM_MAX = 10**6  # of a rate as a fraction: MP4 has 32 bits for its unit of time
 FPS_HELP = "frames a second, whole, or such as 29.97, 24000/1001 or 0.5 (default 8)"
 CRF = 17  # of an MP4 by default
@@ -120,3 +122,28 @@ def forward(frames: Frames, settings: Mapping[str, Any]) -> Frames:
 def start(index: int, fps: Rate, units: int) -> int:
     """When a frame starts, rounded to 1/units seconds."""
     return math.floor((2 * index * units + fps) / (2 * Fraction(fps)))
+
+
+def durations(count: int, fps: Rate, units: int) -> list[int]:
+    """How long each frame lasts, in 1/units seconds. Frame i starts at i/fps, rounded."""
+    return [end - begin for begin, end in itertools.pairwise(start(i, fps, units) for i in range(count + 1))]
+
+
+def ways_to_store(pictures: Iterable[bytes], lasting: Sequence[int]) -> list[int]:
+    """Which of two ways to store each picture: equal ones in a row, stored alike, last at most LONGEST together.
+
+    Pillow makes one picture of those, and another one of equal ones that are stored the other way.
+
+    lasting: how long each lasts, in the format's unit.
+    """
+    ways: list[int] = []
+    way, total, before = 0, 0, b""
+    for picture, time in zip(pictures, lasting, strict=True):
+        total += time
+        if picture != before:
+            way, total = 0, time
+        elif total > LONGEST:
+            way, total = 1 - way, time
+        ways.append(way)
+        before = picture
+    return ways

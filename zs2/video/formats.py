@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from PIL import Image
 
 from zs2.errors import InputError
 from zs2.system.regular_files import first_bytes, read_text
-from zs2.video.encoding import CRF, Encoding, Rate, start
+from zs2.video.encoding import CRF, Encoding, Rate, durations, start, ways_to_store
 from zs2.video.metadata import EXIF_IMAGE_DESCRIPTION, PNG_KEY, exif, png_text
 from zs2.video.opening import check_bytes, open_image
 from zs2.video.palette import paletted
@@ -39,11 +38,6 @@ BEGINNINGS = {  # of files, by their usual ending
 LEAST_BYTES = 24  # that a picture of an animation takes in its file
 
 
-def _durations(count: int, fps: Rate, units: int) -> list[int]:
-    """How long each frame lasts, in 1/units seconds. Frame i starts at i/fps, rounded."""
-    return [end - begin for begin, end in itertools.pairwise(start(i, fps, units) for i in range(count + 1))]
-
-
 def _save_animation(images: list[Image.Image], path: Path | IO[bytes], format: str, **options: Any) -> None:
     images[0].save(path, format=format, save_all=True, append_images=images[1:], loop=0, **options)
 
@@ -55,7 +49,13 @@ def settings_file(settings: Mapping[str, Any]) -> bytes:
 
 def _write_gif(frames: Frames, encoding: Encoding, text: str, path: Path) -> None:
     images = encoding.ordered([paletted(frame) for frame in frames])
-    duration = [10 * hundredths for hundredths in _durations(len(images), encoding.fps, 100)]
+    lasting = durations(len(images), encoding.fps, 100)
+    clear = Image.new("P", images[0].size)  # shows the picture before it
+    clear.putpalette(bytes(3))
+    clear.info["transparency"] = 0
+    ways = ways_to_store((image.convert("RGB").tobytes() for image in images), lasting)
+    images = [clear if way else image for image, way in zip(images, ways, strict=True)]
+    duration = [10 * hundredths for hundredths in lasting]
     # disposal 1: a frame is drawn over the one before, so only what changed is stored
     _save_animation(images, path, "GIF", duration=duration, disposal=1, comment=text.encode())
 
@@ -63,14 +63,19 @@ def _write_gif(frames: Frames, encoding: Encoding, text: str, path: Path) -> Non
 def _write_webp(frames: Frames, encoding: Encoding, text: str, path: Path) -> None:
     images = encoding.ordered([Image.fromarray(frame) for frame in frames])
     how: dict[str, Any] = {"lossless": True} if encoding.quality is None else {"quality": encoding.quality}
-    duration = _durations(len(images), encoding.fps, 1000)
+    duration = durations(len(images), encoding.fps, 1000)
     _save_animation(images, path, "WEBP", duration=duration, exif=exif(text), **how)
 
 
 def write_apng(frames: Frames, encoding: Encoding, text: str, path: Path | IO[bytes]) -> None:
     """Write frames to an animated PNG."""
-    images = encoding.ordered([Image.fromarray(frame) for frame in frames])
-    _save_animation(images, path, "PNG", duration=_durations(len(images), encoding.fps, 1000), pnginfo=png_text(text))
+    ordered = encoding.ordered([*frames])
+    duration = durations(len(ordered), encoding.fps, 1000)
+    is_still = all(np.array_equal(frame, ordered[0]) for frame in ordered)
+    # the two ways to blend look the same without transparency
+    blend = 0 if is_still else ways_to_store((frame.tobytes() for frame in ordered), duration)
+    images = [Image.fromarray(frame) for frame in ordered]
+    _save_animation(images, path, "PNG", duration=duration, blend=blend, pnginfo=png_text(text))
 
 
 def write_folder(frames: Iterable[Frames], _: Encoding, text: str, path: Path) -> None:

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import PIL
+
 from zs2.errors import InputError, did_you_mean
 from zs2.system.atomic import check_writable, write_all
 from zs2.system.own_files import is_own
-from zs2.video.encoding import Rate, frame_rate
+from zs2.video.encoding import LONGEST, Rate, frame_rate
 from zs2.video.formats import READERS, WRITERS, frame_file, pyav
 from zs2.video.metadata import PNG_MARK
 
@@ -124,9 +126,9 @@ def next_number(folder: Path) -> int:
 def check_output(path: str | os.PathLike[str], fps: Rate, *, overwrite: bool = False) -> Path:
     """Check an output before its clip is sampled, leaving no trace, and return it as a Path.
 
-    Raises: InputError for an unknown ending, a missing PyAV, a GIF faster than browsers play, a place that can't be
-        written, a folder where a file should be or the reverse, a folder that holds anything but an earlier clip, and
-        without `overwrite` for a clip that is there.
+    Raises: InputError for an unknown ending, a missing PyAV, a GIF faster than browsers play, an animated PNG slower
+        than an old Pillow writes, a place that can't be written, a folder where a file should be or the reverse, a
+        folder that holds anything but an earlier clip, and without `overwrite` for a clip that is there.
     """
     path = Path(path)
     if check_outputs([path], fps, path) and not overwrite:
@@ -180,6 +182,11 @@ def _check_format(path: Path, fps: Rate) -> None:
     if ending == ".gif" and fps > GIF_FPS_MAX:
         raise InputError(
             f"{path}: browsers play a GIF at {GIF_FPS_MAX} fps at most, got {fps}: use .webp, .png or .mp4"
+        )
+    if ending in (".png", ".apng") and fps * LONGEST < 1000 and [*map(int, PIL.__version__.split(".")[:2])] < [12, 1]:
+        raise InputError(
+            f"{path}: Pillow {PIL.__version__} writes no picture of more than {LONGEST / 1000:g} s, got {fps} fps: use "
+            ".webp or .gif, or Pillow 12.1"
         )
 
 
