@@ -207,6 +207,21 @@ def test_a_photo_is_turned_as_its_camera_says(tmp_path):
     assert (clip.frames(0, 1)[0] == np.rot90(FRAMES[0], -1)).all()
 
 
+def test_the_picture_of_a_photo_with_several_is_the_first(tmp_path):
+    """As phones write them: a JPEG with a smaller picture, or a map of brightness, behind it (MPO)."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo, other = Image.fromarray(FRAMES[0]), Image.fromarray(FRAMES[3][::2, ::2])
+    photo.save(tmp_path / "plain.jpg", exif=exif)
+    photo.save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=[other], exif=exif)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "1.jpg").write_bytes((tmp_path / "phone.jpg").read_bytes())
+    plain, phone, folder = (InputClip(tmp_path / name) for name in ("plain.jpg", "phone.jpg", "folder"))
+    assert (phone.count, phone.shape, phone.fps, folder.count) == (None, (32, 24), None, 1)
+    for clip in (phone, folder):
+        assert (clip.frames(0, 1) == plain.frames(0, 1)).all()
+
+
 def test_the_middle_is_taken_and_resized():
     half = np.zeros((20, 80, 3), np.uint8)
     half[:, 26:54] = 200  # the middle square, and what is resampled around it

@@ -26,6 +26,7 @@ from zs2.video.formats import LEAST_BYTES, Frames, pyav, read_image, true_ending
 from zs2.video.opening import PICTURE_MAX, check_bytes, check_repeats, open_image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+ANIMATED = ("PNG", "WEBP", "GIF")  # a phone's JPEG may hold other pictures, too: its first one is the picture
 PICTURES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 VIDEOS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "matroska"}  # FFmpeg's names
 DEEP = ("I", "F", "I;16", "I;16B", "I;16L")  # modes of more than 8 bits a channel, which Pillow would clip
@@ -165,7 +166,7 @@ def decoder(path: Path) -> Decoder:
         if kind := VIDEOS.get(true_ending(path)):
             return Video(path, kind)
         with open_image(path, FORMATS) as image:
-            if getattr(image, "n_frames", 1) > 1:
+            if image.format in ANIMATED and getattr(image, "n_frames", 1) > 1:
                 return Animation(path)
     return Pictures(path)
 
