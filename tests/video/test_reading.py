@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from zs2.errors import InputError
+from zs2.errors import InputError, collected
 from zs2.video.clip import Clip
 from zs2.video.reading import InputClip
 from zs2.video.resizing import resized
@@ -220,6 +221,56 @@ def test_the_picture_of_a_photo_with_several_is_the_first(tmp_path):
     assert (phone.count, phone.shape, phone.fps, folder.count) == (None, (32, 24), None, 1)
     for clip in (phone, folder):
         assert (clip.frames(0, 1) == plain.frames(0, 1)).all()
+
+
+def cut_out(alpha: int = 0, frame: int = 0) -> Image.Image:
+    """A picture with a corner of this alpha."""
+    picture = Image.fromarray(FRAMES[frame]).convert("RGBA")
+    picture.paste((9, 9, 9, alpha), (0, 0, 5, 5))
+    return picture
+
+
+def warned(path: Path | Image.Image) -> list[str]:
+    with collected() as found, warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow's
+        clip = InputClip(path)
+        for first in (0, (clip.count or 2) - 1, 0):
+            clip.frames(first, 1)
+    return found
+
+
+@pytest.mark.parametrize("name", ["a.png", "palette.png", "grey.png", "a.webp", "a.gif", "many.webp", "many.gif", "b"])
+def test_transparency_is_ignored_with_one_warning(tmp_path, name):
+    path, one = tmp_path / name, cut_out(100 if name == "a.png" else 0)
+    if name == "b":
+        path.mkdir()
+        Image.fromarray(FRAMES[0]).save(path / "1.png")
+        for number in "23":
+            one.save(path / f"{number}.png")
+    elif name.startswith("many"):
+        one.save(path, save_all=True, append_images=[cut_out(frame=1)], disposal=2, duration=125, lossless=True)
+    else:
+        one.convert({"palette.png": "P", "grey.png": "LA"}.get(name, "RGBA")).save(path)
+    message = f"{path} is partly transparent: expected opaque pictures, so the colours beneath are used; lay it over a"
+    assert [text.startswith(message) for text in warned(path)] == [True]
+    assert [text.startswith("Image is partly transparent") for text in warned(one)] == [True]
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.png", "a.gif", "a", "opaque.png", "opaque.webp", "composed.gif"])
+def test_opaque_pictures_are_not_called_transparent(tmp_path, name):
+    """Animations keep pixels of the picture before under transparent ones: in the end no pixel is."""
+    if name.startswith("a"):
+        frames = np.repeat(FRAMES[:1], 7, axis=0)
+        for i in range(7):
+            frames[i, i : i + 9, 3 * i : 3 * i + 9] = FRAMES[i, :9, :9]
+        Clip(frames[[0, 0, 1, 2, 2, 3, 4, 5, 6]], 8, {"fps": 8}).save(tmp_path / name)
+    elif name == "composed.gif":
+        pictures = [Image.fromarray(FRAMES[0]).quantize(64), cut_out(frame=0).convert("RGBA"), cut_out(frame=1)]
+        pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], disposal=1, duration=100)
+        assert b"!\xf9\x04\x05" in (tmp_path / name).read_bytes()  # a picture with transparent pixels
+    else:
+        cut_out(255).save(tmp_path / name)
+    assert warned(tmp_path / name) == []
 
 
 def test_the_middle_is_taken_and_resized():

@@ -39,11 +39,13 @@ class Decoder(ABC):
 
     Attributes:
         count: the number of frames; None for one picture, which stands for any number.
+        is_transparent: whether a picture that was decoded so far is not opaque.
         shape: height and width. fps: frames a second; None if there is no time in it. files: those that are read.
     """
 
     count: int | None = None
     fps: float | None = None
+    is_transparent: bool = False
     shape: tuple[int, int]
     files: list[Path]
 
@@ -64,10 +66,16 @@ class Pictures(Decoder):
         with open_image(self.files[0], FORMATS) as image:
             turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
             self.shape = image.size if turned else image.size[::-1]
+            self.is_transparent = is_transparent(image)
 
     def begin(self, index: int) -> tuple[int, Iterator[Frames]]:
         """As in `Decoder`."""
-        return index, (_picture(self.files[i]) for i in range(index, len(self.files)))
+        return index, (self._picture(self.files[i]) for i in range(index, len(self.files)))
+
+    def _picture(self, path: Path) -> Frames:
+        with open_image(path, FORMATS) as image:
+            self.is_transparent |= is_transparent(image)
+            return rgb(ImageOps.exif_transpose(image))
 
 
 class Animation(Decoder):
@@ -90,6 +98,7 @@ class Animation(Decoder):
                 image.seek(index)
                 image.load()
                 lasting.append(float(image.info.get("duration", 0)))
+                self.is_transparent |= is_transparent(image)
             unit = 10 if image.format == "GIF" else 1
         self.fps, self.repeats = _own_rate(path), [1] * len(self.numbers)
         if self.fps is not None:
@@ -149,10 +158,11 @@ class Video(Decoder):
 class Memory(Decoder):
     """An array, uint8 (F, H, W, 3), or (H, W, 3) for one picture."""
 
-    def __init__(self, array: Frames, fps: float | None = None) -> None:
+    def __init__(self, array: Frames, fps: float | None = None, *, is_transparent: bool = False) -> None:
         self.count = len(array) if array.ndim == 4 else None
         self.array = np.ascontiguousarray(array if array.ndim == 4 else array[None])
         self.shape, self.fps, self.files = self.array.shape[1:3], fps, []
+        self.is_transparent = is_transparent
 
     def begin(self, index: int) -> tuple[int, Iterator[Frames]]:
         """As in `Decoder`."""
@@ -194,16 +204,17 @@ def _repeats(ends: NDArray[np.float64]) -> list[int]:
     return repeats
 
 
+def is_transparent(image: Image.Image) -> bool:
+    """Whether some of a picture is not opaque. That of an animation is composed of those before it."""
+    return image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255)
+
+
 def rgb(image: Image.Image) -> Frames:
-    """A picture as uint8 (H, W, 3). Raises: ValueError for one of more than 8 bits a channel."""
+    """A picture as uint8 (H, W, 3), as if it were opaque. Raises: ValueError for more than 8 bits a channel."""
     if image.mode in DEEP:
         raise ValueError(f"its mode is {image.mode}: expected 8 bits a channel")
-    return np.asarray(image.convert("RGB"))
-
-
-def _picture(path: Path) -> Frames:
-    with open_image(path, FORMATS) as image:
-        return rgb(ImageOps.exif_transpose(image))
+    opaque = image.convert("RGBA") if image.mode == "P" else image  # Pillow warns of a palette with transparency
+    return np.asarray(opaque.convert("RGB"))
 
 
 def _pictures(folder: Path) -> list[Path]:

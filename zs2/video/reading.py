@@ -18,10 +18,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from zs2.errors import InputError, brief, counted
+from zs2.errors import InputError, brief, counted, warn
 from zs2.system.regular_files import file_identity
 from zs2.video.clip import Clip
-from zs2.video.decoders import PICTURES, VIDEOS, Decoder, Memory, decoder, rgb
+from zs2.video.decoders import PICTURES, VIDEOS, Decoder, Memory, decoder, is_transparent, rgb
 from zs2.video.formats import Frames
 from zs2.video.resizing import Box, resized
 
@@ -41,6 +41,7 @@ class InputClip:
         name: for messages. count: the number of frames; None for one picture. shape: height and width.
         fps: frames a second; None if there is no time in it.
     Raises: InputError for anything else, and for a file that is missing or can't be read.
+    Warns: once, if a picture is not opaque.
     """
 
     def __init__(self, source: Source) -> None:
@@ -63,6 +64,8 @@ class InputClip:
         self._before = [file_identity(file) for file in self._decoder.files]
         self._next = 0  # the index of the next frame of the file, and the frames from it on
         self._left: Iterator[Frames] = iter(())
+        self._has_warned = False
+        self._warn_of_transparency()
 
     def __repr__(self) -> str:
         return f"InputClip({self.name!r})"
@@ -123,6 +126,7 @@ class InputClip:
             for _ in range(index - self._next):
                 next(self._left, None)
             self._next, frame = index + 1, next(self._left, None)
+            self._warn_of_transparency()
         except InputError:
             raise
         except Exception as error:  # a broken file makes a decoder raise anything
@@ -133,6 +137,14 @@ class InputClip:
             got, expected = ("x".join(map(str, shape[1::-1])) for shape in (frame.shape, self.shape))
             raise InputError(f"{self.name}: frame {index} is {got}: expected {expected}, as the first one")
         return frame
+
+    def _warn_of_transparency(self) -> None:
+        if self._decoder.is_transparent and not self._has_warned:
+            self._has_warned = True
+            warn(
+                f"{self.name} is partly transparent: expected opaque pictures, so the colours beneath are used; lay it "
+                "over a background first"
+            )
 
     def _opened(self, path: str) -> Decoder:
         try:
@@ -213,17 +225,17 @@ def _ranged(text: str) -> tuple[str, tuple[int, int | None] | None]:
 
 def _memory(source: Any) -> Memory:
     """The frames of a clip, a picture or an array. Raises: InputError for anything else."""
-    fps = None
+    fps, transparent = None, False
     if isinstance(source, Clip):
         source, fps = source.frames, float(source.fps)
     elif isinstance(source, Image.Image):
-        source = rgb(source)
+        transparent, source = is_transparent(source), rgb(source)
     if not isinstance(source, np.ndarray):
         raise InputError(f"{brief(source)}: expected a path, a Clip, a picture or an array")
     if source.dtype != np.uint8 or source.ndim not in (3, 4) or source.shape[-1] != 3 or not source.size:
         got = f"an array of {source.dtype} {source.shape}"
         raise InputError(f"{got}: expected uint8 (F, H, W, 3), or (H, W, 3) for one picture")
-    return Memory(source, fps)
+    return Memory(source, fps, is_transparent=transparent)
 
 
 def _middle(height: int, width: int, new_height: int, new_width: int) -> Box:
