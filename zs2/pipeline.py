@@ -43,7 +43,7 @@ from zs2.video.formats import Frames
 if TYPE_CHECKING:
     from zs2.sampling.frame_parallel import Group
 
-REQUEST = tuple(one.name for one in fields(Request))
+REQUEST = tuple(one.name for one in fields(Request) if one.name != "part_of")  # which replays alone have
 LOADING = ("device", "dtype", "prediction", "variant", "vae", "lora", "embeddings", "controlnet", "compile")
 CALLS = {  # the keywords of each call
     "model()": (*REQUEST, "fps", "callback", "progress", "group"),

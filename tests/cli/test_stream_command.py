@@ -16,18 +16,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from helpers import LATENTS
+from safetensors.torch import save_file
 from test_cli import BRIEF, ROOT, environment, failed, files, here, posix, succeeded, text, zs2
 
 from zs2.errors import InputError
+from zs2.method import NOISE_MODELS
 from zs2.sampling.memory import MemoryPlan
 from zs2.sampling.sampler import Sampler
 from zs2.system.free_memory import fitting
 from zs2.system.stopping import Stopped, signals_stop
 from zs2.video.clip import Clip, read_settings
 from zs2.video.encoding import Encoding
+from zs2.video.metadata import with_png_text
 from zs2.video.outputs import Output
 from zs2.video.streaming import save
-from zs2.video.unfinished import finish
+from zs2.video.unfinished import finish, shortened
 
 __all__ = ["here", "zs2"]  # fixtures
 LINE = ("red apple", *BRIEF, "--frames", "5", "--chunk", "2", "--lam", "0.5")
@@ -125,6 +130,63 @@ def test_a_signal_ends_a_stream_with_the_frames_that_are_there(zs2, here, before
         assert files(here / "again") == files(here / "c")
     else:
         assert len(decoded(here / name)) == 4
+
+
+@posix
+@pytest.mark.parametrize("noise", ["loop", "latents"])
+def test_the_kept_frames_are_replayed_where_the_noise_is_of_the_whole_clip(zs2, here, before_step, noise):
+    """And interrupted once more, and replayed from that."""
+    if noise == "latents":
+        drawn = torch.randn(9, LATENTS[0], 2, 2, generator=torch.Generator().manual_seed(0))
+        save_file({"latents": drawn}, "noise.safetensors")
+        save_file({"latents": drawn[:4].clone()}, "beginning.safetensors")
+        options = more = ("--latents", "noise.safetensors")
+    else:
+        options, more = ("--noise", "loop", "--lam", "0.5"), ()
+    line = ("red apple", *BRIEF[:2], *BRIEF[-4:], "--frames", "9", "--chunk", "2", "--no-sheet", *options)
+    succeeded(zs2(*line, "--out", "whole"))
+    before_step(3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert zs2(*line, "--stream", "--out", "c").status == 130
+    assert (text(here / "c.json")["frames"], text(here / "c.json")["part_of"]) == (4, 9)
+    again = succeeded(zs2("--replay", "c", *more, "--out", "again", "--no-sheet"))
+    assert again.err.count("warning") == 0
+    assert files(here / "again") == files(here / "c")
+    frames = Clip.open("c").frames
+    assert np.array_equal(frames, Clip.open("whole").frames[:4])
+    before_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert zs2("--replay", "c", *more, "--stream", "--out", "short", "--no-sheet").status == 130
+    assert (text(here / "short.json")["frames"], text(here / "short.json")["part_of"]) == (2, 9)
+    succeeded(zs2("--replay", "short", *more, "--out", "short-again.webp"))
+    assert np.array_equal(Clip.open("short-again.webp").frames, frames[:2])
+    if noise == "latents":
+        failed(zs2("--replay", "c", "--latents", "beginning.safetensors"), "(4, ", "expected torch.float32 (9, ")
+
+
+@posix
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_stream_goes_on_after_the_beginning_of_a_loop(zs2, here, before_step, is_old):
+    """is_old: its beginning was kept before there was `part_of`."""
+    line = (*LINE, "--frames", "7", "--noise", "loop", "--no-sheet")
+    before_step(3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert zs2(*line, "--stream", "--resumable", "--out", "c").status == 130
+    settings = text(here / "c.json")
+    assert (settings["frames"], settings.pop("part_of")) == (4, 7)
+    for file in (here / "c").iterdir() if is_old else ():
+        file.write_bytes(with_png_text(file.read_bytes(), json.dumps(settings)))
+    succeeded(zs2(*line, "--stream", "--resume", "--out", "c"))
+    succeeded(zs2(*line, "--out", "whole"))
+    assert files(here / "c") == files(here / "whole")
+
+
+def test_what_is_said_of_a_beginning():
+    """Only where its frames depend on the number of frames of the whole, or can't be known not to."""
+    settings = {"frames": 9, "prompt": "rose", "latents": None}
+    for noise in NOISE_MODELS:
+        short = shortened(settings | {"noise": noise}, 4)
+        assert short == settings | {"noise": noise, "frames": 4} | ({"part_of": 9} if noise == "loop" else {})
+    assert shortened(settings | {"noise": "of an extension"}, 4)["part_of"] == 9
+    assert shortened(settings | {"noise": None, "latents": "ab"}, 4)["part_of"] == 9
+    assert shortened(settings | {"noise": "loop", "part_of": 20}, 4)["part_of"] == 20
 
 
 @posix

@@ -97,6 +97,11 @@ class Recorded:
         found = replay_options(file, dict.fromkeys((*INPUTS, *NOT_HERE), ""))  # without an input it is filled in, too
         if not isinstance(prompt := found["prompt"], str):
             raise InputError("this clip has a prompt for each frame: this page has one; zs2 sample --replay makes it")
+        if "part_of" in found:
+            raise InputError(
+                f"this clip is the beginning of one of {found['part_of']} frames, on which its noise depends: this "
+                "page makes whole ones; `zs2 sample --replay FILE` makes it again"
+            )
         recorded = found["recorded"]
         for name in NOT_HERE:
             if recorded[name] is not None:

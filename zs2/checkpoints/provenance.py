@@ -41,6 +41,7 @@ def clip_settings(
     stored = {name: request.stored(name) for name in OPTIONS} | options_of(plan.solver.schedule.config)
     # Without a first frame that of older files, so that a stream of before goes on and its clip is known.
     stored["first_frame_noise"] = request.noise_of_first_frame or OPTIONS["first_frame_noise"].unstated
+    part = {} if request.part_of is None else {"part_of": request.part_of}
     return {
         "prompt": _stored(request.prompt),
         **{name: stored.pop(name) for name in FIRST},
@@ -72,6 +73,7 @@ def clip_settings(
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },
+        **part,
     }
 
 

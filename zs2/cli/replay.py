@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CONTEXTS = ("context", "negative_context")
 # Settings that were added later, with the value of the clips that do not record them.
 ADDED = {name: None for name, option in OPTIONS.items() if option.unstated is not STATED} | UNSTATED
-ADDED |= dict.fromkeys(("controlnet", "embeddings", "vae", "travel_mode", "revision", *CONTEXTS, *ENDINGS))
+ADDED |= dict.fromkeys(("controlnet", "embeddings", "vae", "travel_mode", "revision", "part_of", *CONTEXTS, *ENDINGS))
 
 # The options that may stand beside --replay. They decide where and how the clip is made, not which clip it is.
 ALLOWED = (

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from zs2.sampling.resume import ResumeFile
 
 FINISHED = -1  # instead of a number of frames
-SHORTENED = {"frames", "prompt"}  # the settings of a clip that differ in its beginning
+SHORTENED = {"frames", "prompt", "part_of"}  # the settings of a clip that differ in its beginning
 
 
 def is_resumable(options: Mapping[str, Any]) -> bool:
@@ -83,7 +83,8 @@ def _is_part(there: dict[str, Any] | None, settings: dict[str, Any]) -> bool:
 
     if there is None or type(there.get("frames")) is not int:
         return False
-    return not differing(there, shortened(settings, there["frames"]))
+    part = shortened(settings, there["frames"])
+    return not differing({"part_of": part.get("part_of")} | there, part)  # clips of before do not say it
 
 
 def _without_length(settings: Mapping[str, Any]) -> dict[str, Any]:

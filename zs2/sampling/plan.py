@@ -130,7 +130,8 @@ class SamplingPlan:
         request, drawn = self.request, 0 if self.posterior is None else 1
         if request.latents is not None:
             return iter(request.latents)
-        named = {"frames": request.frames, "first": first, "drawn": drawn, **self.method.noise_parameters}
+        frames = request.part_of or request.frames
+        named = {"frames": frames, "first": first, "drawn": drawn, **self.method.noise_parameters}
         return self._checked(noises(self.method.noise, self.latent_shape, request.seed, **named))
 
     @property
@@ -291,8 +292,8 @@ def _latent_shape(model: ImageModel, request: Request) -> tuple[int, int, int]:
         raise InputError(f"size {width}x{height}: this UNet needs at least {least * reduction} pixels along each side")
     latents = request.latents
     if latents is not None:
-        if latents.shape != (request.frames, *shape) or latents.dtype != torch.float32:
-            want = (request.frames, *shape)
+        want = (request.part_of or request.frames, *shape)
+        if latents.shape != want or latents.dtype != torch.float32:
             raise InputError(f"latents are {latents.dtype} {tuple(latents.shape)}: expected torch.float32 {want}")
         if not latents.isfinite().all():
             raise InputError("latents: some are NaN or infinite")

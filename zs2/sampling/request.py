@@ -88,6 +88,7 @@ class Request(ControlOptions):
         context, negative_context: what the text encoders would make of the prompts, instead of them: (n, c), or
             (rows, n, c), a row a frame, of which the last repeats; for SDXL an `Encoded`, as `model.text` returns.
         latents: initial noise (frames, c, h, w), float32, used as it is. Then seed and noise model have no effect.
+        part_of: how many frames the whole clip has, if these are its first ones: latents and noise are of the whole.
     Raises: InputError for values that make no sense.
     """
 
@@ -175,11 +176,13 @@ class Request(ControlOptions):
     context: Tensor | Encoded | None = field(default=None, repr=False, compare=False)
     negative_context: Tensor | Encoded | None = field(default=None, repr=False, compare=False)
     latents: Tensor | None = field(default=None, repr=False, compare=False)
+    part_of: int | None = None
 
     def __post_init__(self) -> None:
         limits = {name: (one.least, one.most) for name, one in OPTIONS.items() if one.kind == "whole"}
-        for name, (least, most) in {**limits, "chunk": (1, MOST_FRAMES)}.items():
-            if getattr(self, name) is not None or name not in ("frames", "chunk"):
+        limits |= {"chunk": (1, MOST_FRAMES), "part_of": (self.frames or 1, MOST_FRAMES)}
+        for name, (least, most) in limits.items():
+            if getattr(self, name) is not None or name not in ("frames", "chunk", "part_of"):
                 object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
         object.__setattr__(self, "seed", check_seed(self.seed))
         self._read_inputs()
@@ -198,9 +201,8 @@ class Request(ControlOptions):
             object.__setattr__(self, name, float(getattr(self, name)))
         interval = checked_interval(self.guidance_interval, self.guidance, self.steps)
         object.__setattr__(self, "guidance_interval", interval)
-        object.__setattr__(
-            self, "prompt", checked_prompt(self.prompt, self.negative_prompt, self.frames, self.travel_mode)
-        )
+        prompt = checked_prompt(self.prompt, self.negative_prompt, self.frames, self.travel_mode)
+        object.__setattr__(self, "prompt", prompt)
         texts = texts_of(self.prompt)
         if self.travel_mode is not None and not (isinstance(self.prompt, dict) and len(texts) > 1):
             warn("travel_mode has no effect without prompts for several frames by number")
@@ -237,9 +239,7 @@ class Request(ControlOptions):
     def stored(self, name: str) -> Any:
         """The value of an option as settings store it. Of an input that is its digest."""
         value = getattr(self, name)
-        if value is not None and OPTIONS[name].kind == "clip":
-            return value.record
-        return plain(value)
+        return value.record if value is not None and OPTIONS[name].kind == "clip" else plain(value)
 
     def guided(self, step: int) -> float:
         """The guidance of a step, counted from 0. Outside the interval it is 1."""

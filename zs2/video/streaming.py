@@ -114,7 +114,7 @@ def save(
             return Saved([], work.kept, count, ended)
         keep = resumable and count < total
         try:
-            final = shortened(final or encoding.settings(settings()), count)
+            final = encoding.settings(shortened(final or settings(), count))
             files = finish(
                 work,
                 Output.at(work.target, overwrite=output.overwrite, instead=True),

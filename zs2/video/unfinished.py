@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from zs2.errors import InputError, warn
+from zs2.method import NOISE_MODELS
 from zs2.system.atomic import SUFFIX, NoLocks, rename_all, try_lock, writing
 from zs2.video.clip import Clip
 from zs2.video.encoding import Encoding
@@ -214,7 +215,10 @@ class Unfinished:
 
 
 def shortened(settings: dict[str, Any], count: int) -> dict[str, Any]:
-    """The settings of a clip's first `count` frames."""
+    """The settings of a clip's first `count` frames.
+
+    Where noises depend on the number of frames, or latents were given for all, `part_of` says how many those are.
+    """
     if count == settings["frames"]:
         return settings
     prompt = settings["prompt"]
@@ -224,7 +228,11 @@ def shortened(settings: dict[str, Any], count: int) -> dict[str, Any]:
         keys, is_linear = [*prompt], settings.get("travel_mode") != "cut"
         kept = [key for before, key in pairwise(keys) if int(key) < count or (is_linear and int(before) < count - 1)]
         prompt = {key: prompt[key] for key in keys[:1] + kept}
-    return settings | {"frames": count, "prompt": prompt}
+    short, noise = settings | {"frames": count, "prompt": prompt}, settings.get("noise")
+    needs_frames = noise is not None and (noise not in NOISE_MODELS or NOISE_MODELS[noise].needs_frames)
+    if needs_frames or settings.get("latents") is not None:
+        short["part_of"] = settings.get("part_of") or settings["frames"]
+    return short
 
 
 def finish(
