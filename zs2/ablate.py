@@ -47,21 +47,24 @@ def run(options: dict[str, Any]) -> None:
         show(*table(folder, study))
         return
 
-    from zs2.study.runner import Runner, choose_scorer, load, read_lpips, share_threads
+    from zs2.study.runner import Runner, check_measured_alike, choose_scorer, load, read_lpips, share_threads
 
     lpips = read_lpips(options)
     if not known:
         study = with_fetched_settings(options, study)
     model, study = load(options, study)
+    if known:
+        known.with_more(study)
+    scorer, reason = choose_scorer(options, study, model.device)
+    if known:
+        check_measured_alike(folder, known, options, scorer, lpips)
     if "motion_target" in options:
         from zs2.study.equal_motion import at_equal_motion
 
         folder.mkdir(parents=True, exist_ok=True)
         study = at_equal_motion(study, model, folder, options["motion_target"], opened(options))
     if known:
-        known.with_more(study)
         check_revision(study, folder)
-    scorer, reason = choose_scorer(options, study, model.device)
     if reason:
         say(f"warning: clips will be made, but not measured: {reason}")
 

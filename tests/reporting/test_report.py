@@ -802,7 +802,11 @@ def test_broken_measures_are_refused(measures, words, tmp_path, capsys):
     [
         ({"clip": "another CLIP", "clip_sha256": {"model": "0"}}, "(clip 'a CLIP' and 'another CLIP')"),
         ({"opencv": "5.0.0"}, "(opencv None and '5.0.0')"),
+        ({"opencv": "5.0.0"}, "without options for cells, prompts and seeds: then all are measured alike"),
         ({"clip_sha256": {"model": "0"}}, "(CLIP weights that differ)"),
+        ({"clip_sha256": {"model": "0"}}, "again, with --clip, and without options"),
+        ({"lpips": "3f2a"}, "(lpips None and '3f2a')"),
+        ({"lpips": "3f2a"}, "again, with --lpips, and without options"),
     ],
 )
 def test_measures_of_two_kinds_are_refused(changes, words, tmp_path, capsys):

@@ -610,8 +610,37 @@ def test_another_clip_measures_everything_again_and_makes_nothing(zs2, copy, two
     protocol = text(copy / "measures" / f"{NAMES[0]}.json")["protocol"]
     assert (protocol["clip"], protocol["comparable"]) == ("other-clip", True)
     assert protocol["clip_sha256"] == Scorer.from_pretrained(clip).digests
-    succeeded(zs2())
+    succeeded(zs2("--clip", DEFAULT_MODEL))
     assert files(copy) == measured == files(two)
+
+
+def test_a_study_that_grows_is_measured_by_the_clip_that_it_was_measured_by(zs2, copy, tmp_path):
+    """The clips of two CLIPs have no report, so the one of before is asked for."""
+    clip = write_clip(tmp_path / "other-clip")
+    succeeded(zs2("--clip", str(clip)))
+    before = files(copy)
+    words = ["measured with the CLIP 'other-clip', now it would be 'weights/emoji128'", "give the same --clip"]
+    for line in (["--noise", "shared"], []):
+        failed(zs2(*line), "s: ", *words, "or another, which measures all clips again")
+        assert files(copy) == before
+    succeeded(zs2("--noise", "shared", "--clip", str(clip)))
+    assert Results.read(copy).gaps() == []
+
+
+@pytest.mark.parametrize("lost", [NAMES, NAMES[2:]], ids=["all", "some"])
+def test_the_lpips_of_a_study_is_neither_lost_nor_left_out(zs2, copy, lost):
+    for name in lost:
+        file = copy / "measures" / f"{name}.json"
+        stored = text(file)
+        stored["protocol"]["lpips"], stored["metrics"]["lpips"] = "3f2a" * 16, 0.25
+        write_json(file, stored)
+    before = files(copy)
+    for line in (["--noise", "shared"], ["--motion-target", "0.05"], []):
+        failed(zs2(*line), "measured with LPIPS", "(SHA-256 3f2a3f2a3f2a)", "give the same --lpips")
+        assert files(copy) == before
+    shutil.rmtree(copy / "measures")  # as the error says
+    succeeded(zs2())
+    assert Results.read(copy).gaps() == []
 
 
 def test_measures_of_a_protocol_that_names_no_metrics_lack_the_newer_ones(zs2, copy, two):

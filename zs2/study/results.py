@@ -150,9 +150,11 @@ def _check_alike(folder: Path, one: dict[str, Any], other: dict[str, Any]) -> No
     if keys:
         pairs = [(key, one.get(key), other.get(key)) for key in keys if key != "clip_sha256"]
         ways = ", ".join(f"{key} {a!r} and {b!r}" for key, a, b in pairs) or "CLIP weights that differ"
+        options = [f"--{name}" for name in ("clip", "lpips") if not {name, f"{name}_sha256"}.isdisjoint(keys)]
+        same = f"with {' and '.join(options)}, and " if options else ""
         raise InputError(
             f"{folder}: its clips were measured in different ways ({ways}): give the command of zs2.ablate again, "
-            "with one --clip, and all are measured alike"
+            f"{same}without options for cells, prompts and seeds: then all are measured alike"
         )
 
 

@@ -15,7 +15,7 @@ import torch
 from zs2.checkpoints.hub import DEFAULT_MODEL, is_hub_id
 from zs2.cli.command import say
 from zs2.cli.derived_options import loading
-from zs2.errors import InputError
+from zs2.errors import InputError, brief
 from zs2.evaluation.clip_scorer import Scorer, scoring_model
 from zs2.evaluation.lpips import LPIPS
 from zs2.evaluation.measure import is_valid, measure, protocol
@@ -28,7 +28,8 @@ from zs2.sampling.request import Request
 from zs2.study.cells import Cell, reference
 from zs2.study.inputs import Inputs, opened
 from zs2.study.lock import Workplace
-from zs2.study.study import Job, Study, clip_file, is_finished, measures_file
+from zs2.study.stored import read_measures
+from zs2.study.study import Job, Study, clip_file, files_of, folders, is_finished, measures_file
 from zs2.system.atomic import write_json
 from zs2.system.devices import own_device
 from zs2.system.json_files import read_json
@@ -110,10 +111,42 @@ def read_lpips(options: Mapping[str, Any]) -> LPIPS | None:
     return LPIPS.read(options["lpips"]) if "lpips" in options else None
 
 
+def check_measured_alike(
+    folder: Path, known: Study, options: Mapping[str, Any], scorer: Scorer | None, lpips: LPIPS | None
+) -> None:
+    """Refuse to measure a study in another way than before, unless an option asks for that.
+
+    Raises: InputError if it has measures with LPIPS or by another CLIP, and --lpips or --clip is absent.
+    """
+    measured = files_of(folders(folder)[1])
+    for job in known.jobs():
+        if f"{job.name}.json" not in measured:
+            continue
+        try:
+            _, before = read_measures(measures_file(folder, job.name))
+        except InputError:  # a machine that went down cut it short: the clip is measured again
+            continue
+        if lpips is None and before.get("lpips"):
+            raise InputError(
+                f"{folder}: the study was measured with LPIPS (SHA-256 {str(before['lpips'])[:12]}): give the same "
+                f"--lpips, or remove {folders(folder)[1]}, and all clips are measured without it"
+            )
+        if scorer is not None and "clip" not in options and before.get("clip_sha256", scorer.digests) != scorer.digests:
+            raise InputError(
+                f"{folder}: the study was measured with the CLIP {brief(before.get('clip'))}, now it would be "
+                f"{scorer_name(scorer)!r}: give the same --clip, or another, which measures all clips again"
+            )
+
+
 def share_threads(study: Study) -> None:
     """Use as many threads as the study's other processes, so that clips have the same bytes."""
     if study.threads is not None:
         torch.set_num_threads(study.threads)
+
+
+def scorer_name(scorer: Scorer) -> str:
+    """How records name the CLIP that scores."""
+    return public_name(scorer.name, Path(scorer.name).name)
 
 
 def public_name(model: str, name: str) -> str:
@@ -163,7 +196,7 @@ class Runner:
         self.folder, self.study, self.scorer, self.inputs, self.lpips = folder, study, scorer, inputs or Inputs(), lpips
         self.protocol: dict[str, Any] | None = None
         if scorer is not None:
-            self.protocol = protocol(scorer, public_name(scorer.name, Path(scorer.name).name), lpips)
+            self.protocol = protocol(scorer, scorer_name(scorer), lpips)
         self.failed: dict[str, str] = {}
         self.variant = cache(lambda cell: model.variant(**cell.method))  # on the same weights
 
