@@ -44,6 +44,10 @@ def run(options: dict[str, Any]) -> None:
         if "motion_target" not in options:  # whose variants only the search tells
             check_revision(study, folder)
     if "dry_run" in options:
+        if known and "motion_target" in options:
+            from zs2.study.equal_motion import at_equal_motion
+
+            study = at_equal_motion(study, None, folder, options["motion_target"], opened(options))
         show(*table(folder, study))
         return
 

@@ -293,6 +293,26 @@ def test_pixels_that_were_found_are_kept(tmp_path: Path):
         Study.read(tmp_path)
 
 
+def test_a_dry_run_counts_the_cells_at_the_values_that_were_found(tmp_path: Path, capsys):
+    """It searches nothing: a cell that is new stands at its usual value."""
+    study = made_up_study(tmp_path, paper()[:1], lambda job: {"motion": 0.03}, seeds=(0,), made=lambda job: False)
+    found = {"value": 0.2, "motion": 0.03, "clips": 4, "spread": None}
+    (tmp_path / "motion.json").write_text(json.dumps({SEARCH: _search_of(study), "dnm-1_tma-0.98 at 0.03": found}))
+    at_equal_motion(study, None, tmp_path, 0.03, Inputs()).write(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    line = ["--dry-run", "--noise", "dnm", "iid", "mixed", "--attn", "tma", "--out", str(tmp_path)]
+    assert ablate([*line, "--motion-target", "0.03"]) == 0
+    _, *rows, _ = capsys.readouterr().out.splitlines()
+    assert [row.split(maxsplit=3) for row in rows] == [
+        ["dnm-0.2_tma-0.98", "0/4", "0/4", "dnm λ=0.2 + tma μ=0.98"],
+        ["iid_tma-0.98", "0/4", "0/4", "iid + tma μ=0.98, own motion"],
+        ["mixed-1_tma-0.98", "0/4", "0/4", "mixed a=1 + tma μ=0.98"],
+    ]
+    assert ablate([*line, "--motion-target", "0.05"]) == 2
+    assert "has variants at 0.03, which are ranked together" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
 def test_all_that_can_be_searched_is_of_a_cell():
     assert {*scales()} <= {*NUMBERS}
 

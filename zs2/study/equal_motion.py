@@ -39,10 +39,10 @@ SEARCH = "search"  # the key in motion.json of what the search was for
 OWN_MOTION, OFF_MOTION = ", own motion", ", motion "  # what a label adds, the second with the motion
 
 
-def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, inputs: Inputs) -> Study:
+def at_equal_motion(study: Study, model: ZS2 | None, folder: Path, target: float, inputs: Inputs) -> Study:
     """The study with its cells at the target motion.
 
-    Args: inputs: the study's, open.
+    Args: model: what searches; without one, cells that were not searched stay as they are. inputs: the study's, open.
     Raises: InputError for a target that is no motion, for another one than the study's, since variants are ranked at
         one motion; for a motion.json that zs2 did not write; and for a new cell that can't be searched as the study's
         others were.
@@ -72,6 +72,9 @@ def at_equal_motion(study: Study, model: ZS2, folder: Path, target: float, input
             continue
         key = f"{_searched_id(one, name)} at {target:g}"
         if key not in known:
+            if model is None:
+                cells.append(one)
+                continue
             refuse_another_revision(study, folder)  # before a search of minutes
             jobs = _jobs(study, one, search, file)
             known[key] = _search(study, model, jobs, name, target, inputs)
