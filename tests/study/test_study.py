@@ -559,6 +559,19 @@ def test_the_names_of_files():
     assert measures_file("s", job.name) == Path("s/measures/dnm-0.1_tma-0.98_p03_s4294967295.json")
 
 
+def test_cells_whose_names_study_json_could_not_have_are_not_planned(here):
+    """It has at most 100 characters for an id. A longer one was a study that no command could read."""
+    sevenths = [f"{i / 7}" for i in range(1, 6)]
+    study = planned("--noise", "dnm", "--lam", "0.1", "--mu", ",".join(sevenths[:4]))
+    study.write(here)
+    assert Study.read(here) == study
+    words = r"^dnm λ=0.1 \+ tma μ=0.14.*: names of files begin with dnm-0.1_tma-0.14.*, which has 1.. characters: "
+    with pytest.raises(InputError, match=f"{words}expected at most 100: give numbers of fewer digits, or fewer"):
+        planned("--noise", "dnm", "--lam", "0.1", "--mu", ",".join(sevenths))
+    longest = Job(replace(study.cells[0], id="n" * 100), 99_999, 2**32 - 1)
+    assert len(f"{longest.name}.webp.json") < 150  # a path of Windows has 260
+
+
 def test_a_clip_is_there_when_it_is_whole_and_has_its_record(here):
     clip = Clip(np.arange(2 * 16 * 16 * 3, dtype=np.uint8).reshape(2, 16, 16, 3), 8, {"frames": 2})
     assert not is_finished(here, "x")

@@ -25,6 +25,7 @@ from zs2.study.cells import NUMBERS, Cell, cell, merge, reference, unusual
 from zs2.study.inputs import Inputs
 from zs2.study.planning import refuse_another_revision
 from zs2.study.results import EQUAL_MOTION, is_ranked
+from zs2.study.stored import check_ids
 from zs2.study.study import ANOTHER, Job, Study, study_file
 from zs2.system.atomic import write_json
 from zs2.system.json_files import is_number, read_json
@@ -44,8 +45,8 @@ def at_equal_motion(study: Study, model: ZS2 | None, folder: Path, target: float
 
     Args: model: what searches; without one, cells that were not searched stay as they are. inputs: the study's, open.
     Raises: InputError for a target that is no motion, for another one than the study's, since variants are ranked at
-        one motion; for a motion.json that zs2 did not write; and for a new cell that can't be searched as the study's
-        others were.
+        one motion; for a motion.json that zs2 did not write; for a new cell that can't be searched as the study's
+        others were; and for an id that is too long.
     """
     check_target(target)
     if study.frames < 2:
@@ -85,6 +86,7 @@ def at_equal_motion(study: Study, model: ZS2 | None, folder: Path, target: float
             hint = ANOTHER if ranked else "remove the file, and it is searched again"
             raise InputError(f"{file}: {key}: {error}: {hint}") from error
     cells = merge(cells)
+    check_ids(cells)
     return replace(study, cells=tuple(cells), full=reference(cells).id)
 
 

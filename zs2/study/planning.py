@@ -32,6 +32,7 @@ from zs2.study.cells import (
 from zs2.study.inputs import Inputs, opened
 from zs2.study.model_prompts import reproduced
 from zs2.study.prompts import Prompt, default_prompts, read_prompts
+from zs2.study.stored import check_ids
 from zs2.study.study import Study, is_finished
 from zs2.system.devices import AUTO, DTYPES, auto_dtype, choose_device, choose_dtype, own_device
 from zs2.version import REVISION, __version__, revision_text
@@ -136,6 +137,7 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         for (number, prompt), seed in product(enumerate(prompts), seeds):
             values = {name: settings[name] for name in OPTIONS} | inputs.of(number)
             request = Request(prompt.text, seed=seed, **values)  # checks them
+    check_ids(chosen)
     for cell in chosen:
         Method(**cell.method).settings(request.steps, from_latents=False)  # some noise models need more than one step
     frames = whole("frames", request.frames, 1)

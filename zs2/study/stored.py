@@ -7,7 +7,7 @@ can be, and a wrong value is an error that names it, before anything is done wit
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, STATED, Request
 from zs2.study.cells import NUMBERS, Cell, cell
 from zs2.study.prompts import Prompt, checked
 from zs2.system.devices import DTYPES
-from zs2.system.json_files import LARGE_BYTES, MOST_PIXELS, Reader, is_number, read_json
+from zs2.system.json_files import LARGE_BYTES, MOST_NAME, MOST_PIXELS, Reader, is_number, read_json
 from zs2.system.options import Option
 from zs2.video.encoding import rate_text
 
@@ -71,6 +71,16 @@ def read_study(file: Path) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         Request("", **{name: value for name, value in sampling.items() if name not in INPUTS})  # checks them together
     return values
+
+
+def check_ids(cells: Iterable[Cell]) -> None:
+    """Raise InputError for a cell whose id is longer than `read_study` takes."""
+    for one in cells:
+        if len(one.id) > MOST_NAME:
+            raise InputError(
+                f"{one.label}: names of files begin with {one.id}, which has {len(one.id)} characters: expected at "
+                f"most {MOST_NAME}: give numbers of fewer digits, or fewer of them"
+            )
 
 
 def read_measures(file: Path) -> tuple[dict[str, float | None], dict[str, Any]]:

@@ -22,7 +22,8 @@ Json = Mapping[str, Any]
 MOST_BYTES = 4 * 2**20  # of a configuration
 LARGE_BYTES = 64 * 2**20  # of a vocabulary or a study
 MOST_DEPTH = 100  # of lists and objects in each other
-NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")  # a name from a file that may become part of a path
+MOST_NAME = 100  # characters: a path of Windows has 260, a name of Linux 255
+NAME = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{MOST_NAME - 1}}}")  # from a file; it may become part of a path
 
 # The most that sizes in JSONs can be: far above what any model has, and small enough to be built, or refused, at once.
 MOST_CHANNELS = 2**16  # of a layer
@@ -168,7 +169,7 @@ class Reader:
         """A name that may become part of a path, and so can't lead out of its folder."""
         value = self.text(key)
         if not NAME.fullmatch(value):
-            expected = "letters, digits, '.', '_' and '-', at most 100 and no '.' first"
+            expected = f"letters, digits, '.', '_' and '-', at most {MOST_NAME} and no '.' first"
             raise InputError(f"{self.what}: {key} is {brief(value)}: expected {expected}")
         return value
 
