@@ -379,6 +379,19 @@ def test_a_study_without_measures(tmp_path):
     assert {row["motion"] for row in rows} == {""}
 
 
+def test_a_study_in_which_no_metric_has_a_value(tmp_path):
+    """As of one frame and the empty prompt."""
+    results = known(tmp_path / "study", cells=preset("lambda"), measure=lambda job: {}, prompts=PROMPTS[3:])
+    text, html = markdown(results), page(results, tmp_path / "study")
+    told = "No metric has a value of these clips, so there are no tables."
+    assert told in text
+    assert told in html
+    assert "|" not in text
+    assert "<h2>What each part does</h2><p>Nothing is measured.</p>" in html.replace("\n", "")
+    assert "Nothing is measured yet" not in text
+    assert len(list(csv.reader(io.StringIO(table_of_differences(results))))) == 1
+
+
 def test_tables_on_the_page_are_in_parts(tmp_path):
     motion = lambda job: {"motion": clip_of(job)}  # noqa: E731
     cells = merge([*preset("lambda"), cell("iid", 0.1, "tma", 0.5), *preset("paper")])

@@ -76,8 +76,9 @@ def warnings(results: Results) -> list[str]:
     if gaps:
         missing, unmeasured = sum(clips for _, clips, _ in gaps), sum(waiting for _, _, waiting in gaps)
         lines.append(f"Not complete: {counted(missing, 'clip')} missing, {unmeasured} not measured.")
-    if not results.measures:
-        return [*lines, "Nothing is measured yet, so there are no tables."]
+    if not results.metrics:
+        why = "No metric has a value of these clips" if results.measures else "Nothing is measured yet"
+        return [*lines, f"{why}, so there are no tables."]
     few = [f"{count} {name}" for name in results.sets if (count := prompt_count(results, name)) < FEW]
     if few:
         what = "the intervals are rough, and" if has_intervals(results) else "the figures"

@@ -46,7 +46,7 @@ def markdown(results: Results) -> str:
             parts += [*(f"- **{_escaped(one.variant)}.** {_escaped(one.text)}" for one in found), ""]
     if lines := warnings(results):
         parts += [*_list(lines), ""]
-    if results.measures:
+    if results.metrics:
         parts += ["## What each part does", "", _escaped(f"Means. {legend(results)}")]
         for name in results.sets:
             parts += ["", f"### {_escaped(caption(results, name))}", "", *_means(results, name)]
@@ -57,7 +57,7 @@ def markdown(results: Results) -> str:
         parts += ["", *_table(EXPERIMENT_HEADS, rows, "---")]
     if rows := noise_rows(results):
         parts += ["", "## Correlation of consecutive initial noises", "", *_table(noise_heads(results), rows)]
-    if results.measures:
+    if results.metrics:
         parts += ["", f"## Differences to the reference{', with 95 % intervals' * has_intervals(results)}"]
         for i, metric in enumerate(results.metrics):
             for name in results.sets:
