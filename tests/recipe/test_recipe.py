@@ -973,6 +973,10 @@ def test_things_are_listed_that_are_seen_often_enough(made, tmp_path, monkeypatc
         ("checkpoint-edges --things 3 --list", "is no folder of a whole checkpoint, and lists no things"),
         ("nothing --things 3 --list", "no such model"),
         ("checkpoint --things 3 --base a", "--base is of ControlNets, and there is none"),
+        *(
+            (f"checkpoint a/checkpoint --things 3 {option} figures", "two checkpoints are called checkpoint: figures")
+            for option in ("--out", "--csv")
+        ),
     ],
 )
 def test_options_of_measure_that_would_do_harm_or_nothing(line, words, with_guides, tmp_path, capsys):

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from hashlib import sha256
@@ -168,6 +169,8 @@ def run(args: argparse.Namespace) -> None:
         classifier = judge.Judge.load(args.judge)
         load = partial(pictures.load, classifier.things, FETCHED, args.pictures)
         things, seed = whole("things", args.things, 1, len(classifier.things)), whole("seed", args.seed, 0, SEED_MAX)
+        if args.out is not None or args.csv is not None:
+            check_names(args.checkpoint)
         if args.out is not None:
             drawn = [(picture(args.out, checkpoint), (PNG_MARK,)) for checkpoint in args.checkpoint]
             check_own([(args.out, ('{\n  "judge": {',)), *drawn])
@@ -325,6 +328,13 @@ def check_listing(folders: Mapping[str, Path], things: int, known: int) -> None:
     for checkpoint, folder in folders.items():
         if not (folder / "model_index.json").is_file():
             raise InputError(f"--list: {checkpoint} is no folder of a whole checkpoint, and lists no things")
+
+
+def check_names(checkpoints: list[str]) -> None:
+    """Raise InputError if two checkpoints have one last name, by which a CSV and files of pictures tell them apart."""
+    for name, count in Counter(Path(checkpoint).name for checkpoint in checkpoints).items():
+        if count > 1:
+            raise InputError(f"two checkpoints are called {name}: figures in files are of the last name: rename one")
 
 
 def picture(out: Path, checkpoint: str) -> Path:
