@@ -966,6 +966,18 @@ def test_things_are_listed_that_are_seen_often_enough(made, tmp_path, monkeypatc
     assert measure.often(shares) == {"star face"}
 
 
+def test_a_new_list_of_things_leaves_a_checkpoint_s_own_settings(tmp_path):
+    """The examples go with the list where both are the recipe's."""
+    things, fewer, file = pictures.things(), ["rocket", "star face"], tmp_path / "zs2.json"
+    assert layout.relisted(file, fewer) == layout.own_settings(fewer)  # there is none
+    layout.write(file, layout.own_settings(things))
+    assert layout.relisted(file, fewer) == layout.own_settings(fewer) != layout.own_settings(things)
+    own = {"steps": 4, "guidance": 1.0, "lam": 0.05, "prompts": ["my example"], "open_prompts": ["mine"]}
+    for more in ({}, {"things": things}, {"things": None}):
+        layout.write(file, own | more)
+        assert layout.relisted(file, fewer) == own | {"things": fewer}
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

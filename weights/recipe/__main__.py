@@ -189,7 +189,7 @@ def run(args: argparse.Namespace) -> None:
         for checkpoint, folder in folders.items() if args.list else ():
             often = measure.often(figures[checkpoint]["by thing"])
             names = [name for name in classifier.things if name in often]
-            layout.write(folder / "zs2.json", layout.own_settings(names))
+            layout.write(folder / "zs2.json", layout.relisted(folder / "zs2.json", names))
         return
     if args.command == "sheet":
         names = names_of(args.pictures, None)

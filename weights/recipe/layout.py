@@ -24,6 +24,7 @@ from weights.recipe.settings import (
 )
 from weights.recipe.training import save
 from zs2.models.tokenizer import Tokenizer
+from zs2.system.json_files import read_json
 
 STEM = "diffusion_pytorch_model"  # of the files of networks, text towers apart
 HEADER = 1 << 16  # bytes that are left for the names of the tensors in a file
@@ -178,6 +179,15 @@ def own_settings(things: Sequence[str]) -> dict[str, Any]:
         "open_prompts": ["", *(thing for thing in OPEN_EXAMPLES if thing in things)],
         "things": list(things),
     }
+
+
+def relisted(file: Path, things: Sequence[str]) -> dict[str, Any]:
+    """The contents of a checkpoint's zs2.json with these things. All else stays, except the examples that the recipe
+    wrote: they go with the things."""
+    before = read_json(file) if file.exists() else own_settings(things)
+    if before == own_settings(before.get("things") or ()):
+        return own_settings(things)
+    return before | {"things": list(things)}
 
 
 def write(file: Path, content: Mapping[str, Any] | Sequence[str]) -> None:
