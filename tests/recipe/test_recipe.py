@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -720,6 +721,24 @@ def test_a_packed_file_has_the_pictures_as_they_were(own, tmp_path, monkeypatch)
     (tmp_path / "other").write_bytes(b"other")
     with pytest.raises(InputError, match="other is no file of pictures"):
         pictures.load(NAMES, tmp_path, tmp_path / "other", SIZE)
+
+
+def test_a_packed_file_replaces_none_but_another(own, tmp_path, monkeypatch, capsys):
+    of_emoji = {name: (own / f"{name}.png").read_bytes() for name in NAMES}
+    monkeypatch.setattr(pictures, "fetched", lambda names, cache: of_emoji)
+    monkeypatch.setattr(pictures, "things", lambda count=None: NAMES)
+    text, book, things = (tmp_path / name for name in ("text.txt", "book.zip", "things.zip"))
+    text.write_text("my notes")
+    with zipfile.ZipFile(book, "w") as archive:
+        archive.writestr("page.png", of_emoji[NAMES[0]])
+    before = text.read_bytes(), book.read_bytes()
+    for file in (text, book, tmp_path):
+        assert recipe.main(["pack", str(file)]) == 1
+        assert f"{file} is there, and this command did not write it" in capsys.readouterr().err
+    assert (text.read_bytes(), book.read_bytes()) == before
+    for _ in range(2):
+        assert recipe.main(["pack", str(things)]) == 0
+        assert pictures.packed(things) == of_emoji
 
 
 ON_A_GPU = """if True:

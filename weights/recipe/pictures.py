@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from zs2.errors import InputError
+from zs2.system.own_files import check_own
 from zs2.system.progress import progress
 
 REGISTRY = os.environ.get("NPM_CONFIG_REGISTRY", "https://registry.npmjs.org")
@@ -66,7 +67,11 @@ def in_folder(names: Sequence[str], folder: Path) -> dict[str, bytes]:
 
 
 def pack(names: Sequence[str], cache: Path, file: Path) -> None:
-    """Write the fetched pictures into one file, for a machine that can fetch nothing: 0.6 MB for all things."""
+    """Write the fetched pictures into one file, for a machine that can fetch nothing: 0.6 MB for all things.
+
+    Raises: InputError if another file is there.
+    """
+    check_own([(file, (f"{min(names)}.webp",))])  # the name of the first one, of which the file begins
     file.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(file, "w") as out:
         for name, data in sorted(fetched(names, cache).items()):
