@@ -707,6 +707,14 @@ def test_shards_load_and_are_joined_again(made, tmp_path):
     assert len(list(folder.rglob("*.*"))) == len(list((made / "checkpoint").rglob("*.*")))
 
 
+def test_only_a_folder_with_parts_can_be_joined(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for name in ("gone", "empty"):
+        assert recipe.main(["join", str(tmp_path / name)]) == 1
+        assert f"{name} has no part of a checkpoint (PART/config.json)" in capsys.readouterr().err
+    assert not (tmp_path / "gone").exists()
+
+
 def test_a_packed_file_has_the_pictures_as_they_were(own, tmp_path, monkeypatch):
     """It replaces what would be fetched."""
     of_emoji = {name: (own / f"{name}.png").read_bytes() for name in NAMES}

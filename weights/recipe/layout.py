@@ -23,6 +23,7 @@ from weights.recipe.settings import (
     Settings,
 )
 from weights.recipe.training import save
+from zs2.errors import InputError
 from zs2.models.tokenizer import Tokenizer
 from zs2.system.json_files import read_json
 
@@ -217,9 +218,12 @@ def read_part(folder: Path) -> dict[str, Tensor]:
 def shard(folder: Path, limit: int) -> None:
     """Split the weights of each part into files of at most `limit` bytes, in diffusers' layout, or join them again.
 
-    Some machines send back small files only.
+    Some machines send back small files only. Raises: InputError if the folder has no part.
     """
-    for config in sorted(folder.glob("*/config.json")):
+    configs = sorted(folder.glob("*/config.json"))
+    if not configs:
+        raise InputError(f"{folder} has no part of a checkpoint (PART/config.json): expected a folder of one")
+    for config in configs:
         files = sorted(config.parent.glob("*.safetensors"))
         stem = files[0].stem.partition("-")[0]
         shards: list[dict[str, Tensor]] = [{}]
