@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def run(options: dict[str, Any]) -> None:
     """Run a study, or with --dry-run print how far it is. Raises: InputError; Failure if anything is missing."""
-    from zs2.study.planning import check_revision, division, plan, with_fetched_settings
+    from zs2.study.planning import check_revision, division, plan, with_fetched_settings, without_model
 
     options = with_file(options)
     folder = Path(options.setdefault("out", OUT))
@@ -44,6 +44,7 @@ def run(options: dict[str, Any]) -> None:
         if "motion_target" not in options:  # whose variants only the search tells
             check_revision(study, folder)
     if "dry_run" in options:
+        study = without_model(study, opened(options))
         if known and "motion_target" in options:
             from zs2.study.equal_motion import at_equal_motion
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,37 @@ def test_cells_that_a_source_rules_out(
     assert ablate(["study.toml", "--out", "t"]) == 2
     assert "source with text2video-zero noise, which makes frames from frame 0" in capsys.readouterr().err
     assert not Path("t/clips").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*is resized to|.*names none")
+def test_a_dry_run_counts_no_cell_that_an_input_rules_out(
+    tmp_path: Path, narrow: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """As far as it is known from the model's configuration: a model that edits takes a source with any noise."""
+    monkeypatch.chdir(tmp_path)
+    Clip(SOURCE, 8, {"fps": 8}).save("clip.webp")
+    text = TOML.replace('noise = ["dnm", "iid"]', 'preset = "paper"')
+    Path("study.toml").write_text(text.format(model=narrow))
+    assert ablate(["study.toml", "--out", "s", "--dry-run"]) == 0
+    told = capsys.readouterr()
+    assert "Text2Video-Zero is left out: source with text2video-zero noise" in told.err
+    assert "text2video-zero" not in told.out
+    assert told.out.splitlines()[-1].split() == ["all", "0/11", "0/11"]
+    for grid in ('noise = ["dnm", "text2video-zero"]', 'preset = "paper"\nnoise = "text2video-zero"\nattn = "sa"'):
+        Path("grid.toml").write_text(text.replace('preset = "paper"', grid).format(model=narrow))
+        assert ablate(["grid.toml", "--out", "s", "--dry-run"]) == 2
+        assert "source with text2video-zero noise" in capsys.readouterr().err
+    shutil.copytree(narrow, "edits")
+    config = json.loads(Path("edits/unet/config.json").read_text())
+    for times, count in ((2, 12), (1, 11)):
+        Path("edits/unet/config.json").write_text(json.dumps(config | {"in_channels": times * config["out_channels"]}))
+        Path("study.toml").write_text(text.format(model="edits"))
+        assert ablate(["study.toml", "--out", "s", "--dry-run"]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].split() == ["all", f"0/{count}", f"0/{count}"]
+    Path("edits/unet/config.json").unlink()  # as of a single file
+    assert ablate(["study.toml", "--out", "s", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["all", "0/12", "0/12"]
+    assert not Path("s").exists()
 
 
 def test_a_prompt_may_have_inputs_of_its_own(

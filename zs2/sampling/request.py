@@ -14,6 +14,7 @@ from zs2.errors import InputError, brief, choose, warn, whole
 from zs2.guidance.controls import HINTS as HINTS
 from zs2.guidance.controls import ControlOptions
 from zs2.guidance.inputs import FIRST_NOISES, IMAGE_GUIDANCE, SOURCE_LATENTS, STRENGTH, check_contexts, check_inputs
+from zs2.guidance.inputs import check_for_model as check_for_model
 from zs2.guidance.interval import GUIDED, checked_interval
 from zs2.method import ATTENTION_KINDS, check_seed
 from zs2.models.config import SPACINGS
@@ -45,8 +46,7 @@ PICTURE: dict[str, Any] = {**ABSENT, "picture": True}
 FIRST_FRAME_GUIDANCE = 1.5  # low, so that the clip stays near its picture: docs/guidance.md
 FINAL_ALPHAS = ("one", "first")  # ᾱ at the end of the last step: 1, or that of the first training timestep
 MOST_FRAMES = 10**9  # of one clip
-# Options for fewer and cheaper steps. Their clips score like those of 50 DDIM steps, by benchmarks/fewer_steps.py.
-# Guidance that ends early is not one of them, because it reduces motion.
+# Fewer, cheaper steps that score like 50 DDIM steps: benchmarks/fewer_steps.py. Early ends of guidance reduce motion.
 FAST: dict[str, Any] = {"sampler": "dpm++", "steps": 20, "deep_cache": 2}
 
 

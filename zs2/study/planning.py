@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -12,10 +14,11 @@ from typing import Any
 from zs2.checkpoints.hub import DEFAULT_MODEL, choose_files, is_hub_id
 from zs2.checkpoints.locate import full_name, local_path, locate
 from zs2.checkpoints.own_settings import OwnSettings
+from zs2.cli.command import say
 from zs2.cli.derived_options import flag
 from zs2.errors import InputError, choose, together, warn, whole
 from zs2.method import ATTENTION_KINDS, NOISE_MODELS, PARAMETERS, Method
-from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, Request, usual
+from zs2.sampling.request import DEFAULTS, INPUTS, OPTIONS, Request, check_for_model, usual
 from zs2.study.cells import (
     FULL,
     NUMBERS,
@@ -35,6 +38,7 @@ from zs2.study.prompts import Prompt, default_prompts, read_prompts
 from zs2.study.stored import check_ids
 from zs2.study.study import Study, is_finished
 from zs2.system.devices import AUTO, DTYPES, auto_dtype, choose_device, choose_dtype, own_device
+from zs2.system.json_files import Reader, read_json
 from zs2.version import REVISION, __version__, revision_text
 from zs2.video.encoding import rate_text
 
@@ -162,6 +166,57 @@ def plan(options: Mapping[str, Any], known: Study | None, own: OwnSettings | Non
         compile="compile" in options or bool(known and known.compile),
         revision=known.revision if known else REVISION,
     )
+
+
+def possible_cells(study: Study, inputs: Inputs, check: Callable[[Cell, int], None]) -> Study:
+    """The study with the cells that can be sampled from its inputs. Another one of a preset is left out, with a note.
+
+    check: raises InputError for a cell that can't be sampled for a prompt, which it gets by its number.
+    Raises: InputError if the full method, or a cell of a grid, is such another one.
+    """
+    prompts = {tuple(inputs.of(i)): i for i in range(len(study.prompts))}.values()  # one for each kind of inputs
+    found, notes = [], []
+    for cell in study.cells:
+        try:
+            with warnings.catch_warnings():  # those of the clips come when they are made
+                warnings.simplefilter("ignore")
+                for prompt in prompts:
+                    check(cell, prompt)
+        except InputError as error:
+            if not cell.presets or cell.id == study.full:
+                raise
+            notes.append(f"{cell.label} is left out: {error}")
+        else:
+            found.append(cell)
+    for note in notes:
+        say(note)
+    return replace(study, cells=tuple(found), full=reference(found).id)
+
+
+def without_model(study: Study, inputs: Inputs) -> Study:
+    """The study with its `possible_cells`, as far as they are known before the model is loaded."""
+    edits = _edits(study.model)
+
+    def check(cell: Cell, prompt: int) -> None:
+        given = inputs.of(prompt)
+        if edits is not None or "source" not in given:
+            frames = 1 if cell.frozen else study.frames
+            asked = Request(study.prompts[prompt].text, **{**study.sampling, **given, "frames": frames})
+            starts = NOISE_MODELS[cell.noise].start is not None and frames > 1
+            check_for_model(asked, bool(edits), True, cell.noise if starts else None)
+
+    return possible_cells(study, inputs, check)
+
+
+def _edits(model: str) -> bool | None:
+    """Whether a model edits by instruction: its UNet also takes the latents of a picture. None if that is unknown, as
+    of a single file, or of a model that is not on this machine."""
+    path = local_path(model)
+    file = None if path is None else path / "unet" / "config.json"
+    if file is None or not file.is_file():
+        return None
+    read = Reader(str(file), read_json(file), {})
+    return read.whole("in_channels", 4) == 2 * read.whole("out_channels", 4)
 
 
 def _usual_of_own(prompts: Sequence[Prompt], inputs: Inputs) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 
 from zs2.checkpoints.hub import DEFAULT_MODEL, is_hub_id
-from zs2.cli.command import say
 from zs2.cli.derived_options import loading
 from zs2.errors import InputError, brief
 from zs2.evaluation.clip_scorer import Scorer, scoring_model
@@ -25,9 +23,10 @@ from zs2.pipeline import ZS2
 from zs2.sampling.plan import resolve
 from zs2.sampling.prompt_syntax import read_as
 from zs2.sampling.request import Request
-from zs2.study.cells import Cell, reference
+from zs2.study.cells import Cell
 from zs2.study.inputs import Inputs, opened
 from zs2.study.lock import Workplace
+from zs2.study.planning import possible_cells
 from zs2.study.stored import read_measures
 from zs2.study.study import Job, Study, clip_file, files_of, folders, is_finished, measures_file
 from zs2.system.atomic import write_json
@@ -50,44 +49,22 @@ def load(options: Mapping[str, Any], study: Study) -> tuple[ZS2, Study]:
     first = asked[0]
     model.text.warn_of_unused([text for one in asked for text in one.texts])
     settings = model.settings(resolve(model.image_model, model.method, first), frame_rate(study.fps))
-    cells = possible_cells(model, study, inputs)
+
+    def check(cell: Cell, prompt: int) -> None:
+        variant = model.variant(**cell.method)
+        asked = Request(**request(study, Job(cell, prompt, study.seeds[0]), inputs))
+        resolve(variant.image_model, variant.method, asked)
+
+    fitting = possible_cells(study, inputs, check)
     study = replace(
-        study,
+        fitting,
         model=public_name(study.model, settings["model"]),
-        cells=tuple(cells),
-        full=reference(cells).id,
         threads=torch.get_num_threads() if model.device.type == "cpu" else None,
         **{
             name: settings[name] for name in ("weights", "lora", "embeddings", "controlnet", "width", "height", "dtype")
         },
     )
     return model, study
-
-
-def possible_cells(model: ZS2, study: Study, inputs: Inputs) -> list[Cell]:
-    """The cells that the model can sample from the study's inputs. Another one of a preset is left out, with a note.
-
-    Raises: InputError if the full method, or a cell of a grid, is such another one.
-    """
-    prompts = {tuple(inputs.of(i)): i for i in range(len(study.prompts))}.values()  # one for each kind of inputs
-    found, notes = [], []
-    for cell in study.cells:
-        try:
-            variant = model.variant(**cell.method)
-            with warnings.catch_warnings():  # those of the clips come when they are made
-                warnings.simplefilter("ignore")
-                for prompt in prompts:
-                    asked = Request(**request(study, Job(cell, prompt, study.seeds[0]), inputs))
-                    resolve(variant.image_model, variant.method, asked)
-        except InputError as error:
-            if not cell.presets or cell.id == study.full:
-                raise
-            notes.append(f"{cell.label} is left out: {error}")
-        else:
-            found.append(cell)
-    for note in notes:
-        say(note)
-    return found
 
 
 def choose_scorer(
