@@ -199,6 +199,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         made = compared(results, args.compare) if args.compare else tables(results)
         if args.sweeps:
             made = {f"{args.sweeps}-{name}": made[name] for name in SWEEPS if name in made}
+            if len(made) < 2:
+                raise InputError(f"--sweeps: {args.study} has no sweep of λ or μ: expected two values of one, or more")
         made |= {f"{args.compare}-pairs": pairs(results, args.pairs)} if args.pairs else {}
     except InputError as error:
         p.error(str(error))

@@ -62,7 +62,7 @@ def run(options: dict[str, Any]) -> None:
         known.with_more(study)
     scorer, reason = choose_scorer(options, study, model.device)
     if known:
-        check_measured_alike(folder, known, options, scorer, lpips)
+        check_measured_alike(folder, known, study, options, scorer, lpips)
     if "motion_target" in options:
         from zs2.study.equal_motion import at_equal_motion
 

@@ -66,7 +66,10 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
     check_resumable(options)
     places = outputs(options, [suffix for suffix, _ in clips], encoding.fps)
     path = places[0].path
-    encoding = encoding.in_effect(path.suffix.lower(), max(request.frames or 1 for _, request in clips))
+    lengths = [request.frames or 1 for _, request in clips]
+    encoding = encoding.in_effect(path.suffix.lower(), max(lengths))
+    if encoding.loop and (short := sum(frames < 3 for frames in lengths)):
+        warn(f"loop: no effect on {counted(short, 'clip')} of fewer than 3 frames")
     if "stream" in options:
         check_stream(path, encoding)
     if not replays:
@@ -115,7 +118,8 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
             say(f"{len(clips) - len(left)} of {len(clips)} clips are there already")
     for number, (plan, place) in left:
         label = "sampling" if len(clips) == 1 else f"clip {number} of {len(clips)}"
-        sample(model, plan, place, encoding, label, options)
+        with_loop = encoding.loop and (plan.request.frames or 1) >= 3  # which a warning said of the others
+        sample(model, plan, place, replace(encoding, loop=encoding.loop if with_loop else None), label, options)
     return None
 
 
@@ -162,7 +166,7 @@ def plan_all(
 
 def skips(model: ZS2, plan: SamplingPlan, place: Output, encoding: Encoding, options: dict[str, Any]) -> bool:
     """Whether --skip-existing leaves out a clip. All processes of a group decide alike."""
-    with collected():  # a clip that is too short for the loop has none, and warns when it is written
+    with collected():  # a clip that is too short for the loop has none, which a warning said
         encoding = encoding.in_effect(place.path.suffix.lower(), plan.request.frames)
     settings = {**dict.fromkeys(ENDINGS), **model.settings(plan, encoding.fps), **encoding.recorded()}
     there = has_clip(place.path, settings, plan.request, overwrite="overwrite" in options)

@@ -866,6 +866,13 @@ def test_files_of_a_clip_are_replayed(studio: Studio, tmp_path: Path) -> None:
     Path(paths[-1]).write_text(json.dumps(settings | {"frames": 65}))
     with pytest.raises(InputError, match="frames is 65: this page takes at most 64"):
         Recorded.of(paths[-1], studio, MODEL)
+    Path(paths[-1]).write_text(json.dumps(settings | {"noise": None, "lam": None, "latents": "ab" * 32, "part_of": 64}))
+    with pytest.raises(InputError, match="--latents LATENTS"):
+        Recorded.of(paths[-1], studio, MODEL)
+    Path(paths[-1]).write_text(json.dumps(settings | {"noise": "loop", "lam": 0.5, "part_of": "x" * 2000}))
+    with pytest.raises(InputError) as long:
+        Recorded.of(paths[-1], studio, MODEL)
+    assert len(str(long.value)) < 500
     Path(paths[-1]).write_text(json.dumps(settings | {"noise": "loop", "lam": 0.5, "part_of": 64}))
     with pytest.raises(InputError, match=r"the beginning of one of 64 frames.* `zs2 sample --replay FILE` makes it"):
         Recorded.of(paths[-1], studio, MODEL)

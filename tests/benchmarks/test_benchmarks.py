@@ -169,6 +169,8 @@ def test_variants_are_compared_as_in_the_report(tmp_path):
     made_up_study(tmp_path / "study", cells, measure, prompts, (0,))
     command = [str(tmp_path / "study"), "--compare", "even", "--out", str(tmp_path / "tables")]
     benchmark("study_tables").main([*command, "--pairs", "dnm-0.1_cfa:dnm-0.1_sa"])
+    with pytest.raises(SystemExit):  # it has no sweep
+        benchmark("study_tables").main([str(tmp_path / "study"), "--out", str(tmp_path / "tables"), "--sweeps", "x"])
     made = {"even.csv", "even-experiments.csv", "even-pairs.csv"}
     assert {file.name for file in (tmp_path / "tables").iterdir()} == made
     with (tmp_path / "tables" / "even-pairs.csv").open() as file:

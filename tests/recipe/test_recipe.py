@@ -713,6 +713,14 @@ def test_only_a_folder_with_parts_can_be_joined(tmp_path, capsys):
         assert recipe.main(["join", str(tmp_path / name)]) == 1
         assert f"{name} has no part of a checkpoint (PART/config.json)" in capsys.readouterr().err
     assert not (tmp_path / "gone").exists()
+    for part, content in {"text_encoder": {"a": torch.ones(2)}, "unet": {}}.items():
+        (tmp_path / "half" / part).mkdir(parents=True)
+        (tmp_path / "half" / part / "config.json").write_text("{}")
+        if content:
+            save_file(content, tmp_path / "half" / part / "model-00001-of-00001.safetensors")
+    assert recipe.main(["join", str(tmp_path / "half")]) == 1
+    assert "unet has no weights: expected a .safetensors file beside its config.json" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "half" / "text_encoder").iterdir()].count("model.safetensors") == 0
 
 
 def test_a_packed_file_has_the_pictures_as_they_were(own, tmp_path, monkeypatch):
@@ -1013,7 +1021,7 @@ def test_a_new_list_of_things_leaves_a_checkpoint_s_own_settings(tmp_path):
         ("nothing --things 3 --list", "no such model"),
         ("checkpoint --things 3 --base a", "--base is of ControlNets, and there is none"),
         *(
-            (f"checkpoint a/checkpoint --things 3 {option} figures", "two checkpoints are called checkpoint: figures")
+            (f"checkpoint a/checkpoint --things 3 {option} figures", "two checkpoints are called checkpoint, and figures")
             for option in ("--out", "--csv")
         ),
     ],

@@ -387,8 +387,9 @@ def test_a_study_in_which_no_metric_has_a_value(tmp_path):
     assert told in text
     assert told in html
     assert "|" not in text
-    assert "<h2>What each part does</h2><p>Nothing is measured.</p>" in html.replace("\n", "")
-    assert "Nothing is measured yet" not in text
+    assert "<h2>What each part does</h2><p>No metric has a value of these clips.</p>" in html.replace("\n", "")
+    assert "Nothing is measured" not in text
+    assert "↑" not in text
     assert len(list(csv.reader(io.StringIO(table_of_differences(results))))) == 1
 
 

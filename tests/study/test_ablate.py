@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from zs2 import ZS2
 from zs2.ablate import main
 from zs2.checkpoints.hub import DEFAULT_MODEL
+from zs2.errors import InputError
 from zs2.evaluation.clip_scorer import Scorer
 from zs2.evaluation.measure import measure, rounded
 from zs2.evaluation.metrics import METRICS, Metric
@@ -621,8 +623,10 @@ def test_a_study_that_grows_is_measured_by_the_clip_that_it_was_measured_by(zs2,
     before = files(copy)
     words = ["measured with the CLIP 'other-clip', now it would be 'weights/emoji128'", "give the same --clip"]
     for line in (["--noise", "shared"], []):
-        failed(zs2(*line), "s: ", *words, "or another, which measures all clips again")
+        failed(zs2(*line), "s: ", *words, "or, to measure all its clips anew, this one without options for cells")
         assert files(copy) == before
+    failed(zs2("--noise", "shared", "--clip", DEFAULT_MODEL), *words)  # the others would keep the other way
+    assert files(copy) == before
     succeeded(zs2("--noise", "shared", "--clip", str(clip)))
     assert Results.read(copy).gaps() == []
 
@@ -638,6 +642,14 @@ def test_the_lpips_of_a_study_is_neither_lost_nor_left_out(zs2, copy, lost):
     for line in (["--noise", "shared"], ["--motion-target", "0.05"], []):
         failed(zs2(*line), "measured with LPIPS", "(SHA-256 3f2a3f2a3f2a)", "give the same --lpips")
         assert files(copy) == before
+    with pytest.MonkeyPatch.context() as no_clip:  # then nothing is measured, and nothing is lost
+        no_clip.setattr(Scorer, "from_pretrained", Mock(side_effect=InputError("no CLIP here")))
+        ended = zs2("--noise", "shared")
+        assert "not measured: no CLIP here" in ended.err
+        assert (copy / "clips" / "shared_tma-0.98_p00_s0.webp").exists()
+    assert {name: content for name, content in files(copy).items() if name in before and "study" not in name} == {
+        name: content for name, content in before.items() if "study" not in name
+    }
     shutil.rmtree(copy / "measures")  # as the error says
     succeeded(zs2())
     assert Results.read(copy).gaps() == []

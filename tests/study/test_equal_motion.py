@@ -254,7 +254,7 @@ def test_a_report_says_what_the_marks_of_labels_mean(tmp_path: Path):
     new = at_equal_motion(study, None, tmp_path, 0.03, Inputs())
     marks = {one.label.rpartition(", ")[2] for one in new.cells if not one.frozen and not is_ranked(one)}
     assert marks == {"own motion", "motion 0.034"}
-    results = Results(new, {(new.full, 0, 0): dict.fromkeys(METRICS)}, frozenset(), None)
+    results = Results(new, {(new.full, 0, 0): dict.fromkeys(METRICS) | {"motion": 0.03}}, frozenset(), None)
     (note,) = (note for note in notes(results) if "equal motion" in note)
     assert {mark for mark in marks if f"“{mark}”" in note} == marks
     assert "“own motion” have no such value, or can't reach the target" in note

@@ -273,6 +273,20 @@ def test_opaque_pictures_are_not_called_transparent(tmp_path, name):
     assert warned(tmp_path / name) == []
 
 
+@pytest.mark.parametrize("kind", ["folder", "animation"])
+def test_a_transparent_frame_that_is_not_used_gives_no_warning(tmp_path, kind):
+    pictures = [cut_out(), Image.fromarray(FRAMES[1]).convert("RGBA"), Image.fromarray(FRAMES[2]).convert("RGBA")]
+    path = tmp_path / "a.webp"
+    if kind == "folder":
+        (path := tmp_path / "a").mkdir()
+        for number, picture in enumerate(pictures):
+            picture.save(path / f"{number}.png")
+    else:
+        pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=100, lossless=True)
+    assert warned(f"{path}@1:3") == []
+    assert len(warned(f"{path}@0:2")) == len(warned(path)) == 1
+
+
 def test_the_middle_is_taken_and_resized():
     half = np.zeros((20, 80, 3), np.uint8)
     half[:, 26:54] = 200  # the middle square, and what is resampled around it

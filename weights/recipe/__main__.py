@@ -334,7 +334,10 @@ def check_names(checkpoints: list[str]) -> None:
     """Raise InputError if two checkpoints have one last name, by which a CSV and files of pictures tell them apart."""
     for name, count in Counter(Path(checkpoint).name for checkpoint in checkpoints).items():
         if count > 1:
-            raise InputError(f"two checkpoints are called {name}: figures in files are of the last name: rename one")
+            raise InputError(
+                f"two checkpoints are called {name}, and figures in files are of the last name: give each once, or "
+                "rename one"
+            )
 
 
 def picture(out: Path, checkpoint: str) -> Path:

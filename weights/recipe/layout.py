@@ -218,11 +218,14 @@ def read_part(folder: Path) -> dict[str, Tensor]:
 def shard(folder: Path, limit: int) -> None:
     """Split the weights of each part into files of at most `limit` bytes, in diffusers' layout, or join them again.
 
-    Some machines send back small files only. Raises: InputError if the folder has no part.
+    Some machines send back small files only. Raises: InputError if the folder has no part, or one without weights.
     """
     configs = sorted(folder.glob("*/config.json"))
     if not configs:
         raise InputError(f"{folder} has no part of a checkpoint (PART/config.json): expected a folder of one")
+    for config in configs:
+        if not any(config.parent.glob("*.safetensors")):
+            raise InputError(f"{config.parent} has no weights: expected a .safetensors file beside its config.json")
     for config in configs:
         files = sorted(config.parent.glob("*.safetensors"))
         stem = files[0].stem.partition("-")[0]

@@ -97,11 +97,6 @@ class Recorded:
         found = replay_options(file, dict.fromkeys((*INPUTS, *NOT_HERE), ""))  # without an input it is filled in, too
         if not isinstance(prompt := found["prompt"], str):
             raise InputError("this clip has a prompt for each frame: this page has one; zs2 sample --replay makes it")
-        if "part_of" in found:
-            raise InputError(
-                f"this clip is the beginning of one of {found['part_of']} frames, on which its noise depends: this "
-                "page makes whole ones; `zs2 sample --replay FILE` makes it again"
-            )
         recorded = found["recorded"]
         for name in NOT_HERE:
             if recorded[name] is not None:
@@ -109,6 +104,11 @@ class Recorded:
                 raise InputError(
                     f"this clip was made with a {name} file: this page takes none; `{again}` makes it again"
                 )
+        if "part_of" in found:
+            raise InputError(
+                f"this clip is the beginning of one of {brief(found['part_of'])} frames, on which its noise depends: "
+                "this page makes whole ones; `zs2 sample --replay FILE` makes it again"
+            )
         unused = () if recorded["control"] is not None else OF_CONTROLNETS
         options = {name: found[name] for name in OPTIONS if name in found and name not in (*INPUTS, *unused)}
         method = {name: found[name] for name in METHOD if name in found and name not in FILES}

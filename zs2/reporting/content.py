@@ -100,7 +100,7 @@ def notes(results: Results) -> list[str]:
             "on different clips: compare by the paired differences, which take what both have. Sweeps take what all "
             "their values have."
         )
-    if not results.measures:
+    if not results.metrics:
         return lines
     stills = [cell.label for cell in study.cells if cell.still]
     found = f" Here these are still, for comparison: {'; '.join(stills)}." if stills else ""

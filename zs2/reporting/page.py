@@ -21,6 +21,7 @@ from zs2.reporting.experiments import experiment_rows, experiments_caption
 from zs2.reporting.findings import QUESTION, basis, findings
 from zs2.reporting.page_clips import LARGE, page_data
 from zs2.reporting.page_tables import (
+    NO_VALUE,
     NOTHING,
     choice_of_metrics,
     choice_of_sets,
@@ -62,7 +63,7 @@ def page(results: Results, folder: Path) -> str:
         "FOUND": of_sets(results, lambda name: _found(results, name)),
         "WARNINGS": _aside(warnings(results)),
         "SETS": choice_of_sets(results) if results.metrics else "",
-        "TABLES": _tables(results) if results.metrics else NOTHING,
+        "TABLES": _tables(results) if results.metrics else NO_VALUE if results.measures else NOTHING,
         "AUTHORS": escape(AUTHORS_CLIPS),
         "SWEEPS": "".join(html_sweep(results, one) for one in sweeps(results)) or NO_SWEEP,
         "EXPERIMENTS": experiments,

@@ -34,7 +34,7 @@ from zs2.study.results import Results, Row, Sweep
 
 GRID = "Grid"  # the title of the part of a table with the cells of no preset
 SPOKEN = {RISE: "higher", FALL: "lower", "": ""}  # what a screen reader says for a mark
-NOTHING = "<p>Nothing is measured.</p>"
+NOTHING, NO_VALUE = "<p>Nothing is measured.</p>", "<p>No metric has a value of these clips.</p>"
 
 
 # --- a choice, by radio buttons and style -----------------------------------------------------------------------------

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 PROMPTS = 4  # of the study, for its first search: of each set in turn, with the first seed
 FILE = "motion.json"
 SEARCH = "search"  # the key in motion.json of what the search was for
+LONGEST = 5.66e-05  # as text, no value that a search finds is longer
 OWN_MOTION, OFF_MOTION = ", own motion", ", motion "  # what a label adds, the second with the motion
 
 
@@ -77,6 +78,8 @@ def at_equal_motion(study: Study, model: ZS2 | None, folder: Path, target: float
                 cells.append(one)
                 continue
             refuse_another_revision(study, folder)  # before a search of minutes
+            if not isinstance(getattr(one, name), tuple):
+                check_ids([_with(one, name, LONGEST)])  # before a search of minutes
             jobs = _jobs(study, one, search, file)
             known[key] = _search(study, model, jobs, name, target, inputs)
             write_json(file, {SEARCH: search} | known)

@@ -89,13 +89,20 @@ def read_lpips(options: Mapping[str, Any]) -> LPIPS | None:
 
 
 def check_measured_alike(
-    folder: Path, known: Study, options: Mapping[str, Any], scorer: Scorer | None, lpips: LPIPS | None
+    folder: Path, known: Study, study: Study, options: Mapping[str, Any], scorer: Scorer | None, lpips: LPIPS | None
 ) -> None:
-    """Refuse to measure a study in another way than before, unless an option asks for that.
+    """Refuse to measure a study in another way than before, unless an option asks for that, for all of its clips.
 
-    Raises: InputError if it has measures with LPIPS or by another CLIP, and --lpips or --clip is absent.
+    known: the study that is there. study: what is asked for.
+
+    Raises: InputError if it has measures by another CLIP or LPIPS, and --clip or --lpips is absent, or some of its
+        clips would keep them.
     """
+    if scorer is None:  # then nothing is measured
+        return
     measured = files_of(folders(folder)[1])
+    some = not {job.name for job in known.jobs()} <= {job.name for job in study.jobs()}
+    anew, digest = "without options for cells, prompts and seeds", lpips and lpips.digest
     for job in known.jobs():
         if f"{job.name}.json" not in measured:
             continue
@@ -103,15 +110,18 @@ def check_measured_alike(
             _, before = read_measures(measures_file(folder, job.name))
         except InputError:  # a machine that went down cut it short: the clip is measured again
             continue
-        if lpips is None and before.get("lpips"):
+        was = before.get("lpips")
+        if was != digest and (some or lpips is None):
+            with_it = f"with LPIPS (SHA-256 {str(was)[:12]}): give the same --lpips"
+            way = with_it if was else "without LPIPS: leave it out"
+            other = "give this one" if lpips else f"remove {folders(folder)[1]} and give the command"
             raise InputError(
-                f"{folder}: the study was measured with LPIPS (SHA-256 {str(before['lpips'])[:12]}): give the same "
-                f"--lpips, or remove {folders(folder)[1]}, and all clips are measured without it"
+                f"{folder}: the study was measured {way}, or, to measure all its clips anew, {other} {anew}"
             )
-        if scorer is not None and "clip" not in options and before.get("clip_sha256", scorer.digests) != scorer.digests:
+        if before.get("clip_sha256", scorer.digests) != scorer.digests and (some or "clip" not in options):
             raise InputError(
                 f"{folder}: the study was measured with the CLIP {brief(before.get('clip'))}, now it would be "
-                f"{scorer_name(scorer)!r}: give the same --clip, or another, which measures all clips again"
+                f"{scorer_name(scorer)!r}: give the same --clip, or, to measure all its clips anew, this one {anew}"
             )
 
 

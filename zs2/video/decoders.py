@@ -40,12 +40,14 @@ class Decoder(ABC):
     Attributes:
         count: the number of frames; None for one picture, which stands for any number.
         is_transparent: whether a picture that was decoded so far is not opaque.
+        clear: the numbers of frames that are known not to be opaque before they are decoded.
         shape: height and width. fps: frames a second; None if there is no time in it. files: those that are read.
     """
 
     count: int | None = None
     fps: float | None = None
     is_transparent: bool = False
+    clear: frozenset[int] = frozenset()
     shape: tuple[int, int]
     files: list[Path]
 
@@ -66,7 +68,7 @@ class Pictures(Decoder):
         with open_image(self.files[0], FORMATS) as image:
             turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
             self.shape = image.size if turned else image.size[::-1]
-            self.is_transparent = is_transparent(image)
+            self.clear = frozenset([0] if self.count is None and is_transparent(image) else [])
 
     def begin(self, index: int) -> tuple[int, Iterator[Frames]]:
         """As in `Decoder`."""
@@ -93,12 +95,12 @@ class Animation(Decoder):
             self.shape = size[::-1]
             check_bytes(number, *self.shape)
             self.numbers = range(bool(image.info.get("default_image")), number)  # not the picture of other viewers
-            lasting = []  # milliseconds
+            lasting, seen = [], []  # milliseconds; whether each is transparent
             for index in self.numbers:
                 image.seek(index)
                 image.load()
                 lasting.append(float(image.info.get("duration", 0)))
-                self.is_transparent |= is_transparent(image)
+                seen.append(is_transparent(image))
             unit = 10 if image.format == "GIF" else 1
         self.fps, self.repeats = _own_rate(path), [1] * len(self.numbers)
         if self.fps is not None:
@@ -107,6 +109,7 @@ class Animation(Decoder):
             time, frames = paced(np.array(lasting), unit)
             self.fps, self.repeats = 1000 / time, _repeats(np.cumsum(frames))
         self.count = sum(self.repeats)
+        self.clear = frozenset(np.flatnonzero(np.repeat(seen, self.repeats)).tolist())
         check_repeats(self.count, len(self.numbers), *self.shape)
 
     def begin(self, index: int) -> tuple[int, Iterator[Frames]]:

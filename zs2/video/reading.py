@@ -65,6 +65,8 @@ class InputClip:
         self._next = 0  # the index of the next frame of the file, and the frames from it on
         self._left: Iterator[Frames] = iter(())
         self._has_warned = False
+        used = range(self._first, self._first + (1 if self.count is None else self.count))
+        self._decoder.is_transparent |= any(index in used for index in self._decoder.clear)
         self._warn_of_transparency()
 
     def __repr__(self) -> str:
