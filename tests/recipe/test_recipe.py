@@ -1021,7 +1021,7 @@ def test_a_new_list_of_things_leaves_a_checkpoint_s_own_settings(tmp_path):
         ("nothing --things 3 --list", "no such model"),
         ("checkpoint --things 3 --base a", "--base is of ControlNets, and there is none"),
         *(
-            (f"checkpoint a/checkpoint --things 3 {option} figures", "two checkpoints are called checkpoint, and figures")
+            (f"checkpoint a/checkpoint --things 3 {option} figures", "two checkpoints are called checkpoint, and")
             for option in ("--out", "--csv")
         ),
     ],

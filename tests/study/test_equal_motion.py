@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -331,6 +332,14 @@ def test_a_study_finds_pixels(noise, target, tmp_path: Path, capsys):
     near = abs(results.values(one.id, "motion")[0, 0] - target) <= TOLERANCE * target
     assert (EQUAL_MOTION in one.presets) == near == (", motion" not in one.label)
     assert Clip.open(out / "clips" / f"{one.id}_p00_s0.webp").settings["motion"] == list(one.motion)
+
+
+def test_an_id_that_would_be_too_long_is_refused_before_the_search(tmp_path: Path):
+    long = cell("dnm", 0.3, "tma", (1 / 7, 2 / 7, 3 / 7, 0.123456789, 0.98765432112))
+    assert len(long.id) <= 100 < len(long.id) + len("5.66e-05") - len("0.3")
+    study = replace(made_up_study(tmp_path / "other", [long], lambda job: {"motion": 0.0}), revision=REVISION)
+    with pytest.raises(InputError, match="characters: expected at most 100"):
+        at_equal_motion(study, Mock(side_effect=AssertionError("it searched")), tmp_path, 0.03, Inputs())
 
 
 def test_a_search_that_does_not_say_its_motion_is_refused(tmp_path: Path):

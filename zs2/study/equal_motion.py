@@ -78,7 +78,7 @@ def at_equal_motion(study: Study, model: ZS2 | None, folder: Path, target: float
                 cells.append(one)
                 continue
             refuse_another_revision(study, folder)  # before a search of minutes
-            if not isinstance(getattr(one, name), tuple):
+            if PARAMETERS[name].length == 1:
                 check_ids([_with(one, name, LONGEST)])  # before a search of minutes
             jobs = _jobs(study, one, search, file)
             known[key] = _search(study, model, jobs, name, target, inputs)
