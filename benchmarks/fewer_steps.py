@@ -2,6 +2,7 @@
 
     python benchmarks/fewer_steps.py                  # the default checkpoint: its eight closed prompts, two seeds
     python benchmarks/fewer_steps.py --model sd15 --prompts prompts.txt --seeds 1
+    python benchmarks/fewer_steps.py --csv docs/data/fewer-steps.csv
 
 Each clip is also made in the reference's way, by DDIM with all steps guided, from the same noise. Time is that of
 sampling alone, as a ratio to the reference's time for the same prompt and seed; the ways take turns. PSNR compares the
@@ -13,9 +14,11 @@ or more.
 from __future__ import annotations
 
 import argparse
+import csv
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +34,12 @@ from zs2.study.prompts import default_prompts, read_prompts
 from zs2.study.stats import Estimate, Key, difference, mean
 from zs2.system.progress import progress
 from zs2.video.formats import Frames
+
+ENDS = ("", "_difference", "_low", "_high")
+COLUMNS = (
+    *("way", "time_ratio", "time_least", "time_most", "psnr_db"),
+    *(f"{name}{end}" for name in ("clip_score", "motion") for end in ENDS),
+)
 
 
 def ways(steps: int) -> dict[str, dict[str, Any]]:
@@ -56,6 +65,37 @@ def shown(estimate: Estimate | None, digits: int) -> str:
     return f"{estimate.value:+.{digits}f}{interval}"
 
 
+def rows(values: Mapping[str, Mapping[str, Mapping[Key, float | None]]]) -> list[dict[str, str]]:
+    """The rows of the CSV, the reference first: medians of times, and means with the intervals of differences."""
+    (first, base), *_ = values.items()
+    found = []
+    for way, row in values.items():
+        cells = {"way": way}
+        ratios = [(row["time"][key] or 0) / (base["time"][key] or 1) for key in base["time"]]
+        names = ("time_ratio", "time_least", "time_most")
+        times = (statistics.median(ratios), min(ratios), max(ratios))
+        cells |= {name: f"{value:.2f}" for name, value in zip(names, times, strict=True) if way != first}
+        if way != first:
+            cells["psnr_db"] = f"{statistics.mean(value or 0 for value in row['psnr'].values()):.1f}"
+        for name, column, digits in (("clip-score", "clip_score", 2), ("motion", "motion", 4)):
+            average = mean(row[name])
+            cells[column] = "" if average is None else f"{average.value:.{digits}f}"
+            change = None if way == first else difference(row[name], base[name])
+            if change is not None:
+                parts = {"difference": change.value, "low": change.low, "high": change.high}
+                cells |= {f"{column}_{end}": f"{part:.{digits}f}" for end, part in parts.items() if part is not None}
+        found.append(cells)
+    return found
+
+
+def write_csv(file: Path, table: Sequence[Mapping[str, str]]) -> None:
+    """Write the rows; a cell that a row lacks is empty."""
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.DictWriter(opened, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--model", default=DEFAULT_MODEL)
@@ -65,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--steps", type=int, default=50, help="steps of the reference (default 50)")
     p.add_argument("--guidance", type=float, default=5.0)
     p.add_argument("--lam", type=float, default=0.1)
+    p.add_argument("--csv", type=Path, metavar="FILE", help="also write the table")
     add_json(p)
     args = p.parse_args(argv)
     prompts = read_prompts(args.prompts) if args.prompts else default_prompts(OwnSettings.of(args.model))
@@ -115,6 +156,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{way:<28} {time_:<20} {average:6.2f}  {shown(score, 2):<24} {shown(moved, 4)}")
         figures[way] = {name: list(by_key.values()) for name, by_key in row.items()}
     save(args.json, hardware, keys=keys, ways=figures)
+    if args.csv:
+        write_csv(args.csv, rows(values))
 
 
 if __name__ == "__main__":

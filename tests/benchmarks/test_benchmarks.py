@@ -53,6 +53,26 @@ def test_fewer_steps(fewer_steps, narrow, tmp_path, capsys):
     assert all(len(values) == 1 for row in figures.values() for values in row.values())  # the closed prompt alone
 
 
+def test_the_table_of_fewer_steps_has_differences_and_their_intervals(fewer_steps, tmp_path):
+    def one(time, psnr, score):
+        """Of five prompts. The scores differ from prompt to prompt, the differences do not."""
+        found = {"time": time, "psnr": psnr, "clip-score": score, "motion": 0.03}
+        return {name: {(i, 0): value + (name == "clip-score") * i for i in range(5)} for name, value in found.items()}
+
+    table = fewer_steps.rows({"ddim 50": one(4.0, 99.0, 60.0), "ddim 25": one(2.0, 40.0, 61.5)})
+    fewer_steps.write_csv(tmp_path / "a.csv", table)
+    with (tmp_path / "a.csv").open() as file:
+        first, other = csv.DictReader(file)
+    assert {name: cell for name, cell in first.items() if cell} == {
+        "way": "ddim 50",
+        "clip_score": "62.00",
+        "motion": "0.0300",
+    }
+    assert [*other.values()][:6] == ["ddim 25", "0.50", "0.50", "0.50", "40.0", "63.50"]
+    assert [other[f"clip_score_{end}"] for end in ("difference", "low", "high")] == ["1.50"] * 3
+    assert other["motion_difference"] == "0.0000"
+
+
 def test_the_ways_can_be_meant_and_differ(fewer_steps):
     requests = [Request("a", **options) for options in fewer_steps.ways(50).values()]
     assert {request.sampler for request in requests} == set(SOLVERS)
