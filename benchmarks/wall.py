@@ -37,7 +37,7 @@ CAPTIONS = {
     ("iid", "cfa"): "i.i.d. noise, cross-frame",
 }
 SIDE = 256  # frames are enlarged to about this many pixels
-QUALITY = 80  # of the WebP; lossless, it would be a few times as large
+QUALITY = 80  # of the WebP
 GAP, TAGS, CAPTION = 12, 32, 30  # pixels: between tiles; the height of the tags above a tile and of the line below it
 INK, PAPER, PALE = "#1b1f24", "#ffffff", "#8a939d"
 

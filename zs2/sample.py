@@ -118,8 +118,7 @@ def run(options: dict[str, Any], group: Group | None = None) -> None:
             say(f"{len(clips) - len(left)} of {len(clips)} clips are there already")
     for number, (plan, place) in left:
         label = "sampling" if len(clips) == 1 else f"clip {number} of {len(clips)}"
-        with_loop = encoding.loop and (plan.request.frames or 1) >= 3  # which a warning said of the others
-        sample(model, plan, place, replace(encoding, loop=encoding.loop if with_loop else None), label, options)
+        sample(model, plan, place, of_clip(encoding, plan, place), label, options)
     return None
 
 
@@ -164,10 +163,15 @@ def plan_all(
     return plans
 
 
+def of_clip(encoding: Encoding, plan: SamplingPlan, place: Output) -> Encoding:
+    """The encoding of one clip: without a loop if it is too short for one, which a warning said of all together."""
+    with collected():
+        return encoding.in_effect(place.path.suffix.lower(), plan.request.frames)
+
+
 def skips(model: ZS2, plan: SamplingPlan, place: Output, encoding: Encoding, options: dict[str, Any]) -> bool:
     """Whether --skip-existing leaves out a clip. All processes of a group decide alike."""
-    with collected():  # a clip that is too short for the loop has none, which a warning said
-        encoding = encoding.in_effect(place.path.suffix.lower(), plan.request.frames)
+    encoding = of_clip(encoding, plan, place)
     settings = {**dict.fromkeys(ENDINGS), **model.settings(plan, encoding.fps), **encoding.recorded()}
     there = has_clip(place.path, settings, plan.request, overwrite="overwrite" in options)
     return there if plan.group is None else bool(plan.group.least(int(there), plan.model.device))
